@@ -1,0 +1,62 @@
+"""The two base classes of model files and guide files.
+
+A model is a Pyro program for P(x, z), a guide one for Q(z | x). Both are called as
+`program(x)` to observe x of shape [N, *event_shape], or, for a model, as `program(size=n)` to
+generate n data. Their local sites stand inside one plate named "data" at dim -1, and they work under
+one more plate to its left, since that is how K samples are drawn at once.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from ppl_vae.errors import InputError, positive_int
+from ppl_vae.pair import Pair
+from ppl_vae.trace import latent_sites
+
+
+class Program(PyroModule):
+    """What models and guides share: the shape of one datum, and the plate over the data."""
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        super().__init__()
+        if not event_shape or any(not isinstance(n, int) or n < 1 for n in event_shape):
+            raise InputError(
+                f"Expected event_shape to hold at least one size, each 1 or more; got {event_shape!r}. "
+                f"Take it from the data: data.load('digits').event_shape."
+            )
+        self.event_shape = torch.Size(event_shape)
+
+    def plate(self, x: Tensor | None = None, size: int | None = None) -> Any:
+        """Return the plate over the data: as many as x holds, or `size` (default 1) without x.
+
+        Raises:
+            InputError: x is not of shape [N, *event_shape].
+        """
+        if x is None:
+            return pyro.plate("data", positive_int("size", 1 if size is None else size), dim=-1)
+        if x.shape[1:] != self.event_shape:
+            raise InputError(
+                f"Expected x of shape [N, {', '.join(map(str, self.event_shape))}] for {type(self).__name__}; "
+                f"got {tuple(x.shape)}. Give the program the event_shape of the data, or reshape the data."
+            )
+        return pyro.plate("data", x.shape[0], dim=-1)
+
+
+class Model(Program):
+    """A generative program P(x, z) = P(x | z) P(z): subclasses implement `forward(x=None, *, size=None)`."""
+
+
+class Guide(Program):
+    """An amortized guide Q(z | x) for a model: subclasses implement `forward(x)`.
+
+    `latents` names the model's latent sites with the event shape of each, read off the model's trace.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model.event_shape)
+        self.latents = latent_sites(Pair(model), torch.zeros(1, *model.event_shape))

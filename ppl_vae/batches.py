@@ -1,0 +1,168 @@
+"""Any data a person may bring, as batches of tensors.
+
+A data set of ours, a tensor, an array, a tuple of them, a PyTorch `Dataset` or a `DataLoader` becomes a
+`Source`: its length, and tuples of tensors that a program is called with. What fits in memory is held as
+tensors and batched by index; only a `DataLoader` is iterated as it is.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+
+from ppl_vae.data import Split
+from ppl_vae.errors import InputError
+from ppl_vae.pair import Pair, call_signature, program_name
+
+Batch = tuple[Tensor, ...]
+
+
+class Source(Protocol):
+    """Data that can be gone through in batches."""
+
+    def __len__(self) -> int:
+        """How many data there are."""
+
+    def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
+        """Yield tuples of tensors of `batch_size` data each (the last may be smaller)."""
+
+
+class TensorSource:
+    """Tensors held in memory, batched by index."""
+
+    def __init__(self, tensors: Batch) -> None:
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
+        """Yield batches in order, or in a random order drawn from PyTorch's global generator."""
+        for index in _indices(len(self), batch_size, shuffle):
+            yield tuple(t[index] for t in self.tensors)
+
+
+class SplitSource:
+    """A split of a data set of ours: binarized freshly in training, read from disk if it is large."""
+
+    def __init__(self, split: Split, with_y: bool) -> None:
+        self.split, self.with_y = split, with_y
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
+        """Yield batches in order with the split's fixed values, or shuffled with fresh binary draws."""
+        for index in _indices(len(self), batch_size, shuffle):
+            x = self.split.draw(index) if shuffle else self.split.take(index)
+            yield (x, self.split.y[index]) if self.with_y and self.split.y is not None else (x,)
+
+
+class LoaderSource:
+    """A PyTorch DataLoader: its own batches, in its own order."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader.dataset)  # type: ignore[arg-type]
+
+    def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
+        """Yield the loader's batches as they are to shuffle, else in parts of at most `batch_size`."""
+        for batch in self.loader:
+            tensors = _as_tuple(batch)
+            size = len(tensors[0]) if shuffle else batch_size
+            yield from zip(*(t.split(size) for t in tensors), strict=True)
+
+
+def as_source(data: Any, pair: Pair) -> Source:
+    """Turn what a person passed as data into a source of batches that fits the model.
+
+    Raises:
+        InputError: no data, data of different lengths, of a kind that is not known, or more or fewer
+            tensors than the model takes.
+
+    >>> from ppl_vae.models import VAE
+    >>> len(as_source(torch.zeros(5, 1, 8, 8), Pair(VAE((1, 8, 8)))))
+    5
+    """
+    source = _source(data, pair)
+    if len(source) == 0:
+        raise InputError("Expected at least one datum; got an empty data set.")
+    first = next(iter(source.batches(1)))
+    try:
+        call_signature(pair.model).bind(*first)
+    except TypeError as problem:
+        raise InputError(
+            f"Expected data that fits the model's call {program_name(pair.model)}{call_signature(pair.model)}; "
+            f"got {len(first)} tensor(s) for each datum ({problem}). Pass just the tensors it takes, x first."
+        ) from None
+    return source
+
+
+def fingerprint(source: Source) -> str:
+    """Return a hash of the data in their order: equal for equal numbers, however they are batched."""
+    digest = hashlib.sha256()
+    for batch in source.batches(1000):
+        for tensor in batch:
+            digest.update(str(tensor.shape[1:]).encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _source(data: Any, pair: Pair) -> Source:
+    if isinstance(data, Split):
+        return SplitSource(data, with_y=pair.accepts("y"))
+    if isinstance(data, DataLoader):
+        return LoaderSource(data)
+    if isinstance(data, TensorDataset):
+        return TensorSource(data.tensors)
+    if isinstance(data, Tensor | np.ndarray | tuple | list):
+        tensors = _as_tuple(data)
+        if len({len(t) for t in tensors}) > 1:
+            raise InputError(
+                f"Expected tensors of one length; got lengths {', '.join(str(len(t)) for t in tensors)}. "
+                f"Each must hold one entry for each datum."
+            )
+        return TensorSource(tensors)
+    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        if len(data) == 0:
+            raise InputError("Expected at least one datum; got an empty data set.")
+        return TensorSource(_as_tuple(default_collate([data[i] for i in range(len(data))])))
+    raise InputError(
+        f"Expected data to be a split of ppl_vae.data, a tensor, a tuple of tensors, or a PyTorch Dataset or "
+        f"DataLoader; got {type(data).__name__}."
+        + (" Pass one of its splits: .train, .validation or .test." if hasattr(data, "train") else "")
+    )
+
+
+def _as_tuple(batch: Any) -> Batch:
+    parts = batch if isinstance(batch, tuple | list) else (batch,)
+    tensors = []
+    for part in parts:
+        if isinstance(part, np.ndarray) and part.dtype.kind not in "biuf":
+            raise InputError(f"Expected numbers; got an array of dtype {part.dtype}. Convert it to float first.")
+        try:
+            tensor = torch.as_tensor(part, dtype=_float_dtype(part))
+        except (TypeError, ValueError, RuntimeError) as problem:
+            raise InputError(f"Expected tensors of numbers; got {type(part).__name__} ({problem}).") from None
+        if tensor.dim() == 0:
+            raise InputError("Expected tensors of shape [N, ...]; got a single number.")
+        tensors.append(tensor)
+    if not tensors:
+        raise InputError("Expected at least one tensor; got an empty tuple.")
+    return tuple(tensors)
+
+
+def _indices(num_data: int, batch_size: int, shuffle: bool) -> Iterator[Tensor]:
+    order = torch.randperm(num_data) if shuffle else torch.arange(num_data)
+    yield from order.split(batch_size)
+
+
+def _float_dtype(part: Any) -> torch.dtype | None:
+    # A tensor keeps its dtype, since its owner chose it; NumPy's default of 64 bits is nobody's choice.
+    return torch.get_default_dtype() if isinstance(part, np.ndarray) and part.dtype.kind == "f" else None

@@ -1,0 +1,284 @@
+"""Real data sets with fixed splits: `load("digits")`, `load("mnist")`, `load("my/images.npy")`.
+
+Images are kept as they come (8-bit or float) and become float tensors in [0, 1], of shape
+[N, *event_shape], when a batch is taken. Binarization is either *dynamic* (each grey level is the
+probability of a one: fresh draws in training, one fixed seeded draw for everything else), by *threshold*,
+or none. The test split is for the last word only: nothing in ppl-vae chooses anything by it.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae.errors import InputError, did_you_mean
+from ppl_vae.files import read_arrays, read_images
+
+Binarize = Literal["dynamic", "threshold"] | None
+
+_SEED = 19  # of the fixed splits and of the fixed binary draws
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set: `.x` [N, *event_shape] and, where there are labels, `.y` [N].
+
+    Attributes:
+        values: what is stored, [M, *event_shape]: a tensor, or a memory-mapped array.
+        rows: which of these belong to the split, [N].
+        y: labels, [N], or None.
+        scale: what a stored value is divided by.
+        binarize: "dynamic", "threshold" or None.
+    """
+
+    values: Tensor | np.ndarray[Any, Any]
+    rows: Tensor
+    y: Tensor | None = None
+    scale: float = 1.0
+    binarize: Binarize = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: slice | Tensor | Sequence[int]) -> "Split":
+        """Return a part of the split, for instance `test[::10]` for every tenth datum."""
+        index = index if isinstance(index, slice) else torch.as_tensor(index)
+        return replace(self, rows=self.rows[index], y=None if self.y is None else self.y[index])
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one datum."""
+        return torch.Size(self.values.shape[1:])
+
+    @property
+    def x(self) -> Tensor:
+        """All data of the split, [N, *event_shape], with the fixed binary draws if it is binarized."""
+        return self.take(torch.arange(len(self)))
+
+    def grey(self, index: Tensor) -> Tensor:
+        """Return these data before binarization, as floats."""
+        rows = self.rows[index]
+        if isinstance(self.values, Tensor):
+            chosen = self.values[rows]
+        else:
+            chosen = torch.from_numpy(np.ascontiguousarray(self.values[rows.numpy()]))
+        return chosen.to(torch.get_default_dtype()) / self.scale
+
+    def take(self, index: Tensor) -> Tensor:
+        """Return these data as an estimator sees them: the same numbers every time."""
+        x = self.grey(index)
+        if self.binarize == "threshold":
+            return (x >= 0.5).to(x)
+        if self.binarize == "dynamic":  # each row has its own stream, so a row does not depend on the batch
+            draws = [np.random.Generator(np.random.Philox(key=_SEED, counter=int(row) << 64)) for row in self.rows[index]]
+            noise = np.stack([d.random(self.event_shape, dtype=np.float32) for d in draws])
+            return (torch.from_numpy(noise) < x).to(x)
+        return x
+
+    def draw(self, index: Tensor) -> Tensor:
+        """Return these data as training sees them: binarized afresh from PyTorch's global generator."""
+        return torch.bernoulli(self.grey(index)) if self.binarize == "dynamic" else self.take(index)
+
+    def frozen(self) -> "Split":
+        """Return the split with its fixed binary draws made once and kept, as bytes."""
+        if self.binarize is None or not isinstance(self.values, Tensor):
+            return self
+        return Split(self.x.to(torch.uint8), torch.arange(len(self)), self.y)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set in three fixed parts, with the settings that suit it.
+
+    Attributes:
+        name: how it was asked for.
+        train, validation, test: its parts.
+        settings: what `ppl_vae.train` uses for it where nothing else is said.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one datum."""
+        return self.train.event_shape
+
+
+def folder() -> Path:
+    """Return where data sets are looked for: `PPL_VAE_DATA`, else a cache folder of the user's."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("PPL_VAE_DATA") or user_cache_dir("ppl-vae"))
+
+
+def load(name: str | os.PathLike[str], *, binarize: Binarize | Literal["default"] = "default") -> Data:
+    """Load a named data set, or a person's own `.npy`, `.npz` or folder of images.
+
+    Args:
+        name: digits, mnist, binarized_mnist, freyfaces, or a path. A `.npy` file or a folder is split
+            80 / 10 / 10 at random, always the same way; a `.npz` file may hold `train`, `validation` and
+            `test` itself (and `train_y` and so on), else `x` (and `y`).
+        binarize: "dynamic", "threshold", or None; "default" is "dynamic" for digits and mnist, else None.
+
+    Returns:
+        `Data` with `.train`, `.validation` and `.test`, each with `.x` [N, *event_shape] and `.y`.
+
+    Raises:
+        InputError: an unknown name, or a file that is missing, corrupt, empty or not numbers.
+
+    >>> digits = load("digits")
+    >>> digits.event_shape, len(digits.train), len(digits.validation), len(digits.test)
+    (torch.Size([1, 8, 8]), 1297, 200, 300)
+    """
+    if binarize not in ("default", "dynamic", "threshold", None):
+        raise InputError(f"Expected binarize to be 'dynamic', 'threshold' or None; got {binarize!r}.")
+    key = os.fspath(name)
+    if key in NAMED:
+        loader, default, settings = NAMED[key]
+        parts = loader()
+    elif os.sep in key or key.startswith(".") or Path(key).exists() or Path(key).suffix in (".npy", ".npz"):
+        parts, default, settings = _own(Path(key)), None, {}
+    else:
+        raise InputError(f"Unknown data set {key!r}: {did_you_mean(key, NAMED)}, or give a path to your own.")
+    how: Binarize = default if binarize == "default" else binarize
+    if how is not None:
+        _check_grey(key, parts)
+        parts = tuple(replace(part, binarize=how) for part in parts)
+    train, validation, test = parts
+    return Data(key, train, validation.frozen(), test.frozen(), dict(settings))
+
+
+def _check_grey(name: str, parts: Sequence[Split]) -> None:
+    for part in parts:
+        for index in torch.arange(len(part)).split(10_000):
+            x = part.grey(index)
+            if x.min() < 0 or x.max() > 1:
+                raise InputError(
+                    f"Expected grey levels in [0, 1] to binarize {name}; got values from {x.min():.3g} to "
+                    f"{x.max():.3g}. Rescale the data, or load it with binarize=None."
+                )
+
+
+def _split(values: Any, sizes: tuple[int, int], y: Any = None, scale: float = 1.0) -> tuple[Split, ...]:
+    """Split at random, always the same way, into the rest, `sizes[0]` and `sizes[1]`."""
+    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(_SEED))
+    counts = [len(values) - sum(sizes), *sizes]
+    if min(counts) < 1:
+        raise InputError(f"Expected at least 3 data, one for each split; got {len(values)}.")
+    labels = None if y is None else torch.as_tensor(y)
+    return tuple(Split(values, r, None if labels is None else labels[r], scale) for r in order.split(counts))
+
+
+def _whole(values: Tensor, y: Tensor | None = None, scale: float = 1.0) -> Split:
+    return Split(values, torch.arange(len(values)), y, scale)
+
+
+def _digits() -> tuple[Split, ...]:
+    from sklearn.datasets import load_digits
+
+    images, y = load_digits(return_X_y=True)
+    values = torch.from_numpy(images).to(torch.uint8).reshape(-1, 1, 8, 8)
+    return _split(values, (200, 300), y, scale=16.0)
+
+
+def _mnist() -> tuple[Split, ...]:
+    from torchvision.datasets import MNIST
+
+    try:
+        sets = [MNIST(folder(), train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError, ValueError) as problem:
+        raise InputError(
+            f"Expected MNIST in {folder()} or a network to download it from; got {problem}. Remove what is "
+            f"incomplete in {folder() / 'MNIST'}, or set PPL_VAE_DATA to a folder that holds it."
+        ) from None
+    (train_x, train_y), (test_x, test_y) = [(s.data.unsqueeze(1), s.targets) for s in sets]
+    rows = torch.arange(len(train_x))
+    train, validation = rows[:-10_000], rows[-10_000:]  # the last 10,000, as in Larochelle's split
+    return (
+        Split(train_x, train, train_y[train], 255.0),
+        Split(train_x, validation, train_y[validation], 255.0),
+        _whole(test_x, test_y, 255.0),
+    )
+
+
+def _in_folder(name: str, source: str) -> dict[str, np.ndarray[Any, Any]]:
+    path = folder() / name
+    if not path.is_file():
+        raise InputError(f"Expected {path} ({source}); got no such file. Put it there, or set PPL_VAE_DATA.")
+    return read_arrays(path)
+
+
+def _binarized_mnist() -> tuple[Split, ...]:
+    arrays = _in_folder(
+        "binarized_mnist_static.npz", "Larochelle's fixed binarization, arrays train, valid and test of [N, 784]"
+    )
+    parts = []
+    for key in ("train", "valid", "test"):
+        if key not in arrays:
+            raise InputError(f"Expected arrays train, valid and test in binarized_mnist_static.npz; got {list(arrays)}.")
+        parts.append(_whole(torch.from_numpy(arrays[key]).reshape(-1, 1, 28, 28)))
+    return tuple(parts)
+
+
+def _freyfaces() -> tuple[Split, ...]:
+    arrays = _in_folder("freyfaces.npz", "Brendan Frey's face, an array of [1965, 28, 20] bytes")
+    images = torch.from_numpy(next(iter(arrays.values())))
+    return _split(images.reshape(-1, 1, 28, 20), (200, 200), scale=255.0)
+
+
+def _own(path: Path) -> tuple[Split, ...]:
+    if not path.exists():
+        raise InputError(f"Expected a data file or folder; got {path}, which does not exist.")
+    arrays = {"x": read_images(path)} if path.is_dir() else read_arrays(path)
+    validation = next((key for key in ("validation", "valid", "val") if key in arrays), None)
+    if "train" in arrays and "test" in arrays and validation:
+        return tuple(_own_part(path, arrays, key) for key in ("train", validation, "test"))
+    key = "x" if "x" in arrays else next((k for k, a in arrays.items() if a.ndim > 1), None)
+    if key is None or (len(arrays) > 1 and key != "x"):
+        raise InputError(
+            f"Expected {path} to hold x (and y), or train, validation and test; got {', '.join(arrays) or 'nothing'}. "
+            f"Rename its arrays."
+        )
+    whole = _own_part(path, arrays, key)
+    tenth = max(1, len(whole) // 10)
+    return _split(whole.values, (tenth, tenth), whole.y, whole.scale)
+
+
+def _own_part(path: Path, arrays: dict[str, np.ndarray[Any, Any]], key: str) -> Split:
+    x, y = arrays[key], arrays.get("y" if key == "x" else f"{key}_y")
+    if x.dtype.kind not in "buif":
+        raise InputError(f"Expected numbers in {path}; got an array {key!r} of dtype {x.dtype}. Encode it as numbers.")
+    if x.size == 0:
+        raise InputError(f"Expected at least one datum in {path}; got an empty array {key!r} of shape {x.shape}.")
+    if y is not None and len(y) != len(x):
+        raise InputError(f"Expected as many labels as data in {path}; got {len(y)} for {len(x)}.")
+    for start in range(0, len(x), 10_000):
+        part = x[start : start + 10_000]
+        bad = ~np.isfinite(part).reshape(len(part), -1).all(1)
+        if bad.any():
+            raise InputError(
+                f"Expected finite numbers in {path}; got NaN or infinity in {bad.sum()} data, first in row "
+                f"{start + int(bad.argmax())}. Remove or replace them."
+            )
+    shape = {1: (1,), 3: (1, *x.shape[1:])}.get(x.ndim, x.shape[1:])  # images [N, H, W] get their channel
+    values = x.reshape(len(x), *shape)
+    stored = values if isinstance(x, np.memmap) else torch.from_numpy(np.ascontiguousarray(values))
+    labels = None if y is None else torch.from_numpy(np.ascontiguousarray(y))
+    return Split(stored, torch.arange(len(x)), labels, 255.0 if x.dtype == np.uint8 and x.max() > 1 else 1.0)
+
+
+NAMED: dict[str, tuple[Callable[[], tuple[Split, ...]], Binarize, dict[str, Any]]] = {
+    "digits": (_digits, "dynamic", {"prior.latent_dim": 8, "fit.epochs": 300}),
+    "mnist": (_mnist, "dynamic", {"prior.latent_dim": 40, "fit.epochs": 50}),
+    "binarized_mnist": (_binarized_mnist, None, {"prior.latent_dim": 40, "fit.epochs": 50}),
+    "freyfaces": (_freyfaces, None, {"prior.latent_dim": 10, "fit.epochs": 200}),
+}

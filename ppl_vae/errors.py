@@ -1,0 +1,52 @@
+"""What ppl-vae raises when a person has to change something.
+
+Every message says what was expected, what was got, and what to do about it. The command line prints
+it as it is and ends with exit code 2.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """An argument, a file, a program or a data set cannot be used as it is."""
+
+
+class NonFiniteLossError(ArithmeticError):
+    """Training met a loss that is NaN or infinite; the last good weights were put back."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the names nearest to `name`, as the end of an error message.
+
+    >>> did_you_mean("mixtur", ["standard_normal", "mixture"])
+    "did you mean 'mixture'? (there are: mixture, standard_normal)"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    listing = f"(there are: {', '.join(names)})" if names else "(there are none)"
+    return f"did you mean {' or '.join(map(repr, near))}? {listing}" if near else f"choose one of them {listing}"
+
+
+def positive_int(name: str, value: object) -> int:
+    """Return `value` if it is a whole number above zero, else raise an InputError that names it.
+
+    >>> positive_int("epochs", 0)
+    Traceback (most recent call last):
+    ...
+    ppl_vae.errors.InputError: Expected epochs to be a whole number of at least 1; got 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"Expected {name} to be a whole number of at least 1; got {value!r}.")
+    return value
+
+
+def positive_number(name: str, value: object) -> float:
+    """Return `value` as a float if it is a finite number above zero, else raise an InputError.
+
+    >>> positive_number("sigma", 0.1)
+    0.1
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise InputError(f"Expected {name} to be a finite number above zero; got {value!r}.")
+    return float(value)

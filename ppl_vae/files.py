@@ -1,0 +1,64 @@
+"""Reading a person's own data files: arrays and folders of images, with an error that says what is wrong."""
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppl_vae.errors import InputError
+
+Array = np.ndarray[Any, Any]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+IN_MEMORY = 2**30  # bytes; a larger .npy file is memory-mapped
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """Return the arrays of a `.npz` file by name, or of a `.npy` file as x.
+
+    Raises:
+        InputError: the file is of another kind, corrupt or truncated, or holds Python objects.
+    """
+    if path.suffix not in (".npy", ".npz"):
+        raise InputError(f"Expected a .npy or .npz file or a folder of images; got {path}.")
+    try:
+        if path.suffix == ".npy":
+            large = path.stat().st_size > IN_MEMORY
+            return {"x": np.load(path, mmap_mode="r" if large else None, allow_pickle=False)}
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, AttributeError) as problem:
+        raise InputError(
+            f"Expected {path} to be a whole {path.suffix} file of numbers; got one that cannot be read "
+            f"({str(problem).splitlines()[0] if str(problem) else type(problem).__name__}). Write it again with numpy.save."
+        ) from None
+
+
+def read_images(path: Path) -> Array:
+    """Return all images of a folder and its subfolders in order of their names, [N, C, H, W] of bytes.
+
+    Raises:
+        InputError: no images, an unreadable one, or two sizes.
+    """
+    from PIL import Image
+
+    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise InputError(f"Expected images ({', '.join(IMAGE_SUFFIXES[:3])}, ...) in {path}; got none.")
+    images: list[Array] = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+        except (OSError, SyntaxError, ValueError) as problem:
+            raise InputError(f"Expected an image in {file}; got one that cannot be read ({problem}).") from None
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        if images and pixels.shape != images[0].shape:
+            raise InputError(
+                f"Expected images of one size and kind in {path}; got {files[0].name} with (channels, height, width) "
+                f"= {images[0].shape} and {file.name} with {pixels.shape}. Resize them to one."
+            )
+        images.append(pixels)
+    return np.stack(images)

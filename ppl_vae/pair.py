@@ -1,0 +1,135 @@
+"""A model and a guide together with the parameters that belong to them.
+
+Parameters live in two places: in modules, and, for programs that use `pyro.param` or `pyro.module`,
+in Pyro's global parameter store. `Pair` makes both local: modules keep their own parameters
+(`pyro.settings` `module_local_params`), and what goes into the store is kept with the programs that put
+it there, so that no pair ever sees the state of another one or of an earlier run.
+"""
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+Program = Callable[..., Any]
+Store = dict[str, dict[str, Any]]
+
+# Program (or the object whose method it is) -> what it keeps in Pyro's parameter store.
+_STORES: weakref.WeakKeyDictionary[Any, Store] = weakref.WeakKeyDictionary()
+
+
+class Pair:
+    """A model and, where there is one, its guide: how to run them, and all their parameters.
+
+    Args:
+        model: a Pyro program P(x, z): a module, or a plain function or method.
+        guide: a Pyro program Q(z | x) with the same latent sites.
+        fresh: forget what earlier runs of these two programs left in the parameter store.
+
+    >>> from ppl_vae.models import VAE
+    >>> from ppl_vae.guides import MeanField
+    >>> model = VAE((1, 8, 8))
+    >>> sorted(Pair(model, MeanField(model)).tensors())[:2]
+    ['guide.encoder.layers.0.bias', 'guide.encoder.layers.0.weight']
+    """
+
+    def __init__(self, model: Program, guide: Program | None = None, *, fresh: bool = False) -> None:
+        self.model, self.guide = model, guide
+        self.programs: dict[str, Program] = {"model": model} | ({} if guide is None else {"guide": guide})
+        self.modules = {role: p for role, p in self.programs.items() if isinstance(p, nn.Module)}
+        self._store = _empty_store() if fresh else self._remembered_store()
+        for program in self.programs.values():
+            _STORES[_anchor(program)] = self._store
+        for module in self.modules.values():
+            _allow_local_params(module)
+
+    def _remembered_store(self) -> Store:
+        known = [_STORES[_anchor(p)] for p in self.programs.values() if _anchor(p) in _STORES]
+        if not known:  # never fitted here: perhaps fitted by Pyro's own SVI, which uses the global store
+            return {key: dict(value) for key, value in pyro.get_param_store().get_state().items()}
+        store = _empty_store()
+        for other in known:
+            for key in store:
+                store[key].update(other[key])
+        return store
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Within it, both programs can be run, and find their own parameters only."""
+        with ExitStack() as stack:
+            stack.enter_context(pyro.settings.context(module_local_params=True))
+            stack.enter_context(pyro.get_param_store().scope(self._store))
+            yield
+
+    def parameters(self) -> list[Tensor]:
+        """Return every parameter to be optimized, each once; run the programs once before."""
+        tensors = [p for module in self.modules.values() for p in module.parameters()]
+        tensors += self._store["params"].values()
+        return list({id(p): p for p in tensors if p.requires_grad}.values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all parameters and buffers by name, as they are (not copied)."""
+        found = {
+            f"{role}.{name}": value
+            for role, module in self.modules.items()
+            for name, value in module.state_dict(keep_vars=True).items()
+        }
+        return found | {f"store.{name}": value for name, value in self._store["params"].items()}
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return a copy of all parameters and buffers."""
+        return {name: value.detach().clone() for name, value in self.tensors().items()}
+
+    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
+        """Put a snapshot's numbers back, in place."""
+        tensors = self.tensors()
+        with torch.no_grad():
+            for name, value in snapshot.items():
+                tensors[name].copy_(value)
+
+    def train(self, mode: bool) -> None:
+        """Put all modules into training mode, or out of it."""
+        for module in self.modules.values():
+            module.train(mode)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live (the CPU if there are none)."""
+        return next((value.device for value in self.tensors().values()), torch.device("cpu"))
+
+    def accepts(self, name: str) -> bool:
+        """Whether the model takes an argument of this name."""
+        return name in call_signature(self.model).parameters
+
+
+def call_signature(program: Program) -> inspect.Signature:
+    """Return the signature of a program: of `forward`, if it is a module."""
+    return inspect.signature(program.forward if isinstance(program, nn.Module) else program)
+
+
+def program_name(program: Program) -> str:
+    """Return what to call a program in a message."""
+    return str(getattr(program, "__qualname__", type(program).__name__))
+
+
+def _anchor(program: Program) -> Any:
+    # A bound method is a new object each time it is looked up; what lasts is the object it belongs to.
+    return getattr(program, "__self__", program)
+
+
+def _empty_store() -> Store:
+    return {"params": {}, "constraints": {}}
+
+
+def _allow_local_params(module: nn.Module) -> None:
+    # Pyro gives a PyroModule its local parameter state only if the setting was on when it was made;
+    # a user's module may have been made before.
+    for child in module.modules():
+        if isinstance(child, PyroModule) and not hasattr(child._pyro_context, "param_state"):
+            child._pyro_context.param_state = _empty_store()
