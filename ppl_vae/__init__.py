@@ -1,0 +1,8 @@
+"""ppl-vae: variational autoencoders as probabilistic programs, with a log P(x) that can be trusted.
+
+Everything public is imported when it is first used, so that the command line answers at once.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,8 +17,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_vae.errors import InputError
+from ppl_vae.files import written_whole
 
 FORMAT = 1
 Row = tuple[float, ...]
@@ -54,27 +54,6 @@ class History:
     def of(cls, rows: list[Row]) -> "History":
         """Make a history of one row an epoch."""
         return cls(*np.array(rows, dtype=float).reshape(-1, len(fields(cls))).T)
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; it becomes `path` only once it is complete.
-
-    Raises:
-        InputError: the folder cannot be written to, or the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as problem:
-        raise InputError(
-            f"Expected to write {path}; got: {problem.strerror or problem}. Free some space, or choose another folder."
-        ) from None
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 class RunFolder:

@@ -74,10 +74,8 @@ class Split:
         x = self.grey(index)
         if self.binarize == "threshold":
             return (x >= 0.5).to(x)
-        if self.binarize == "dynamic":  # each row has its own stream, so a row does not depend on the batch
-            draws = [np.random.Generator(np.random.Philox(key=_SEED, counter=int(row) << 64)) for row in self.rows[index]]
-            noise = np.stack([d.random(self.event_shape, dtype=np.float32) for d in draws])
-            return (torch.from_numpy(noise) < x).to(x)
+        if self.binarize == "dynamic":
+            return (_fixed_noise(self.rows[index], self.event_shape) < x).to(x)
         return x
 
     def draw(self, index: Tensor) -> Tensor:
@@ -98,6 +96,7 @@ class Data:
     Attributes:
         name: how it was asked for.
         train, validation, test: its parts.
+        binarize: how they are binarized: "dynamic", "threshold" or None.
         settings: what `ppl_vae.train` uses for it where nothing else is said.
     """
 
@@ -105,12 +104,30 @@ class Data:
     train: Split
     validation: Split
     test: Split
+    binarize: Binarize = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def event_shape(self) -> torch.Size:
         """The shape of one datum."""
         return self.train.event_shape
+
+
+def _fixed_noise(rows: Tensor, event_shape: torch.Size) -> Tensor:
+    """Return uniform noise in [0, 1) that depends on the row and the pixel only, not on the batch.
+
+    A counter-based generator: the SplitMix64 hash of the number of the pixel. Source: Steele, Lea & Flood,
+    Fast splittable pseudorandom number generators, OOPSLA 2014.
+    """
+    pixels = np.arange(event_shape.numel(), dtype=np.uint64)
+    state = rows.numpy().astype(np.uint64)[:, None] * np.uint64(len(pixels)) + pixels + np.uint64(_SEED << 32)
+    state *= np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state ^= state >> np.uint64(shift)
+        state *= np.uint64(factor)
+    state ^= state >> np.uint64(31)
+    noise = (state >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+    return torch.from_numpy(noise).reshape(-1, *event_shape)
 
 
 def folder() -> Path:
@@ -154,7 +171,7 @@ def load(name: str | os.PathLike[str], *, binarize: Binarize | Literal["default"
         _check_grey(key, parts)
         parts = tuple(replace(part, binarize=how) for part in parts)
     train, validation, test = parts
-    return Data(key, train, validation.frozen(), test.frozen(), dict(settings))
+    return Data(key, train, validation.frozen(), test.frozen(), how, dict(settings))
 
 
 def _check_grey(name: str, parts: Sequence[Split]) -> None:

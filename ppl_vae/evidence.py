@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl_vae.errors import InputError
+from ppl_vae.files import written_whole
 
 Array = NDArray[np.float64]
 
@@ -162,8 +163,6 @@ class Evidence:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to a netCDF file, whole or not at all."""
-        from ppl_vae.checkpoint import written_whole
-
         with written_whole(Path(path)) as temporary:
             self.to_dataset().to_netcdf(temporary, engine="h5netcdf")
 

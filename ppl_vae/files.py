@@ -1,7 +1,9 @@
-"""Reading a person's own data files: arrays and folders of images, with an error that says what is wrong."""
+"""Files: a person's own arrays and images read with an error that says what is wrong, results written whole."""
 
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,27 @@ Array = np.ndarray[Any, Any]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 IN_MEMORY = 2**30  # bytes; a larger .npy file is memory-mapped
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; it becomes `path` only once it is complete.
+
+    Raises:
+        InputError: the folder cannot be written to, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as problem:
+        raise InputError(
+            f"Expected to write {path}; got: {problem.strerror or problem}. Free some space, or choose another folder."
+        ) from None
+    finally:
+        if temporary.exists():
+            temporary.unlink()
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
@@ -62,3 +85,9 @@ def read_images(path: Path) -> Array:
             )
         images.append(pixels)
     return np.stack(images)
+
+
+def write_array(path: Path, array: Array) -> None:
+    """Write an array to a `.npy` file, whole or not at all."""
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)

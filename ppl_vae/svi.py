@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro
@@ -40,6 +41,8 @@ SCHEDULES: dict[str, Schedule] = {
     "cosine": lambda optimizer, epochs: CosineAnnealingLR(optimizer, T_max=epochs),
 }
 
+ADAM = partial(torch.optim.Adam, fused=True)  # one call for all parameters
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -66,7 +69,7 @@ def fit(
     batch_size: int = 100,
     learning_rate: float = 1e-3,
     objective: ELBO | None = None,
-    optimizer: Callable[..., Optimizer] = torch.optim.Adam,
+    optimizer: Callable[..., Optimizer] = ADAM,
     schedule: str | Schedule = "cosine",
     patience: int | None = None,
     seed: int = 0,
@@ -143,8 +146,8 @@ def fit(
                 check(pair, held_out)
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
-        adam = optimizer(pair.parameters(), lr=learning_rate)
-        training = _Training(pair, objective or Trace_ELBO(), adam, _schedule(schedule)(adam, epochs), plate_size)
+        steps = optimizer(pair.parameters(), lr=learning_rate)
+        training = _Training(pair, objective or Trace_ELBO(), steps, _schedule(schedule)(steps, epochs), plate_size)
         folder = None if out is None else RunFolder(out)
         if folder is not None and folder.has_state:
             training.load_state(_state_to_resume(folder, settings, resume))

@@ -1,0 +1,34 @@
+from . import data, likelihoods, networks, plots, posteriors, priors
+from .base import Guide, Model
+from .errors import InputError, NonFiniteLossError
+from .evidence import Evidence, compare
+from .experiment import Run, evaluate, load, new, train
+from .generate import manifold, reconstruct, sample
+from .importance import estimate_evidence
+from .svi import Fit, fit
+
+__all__ = [
+    "Evidence",
+    "Fit",
+    "Guide",
+    "InputError",
+    "Model",
+    "NonFiniteLossError",
+    "Run",
+    "compare",
+    "data",
+    "estimate_evidence",
+    "evaluate",
+    "fit",
+    "likelihoods",
+    "load",
+    "manifold",
+    "networks",
+    "new",
+    "plots",
+    "posteriors",
+    "priors",
+    "reconstruct",
+    "sample",
+    "train",
+]

@@ -1,0 +1,172 @@
+"""The command line: thin over the functions of the same names. Nothing heavy is imported before it is needed."""
+
+import ast
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Setting(click.ParamType):
+    """An option of a part, `part.option=value`; the value is a Python literal or else a word."""
+
+    name = "part.option=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Split at the first equals sign and read the value."""
+        key, equals, text = str(value).partition("=")
+        if not equals or "." not in key:
+            self.fail(f"Expected part.option=value, for instance prior.latent_dim=2; got {value!r}.", param, ctx)
+        words = {"none": None, "true": True, "false": False}
+        if text.lower() in words:
+            return key, words[text.lower()]
+        try:
+            return key, ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return key, text
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="ppl-vae")
+def app() -> None:
+    """Variational autoencoders as probabilistic programs: write P(x | z) P(z), fit it, and know log P(x)."""
+
+
+@app.command()
+@click.argument("model", default="vae")
+@click.option("--guide", "-g", help="A guide's name or file.  [default: the one that goes with the model]")
+@click.option(
+    "--data",
+    "-d",
+    default="digits",
+    show_default=True,
+    help="digits, mnist, binarized_mnist, freyfaces, or your own .npy, .npz or folder of images.",
+)
+@click.option("--prior", "-p", help="P(z), for instance standard_normal or mixture.")
+@click.option("--likelihood", "-l", help="P(x | h), for instance bernoulli or gaussian.")
+@click.option(
+    "--set",
+    "-s",
+    "settings",
+    multiple=True,
+    type=Setting(),
+    help="An option of a part (model, guide, prior, likelihood, decoder, encoder, data, fit); may be repeated.",
+)
+@click.option("--epochs", type=int, help="The same as --set fit.epochs=N.  [default: what suits the data]")
+@click.option("--batch-size", type=int, help="The same as --set fit.batch_size=N.  [default: 100]")
+@click.option("--learning-rate", type=float, help="The same as --set fit.learning_rate=R.  [default: 0.001]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, batches and noise.")
+@click.option("--num-samples", "-k", type=int, default=1000, show_default=True, help="K of the bound check.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="The run folder.  [default: runs/MODEL-...-DATA]")
+@click.option("--resume", is_flag=True, help="Go on with the run in that folder, if there is one.")
+def train(settings: tuple[tuple[str, Any], ...], epochs: Any, batch_size: Any, learning_rate: Any, **options: Any) -> None:
+    """Fit MODEL (a name, as vae, or a Python file) to data and check the bound.
+
+    \b
+    ppl-vae train vae
+    ppl-vae train vae --prior mixture --set prior.num_components=20
+    ppl-vae train models/vae.py --data freyfaces --likelihood gaussian
+    """
+    from ppl_vae.experiment import train as run_training
+
+    shorthand = {"fit.epochs": epochs, "fit.batch_size": batch_size, "fit.learning_rate": learning_rate}
+    given = {key: value for key, value in shorthand.items() if value is not None}
+    try:
+        run = run_training(**options, settings=dict(settings) | given)
+    except KeyboardInterrupt:
+        click.echo("\nInterrupted. Go on with the same command and --resume.", err=True)
+        sys.exit(130)
+    result = run.config["result"]
+    click.echo(f"fitted in {result['seconds']} s, best epoch {result['best_epoch']} of {len(run.history.epoch)}\n")
+    click.echo(str(run.evidence))
+    click.echo(f"\n{run.path}/: weights, history.csv, evidence.nc")
+    for figure in sorted((run.path / "figures").glob("*.png")):
+        click.echo(str(figure))
+
+
+@app.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--num-samples", "-k", type=int, default=1000, show_default=True, help="K, draws of z for each datum.")
+@click.option("--proposal", default="guide", show_default=True, help="guide, or prior for the naive estimate.")
+@click.option("--split", default="test", show_default=True, help="train, validation or test.")
+@click.option("--num-data", type=int, help="Use about this many data, evenly spaced.  [default: all]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
+def evaluate(run: Path, **options: Any) -> None:
+    """Estimate log P(x) for the data of RUN, and hold it against the bound."""
+    from ppl_vae.experiment import evaluate as run_evaluation
+
+    click.echo(str(run_evaluation(run, **options)))
+
+
+@app.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--size", "-n", type=int, default=128, show_default=True, help="How many.")
+@click.option("--draw", is_flag=True, help="Draw x from P(x | z) instead of showing E[x | z].")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="A .png or .npy file.  [default: in RUN/figures]")
+def sample(run: Path, size: int, draw: bool, seed: int, out: Path | None) -> None:
+    """Generate new data from the model of RUN: z from the prior, the guide thrown away."""
+    import ppl_vae
+    from ppl_vae import plots
+    from ppl_vae.experiment import save_figure
+    from ppl_vae.files import write_array
+
+    loaded = ppl_vae.load(run)
+    x = ppl_vae.sample(loaded.model, size, mean=not draw, seed=seed)
+    path = out or loaded.path / "figures" / f"samples-{seed}.png"
+    if path.suffix == ".npy":
+        write_array(path, x.numpy())
+    else:
+        save_figure(plots.images(x), path)
+    click.echo(str(path))
+
+
+@app.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN ...")
+def compare(runs: tuple[Path, ...]) -> None:
+    """Compare runs by log P(x) on the same test data, pair by pair; the best comes first."""
+    import ppl_vae
+    from ppl_vae.errors import InputError
+
+    evidences = {}
+    for path in runs:
+        evidence = ppl_vae.load(path).evidence
+        if evidence is None:
+            raise InputError(f"Expected an estimate in {path}; got none. Make one with `ppl-vae evaluate {path}`.")
+        evidences[path.name if path.name not in evidences else str(path)] = evidence
+    click.echo(ppl_vae.compare(evidences).to_string(float_format="{:.3f}".format))
+
+
+@app.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+def new(folder: Path) -> None:
+    """Copy the model and guide files into DIR, to be edited."""
+    from ppl_vae.experiment import new as copy_files
+
+    for path in copy_files(folder):
+        click.echo(str(path))
+    click.echo(f"\nEdit one, then: ppl-vae train {folder / 'models' / 'vae.py'}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; what a person can mend ends in one line and exit code 2."""
+    try:
+        sys.exit(app.main(arguments, standalone_mode=False) or 0)
+    except click.ClickException as problem:
+        _fail(problem.format_message())
+    except click.Abort:
+        sys.exit(130)
+    except Exception as problem:
+        from ppl_vae.errors import InputError, NonFiniteLossError
+
+        if isinstance(problem, InputError | NonFiniteLossError):
+            _fail(str(problem))
+        raise
+
+
+def _fail(message: str) -> None:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(2)

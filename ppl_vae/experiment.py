@@ -1,0 +1,298 @@
+"""From names to a run folder and back: what the command line does, as functions.
+
+`train` builds a pair by name, fits it to a data set, checks the bound on the test split and draws the
+figures; `load` reads the folder again; `evaluate` estimates log P(x) anew.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ppl_vae import data as datasets
+from ppl_vae import plots, programs
+from ppl_vae.base import Guide, Model
+from ppl_vae.checkpoint import History, RunFolder
+from ppl_vae.errors import InputError, did_you_mean, positive_int
+from ppl_vae.evidence import Evidence
+from ppl_vae.files import written_whole
+from ppl_vae.generate import manifold, reconstruct, sample
+from ppl_vae.importance import estimate_evidence
+from ppl_vae.rng import seeded
+from ppl_vae.svi import fit
+
+FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "schedule", "patience")
+SPLITS = ("train", "validation", "test")
+NUM_PICTURES = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run folder that has been read.
+
+    Attributes:
+        path: where it is.
+        model, guide: the pair, with its best weights.
+        history: ELBO over epochs.
+        config: run.json: what was run.
+        evidence: the bound check on the test split, or None before there is one.
+    """
+
+    path: Path
+    model: Model
+    guide: Guide
+    history: History
+    config: dict[str, Any]
+    evidence: Evidence | None
+
+    def data(self) -> datasets.Data:
+        """Load the data set the run was trained on."""
+        return datasets.load(self.config["data"]["name"], binarize=self.config["data"]["binarize"])
+
+
+def train(
+    model: str = "vae",
+    *,
+    guide: str | None = None,
+    data: str = "digits",
+    prior: str | None = None,
+    likelihood: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    num_samples: int = 1000,
+    progress: bool | None = None,
+) -> Run:
+    """Train a model on a data set, check the bound on its test split, and write a run folder.
+
+    Args:
+        model: a name (`vae`) or a Python file with one `Model`.
+        guide: a name or a file; by default the one that goes with the model.
+        data: a named data set or a person's own file or folder, see `ppl_vae.data.load`.
+        prior, likelihood: class names in snake case, for instance `mixture` and `gaussian`.
+        settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are
+            model, guide, prior, likelihood, decoder, encoder, data (binarize) and fit (see `ppl_vae.fit`).
+        out: the run folder; by default runs/ and the names of what was chosen.
+        resume: go on with the run in that folder, if there is one.
+        seed: of weights, batches and noise.
+        num_samples: K of the bound check.
+        progress: show progress bars; None shows them in a terminal and in a notebook.
+
+    Returns:
+        `Run`, with the trained pair, its history and its evidence.
+
+    Raises:
+        InputError: a name, an option, a file or data that cannot be used; a folder with another run in it.
+        NonFiniteLossError: the loss became NaN or infinite.
+    """
+    positive_int("num_samples", num_samples)
+    fit_options, data_options, own = _sorted_out(settings or {})
+    parts = datasets.load(data, **data_options)
+    build = {"model": model, "guide": guide, "prior": prior, "likelihood": likelihood}
+    with seeded(seed):
+        built, built_guide, used = programs.build(
+            **build, event_shape=parts.event_shape, settings=own, defaults=_prefixed(parts.settings, "fit.", False)
+        )
+    binary = getattr(getattr(built, "likelihood", None), "binary", True)
+    if parts.binarize and not binary and "binarize" not in data_options:
+        parts = datasets.load(data, binarize=None)  # a likelihood for real numbers gets the grey levels
+    fit_options = _prefixed(parts.settings, "fit.", True) | fit_options
+    named = [Path(name).stem for name in (model, guide, prior, likelihood, data) if name]
+    folder = RunFolder(out or Path("runs", "-".join(named)))
+    files = {role: Path(name) for role, name in (("model", model), ("guide", guide)) if name and programs.is_file(name)}
+    config = {
+        "build": build | {"settings": used},
+        "data": {"name": data, "binarize": parts.binarize, "event_shape": list(parts.event_shape)},
+        "fit": fit_options,
+        "seed": seed,
+        "files": {role: hashlib.sha256(file.read_bytes()).hexdigest() for role, file in files.items()},
+    }
+    versions = {name: version(name) for name in ("ppl-vae", "torch", "pyro-ppl")} | {"python": platform.python_version()}
+    _refuse_other_run(folder, config, resume)
+    folder.write_json(config | {"versions": versions})
+    for role, file in files.items():
+        folder.write(f"{role}.py", file.read_bytes())
+    started = time.monotonic()
+    fitted = fit(
+        built,
+        built_guide,
+        parts.train,
+        validation=parts.validation,
+        **fit_options,
+        seed=seed,
+        out=folder.path,
+        resume=resume,
+        progress=progress,
+    )
+    result = {"best_epoch": fitted.best_epoch, "stopped": fitted.stopped, "seconds": round(time.monotonic() - started, 1)}
+    folder.write_json(config | {"versions": versions, "result": result})
+    evaluate(folder.path, num_samples=num_samples, progress=progress)
+    run = load(folder.path)
+    draw_figures(run, parts)
+    return run
+
+
+def load(path: str | os.PathLike[str]) -> Run:
+    """Read a run folder: the pair with its best weights, its history and its evidence.
+
+    Args:
+        path: the folder, for instance "runs/vae-digits".
+
+    Raises:
+        InputError: no run there, a half-written one, or one from another version.
+    """
+    folder = RunFolder(path)
+    config = folder.read_json()
+    try:
+        build, event_shape = dict(config["build"]), torch.Size(config["data"]["event_shape"])
+        build |= {role: str(folder / f"{role}.py") for role in config["files"]}
+    except (KeyError, TypeError) as problem:
+        raise InputError(f"Expected a whole run.json in {folder.path}; got one without {problem}. Train again.") from None
+    weights = {role: folder.read_weights(role) for role in ("model", "guide")}
+    with seeded(0):
+        model, guide, _ = programs.build(**build, event_shape=event_shape)
+    for role, module in (("model", model), ("guide", guide)):
+        try:
+            module.load_state_dict(weights[role])
+        except RuntimeError as problem:
+            raise InputError(
+                f"Expected weights that fit the {role} in {folder.path}; got others ({str(problem).splitlines()[-1].strip()}). "
+                f"The program has changed since: go back to it, or train again."
+            ) from None
+        module.eval()
+    evidence = Evidence.load(folder / "evidence.nc") if (folder / "evidence.nc").exists() else None
+    return Run(folder.path, model, guide, folder.read_history(), config, evidence)
+
+
+def evaluate(
+    run: Run | str | os.PathLike[str],
+    *,
+    num_samples: int = 1000,
+    proposal: str = "guide",
+    split: str = "test",
+    num_data: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Evidence:
+    """Estimate log P(x) of a run's data, and keep the estimate of its test split in the run folder.
+
+    Args:
+        run: a run, or the path of its folder.
+        num_samples: K, how many z are drawn for each datum.
+        proposal: "guide", or "prior" for the naive estimate.
+        split: "train", "validation" or "test".
+        num_data: use about this many of them, evenly spaced; None uses all.
+        seed: of the samples.
+        progress: show a progress bar; None shows it in a terminal and in a notebook.
+
+    Returns:
+        `Evidence`. With the guide as the proposal, that of the test split is written to evidence.nc.
+
+    Raises:
+        InputError: no run there, or an option that is out of range.
+    """
+    positive_int("num_samples", num_samples)
+    if split not in SPLITS:
+        raise InputError(f"Unknown split {split!r}: {did_you_mean(str(split), SPLITS)}.")
+    run = run if isinstance(run, Run) else load(run)
+    chosen: datasets.Split = getattr(run.data(), split)
+    if num_data is not None:
+        chosen = chosen[:: max(1, len(chosen) // positive_int("num_data", num_data))]
+    evidence = estimate_evidence(
+        run.model, run.guide, chosen, num_samples=num_samples, proposal=proposal, seed=seed, progress=progress
+    )
+    if proposal == "guide" and split == "test":
+        evidence.save(run.path / "evidence.nc")
+    return evidence
+
+
+def draw_figures(run: Run, parts: datasets.Data | None = None) -> list[Path]:
+    """Draw samples, reconstructions, the ELBO over epochs, and a two-dimensional map, into figures/."""
+    test = (parts or run.data()).test
+    x = test[:: max(1, len(test) // (NUM_PICTURES // 2))][: NUM_PICTURES // 2].x
+    figures = {"elbo": plots.history(run.history, title=run.path.name)}
+    if x.dim() == 4:
+        figures["samples"] = plots.images(
+            sample(run.model, NUM_PICTURES, mean=True), title="E[x | z] for z drawn from the prior P(z)"
+        )
+        figures["reconstructions"] = plots.reconstructions(
+            x, reconstruct(run.model, run.guide, x), title="test data, and E[x | z] for z drawn from Q(z | x) below each"
+        )
+        if list(run.guide.latents.values()) == [(2,)]:
+            figures["manifold"] = plots.manifold(manifold(run.model), title="E[x | z] over a grid of prior quantiles of z")
+    paths = []
+    for name, figure in figures.items():
+        path = run.path / "figures" / f"{name}.png"
+        save_figure(figure, path)
+        paths.append(path)
+    return paths
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure to a file, whole or not at all."""
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:] or "png")
+
+
+def new(folder: str | os.PathLike[str]) -> list[Path]:
+    """Copy the model and guide files into a folder, to be edited there.
+
+    Returns:
+        The files written: FOLDER/models/*.py and FOLDER/guides/*.py.
+
+    Raises:
+        InputError: one of them exists already.
+    """
+    targets = {}
+    for kind in ("models", "guides"):
+        for source in sorted(programs.package_folder(kind).glob("[a-z]*.py")):
+            targets[Path(folder, kind, source.name)] = source
+    existing = [str(target) for target in targets if target.exists()]
+    if existing:
+        raise InputError(f"Expected a folder without these files; got {existing[0]}. Choose another folder, or move it.")
+    for target, source in targets.items():
+        with written_whole(target) as temporary:
+            shutil.copyfile(source, temporary)
+    return list(targets)
+
+
+def _sorted_out(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Split settings into those of fit, those of the data, and those of the programs and their parts."""
+    for part, known in (("fit", FIT_OPTIONS), ("data", ("binarize",))):
+        for option in _prefixed(settings, f"{part}.", True):
+            if option not in known:
+                raise InputError(f"Unknown option {part}.{option}: {did_you_mean(option, known)}.")
+    own = _prefixed(_prefixed(settings, "fit.", False), "data.", False)
+    return _prefixed(settings, "fit.", True), _prefixed(settings, "data.", True), own
+
+
+def _prefixed(settings: Mapping[str, Any], prefix: str, wanted: bool) -> dict[str, Any]:
+    """Return the settings with a prefix, without it; or, if not wanted, all others as they are."""
+    if wanted:
+        return {k.removeprefix(prefix): v for k, v in settings.items() if k.startswith(prefix)}
+    return {k: v for k, v in settings.items() if not k.startswith(prefix)}
+
+
+def _refuse_other_run(folder: RunFolder, config: dict[str, Any], resume: bool) -> None:
+    if not (folder / "run.json").exists():
+        return
+    held = folder.read_json()
+    now = json.loads(json.dumps(config))
+    # More epochs of the same run are allowed, as far as its learning-rate schedule does not depend on them.
+    for one in (held, now):
+        one.get("fit", {}).pop("epochs", None)
+    differing = [key for key in config if held.get(key) != now[key]]
+    if differing or not resume:
+        what = f"a run with another {', '.join(differing)}" if differing else "this run already"
+        fix = "Choose another folder (--out)" if differing else "Go on with it (--resume), or choose another folder (--out)"
+        raise InputError(f"Expected {folder.path} to be free for this run; got {what}. {fix}.")

@@ -1,0 +1,132 @@
+"""Generating x: from the prior with the guide thrown away, from the posterior of some x, along a grid of z."""
+
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ppl_vae.batches import as_source
+from ppl_vae.errors import InputError, positive_int
+from ppl_vae.pair import Pair, Program, call_signature, program_name
+from ppl_vae.rng import seeded
+from ppl_vae.trace import samples
+
+CHUNK = 1000  # data generated or reconstructed at once
+QUANTILE_DRAWS = 100_000
+
+
+def sample(model: Program, size: int = 1, *, mean: bool = False, seed: int = 0, **conditions: Tensor) -> Tensor:
+    """Generate new data: z ~ P(z), then x ~ P(x | z); the guide is not used.
+
+    Args:
+        model: a program with `forward(x=None, *, size=None)`.
+        size: how many.
+        mean: return E[x | z] instead of a draw (the usual picture of a sample).
+        seed: of the draws; the global random state is left as it was.
+        **conditions: what a conditional model is given, for instance `y=labels`.
+
+    Returns:
+        x, [size, *event_shape].
+
+    Raises:
+        InputError: a size below 1, or a model that cannot generate.
+
+    >>> from ppl_vae.models import VAE
+    >>> sample(VAE((1, 8, 8)), 4).shape
+    torch.Size([4, 1, 8, 8])
+    """
+    positive_int("size", size)
+    pair = Pair(model)
+    missing = [name for name in ("size", *conditions) if not pair.accepts(name)]
+    if missing:
+        raise InputError(
+            f"Expected a model that takes {', '.join(missing)}; got {program_name(model)}{call_signature(model)}. "
+            f"Write it as forward(self, x=None, *, size=None), and leave out obs where x is None."
+        )
+    with pair.running(), torch.no_grad(), seeded(seed):
+        return _data_site(poutine.trace(model).get_trace(size=size, **conditions), mean)
+
+
+def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True, seed: int = 0) -> Tensor:
+    """Reconstruct data: z ~ Q(z | x), then x' ~ P(x | z).
+
+    Args:
+        model: P(x, z).
+        guide: Q(z | x).
+        data: as in `fit`: a tensor [N, *event_shape], a split, ...
+        mean: return E[x | z] instead of a draw.
+        seed: of the draws.
+
+    Returns:
+        x', [N, *event_shape].
+
+    Raises:
+        InputError: data that do not fit the model.
+
+    >>> from ppl_vae.models import VAE
+    >>> from ppl_vae.guides import MeanField
+    >>> model = VAE((1, 8, 8))
+    >>> reconstruct(model, MeanField(model), torch.zeros(3, 1, 8, 8)).shape
+    torch.Size([3, 1, 8, 8])
+    """
+    pair = Pair(model, guide)
+    parts = []
+    with pair.running(), torch.no_grad(), seeded(seed):
+        for batch in as_source(data, pair).batches(CHUNK):
+            args = tuple(t.to(pair.device) for t in batch)
+            guide_trace = poutine.trace(guide).get_trace(*args)
+            again = poutine.replay(poutine.uncondition(model), trace=guide_trace)
+            x = _data_site(poutine.trace(again).get_trace(*args), mean)
+            parts.append(x.reshape(args[0].shape))
+    return torch.cat(parts)
+
+
+def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
+    """Decode a two-dimensional z on a grid of prior quantiles: the map of what the model knows.
+
+    The grid runs over the quantiles (i + 1/2) / grid of each dimension of z under the prior, found from
+    draws, so any prior will do.
+
+    Returns:
+        E[x | z], [grid, grid, *event_shape]; the first dimension of z grows to the right, the second upwards.
+
+    Raises:
+        InputError: a model whose latent is not one site of two dimensions.
+
+    Source: figure 4 of Kingma & Welling, arXiv 1312.6114.
+
+    >>> from ppl_vae.models import VAE
+    >>> from ppl_vae.priors import StandardNormal
+    >>> manifold(VAE((1, 8, 8), prior=StandardNormal(2)), grid=5).shape
+    torch.Size([5, 5, 1, 8, 8])
+    """
+    positive_int("grid", grid)
+    pair = Pair(model)
+    with pair.running(), torch.no_grad(), seeded(seed):
+        sites = samples(poutine.trace(model).get_trace(size=1))
+        latents = {n: tuple(s["fn"].event_shape) for n, s in sites.items() if n != "x"}
+        if list(latents.values()) != [(2,)]:
+            raise InputError(
+                f"Expected a model with one latent site of two dimensions for a map; got {latents}. "
+                f"Train one with a prior of latent_dim=2."
+            )
+        (name,) = latents
+        draws = _draws(model, name)
+        levels = (torch.arange(grid) + 0.5) / grid
+        across, up = (torch.quantile(draws[:, d].float().cpu(), levels) for d in (0, 1))
+        z = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), dim=-1).reshape(-1, 2).to(draws)
+        x = _data_site(poutine.trace(poutine.condition(model, {name: z})).get_trace(size=len(z)), mean=True)
+    return x.reshape(grid, grid, *x.shape[1:])
+
+
+def _draws(model: Program, name: str) -> Tensor:
+    sizes = [CHUNK] * (QUANTILE_DRAWS // CHUNK)
+    return torch.cat([poutine.trace(model).get_trace(size=size).nodes[name]["value"] for size in sizes])
+
+
+def _data_site(trace: poutine.Trace, mean: bool) -> Tensor:
+    """Return x of a run: the site of that name, else the last one."""
+    sites = samples(trace)
+    site = sites.get("x") or list(sites.values())[-1]
+    return site["fn"].mean if mean else site["value"]

@@ -1,0 +1,92 @@
+"""Figures: functions of arrays and results, never of models; each returns a Matplotlib figure."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppl_vae.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ppl_vae.checkpoint import History
+
+CELL = 0.45  # inches that one image takes
+
+
+def tile(images: Any, columns: int) -> np.ndarray[Any, Any]:
+    """Lay images [N, C, H, W] (or [N, H, W]) out in rows with a white line between them, [H', W', C].
+
+    >>> tile(np.zeros((6, 1, 8, 8)), columns=3).shape
+    (19, 28)
+    """
+    x = np.asarray(images, dtype=float)
+    if x.ndim == 3:
+        x = x[:, None]
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise InputError(
+            f"Expected images of shape [N, H, W] or [N, C, H, W] with C of 1 or 3; got {x.shape}. Reshape them first."
+        )
+    n, channels, height, width = x.shape
+    rows = -(-n // columns)
+    canvas = np.ones((rows * (height + 1) + 1, columns * (width + 1) + 1, channels))
+    for i, image in enumerate(x):
+        top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
+        canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0).clip(0, 1)
+    return canvas[..., 0] if channels == 1 else canvas
+
+
+def images(x: Any, *, columns: int = 16, title: str = "") -> "Figure":
+    """Draw images [N, C, H, W] with values in [0, 1], in rows of `columns`."""
+    canvas = tile(x, columns)
+    figure, axes = _figure(canvas.shape[1] / canvas.shape[0], columns * CELL)
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=9)
+    return figure
+
+
+def reconstructions(x: Any, reconstructed: Any, *, columns: int = 16, title: str = "") -> "Figure":
+    """Draw data above their reconstructions, pair by pair of rows."""
+    a, b = np.asarray(x, dtype=float), np.asarray(reconstructed, dtype=float)
+    if a.shape != b.shape:
+        raise InputError(f"Expected as many reconstructions as data, in one shape; got {b.shape} for {a.shape}.")
+    usable = len(a) // columns * columns
+    if usable == 0:
+        columns, usable = len(a), len(a)
+    pairs = [rows[i : i + columns] for i in range(0, usable, columns) for rows in (a, b)]
+    return images(np.concatenate(pairs), columns=columns, title=title)
+
+
+def manifold(x: Any, *, title: str = "") -> "Figure":
+    """Draw a map [grid, grid, C, H, W] as `ppl_vae.manifold` returns it."""
+    values = np.asarray(x, dtype=float)
+    return images(values.reshape(-1, *values.shape[2:]), columns=values.shape[1], title=title)
+
+
+def history(record: "History", *, title: str = "") -> "Figure":
+    """Draw the ELBO over epochs, of the training and the validation data."""
+    figure, axes = _figure(1.6, 5.5)
+    axes.plot(record.epoch, record.train_elbo, label="training", color="0.6")
+    if np.isfinite(record.validation_elbo).any():
+        axes.plot(record.epoch, record.validation_elbo, label="validation", color="C0")
+        best = int(np.nanargmax(record.validation_elbo))
+        axes.plot(record.epoch[best], record.validation_elbo[best], "o", color="C0", label="best, kept")
+    # The first epochs are far below the rest and would flatten it.
+    shown = np.concatenate([record.train_elbo, record.validation_elbo])
+    low, high = np.nanquantile(shown, 0.05), np.nanmax(shown)
+    if high > low:
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+    axes.set(xlabel="epoch", ylabel="ELBO per datum (nats)", title=title)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _figure(aspect: float, width: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, width / aspect + 0.3), layout="constrained", dpi=130)
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
