@@ -12,6 +12,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.nn import PyroModule
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
 from ppl_vae.errors import InputError, positive_int
@@ -30,6 +31,13 @@ class Program(PyroModule):
                 f"Take it from the data: data.load('digits').event_shape."
             )
         self.event_shape = torch.Size(event_shape)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program; run by hand, outside of Pyro's handlers, it leaves nothing in Pyro's store."""
+        if am_i_wrapped():
+            return super().__call__(*args, **kwargs)
+        with Pair(self).running():
+            return super().__call__(*args, **kwargs)
 
     def plate(self, x: Tensor | None = None, size: int | None = None) -> Any:
         """Return the plate over the data: as many as x holds, or `size` (default 1) without x.

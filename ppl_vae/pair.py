@@ -8,13 +8,14 @@ it there, so that no pair ever sees the state of another one or of an earlier ru
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pyro
 import torch
-from pyro.nn import PyroModule
+from pyro.poutine import Trace
+from pyro.nn.module import _Context
 from torch import Tensor, nn
 
 Program = Callable[..., Any]
@@ -30,7 +31,9 @@ class Pair:
     Args:
         model: a Pyro program P(x, z): a module, or a plain function or method.
         guide: a Pyro program Q(z | x) with the same latent sites.
-        fresh: forget what earlier runs of these two programs left in the parameter store.
+        fresh: start with an empty parameter store, and keep what the programs put there with them from now
+            on. Otherwise they find what the last fresh pair left, or, if there was none, a copy of Pyro's
+            global store (so what Pyro's own SVI has trained is found).
 
     >>> from ppl_vae.models import VAE
     >>> from ppl_vae.guides import MeanField
@@ -44,10 +47,10 @@ class Pair:
         self.programs: dict[str, Program] = {"model": model} | ({} if guide is None else {"guide": guide})
         self.modules = {role: p for role, p in self.programs.items() if isinstance(p, nn.Module)}
         self._store = _empty_store() if fresh else self._remembered_store()
-        for program in self.programs.values():
-            _STORES[_anchor(program)] = self._store
-        for module in self.modules.values():
-            _allow_local_params(module)
+        self._seen: dict[str, Tensor] = {}
+        if fresh:
+            for program in self.programs.values():
+                _STORES[_anchor(program)] = self._store
 
     def _remembered_store(self) -> Store:
         known = [_STORES[_anchor(p)] for p in self.programs.values() if _anchor(p) in _STORES]
@@ -67,10 +70,18 @@ class Pair:
             stack.enter_context(pyro.get_param_store().scope(self._store))
             yield
 
+    def see(self, traces: Iterable[Trace]) -> None:
+        """Take note of parameters that only a run shows: those of modules inside plain functions."""
+        for role, trace in zip(self.programs, traces, strict=True):
+            for name, site in trace.nodes.items():
+                if site["type"] == "param":
+                    value = site["value"]
+                    self._seen[f"{role}.{name}"] = value.unconstrained() if hasattr(value, "unconstrained") else value
+
     def parameters(self) -> list[Tensor]:
-        """Return every parameter to be optimized, each once; run the programs once before."""
+        """Return every parameter to be optimized, each once; `see` a run before."""
         tensors = [p for module in self.modules.values() for p in module.parameters()]
-        tensors += self._store["params"].values()
+        tensors += [*self._store["params"].values(), *self._seen.values()]
         return list({id(p): p for p in tensors if p.requires_grad}.values())
 
     def tensors(self) -> dict[str, Tensor]:
@@ -79,8 +90,9 @@ class Pair:
             f"{role}.{name}": value
             for role, module in self.modules.items()
             for name, value in module.state_dict(keep_vars=True).items()
-        }
-        return found | {f"store.{name}": value for name, value in self._store["params"].items()}
+        } | {f"store.{name}": value for name, value in self._store["params"].items()}
+        known = {id(value) for value in found.values()}
+        return found | {f"seen.{name}": value for name, value in self._seen.items() if id(value) not in known}
 
     def snapshot(self) -> dict[str, Tensor]:
         """Return a copy of all parameters and buffers."""
@@ -127,9 +139,15 @@ def _empty_store() -> Store:
     return {"params": {}, "constraints": {}}
 
 
-def _allow_local_params(module: nn.Module) -> None:
-    # Pyro gives a PyroModule its local parameter state only if the setting was on when it was made;
-    # a user's module may have been made before.
-    for child in module.modules():
-        if isinstance(child, PyroModule) and not hasattr(child._pyro_context, "param_state"):
-            child._pyro_context.param_state = _empty_store()
+class _LocalState:
+    """Pyro (1.9) gives a PyroModule its local parameter state only if the setting was on when it was made.
+
+    A person's module is mostly made before; it gets its state here when it first asks for it.
+    """
+
+    def __get__(self, context: Any, owner: type[Any] | None = None) -> Any:
+        return _empty_store() if context is None else vars(context).setdefault("param_state", _empty_store())
+
+
+if not hasattr(_Context, "param_state"):
+    _Context.param_state = _LocalState()

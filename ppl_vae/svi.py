@@ -129,7 +129,13 @@ def fit(
         positive_int("patience", patience)
         if validation is None:
             raise InputError("Expected validation data to stop early by; got patience without validation. Give both.")
+    objective = Trace_ELBO() if objective is None else objective
     pair = Pair(model, guide, fresh=True)
+    if pair.modules and type(objective).__name__.startswith("Jit"):
+        raise InputError(
+            f"Expected an objective that works with modules; got {type(objective).__name__}, which finds parameters in "
+            f"Pyro's global store only. Use {type(objective).__name__.removeprefix('Jit')}."
+        )
     source = as_source(data, pair)
     held_out = None if validation is None else as_source(validation, pair)
     settings: dict[str, Any] = {
@@ -137,17 +143,19 @@ def fit(
         "learning_rate": float(learning_rate),
         "seed": seed,
         "num_data": len(source),
+        "objective": type(objective).__name__,
         "schedule": schedule if isinstance(schedule, str) else getattr(schedule, "__name__", "own"),
     } | ({} if schedule == "constant" else {"epochs": epochs})
     with pair.running():
         with seeded(seed, SETUP):  # programs may make their parameters, at random, when they first run
-            plate_size = _fixed_plate_size(*check(pair, source))
+            traces, num_data = check(pair, source)
+            pair.see(traces)
             if held_out is not None:
                 check(pair, held_out)
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
         steps = optimizer(pair.parameters(), lr=learning_rate)
-        training = _Training(pair, objective or Trace_ELBO(), steps, _schedule(schedule)(steps, epochs), plate_size)
+        training = _Training(pair, objective, steps, _schedule(schedule)(steps, epochs), _fixed_plate_size(traces, num_data))
         folder = None if out is None else RunFolder(out)
         if folder is not None and folder.has_state:
             training.load_state(_state_to_resume(folder, settings, resume))

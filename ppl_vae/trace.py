@@ -68,8 +68,6 @@ class FixedSubsample(Messenger):  # type: ignore[misc]
 
 def get_traces(pair: Pair, args: Args) -> tuple[poutine.Trace, poutine.Trace]:
     """Run the guide, then the model against it; return the traces of (model, guide)."""
-    if pair.guide is None:
-        raise InputError("Expected a guide Q(z | x); got none. Give one, or use proposal='prior'.")
     guide_trace = poutine.trace(pair.guide).get_trace(*args)
     model_trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(*args)
     return model_trace, guide_trace
@@ -99,23 +97,21 @@ def probe(pair: Pair, args: Args, *, proposal: str = "guide") -> list[poutine.Tr
         InputError: a program that fails on these data, or two programs whose latent sites differ.
     """
     try:
+        model_trace = poutine.trace(pair.model).get_trace(*args)
         if proposal == "prior":
-            return [poutine.trace(pair.model).get_trace(*args)]
-        model_trace, guide_trace = get_traces(pair, args)
-    except InputError:
-        raise
+            return [model_trace]
+        if pair.guide is None:
+            raise InputError("Expected a guide Q(z | x); got none. Give one, or use proposal='prior'.")
+        check_sites(pair, model_trace, poutine.trace(pair.guide).get_trace(*args))
+        return list(get_traces(pair, args))
+    except InputError as problem:
+        raise InputError(str(problem).splitlines()[0]) from None  # Pyro adds a table of all shapes below
     except Exception as problem:
-        shapes = ", ".join(str(tuple(a.shape)) for a in args)
-        if "site" in str(problem) and "replay" in str(problem).lower() or isinstance(problem, AssertionError):
-            hint = " Perhaps the guide's latent sites have other shapes than the model's."
-        else:
-            hint = ""
         raise InputError(
-            f"Expected {' and '.join(map(program_name, pair.programs.values()))} to run on data of shape {shapes}; "
-            f"got {type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}.{hint}"
+            f"Expected {' and '.join(map(program_name, pair.programs.values()))} to run on data of shape "
+            f"{', '.join(str(tuple(a.shape)) for a in args)}; got {type(problem).__name__}: "
+            f"{(str(problem).splitlines() or [''])[0]}. Do their shapes fit the data's?"
         ) from problem
-    check_sites(pair, model_trace, guide_trace)
-    return [model_trace, guide_trace]
 
 
 def check_sites(pair: Pair, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:

@@ -1,0 +1,66 @@
+"""What all tests share: real data where there is some, and a check that nothing leaks into Pyro's store."""
+
+import os
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+from ppl_vae import data
+from ppl_vae.guides import MeanField
+from ppl_vae.models import LinearGaussian
+
+os.environ["PPL_VAE_SMOKE"] = "1"  # the notebooks then use small settings
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks():
+    """No test may leave parameters in Pyro's global store, change its settings, or depend on the last seed."""
+    torch.manual_seed(0)
+    yield
+    left = list(pyro.get_param_store().keys())
+    pyro.clear_param_store()
+    assert left == []
+    assert pyro.settings.get("module_local_params") is False
+
+
+@pytest.fixture
+def linear_gaussian():
+    """A random linear-Gaussian model of 20 dimensions and 4 latents, with 64 data drawn from it."""
+    model = LinearGaussian((20,), latent_dim=4, sigma=0.7)
+    with torch.no_grad():
+        return model, model(size=64)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture
+def real_data(request):
+    """Skip where the real data set named by the test's parameter is not on disk."""
+
+    def load(name, **options):
+        needed = {"mnist": "MNIST/raw", "binarized_mnist": "binarized_mnist_static.npz", "freyfaces": "freyfaces.npz"}
+        folder = os.environ.get("PPL_VAE_DATA", "")
+        if not folder or not Path(folder, needed[name]).exists():
+            pytest.skip(f"{name} is not in the folder named by PPL_VAE_DATA ({folder or 'not set'})")
+        return data.load(name, **options)
+
+    return load
+
+
+@pytest.fixture
+def small_pair(digits):
+    """An untrained VAE of the digits with its mean-field guide."""
+    from functools import partial
+
+    from ppl_vae.models import VAE
+    from ppl_vae.networks import MLP
+    from ppl_vae.priors import StandardNormal
+
+    network = partial(MLP, hidden=(16,))
+    model = VAE(digits.event_shape, prior=StandardNormal(3), decoder=network)
+    return model, MeanField(model, encoder=network)

@@ -1,0 +1,70 @@
+"""Pyro pairs that ppl-vae has never seen: plain functions, methods, odd plates, several sites."""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import nn
+
+
+class PyroTutorialVAE(nn.Module):
+    """A VAE in the style of Pyro's own tutorial: methods that call `pyro.module`, x flattened inside."""
+
+    def __init__(self, num_pixels=64, z_dim=3, hidden=16):
+        super().__init__()
+        self.num_pixels, self.z_dim = num_pixels, z_dim
+        self.encoder = nn.Sequential(nn.Linear(num_pixels, hidden), nn.Softplus(), nn.Linear(hidden, 2 * z_dim))
+        self.decoder = nn.Sequential(nn.Linear(z_dim, hidden), nn.Softplus(), nn.Linear(hidden, num_pixels), nn.Sigmoid())
+
+    def model(self, x):
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", x.shape[0]):
+            z_loc = x.new_zeros(torch.Size((x.shape[0], self.z_dim)))
+            z_scale = x.new_ones(torch.Size((x.shape[0], self.z_dim)))
+            z = pyro.sample("latent", dist.Normal(z_loc, z_scale).to_event(1))
+            loc_img = self.decoder(z)
+            pyro.sample("obs", dist.Bernoulli(loc_img).to_event(1), obs=x.reshape(-1, self.num_pixels))
+            return loc_img
+
+    def guide(self, x):
+        pyro.module("encoder", self.encoder)
+        with pyro.plate("data", x.shape[0]):
+            z_loc, z_raw = self.encoder(x.reshape(-1, self.num_pixels)).chunk(2, -1)
+            pyro.sample("latent", dist.Normal(z_loc, z_raw.exp()).to_event(1))
+
+
+def mean_model(x):
+    """x ~ N(z, 1) with z ~ N(mu, 1) and mu a parameter: log P(x) = log N(x; mu, 2)."""
+    mu = pyro.param("mu", torch.tensor(0.0))
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(mu, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def mean_guide(x):
+    slope = pyro.param("slope", torch.tensor(0.1))
+    shift = pyro.param("shift", torch.tensor(0.0))
+    scale = pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive)
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(slope * x + shift, scale))
+
+
+def hierarchical_model(x):
+    """z1 ~ N(0, 1), z2 ~ N(z1, 1), x_j ~ N(z2, 1) for 3 pixels in a plate of their own, right of the data's."""
+    with pyro.plate("data", len(x), dim=-2):
+        z1 = pyro.sample("z1", dist.Normal(torch.zeros(()), 1.0))
+        z2 = pyro.sample("z2", dist.Normal(z1, 1.0))
+        with pyro.plate("pixels", 3, dim=-1):
+            pyro.sample("x", dist.Normal(z2, 1.0), obs=x)
+
+
+def hierarchical_guide(x):
+    with pyro.plate("data", len(x), dim=-2):
+        z1 = pyro.sample("z1", dist.Normal(0.3 * x.sum(-1, keepdim=True) / 3, 1.2))
+        pyro.sample("z2", dist.Normal(0.5 * z1 + 0.5 * x.mean(-1, keepdim=True), 0.9))
+
+
+def hierarchical_log_px(x):
+    """x is Gaussian with mean 0 and covariance 2 * 11^T + I."""
+    covariance = 2 * torch.ones(3, 3) + torch.eye(3)
+    return torch.distributions.MultivariateNormal(torch.zeros(3), covariance).log_prob(x)

@@ -1,0 +1,316 @@
+"""log P(x) against closed forms, quadrature, and known ways to get it wrong."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs import (
+    PyroTutorialVAE,
+    hierarchical_guide,
+    hierarchical_log_px,
+    hierarchical_model,
+    mean_guide,
+    mean_model,
+)
+from pyro import poutine
+
+from ppl_vae import InputError, estimate_evidence
+from ppl_vae.guides import LinearGaussian as ExactPosterior
+from ppl_vae.models import VAE, LinearGaussian
+from ppl_vae.priors import StandardNormal
+
+
+def exact(model, x):
+    with torch.no_grad():
+        return model.exact_log_px(x).numpy()
+
+
+def too_wide(model, factor=1.5):
+    """A mean-field guide around the exact posterior mean, deliberately too wide."""
+
+    def guide(x, **_):
+        posterior = model.exact_posterior(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(posterior.mean, factor * posterior.stddev).to_event(1))
+
+    return guide
+
+
+def within(evidence, truth, mcse=4.0):
+    return np.abs(evidence.log_px - truth) <= mcse * evidence.mcse + 1e-5
+
+
+def test_wide_guide_is_within_its_stated_error(linear_gaussian):
+    model, x = linear_gaussian
+    evidence = estimate_evidence(model, too_wide(model), x, num_samples=1000)
+    assert within(evidence, exact(model, x)).all()
+    assert (evidence.gap > 0).all()
+    assert evidence.mcse.max() < 0.5
+
+
+def test_exact_posterior_gives_equal_weights(linear_gaussian):
+    model, x = linear_gaussian
+    evidence = estimate_evidence(model, ExactPosterior(model), x, num_samples=1000)
+    np.testing.assert_allclose(evidence.log_px, exact(model, x), atol=1e-4)
+    np.testing.assert_allclose(evidence.elbo, evidence.log_px, atol=1e-4)
+    np.testing.assert_allclose(evidence.ess, 1000, rtol=1e-5)
+    assert evidence.mcse.max() < 1e-5
+
+
+def subsampled_inside(model, guide, num_data, size):
+    """The pair with plates that take a random subset themselves, from all the data they are given."""
+
+    def model_of_all(x):
+        pyro.module("model", model)
+        with pyro.plate("data", num_data, subsample_size=size) as index:
+            z = pyro.sample("z", model.prior())
+            pyro.sample("x", model.likelihood(model.decoder(z)), obs=x[index])
+
+    def guide_of_all(x):
+        with pyro.plate("data", num_data, subsample_size=size) as index:
+            pyro.sample("z", guide(x[index]))
+
+    return model_of_all, guide_of_all
+
+
+def subsample_passed(model, guide, num_data):
+    """The pair given a batch, with plates that stand for all the data: scale num_data / batch size."""
+
+    def model_of_batch(x):
+        pyro.module("model", model)
+        with pyro.plate("data", num_data, subsample=torch.arange(len(x))):
+            z = pyro.sample("z", model.prior())
+            pyro.sample("x", model.likelihood(model.decoder(z)), obs=x)
+
+    def guide_of_batch(x):
+        with pyro.plate("data", num_data, subsample=torch.arange(len(x))):
+            pyro.sample("z", guide(x))
+
+    return model_of_batch, guide_of_batch
+
+
+@pytest.mark.parametrize("num_data", [640, 650])
+@pytest.mark.parametrize("inside", [True, False])
+def test_subsampled_plates_change_nothing(linear_gaussian, inside, num_data):
+    model, _ = linear_gaussian
+    with torch.no_grad():
+        x = model(size=num_data)
+
+    def wide(x):
+        posterior = model.exact_posterior(x)
+        return dist.Normal(posterior.mean, 1.5 * posterior.stddev).to_event(1)
+
+    for guide in (model.exact_posterior, wide):
+        make = (lambda g: subsampled_inside(model, g, num_data, 64)) if inside else (
+            lambda g: subsample_passed(model, g, num_data)
+        )
+        evidence = estimate_evidence(*make(guide), x, num_samples=500)
+        assert len(evidence) == num_data
+        assert within(evidence, exact(model, x), mcse=5.0).all()
+    np.testing.assert_allclose(
+        estimate_evidence(*make(model.exact_posterior), x, num_samples=10).log_px, exact(model, x), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 64, 999, 10**6])
+def test_chunks_change_nothing_but_noise(linear_gaussian, chunk_size):
+    model, x = linear_gaussian
+    num_samples = 50 if chunk_size == 1 else 1001
+    evidence = estimate_evidence(model, too_wide(model), x[:5], num_samples=num_samples, chunk_size=chunk_size)
+    assert within(evidence, exact(model, x[:5])).all()
+    same = estimate_evidence(model, ExactPosterior(model), x[:5], num_samples=num_samples, chunk_size=chunk_size)
+    np.testing.assert_allclose(same.ess, num_samples, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("num_samples", "chunk_size"), [(1, None), (10, 3), (1000, 64), (1001, 999)])
+def test_exactly_as_many_samples_as_asked_for(linear_gaussian, num_samples, chunk_size):
+    model, x = linear_gaussian
+    drawn = []
+
+    def counting(x):
+        posterior = model.exact_posterior(x)
+        with pyro.plate("data", len(x)):
+            drawn.append(pyro.sample("z", dist.Normal(posterior.mean, 1.0).to_event(1)).shape[:-1].numel())
+
+    estimate_evidence(model, counting, x[:3], num_samples=num_samples, chunk_size=chunk_size)
+    assert sum(drawn[1:]) == 3 * num_samples  # the first run is the check
+
+
+def test_the_stated_error_is_the_spread_of_repeated_estimates(linear_gaussian):
+    model, x = linear_gaussian
+    runs = [estimate_evidence(model, too_wide(model), x[:8], num_samples=400, seed=s) for s in range(60)]
+    spread = np.std([r.log_px for r in runs], axis=0, ddof=1)
+    stated = np.mean([r.mcse for r in runs], axis=0)
+    np.testing.assert_allclose(stated, spread, rtol=0.35)
+    elbo_spread = np.std([r.elbo for r in runs], axis=0, ddof=1)
+    np.testing.assert_allclose(np.mean([r.elbo_mcse for r in runs], axis=0), elbo_spread, rtol=0.35)
+
+
+def test_scale_is_left_out_and_mask_is_kept(linear_gaussian):
+    model, x = linear_gaussian
+    scaled = estimate_evidence(
+        poutine.scale(model, 10.0), poutine.scale(ExactPosterior(model), 0.1), x, num_samples=5
+    )
+    np.testing.assert_allclose(scaled.log_px, exact(model, x), atol=1e-4)
+
+    def masked(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", model.prior())
+            with poutine.mask(mask=torch.arange(len(x)) % 2 == 0):
+                pyro.sample("x", model.likelihood(model.decoder(z)), obs=x)
+
+    def prior_guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", model.prior())
+
+    evidence = estimate_evidence(masked, prior_guide, x, num_samples=50)
+    np.testing.assert_allclose(evidence.log_px[1::2], 0.0, atol=1e-5)
+    assert (evidence.log_px[::2] < -5).all()
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_several_sites_and_plates_against_the_closed_form(vectorize):
+    with torch.no_grad():
+        x = torch.randn(20, 3) * 1.5
+    evidence = estimate_evidence(
+        hierarchical_model, hierarchical_guide, x, num_samples=1500 if vectorize else 300, vectorize=vectorize
+    )
+    assert within(evidence, hierarchical_log_px(x).numpy()).all()
+    assert evidence.event_size == 3
+
+
+def test_naive_sampling_of_the_prior(linear_gaussian):
+    model, x = linear_gaussian
+    naive = estimate_evidence(model, None, x, num_samples=20_000, proposal="prior")
+    clever = estimate_evidence(model, too_wide(model, 1.1), x, num_samples=1000)
+    assert within(naive, exact(model, x), mcse=5.0).mean() > 0.95
+    assert np.median(naive.ess) / 20_000 < 0.2 * np.median(clever.ess) / 1000
+
+
+def test_vae_against_quadrature(digits):
+    """With one latent dimension the integral can be done by quadrature: an independent answer."""
+    model = VAE(digits.event_shape, prior=StandardNormal(1))
+    with torch.no_grad():
+        for p in model.decoder.parameters():
+            p.mul_(3.0)
+    x = digits.test.x[:10]
+    grid = torch.linspace(-8, 8, 4001)[:, None]
+    with torch.no_grad():
+        h = model.decoder(grid)[:, None]
+        log_lik = -torch.nn.functional.binary_cross_entropy_with_logits(
+            h.expand(-1, 10, -1, -1, -1), x.expand(4001, *x.shape), reduction="none"
+        ).sum((-1, -2, -3))
+        log_prior = -0.5 * grid**2 - 0.5 * math.log(2 * math.pi)
+        truth = torch.logsumexp(log_lik + log_prior, 0).numpy() + math.log(16 / 4000)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(1), 1.5).to_event(1))
+
+    for proposal in ("guide", "prior"):
+        evidence = estimate_evidence(model, guide, x, num_samples=4000, proposal=proposal)
+        assert within(evidence, truth).all()
+
+
+def test_plain_functions_with_parameters():
+    x = torch.randn(30) * 2
+    truth = torch.distributions.Normal(0.0, math.sqrt(2)).log_prob(x).numpy()
+    assert within(estimate_evidence(mean_model, mean_guide, x, num_samples=3000), truth, mcse=5).all()
+
+
+def test_methods_in_the_style_of_pyros_tutorial(digits):
+    vae = PyroTutorialVAE()
+    evidence = estimate_evidence(vae.model, vae.guide, digits.test.x[:20], num_samples=100)
+    assert evidence.log_px.shape == (20,)
+    assert evidence.gap.mean() > 0
+
+
+def test_what_was_trained_by_pyro_itself_is_found():
+    x = torch.randn(500) + 3
+    svi = pyro.infer.SVI(mean_model, mean_guide, pyro.optim.Adam({"lr": 0.05}), pyro.infer.Trace_ELBO())
+    for _ in range(150):
+        svi.step(x)
+    fitted = float(pyro.param("mu").detach())
+    evidence = estimate_evidence(mean_model, mean_guide, x, num_samples=200)
+    assert float(pyro.param("mu").detach()) == fitted
+    pyro.clear_param_store()
+    assert fitted > 2
+    expected = torch.distributions.Normal(fitted, math.sqrt(2)).log_prob(x).mean()
+    assert evidence.means()["log_px"].value == pytest.approx(float(expected), abs=0.05)
+
+
+def test_the_global_random_state_is_left_alone_and_the_seed_decides(linear_gaussian):
+    model, x = linear_gaussian
+    torch.manual_seed(5)
+    a = estimate_evidence(model, too_wide(model), x, num_samples=10, seed=1)
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    b = estimate_evidence(model, too_wide(model), x, num_samples=10, seed=1)
+    np.testing.assert_array_equal(a.log_px, b.log_px)
+    torch.manual_seed(5)
+    assert torch.rand(1) == after
+    assert (estimate_evidence(model, too_wide(model), x, num_samples=10, seed=2).log_px != a.log_px).all()
+
+
+def global_site(x):
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+
+
+def global_guide(x):
+    pyro.sample("mu", dist.Normal(0.0, 1.0))
+
+
+def other_name(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("w", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+
+
+def other_shape(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, x: estimate_evidence(global_site, global_guide, x[:, 0]), r"mu outside of it"),
+        (lambda m, x: estimate_evidence(m, other_name, x), r"\['z'\] in the model .*\['w'\] in the guide"),
+        (lambda m, x: estimate_evidence(m, other_shape, x), r"'z'.*\(4,\).*\(3,\)"),
+        (lambda m, x: estimate_evidence(m, ExactPosterior(m), x[:, :7]), r"\[N, 20\].*got \(64, 7\)"),
+        (lambda m, x: estimate_evidence(m, ExactPosterior(m), x[:0]), "empty"),
+        (lambda m, x: estimate_evidence(m, ExactPosterior(m), torch.full_like(x, math.nan)), "NaN.*row 0"),
+        (lambda m, x: estimate_evidence(m, ExactPosterior(m), torch.full_like(x, math.inf)), "infinity"),
+        (lambda m, x: estimate_evidence(m, ExactPosterior(m), (x, x)), "takes"),
+        (lambda m, x: estimate_evidence(m, ExactPosterior(m), np.array(["a", "b"])), "dtype <U1"),
+        (lambda m, x: estimate_evidence(m, ExactPosterior(m), 3), "got int"),
+        (lambda m, x: estimate_evidence(m, ExactPosterior(m), x, num_samples=0), "num_samples.*got 0"),
+        (lambda m, x: estimate_evidence(m, ExactPosterior(m), x, chunk_size=-1), "chunk_size.*got -1"),
+        (lambda m, x: estimate_evidence(m, ExactPosterior(m), x, proposal="posterior"), "'guide' or 'prior'"),
+        (lambda m, x: estimate_evidence(m, None, x), "got none"),
+    ],
+)
+def test_bad_calls_say_what_to_do(linear_gaussian, call, message):
+    with pytest.raises(InputError, match=message):
+        call(*linear_gaussian)
+
+
+def test_grey_pixels_are_refused_by_a_bernoulli(digits, small_pair):
+    grey = torch.rand(5, 1, 8, 8)
+    with pytest.raises(InputError, match=r"x in \{0, 1\} for Bernoulli; got .*Binarize"):
+        estimate_evidence(*small_pair, grey, num_samples=2)
+    with pytest.raises(InputError, match=r"one of its splits"):
+        estimate_evidence(*small_pair, digits, num_samples=2)
+
+
+def test_double_precision_stays_double():
+    model = LinearGaussian((5,), latent_dim=2).double()
+    with torch.no_grad():
+        x = model(size=10)
+    assert x.dtype == torch.float64
+    evidence = estimate_evidence(model, ExactPosterior(model), x, num_samples=3)
+    np.testing.assert_allclose(evidence.log_px, exact(model, x), atol=1e-12)

@@ -1,0 +1,111 @@
+"""One contract for every model with every guide, and the closed forms of the linear-Gaussian model."""
+
+from functools import partial
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro import poutine
+
+import ppl_vae
+from ppl_vae import InputError, guides, models
+from ppl_vae.likelihoods import Bernoulli, Gaussian
+from ppl_vae.networks import MLP
+from ppl_vae.priors import Mixture, StandardNormal
+
+SMALL = partial(MLP, hidden=(8,))
+SHAPE = (1, 4, 4)
+MODELS = {
+    "vae": lambda: models.VAE(SHAPE, StandardNormal(2), Bernoulli(), decoder=SMALL),
+    "vae mixture gaussian": lambda: models.VAE(SHAPE, Mixture(2, num_components=3), Gaussian(), decoder=SMALL),
+    "linear_gaussian": lambda: models.LinearGaussian(SHAPE, latent_dim=2),
+}
+PAIRS = [(name, partial(guides.MeanField, encoder=SMALL)) for name in MODELS] + [
+    ("linear_gaussian", guides.LinearGaussian)
+]
+
+
+@pytest.mark.parametrize(("name", "make_guide"), PAIRS)
+def test_model_and_guide(name, make_guide):
+    model = MODELS[name]()
+    guide = make_guide(model)
+    x = model(size=6).detach()
+    assert x.shape == (6, *SHAPE)
+
+    # Both work under one more plate to the left, each of K samples its own.
+    with pyro.plate("samples", 5, dim=-2):
+        guide_trace = poutine.trace(guide).get_trace(x)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
+    model_trace.compute_log_prob()
+    assert model_trace.nodes["z"]["value"].shape == (5, 6, 2)
+    assert model_trace.nodes["x"]["log_prob"].shape == (5, 6)
+    pyro.clear_param_store()
+
+    # Fitting reaches every parameter, and ELBO <= log P(x).
+    before = {k: v.clone() for m in (model, guide) for k, v in m.named_parameters()}
+    ppl_vae.fit(model, guide, x, epochs=3, learning_rate=0.01, schedule="constant", progress=False)
+    for module in (model, guide):
+        for k, v in module.named_parameters():
+            assert torch.isfinite(v).all()
+            assert (v != before[k]).any(), k
+    evidence = ppl_vae.estimate_evidence(model, guide, x, num_samples=200)
+    assert (evidence.gap > -4 * np.hypot(evidence.mcse, evidence.elbo_mcse) - 1e-4).all()
+
+    # Saved and loaded into another pair, it gives the same numbers.
+    other = MODELS[name]()
+    other_guide = make_guide(other)
+    other.load_state_dict(model.state_dict())
+    other_guide.load_state_dict(guide.state_dict())
+    again = ppl_vae.estimate_evidence(other, other_guide, x, num_samples=200)
+    np.testing.assert_array_equal(again.log_px, evidence.log_px)
+    assert ppl_vae.sample(model, 3).shape == (3, *SHAPE)
+    assert ppl_vae.reconstruct(model, guide, x).shape == x.shape
+
+
+def test_linear_gaussian_against_dense_algebra(linear_gaussian):
+    """log P(x) and the posterior from the joint covariance of (x, z), with NumPy and SciPy."""
+    from scipy.stats import multivariate_normal
+
+    model, x = linear_gaussian
+    layer = model.decoder.layers[0]
+    w, b = layer.weight.detach().numpy().astype(float), layer.bias.detach().numpy().astype(float)
+    cov = w @ w.T + 0.7**2 * np.eye(20)
+    with torch.no_grad():
+        np.testing.assert_allclose(model.exact_log_px(x), multivariate_normal(b, cov).logpdf(x), rtol=1e-5)
+        posterior = model.exact_posterior(x)
+    gain = w.T @ np.linalg.inv(cov)
+    np.testing.assert_allclose(posterior.mean, (x.numpy() - b) @ gain.T, atol=1e-4)
+    np.testing.assert_allclose(posterior.covariance_matrix[0], np.eye(4) - gain @ w, atol=1e-5)
+
+
+def test_samples_of_the_linear_gaussian_have_its_moments():
+    model = models.LinearGaussian((3,), latent_dim=2, sigma=0.5)
+    x = ppl_vae.sample(model, 50_000).numpy()
+    w, b, variance = (t.detach().numpy() for t in model.weights())
+    np.testing.assert_allclose(x.mean(0), b, atol=0.03)
+    np.testing.assert_allclose(np.cov(x.T), w @ w.T + variance * np.eye(3), atol=0.03)
+
+
+def test_pyros_own_svi_trains_our_pairs(digits):
+    model = models.VAE(digits.event_shape, decoder=SMALL)
+    guide = guides.MeanField(model, encoder=SMALL)
+    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), pyro.infer.Trace_ELBO())
+    losses = [svi.step(digits.validation.x) for _ in range(30)]
+    assert losses[-1] < 0.9 * losses[0]
+    pyro.clear_param_store()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: models.VAE(()), "event_shape"),
+        (lambda: models.VAE((0, 3)), "event_shape"),
+        (lambda: models.VAE(SHAPE)(torch.zeros(3, 5)), r"\[N, 1, 4, 4\].*got \(3, 5\)"),
+        (lambda: models.VAE(SHAPE)(size=0), "size.*got 0"),
+        (lambda: guides.LinearGaussian(models.VAE(SHAPE)), "exact_posterior"),
+    ],
+)
+def test_bad_calls(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

@@ -1,0 +1,148 @@
+"""One contract for everything of a kind: each prior, likelihood, posterior family and network is a row."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from ppl_vae import InputError
+from ppl_vae.likelihoods import Bernoulli, Gaussian
+from ppl_vae.networks import MLP
+from ppl_vae.posteriors import DiagonalNormal
+from ppl_vae.priors import Mixture, StandardNormal
+
+PRIORS = [lambda: StandardNormal(3), lambda: Mixture(3, num_components=4)]
+LIKELIHOODS = [Bernoulli, Gaussian, lambda: Gaussian(sigma=0.3)]
+POSTERIORS = [lambda: DiagonalNormal(3)]
+NETWORKS = [
+    lambda i, o: MLP(i, o, hidden=(7, 6)),
+    lambda i, o: MLP(i, o, hidden=5, activation="tanh"),
+    lambda i, o: MLP(i, o, hidden=()),
+]
+EVENT_SHAPES = [(4,), (1, 2, 2), (3, 2, 2)]
+
+
+def check_gradients(module, loss):
+    loss.backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def check_saved(make, module, value):
+    """The same numbers come out after saving and loading into another one."""
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.1)
+    expected = value(module)
+    other = make()
+    other.load_state_dict(load(save(module.state_dict())))
+    torch.testing.assert_close(value(other), expected)
+
+
+@pytest.mark.parametrize("make", PRIORS)
+def test_prior(make):
+    prior = make()
+    p = prior()
+    assert (p.batch_shape, p.event_shape) == (torch.Size([]), prior.event_shape)
+    assert p.expand([5, 6]).sample().shape == (5, 6, 3)
+    z = torch.randn(5, 6, 3)
+    assert p.log_prob(z).shape == (5, 6)
+    check_gradients(prior, p.log_prob(z).sum()) if list(prior.parameters()) else None
+    check_saved(make, prior, lambda m: m().log_prob(z))
+
+
+@pytest.mark.parametrize("make", PRIORS)
+def test_prior_is_a_density(make):
+    """It integrates to one: importance sampling from a wide Student-t, an independent answer."""
+    torch.manual_seed(1)
+    q = torch.distributions.Independent(torch.distributions.StudentT(3.0, torch.zeros(3), 2.0), 1)
+    z = q.sample((200_000,))
+    with torch.no_grad():
+        weights = (make()().log_prob(z) - q.log_prob(z)).exp()
+    assert weights.mean() == pytest.approx(1.0, abs=5 * float(weights.std()) / math.sqrt(len(z)))
+
+
+@pytest.mark.parametrize("event_shape", EVENT_SHAPES)
+@pytest.mark.parametrize("make", LIKELIHOODS)
+def test_likelihood(make, event_shape):
+    likelihood = make().bind(event_shape)
+    h = torch.randn(5, 6, *likelihood.h_shape, requires_grad=True)
+    p = likelihood(h)
+    assert (p.batch_shape, p.event_shape) == (torch.Size([5, 6]), torch.Size(event_shape))
+    x = p.sample()
+    assert p.mean.shape == x.shape
+    assert p.log_prob(x[0]).shape == (5, 6)
+    p.log_prob(x).sum().backward()
+    assert torch.isfinite(h.grad).all()
+    check_saved(lambda: make().bind(event_shape), likelihood, lambda m: m(h.detach()).log_prob(x))
+    if list(likelihood.parameters()):
+        check_gradients(likelihood, likelihood(h.detach()).log_prob(x).sum())
+    with pytest.raises(InputError, match="h_shape"):
+        likelihood(torch.zeros(5, 9, 9, 9))
+    with pytest.raises(InputError, match="Make a new"):
+        likelihood.bind((17,))
+
+
+def test_gaussian_against_the_formula():
+    x, h = torch.randn(5, 4), torch.randn(5, 4)
+    expected = (-0.5 * ((x - h) / 0.3) ** 2 - math.log(0.3) - 0.5 * math.log(2 * math.pi)).sum(-1)
+    torch.testing.assert_close(Gaussian(sigma=0.3).bind((4,))(h).log_prob(x), expected)
+    assert not list(Gaussian(sigma=0.3).parameters())
+    assert len(list(Gaussian().parameters())) == 1
+
+
+def test_bernoulli_against_the_formula():
+    x, h = torch.randint(0, 2, (5, 4)).float(), torch.randn(5, 4)
+    p = torch.sigmoid(h)
+    expected = (x * p.log() + (1 - x) * (1 - p).log()).sum(-1)
+    torch.testing.assert_close(Bernoulli().bind((4,))(h).log_prob(x), expected)
+
+
+@pytest.mark.parametrize("make", POSTERIORS)
+def test_posterior(make):
+    family = make()
+    h = torch.randn(5, 6, family.h_dim, requires_grad=True)
+    q = family(h)
+    assert (q.batch_shape, q.event_shape) == (torch.Size([5, 6]), torch.Size([3]))
+    z = q.rsample()
+    (z.sum() + q.log_prob(z.detach()).sum()).backward()
+    assert (h.grad.abs() > 0).all()
+    torch.testing.assert_close(family(h * 0 - 50).stddev, torch.full((5, 6, 3), 1e-6))
+
+
+@pytest.mark.parametrize("shapes", [((3,), (1, 2, 2)), ((1, 2, 2), (6,)), ((2, 2), (3, 2))])
+@pytest.mark.parametrize("make", NETWORKS)
+def test_network(make, shapes):
+    in_shape, out_shape = shapes
+    network = make(in_shape, out_shape)
+    for batch_shape in [(), (5,), (4, 5), (2, 4, 5)]:
+        assert network(torch.randn(*batch_shape, *in_shape)).shape == (*batch_shape, *out_shape)
+    x = torch.randn(20, 5, *in_shape)
+    torch.testing.assert_close(network(x)[1, 2], network(x[1, 2]))
+    check_gradients(network, network(x).square().sum())
+    check_saved(lambda: make(in_shape, out_shape), network, lambda m: m(x))
+    with pytest.raises(InputError, match="given shape"):
+        network(torch.zeros(5, 17))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: StandardNormal(0), "latent_dim.*got 0"),
+        (lambda: StandardNormal(2.5), r"latent_dim.*got 2\.5"),
+        (lambda: Mixture(2, num_components=-1), "num_components.*got -1"),
+        (lambda: Gaussian(sigma=0), "sigma.*got 0"),
+        (lambda: Gaussian(sigma=float("nan")), "sigma.*got nan"),
+        (lambda: Gaussian(sigma="wide"), "sigma.*got 'wide'"),
+        (lambda: Bernoulli()(torch.zeros(3)), "bound to a data shape"),
+        (lambda: MLP((3,), (2,), activation="rel"), "did you mean 'relu'"),
+        (lambda: MLP((3,), (2,), hidden=(0,)), "hidden.*got 0"),
+        (lambda: DiagonalNormal(0), "latent_dim.*got 0"),
+    ],
+)
+def test_bad_options_are_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

@@ -1,0 +1,340 @@
+"""Fitting: it reaches known optima, takes any pair and any objective, resumes bit for bit, and never leaks."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs import PyroTutorialVAE, mean_guide, mean_model
+from pyro import infer, poutine
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from ppl_vae import InputError, NonFiniteLossError, estimate_evidence, fit
+from ppl_vae.guides import LinearGaussian as ExactPosterior
+from ppl_vae.models import LinearGaussian
+from ppl_vae.pair import Pair
+
+
+def test_it_reaches_the_maximum_likelihood_solution():
+    """For probabilistic PCA it is known: Tipping & Bishop (1999), eigenvalues of the sample covariance."""
+    with torch.no_grad():
+        truth = LinearGaussian((6,), latent_dim=2, sigma=0.5)
+        x = truth(size=500)
+    eigenvalues = np.linalg.eigvalsh(np.cov(x.numpy().T, bias=True))[::-1]
+    variance = eigenvalues[2:].mean()
+    best = -0.5 * (6 * math.log(2 * math.pi) + np.log(eigenvalues[:2]).sum() + 4 * math.log(variance) + 6)
+    model = LinearGaussian((6,), latent_dim=2)
+    guide = ExactPosterior(model)
+    fit(model, guide, x, epochs=200, learning_rate=0.02)
+    with torch.no_grad():
+        assert float(model.exact_log_px(x).mean()) == pytest.approx(best, abs=0.01)
+        assert float(model.likelihood.sigma**2) == pytest.approx(variance, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        infer.Trace_ELBO(num_particles=2),
+        infer.Trace_ELBO(num_particles=3, vectorize_particles=True),
+        infer.TraceMeanField_ELBO(),
+        infer.TraceGraph_ELBO(),
+        infer.TraceEnum_ELBO(),
+        infer.RenyiELBO(alpha=0.0, num_particles=3),
+    ],
+    ids=lambda o: type(o).__name__,
+)
+@pytest.mark.filterwarnings("ignore")
+def test_any_pyro_objective(small_pair, digits, objective):
+    result = fit(*small_pair, digits.validation, epochs=6, learning_rate=0.02, objective=objective)
+    assert result.history.train_elbo[-1] > result.history.train_elbo[0] + 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pyros_compiled_objectives(small_pair, digits):
+    """They read parameters from Pyro's store, so they take plain functions; modules are refused in words."""
+    vae = PyroTutorialVAE()
+    objective = infer.JitTrace_ELBO(ignore_jit_warnings=True)
+    result = fit(vae.model, vae.guide, digits.validation, epochs=4, learning_rate=0.02, objective=objective)
+    assert result.history.train_elbo[-1] > result.history.train_elbo[0] + 1
+    with pytest.raises(InputError, match="JitTrace_ELBO"):
+        fit(*small_pair, digits.validation, epochs=1, objective=infer.JitTrace_ELBO())
+
+
+def posterior_parameters(x):
+    """After fitting, log P(x) says what mu is: x ~ N(mu, 2)."""
+    return estimate_evidence(mean_model, mean_guide, x, num_samples=100).means()["log_px"].value
+
+
+def test_plain_functions_are_fitted_and_forgotten():
+    x = torch.randn(200) * math.sqrt(2) + 3
+    first = fit(mean_model, mean_guide, x, epochs=100, learning_rate=0.05)
+    best = float(dist.Normal(x.mean(), math.sqrt(2)).log_prob(x).mean())
+    assert posterior_parameters(x) == pytest.approx(best, abs=0.02)
+    second = fit(mean_model, mean_guide, x, epochs=100, learning_rate=0.05)
+    np.testing.assert_array_equal(first.history.train_elbo, second.history.train_elbo)
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_two_pairs_with_the_same_names_do_not_meet(digits):
+    a, b = PyroTutorialVAE(), PyroTutorialVAE()
+    before = {k: v.clone() for k, v in b.state_dict().items()}
+    fit(a.model, a.guide, digits.validation, epochs=5, learning_rate=0.01)
+    for name, value in b.state_dict().items():
+        assert torch.equal(value, before[name])
+    first = estimate_evidence(a.model, a.guide, digits.test[::10], num_samples=50)
+    fit(b.model, b.guide, digits.validation, epochs=1)
+    again = estimate_evidence(a.model, a.guide, digits.test[::10], num_samples=50)
+    np.testing.assert_array_equal(first.log_px, again.log_px)
+
+
+def test_pyros_tutorial_improves_unchanged(digits):
+    vae = PyroTutorialVAE()
+    before = estimate_evidence(vae.model, vae.guide, digits.test, num_samples=20).means()["log_px"].value
+    fit(vae.model, vae.guide, digits.train, validation=digits.validation, epochs=10, learning_rate=0.01)
+    after = estimate_evidence(vae.model, vae.guide, digits.test, num_samples=20)
+    assert after.means()["log_px"].value > before + 5
+    assert after.gap.mean() > 0
+
+
+def test_modules_inside_plain_functions_are_fitted(small_pair, digits):
+    model, guide = small_pair
+    before = Pair(model, guide).snapshot()
+    result = fit(poutine.scale(model, 0.5), lambda x: guide(x), digits.validation, epochs=5, learning_rate=0.02)
+    assert result.history.train_elbo[-1] > result.history.train_elbo[0]
+    assert all((Pair(model, guide).tensors()[k] != v).any() for k, v in before.items())
+
+
+class Pairs(Dataset):
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        if i >= len(self.x):
+            raise IndexError
+        return self.x[i]
+
+
+def test_any_kind_of_data_gives_the_same_fit(digits):
+    x = digits.validation.x
+    kinds = [x, x.numpy(), (x,), TensorDataset(x), Pairs(x), digits.validation, x.numpy().astype(float)]
+    elbos = []
+    for data in kinds:
+        torch.manual_seed(3)
+        model = LinearGaussian(digits.event_shape, latent_dim=2)
+        elbos.append(fit(model, ExactPosterior(model), data, epochs=2).history.train_elbo)
+    for other in elbos[1:]:
+        np.testing.assert_array_equal(other, elbos[0])
+    model = LinearGaussian(digits.event_shape, latent_dim=2)
+    loader = DataLoader(TensorDataset(x), batch_size=32, shuffle=True)
+    assert np.isfinite(fit(model, ExactPosterior(model), loader, validation=loader, epochs=2).history.train_elbo).all()
+
+
+@pytest.mark.parametrize("make", ["inside", "passed"])
+def test_the_elbo_is_per_datum_under_subsampled_plates(linear_gaussian, make):
+    from test_importance import subsample_passed, subsampled_inside
+
+    model, _ = linear_gaussian
+    with torch.no_grad():
+        x = model(size=640)
+        expected = float(model.exact_log_px(x).mean())
+    if make == "inside":
+        pair, batch_size = subsampled_inside(model, model.exact_posterior, 640, 64), 640
+    else:
+        pair, batch_size = subsample_passed(model, model.exact_posterior, 640), 64
+    result = fit(*pair, x, validation=x, epochs=3, batch_size=batch_size, learning_rate=1e-9)
+    np.testing.assert_allclose(result.history.train_elbo, expected, atol=1.0)
+    np.testing.assert_allclose(result.history.validation_elbo, expected, atol=1.0)
+
+
+def test_the_best_weights_are_kept_and_patience_stops(small_pair, digits):
+    model, guide = small_pair
+    result = fit(
+        model, guide, digits.train[:50], validation=digits.validation, epochs=60, learning_rate=0.05,
+        schedule="constant", patience=5,
+    )  # fmt: skip
+    assert result.stopped == "patience"
+    assert len(result.history.epoch) == result.best_epoch + 5
+    assert int(np.argmax(result.history.validation_elbo)) + 1 == result.best_epoch
+    kept = estimate_evidence(model, guide, digits.validation, num_samples=20).means()["elbo"].value
+    assert kept == pytest.approx(result.history.validation_elbo.max(), abs=0.5)
+    assert kept > result.history.validation_elbo[-1]
+
+
+def test_schedules(small_pair, digits):
+    rates = fit(*small_pair, digits.validation, epochs=4).history.learning_rate
+    np.testing.assert_allclose(rates, 1e-3 * (1 + np.cos(np.pi * np.arange(4) / 4)) / 2)
+    constant = fit(*small_pair, digits.validation, epochs=3, schedule="constant").history.learning_rate
+    np.testing.assert_allclose(constant, 1e-3)
+    own = fit(
+        *small_pair, digits.validation, epochs=3, schedule=lambda o, n: torch.optim.lr_scheduler.ExponentialLR(o, 0.5)
+    )
+    np.testing.assert_allclose(own.history.learning_rate, [1e-3, 5e-4, 2.5e-4])
+
+
+def interrupted(source_split, at):
+    """Data whose batches stop with Ctrl-C at the given one, as a person would."""
+    from ppl_vae.batches import SplitSource
+
+    class Interrupting(SplitSource):
+        count = 0
+
+        def batches(self, batch_size, *, shuffle=False):
+            for batch in super().batches(batch_size, shuffle=shuffle):
+                Interrupting.count += shuffle
+                if Interrupting.count == at:
+                    raise KeyboardInterrupt
+                yield batch
+
+    return Interrupting(source_split, with_y=False)
+
+
+@pytest.mark.parametrize("at", [2, 9, 23])
+def test_interrupted_and_resumed_is_bit_for_bit_the_same(digits, tmp_path, monkeypatch, at):
+    def fresh():
+        torch.manual_seed(0)
+        model = PyroTutorialVAE()
+        return model, (model.model, model.guide)
+
+    options = dict(validation=digits.validation, epochs=8, batch_size=300, seed=3, patience=7)
+    whole, pair = fresh()
+    expected = fit(*pair, digits.train, out=tmp_path / "whole", **options)
+
+    module, pair = fresh()
+    from ppl_vae import svi
+
+    real = svi.as_source
+    source = interrupted(digits.train, at)
+    monkeypatch.setattr(svi, "as_source", lambda d, p: source if d is digits.train else real(d, p))
+    with pytest.raises(KeyboardInterrupt):
+        fit(*pair, digits.train, out=tmp_path / "part", resume=True, **options)
+    monkeypatch.setattr(svi, "as_source", real)
+    torch.rand(7)
+    module, pair = fresh()
+    resumed = fit(*pair, digits.train, out=tmp_path / "part", resume=True, **options)
+    for name in ("epoch", "train_elbo", "validation_elbo", "learning_rate"):
+        np.testing.assert_array_equal(getattr(resumed.history, name), getattr(expected.history, name))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, module.state_dict()[name]), name
+    assert (tmp_path / "part" / "history.csv").read_bytes() == (tmp_path / "whole" / "history.csv").read_bytes()
+
+
+def test_more_epochs_of_a_finished_run(small_pair, digits, tmp_path):
+    model, guide = small_pair
+    start = Pair(model, guide).snapshot()
+    options = dict(validation=digits.validation, schedule="constant")
+    expected = fit(model, guide, digits.train, epochs=4, **options).history
+    Pair(model, guide).restore(start)
+    fit(model, guide, digits.train, epochs=2, out=tmp_path, **options)
+    longer = fit(model, guide, digits.train, epochs=4, out=tmp_path, resume=True, **options).history
+    np.testing.assert_array_equal(longer.validation_elbo, expected.validation_elbo)
+
+
+def exploding(after, where):
+    """A model whose site turns infinite or NaN after so many runs."""
+    runs = []
+
+    def model(x):
+        runs.append(1)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(pyro.param("mu", torch.tensor(0.0)), 1.0))
+            bad = len(runs) > after
+            scale = torch.tensor(float("nan") if bad and where == "x" else 1.0)
+            pyro.sample("x", dist.Normal(z, scale), obs=x)
+
+    return model
+
+
+def test_a_loss_that_is_not_finite_stops_names_the_site_and_keeps_the_weights():
+    x = torch.randn(40)
+    model = exploding(after=20, where="x")
+    with pytest.raises(NonFiniteLossError, match=r"got nan in epoch \d+, from site 'x' of the model .*epoch \d+ were kept"):
+        fit(model, mean_guide, x, validation=x, epochs=50, batch_size=10, learning_rate=0.05)
+    kept = Pair(mean_model, mean_guide)._store["params"]
+    assert all(torch.isfinite(v).all() for v in kept.values())
+    assert float(kept["slope"].detach()) != pytest.approx(0.1)
+
+
+def test_a_guide_that_explodes_is_named(small_pair, digits):
+    model, guide = small_pair
+    with torch.no_grad():
+        guide.encoder.layers[0].weight.mul_(1e38)
+    with pytest.raises((NonFiniteLossError, InputError), match="z|guide|MeanField"):
+        fit(model, guide, digits.train, epochs=1)
+
+
+def two_arguments(x, y):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(pyro.param("mu", torch.tensor(0.0)), 1.0))
+        pyro.sample("x", dist.Normal(z + y, 1.0), obs=x)
+
+
+def test_a_tuple_is_passed_on_as_arguments():
+    x, y = torch.randn(100), torch.full((100,), 5.0)
+
+    def guide(x, y):
+        mean_guide(x - y)
+
+    fit(two_arguments, guide, (x + 5, y), epochs=30, learning_rate=0.05)
+    evidence = estimate_evidence(two_arguments, guide, (x + 5, y), num_samples=100)
+    assert evidence.means()["log_px"].value > -2.0
+
+
+BAD = [
+    (dict(epochs=0), "epochs.*got 0"),
+    (dict(epochs=2.5), r"epochs.*got 2\.5"),
+    (dict(batch_size=-3), "batch_size.*got -3"),
+    (dict(learning_rate=0.0), "learning_rate.*got 0.0"),
+    (dict(patience=0, validation=torch.zeros(3, 1, 8, 8)), "patience.*got 0"),
+    (dict(patience=3), "without validation"),
+    (dict(schedule="cosin"), "did you mean 'cosine'"),
+    (dict(validation=torch.rand(3, 1, 8, 8)), "Binarize"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD)
+def test_bad_options(small_pair, digits, options, message):
+    with pytest.raises(InputError, match=message):
+        fit(*small_pair, digits.train, **options)
+
+
+def test_bad_data(small_pair):
+    with pytest.raises(InputError, match=r"got values from .*Binarize"):
+        fit(*small_pair, torch.rand(200, 1, 8, 8))
+    late = torch.zeros(20_000, 1, 8, 8)
+    late[15_000] = 0.5
+    with pytest.raises(InputError, match="Binarize"):
+        fit(*small_pair, late)
+    late[15_000] = float("nan")
+    with pytest.raises(InputError, match="NaN or infinity in 1 data, first in row 15000"):
+        fit(*small_pair, late)
+
+
+def test_another_run_in_the_folder_is_not_touched(small_pair, digits, tmp_path):
+    fit(*small_pair, digits.validation, epochs=1, out=tmp_path)
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(InputError, match="which holds one"):
+        fit(*small_pair, digits.validation, epochs=1, out=tmp_path)
+    with pytest.raises(InputError, match=r"batch_size=100.*got batch_size=50"):
+        fit(*small_pair, digits.validation, epochs=1, batch_size=50, out=tmp_path, resume=True)
+    assert (tmp_path / "last.pt").read_bytes() == before
+    (tmp_path / "last.pt").write_bytes(before[: len(before) // 2])
+    with pytest.raises(InputError, match="cannot be read"):
+        fit(*small_pair, digits.validation, epochs=1, out=tmp_path, resume=True)
+
+
+def test_nothing_to_fit():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(InputError, match="without parameters"):
+        fit(model, guide, torch.randn(5))
