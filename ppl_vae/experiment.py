@@ -109,19 +109,23 @@ def train(
     fit_options = _prefixed(parts.settings, "fit.", True) | fit_options
     named = [Path(name).stem for name in (model, guide, prior, likelihood, data) if name]
     folder = RunFolder(out or Path("runs", "-".join(named)))
-    files = {role: Path(name) for role, name in (("model", model), ("guide", guide)) if name and programs.is_file(name)}
+    given = (("model", model), ("guide", guide))
+    files = {role: Path(name).read_bytes() for role, name in given if name and programs.is_file(name)}
     config = {
         "build": build | {"settings": used},
         "data": {"name": data, "binarize": parts.binarize, "event_shape": list(parts.event_shape)},
         "fit": fit_options,
         "seed": seed,
-        "files": {role: hashlib.sha256(file.read_bytes()).hexdigest() for role, file in files.items()},
+        "files": {role: hashlib.sha256(content).hexdigest() for role, content in files.items()},
     }
     versions = {name: version(name) for name in ("ppl-vae", "torch", "pyro-ppl")} | {"python": platform.python_version()}
     _refuse_other_run(folder, config, resume)
-    folder.write_json(config | {"versions": versions})
-    for role, file in files.items():
-        folder.write(f"{role}.py", file.read_bytes())
+
+    def write_what_is_run() -> None:
+        folder.write_json(config | {"versions": versions})
+        for role, content in files.items():
+            folder.write(f"{role}.py", content)
+
     started = time.monotonic()
     fitted = fit(
         built,
@@ -132,6 +136,7 @@ def train(
         seed=seed,
         out=folder.path,
         resume=resume,
+        on_start=write_what_is_run,
         progress=progress,
     )
     result = {"best_epoch": fitted.best_epoch, "stopped": fitted.stopped, "seconds": round(time.monotonic() - started, 1)}

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ppl_vae.checkpoint import History
 
 CELL = 0.45  # inches that one image takes
+SMALL = 16  # pixels; below it images are enlarged to be seen
+FACTOR = 4
 
 
 def tile(images: Any, columns: int) -> np.ndarray[Any, Any]:
@@ -36,14 +38,30 @@ def tile(images: Any, columns: int) -> np.ndarray[Any, Any]:
     return canvas[..., 0] if channels == 1 else canvas
 
 
-def images(x: Any, *, columns: int = 16, title: str = "") -> "Figure":
-    """Draw images [N, C, H, W] with values in [0, 1], in rows of `columns`."""
-    canvas = tile(x, columns)
+def images(x: Any, *, columns: int = 16, title: str = "", smooth: bool | None = None) -> "Figure":
+    """Draw images [N, C, H, W] with values in [0, 1], in rows of `columns`.
+
+    Images of fewer than 16 pixels are shown smoothly enlarged, as the eye cannot read 8 x 8 squares;
+    `smooth=False` shows their pixels, `smooth=True` enlarges any.
+    """
+    small = min(np.shape(x)[-2:]) < SMALL
+    canvas = tile(_enlarged(x) if (small if smooth is None else smooth) else x, columns)
     figure, axes = _figure(canvas.shape[1] / canvas.shape[0], columns * CELL)
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(title, fontsize=9)
     return figure
+
+
+def _enlarged(x: Any) -> np.ndarray[Any, Any]:
+    """Enlarge images [..., H, W] by cubic interpolation."""
+    from PIL import Image
+
+    pixels = np.asarray(x, dtype=np.float32)
+    height, width = pixels.shape[-2:]
+    flat = [Image.fromarray(p).resize((FACTOR * width, FACTOR * height), Image.Resampling.BICUBIC) for p in
+            pixels.reshape(-1, height, width)]  # fmt: skip
+    return np.stack([np.asarray(p) for p in flat]).reshape(*pixels.shape[:-2], FACTOR * height, FACTOR * width)
 
 
 def reconstructions(x: Any, reconstructed: Any, *, columns: int = 16, title: str = "") -> "Figure":

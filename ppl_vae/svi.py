@@ -75,6 +75,7 @@ def fit(
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    on_start: Callable[[], None] | None = None,
     progress: bool | None = None,
 ) -> Fit:
     """Fit a model and a guide to data by stochastic variational inference.
@@ -100,6 +101,7 @@ def fit(
         seed: of everything random; the global random state is left as it was.
         out: a folder for checkpoints, history and best weights.
         resume: go on with the checkpoint in `out`, if there is one.
+        on_start: called once everything has been checked, before any work.
         progress: show a progress bar; None shows it in a terminal and in a notebook.
 
     Returns:
@@ -159,6 +161,8 @@ def fit(
         folder = None if out is None else RunFolder(out)
         if folder is not None and folder.has_state:
             training.load_state(_state_to_resume(folder, settings, resume))
+        if on_start is not None:
+            on_start()
         try:
             with (
                 pyro.validation_enabled(False),

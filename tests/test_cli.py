@@ -1,0 +1,260 @@
+"""The command line as people use it: whole runs in their own process, errors in one line, kills and resumes."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_programs import OWN
+
+import ppl_vae
+from ppl_vae import cli
+
+QUICK = ["--epochs", "2", "--set", "decoder.hidden=16", "--set", "encoder.hidden=16", "--num-samples", "20"]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Call the command line in this process, in an empty folder; return exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return exit_.value.code, out, err
+
+    return call
+
+
+def test_help_is_quick_and_heavy_things_stay_out():
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "ppl_vae", "--help"], capture_output=True, text=True, check=True)
+    assert time.monotonic() - start < 5  # a second on an idle machine; this one may be busy
+    for command in ("train", "evaluate", "sample", "compare", "new"):
+        assert command in done.stdout
+    code = "import sys, ppl_vae.cli; print([m for m in ('torch', 'pyro', 'numpy', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_the_whole_story(run, tmp_path):
+    code, out, _ = run("train", "vae", *QUICK, "--set", "prior.latent_dim=2")
+    assert code == 0
+    for part in ("log P(x)", "ELBO", "gap", "effective sample size", "runs/vae-digits"):
+        assert part in out
+    folder = tmp_path / "runs" / "vae-digits"
+    names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert names == {
+        "run.json", "model.safetensors", "guide.safetensors", "last.pt", "history.csv", "evidence.nc",
+        "figures/samples.png", "figures/reconstructions.png", "figures/elbo.png", "figures/manifold.png",
+    }  # fmt: skip
+    torch.load(folder / "last.pt", weights_only=True)
+
+    loaded = ppl_vae.load(folder)
+    assert len(loaded.history.epoch) == 2
+    assert loaded.config["fit"]["epochs"] == 2
+    assert (loaded.evidence.log_px >= loaded.evidence.elbo - 1e-6).all()
+
+    code, out, _ = run("evaluate", folder, "-k", 50, "--num-data", 30)
+    assert code == 0 and "of 30 data" in out and "K = 50" in out
+    code, out, _ = run("evaluate", folder, "--proposal", "prior", "--split", "validation")
+    assert code == 0 and "of 200 data" in out and "from the prior P(z)" in out
+    assert len(ppl_vae.load(folder).evidence) == 30  # only the guide's estimate on the test split is kept
+
+    assert run("sample", folder, "-n", 10, "--seed", 3)[0] == 0
+    assert (folder / "figures" / "samples-3.png").exists()
+    assert run("sample", folder, "-n", 10, "--draw", "-o", "x.npy")[0] == 0
+    x = np.load("x.npy")
+    assert x.shape == (10, 1, 8, 8) and set(np.unique(x)) <= {0.0, 1.0}
+
+    run("evaluate", folder)
+    assert run("train", "vae", *QUICK, "--prior", "mixture")[0] == 0
+    code, out, _ = run("compare", folder, "runs/vae-mixture-digits")
+    assert code == 0 and "diff" in out and "vae-mixture-digits" in out
+    run("evaluate", folder, "--num-data", 100)
+    code, _, err = run("compare", folder, "runs/vae-mixture-digits")
+    assert code == 2 and "same data" in err
+
+
+def test_gaussian_gets_grey_levels(run):
+    assert run("train", "vae", "--likelihood", "gaussian", *QUICK)[0] == 0
+    config = ppl_vae.load("runs/vae-gaussian-digits").config
+    assert config["data"]["binarize"] is None
+
+
+def test_linear_gaussian_uses_its_exact_guide(run):
+    code, _, _ = run("train", "linear_gaussian", "--epochs", 3, "--num-samples", 10, "--set", "model.latent_dim=2")
+    assert code == 0
+    loaded = ppl_vae.load("runs/linear_gaussian-digits")
+    np.testing.assert_allclose(loaded.evidence.gap, 0, atol=1e-3)
+
+
+def test_new_copies_files_that_train(run):
+    code, out, _ = run("new", "mine")
+    assert code == 0 and "mine/models/vae.py" in out
+    path = Path("mine/models/vae.py")
+    path.write_text(path.read_text().replace("prior or StandardNormal(8)", "prior or Mixture(4)").replace(
+        "import Prior, StandardNormal", "import Mixture, Prior, StandardNormal"))  # fmt: skip
+    assert run("train", path, "--guide", "mine/guides/mean_field.py", *QUICK, "--out", "r")[0] == 0
+    assert sorted(p.name for p in Path("r").glob("*.py")) == ["guide.py", "model.py"]
+    path.write_text("broken now")
+    assert type(ppl_vae.load("r").model.prior).__name__ == "Mixture"  # the run has its own copy
+    code, _, err = run("new", "mine")
+    assert code == 2 and "linear_gaussian.py" in err
+    assert path.read_text() == "broken now"
+
+
+def test_own_data_and_own_model(run):
+    np.save("x.npy", np.random.default_rng(0).integers(0, 2, (60, 5)))
+    Path("own.py").write_text(OWN)
+    code, out, _ = run("train", "own.py", "--data", "x.npy", "--prior", "laplace", "--set", "prior.scale=0.5", *QUICK[:2])
+    assert code == 0
+    loaded = ppl_vae.load("runs/own-laplace-x")
+    assert loaded.model.prior.scale == 0.5
+    assert not (loaded.path / "figures" / "samples.png").exists()  # vectors have no picture
+
+
+def test_a_finished_run_is_safe(run):
+    assert run("train", "vae", *QUICK)[0] == 0
+    before = {p: p.read_bytes() for p in Path("runs").rglob("*") if p.is_file()}
+    code, _, err = run("train", "vae", *QUICK)
+    assert code == 2 and "--resume" in err and "this run already" in err
+    code, _, err = run("train", "vae", *QUICK, "--prior", "mixture", "--out", "runs/vae-digits", "--resume")
+    assert code == 2 and "another build" in err
+    code, _, err = run("train", "vae", *QUICK, "--seed", 3, "--resume")
+    assert code == 2 and "another seed" in err
+    assert before == {p: p.read_bytes() for p in Path("runs").rglob("*") if p.is_file()}
+    assert run("train", "vae", *QUICK, "--resume")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "none.py"], "no such file"),
+        (["train", "vea"], "did you mean 'vae'"),
+        (["train", "vae", "--prior", "mixtur"], "did you mean 'mixture'"),
+        (["train", "vae", "--likelihood", "bernuolli"], "did you mean 'bernoulli'"),
+        (["train", "vae", "--data", "digitz"], "did you mean 'digits'"),
+        (["train", "vae", "--data", "no/such.npy"], "does not exist"),
+        (["train", "vae", "--guide", "meanfield"], "did you mean 'mean_field'"),
+        (["train", "vae", "--epochs", "0"], "epochs.*got 0"),
+        (["train", "vae", "--epochs", "many"], "'many' is not a valid integer"),
+        (["train", "vae", "--batch-size", "-1"], "batch_size.*got -1"),
+        (["train", "vae", "--learning-rate", "0"], r"learning_rate.*got 0\.0"),
+        (["train", "vae", "--num-samples", "0"], "num_samples.*got 0"),
+        (["train", "vae", "--set", "prior.latent_dim"], "part.option=value"),
+        (["train", "vae", "--set", "prior.size=3"], r"Unknown option prior\.size"),
+        (["train", "vae", "--set", "fit.epoch=3"], "did you mean 'epochs'"),
+        (["train", "vae", "--set", "fit.schedule=linear"], "Unknown schedule 'linear'"),
+        (["train", "vae", "--set", "data.binarize=yes"], "'dynamic', 'threshold' or None; got 'yes'"),
+        (["train", "vae", "--set", "data.binarize=none"], r"\{0, 1\} for Bernoulli; got .*Binarize"),
+        (["train", "--epoch", "3"], "--epochs"),
+        (["evaluate", "no-run"], "no such folder"),
+        (["sample", "no-run"], "no such folder"),
+        (["compare", "no-run"], "no such folder"),
+        (["compare"], "RUN"),
+        (["trian"], "train"),
+    ],
+)
+def test_bad_input_ends_in_one_or_two_lines(run, tmp_path, arguments, message):
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert out == ""
+    assert 1 <= len(err.strip().splitlines()) <= 2
+    assert re.search(message, err), err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_broken_run_folders(run):
+    assert run("train", "vae", *QUICK, "--out", "r")[0] == 0
+    whole = {p.name: p.read_bytes() for p in Path("r").iterdir() if p.is_file()}
+
+    def with_file(name, content):
+        for n, b in whole.items():
+            Path("r", n).write_bytes(b)
+        Path("r", name).unlink() if content is None else Path("r", name).write_bytes(content)
+        code, _, err = run("evaluate", "r", "-k", 2)
+        assert code == 2 and len(err.splitlines()) <= 2
+        return err
+
+    assert "half-written" in with_file("model.safetensors", None)
+    assert "half-written" in with_file("guide.safetensors", whole["guide.safetensors"][:99])
+    assert "no run.json" in with_file("run.json", None)
+    assert "run folder" in with_file("run.json", b'{"format": 1')
+    assert "another version" in with_file("run.json", whole["run.json"].replace(b'"format": 1', b'"format": 99'))
+    assert "history" in with_file("history.csv", b"epoch\nx\n")
+    other = json.loads(whole["run.json"])
+    other["build"]["settings"]["prior.latent_dim"] = 3
+    assert "Expected weights that fit" in with_file("run.json", json.dumps(other).encode())
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not Path("/dev/full").exists(), reason="needs Linux and root to mount")
+def test_a_full_disk(run, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], check=False, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        code, _, err = run("train", "vae", *QUICK, "--out", disk / "r")
+        assert code == 2 and "No space left on device" in err and len(err.splitlines()) <= 2
+        assert not list((disk / "r").glob(".*"))
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_folder_that_cannot_be_written(run):
+    Path("taken").write_text("a file, not a folder")
+    code, _, err = run("train", "vae", *QUICK, "--out", "taken/r")
+    assert code == 2 and "Expected to write" in err and len(err.splitlines()) <= 2
+
+
+COMMAND = [sys.executable, "-m", "ppl_vae", "train", "vae", "--epochs", "25", "--num-samples", "5", "--seed", "7"]
+SMALLER = ["--set", "decoder.hidden=32", "--set", "encoder.hidden=32", "--resume"]
+
+
+def test_ctrl_c_leaves_a_run_that_resumes(tmp_path):
+    command = [*COMMAND, *SMALLER, "--epochs", "2000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    last = tmp_path / "runs" / "vae-digits" / "last.pt"
+    while not last.exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in err and "Traceback" not in err
+    torch.load(last, weights_only=True)
+
+
+def test_killed_at_ten_random_moments_and_resumed(tmp_path):
+    """SIGKILL at any moment, resumed each time: the same weights, to the last bit, as a run left in peace."""
+    subprocess.run([*COMMAND, *SMALLER, "--out", "peace"], cwd=tmp_path, check=True, capture_output=True)
+    rng = random.Random(0)
+    kills = 0
+    state = tmp_path / "war" / "last.pt"
+    while kills < 10:
+        process = subprocess.Popen([*COMMAND, *SMALLER, "--out", "war"], cwd=tmp_path, stdout=-3, stderr=-3)
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        if kills % 3:  # two in three moments lie within training, once a new state has been written
+            while (state.stat().st_mtime_ns if state.exists() else 0) == before and process.poll() is None:
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, 0.12))
+        else:
+            time.sleep(rng.uniform(0, 4))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    subprocess.run([*COMMAND, *SMALLER, "--out", "war"], cwd=tmp_path, check=True, capture_output=True)
+    for name in ("model.safetensors", "guide.safetensors"):
+        peace, war = load_file(tmp_path / "peace" / name), load_file(tmp_path / "war" / name)
+        assert all(torch.equal(peace[key], war[key]) for key in peace)
+    assert (tmp_path / "peace/history.csv").read_bytes() == (tmp_path / "war/history.csv").read_bytes()

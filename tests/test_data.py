@@ -1,0 +1,199 @@
+"""Data sets: fixed splits, binarization, a person's own files, and what is wrong with a file."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ppl_vae import InputError, data, files
+
+
+def test_digits(digits):
+    assert digits.event_shape == (1, 8, 8)
+    parts = [digits.train, digits.validation, digits.test]
+    assert [len(p) for p in parts] == [1297, 200, 300]
+    for part in parts:
+        assert part.x.shape == (len(part), 1, 8, 8)
+        assert set(part.x.unique().tolist()) == {0.0, 1.0}
+        assert part.y.shape == (len(part),)
+        assert torch.equal(part.x, part.x)
+    again = data.load("digits")
+    assert torch.equal(again.test.x, digits.test.x)
+    assert torch.equal(again.train.y, digits.train.y)
+
+
+def test_the_splits_are_a_partition_of_scikit_learns_digits():
+    from sklearn.datasets import load_digits
+
+    grey = data.load("digits", binarize=None)
+    ours = torch.cat([p.x for p in (grey.train, grey.validation, grey.test)]).reshape(-1, 64).numpy() * 16
+    theirs = load_digits().data
+    np.testing.assert_array_equal(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)])
+
+
+def test_dynamic_binarization(digits):
+    grey = data.load("digits", binarize=None)
+    index = torch.arange(1000)
+    a, b = digits.train.draw(index), digits.train.draw(index)
+    assert not torch.equal(a, b)
+    x = grey.train.x[:1000]
+    assert ((a.mean(0) - x.mean(0)).abs() < 5 * 0.5 / 1000**0.5).all()
+    assert set(a.unique().tolist()) == {0.0, 1.0}
+    certain = (x == 0) | (x == 1)
+    assert torch.equal(a[certain], x[certain])
+    # The fixed draw belongs to the datum, not to the batch it comes in.
+    fixed = digits.train.take(index)
+    assert torch.equal(digits.train.take(index.flip(0)), fixed.flip(0))
+    assert torch.equal(digits.train[10:20].x, digits.train.x[10:20])
+    assert torch.equal(digits.test[::3].x, digits.test.x[::3])
+    assert (fixed.mean(0) - x.mean(0)).abs().max() < 5 * 0.5 / 1000**0.5
+
+
+def test_fixed_noise_is_uniform_and_independent():
+    noise = data._fixed_noise(torch.arange(5000), torch.Size([64])).numpy()
+    assert 0 <= noise.min() and noise.max() < 1
+    counts = np.histogram(noise, bins=64, range=(0, 1))[0]
+    chi2 = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
+    assert chi2 < 63 + 5 * np.sqrt(2 * 63)
+    assert np.abs(np.corrcoef(noise.T) - np.eye(64)).max() < 6 / np.sqrt(5000)
+
+
+def test_threshold_and_none():
+    grey, hard = data.load("digits", binarize=None), data.load("digits", binarize="threshold")
+    assert torch.equal(hard.train.x, (grey.train.x >= 0.5).float())
+    assert torch.equal(hard.test.x, (grey.test.x >= 0.5).float())
+    assert 2 < len(grey.test.x.unique()) <= 17
+
+
+def test_mnist(real_data):
+    mnist = real_data("mnist")
+    assert mnist.event_shape == (1, 28, 28)
+    assert [len(p) for p in (mnist.train, mnist.validation, mnist.test)] == [50_000, 10_000, 10_000]
+    grey = real_data("mnist", binarize=None)
+    assert float(grey.test.grey(torch.arange(100)).max()) == 1.0
+    assert mnist.test.y[:4].tolist() == [7, 2, 1, 0]
+
+
+def test_binarized_mnist(real_data):
+    mnist = real_data("binarized_mnist")
+    assert [len(p) for p in (mnist.train, mnist.validation, mnist.test)] == [50_000, 10_000, 10_000]
+    assert set(mnist.test[::50].x.unique().tolist()) == {0.0, 1.0}
+
+
+def test_freyfaces(real_data):
+    faces = real_data("freyfaces")
+    assert faces.event_shape == (1, 28, 20)
+    assert [len(p) for p in (faces.train, faces.validation, faces.test)] == [1565, 200, 200]
+    assert 0 < faces.train.x.min() < faces.train.x.max() < 1
+
+
+def write_images(folder, sizes=((8, 6),) * 12, mode="L"):
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i, (h, w) in enumerate(sizes):
+        shape = (h, w) if mode == "L" else (h, w, 3)
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{i:02}.png")
+    return folder
+
+
+def test_own_files(tmp_path):
+    x = np.random.default_rng(0).random((40, 6), dtype=np.float32)
+    np.save(tmp_path / "a.npy", x)
+    own = data.load(tmp_path / "a.npy")
+    assert [len(p) for p in (own.train, own.validation, own.test)] == [32, 4, 4]
+    assert own.event_shape == (6,)
+    together = torch.cat([own.train.x, own.validation.x, own.test.x])
+    np.testing.assert_array_equal(np.sort(together[:, 0]), np.sort(x[:, 0]))
+
+    images = (x.reshape(40, 2, 3) * 255).astype(np.uint8)
+    np.savez(tmp_path / "b.npz", x=images, y=np.arange(40))
+    own = data.load(str(tmp_path / "b.npz"), binarize="dynamic")
+    assert own.event_shape == (1, 2, 3)
+    row = int(own.test.y[0])
+    grey = data.load(str(tmp_path / "b.npz"))
+    np.testing.assert_allclose(grey.test.x[0, 0], images[row] / 255, rtol=1e-6)
+
+    np.savez(tmp_path / "c.npz", train=x[:20], valid=x[20:30], test=x[30:], test_y=np.arange(10))
+    own = data.load(tmp_path / "c.npz")
+    np.testing.assert_array_equal(own.test.x, x[30:])
+    assert own.test.y.tolist() == list(range(10))
+    assert own.train.y is None
+
+    own = data.load(write_images(tmp_path / "grey"))
+    assert own.event_shape == (1, 8, 6)
+    own = data.load(write_images(tmp_path / "colour", mode="RGB"))
+    assert own.event_shape == (3, 8, 6)
+    assert 0 <= own.train.x.min() < own.train.x.max() <= 1
+
+
+def test_large_files_are_mapped_not_read(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).random((300, 1, 4, 4), dtype=np.float32)
+    np.save(tmp_path / "large.npy", x)
+    in_memory = data.load(tmp_path / "large.npy", binarize="dynamic")
+    monkeypatch.setattr(files, "IN_MEMORY", 100)
+    mapped = data.load(tmp_path / "large.npy", binarize="dynamic")
+    assert isinstance(mapped.train.values, np.memmap)
+    assert isinstance(in_memory.train.values, torch.Tensor)
+    for name in ("train", "validation", "test"):
+        assert torch.equal(getattr(mapped, name).x, getattr(in_memory, name).x)
+
+
+def spoil(tmp_path, name, **arrays):
+    path = tmp_path / name
+    np.savez(path, **arrays) if name.endswith("npz") else np.save(path, *arrays.values())
+    return path
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-50])
+    return path
+
+
+X = np.ones((20, 5))
+CASES = {
+    "unknown": (lambda t: "mnits", "Unknown data set 'mnits': did you mean 'mnist'"),
+    "missing": (lambda t: t / "no.npy", "does not exist"),
+    "string column": (lambda t: spoil(t, "a.npy", x=np.array([["a", "b"]] * 9)), "dtype <U1"),
+    "objects": (lambda t: spoil(t, "a.npz", x=np.array([{}], dtype=object)), "cannot be read"),
+    "nan": (lambda t: spoil(t, "a.npy", x=np.where(np.eye(20, 5) > 0, np.nan, 1)), "NaN or infinity in 5 data, first in row 0"),
+    "inf": (lambda t: spoil(t, "a.npy", x=np.full((9, 2), np.inf)), "infinity in 9 data"),
+    "empty": (lambda t: spoil(t, "a.npy", x=np.zeros((0, 5))), "empty array"),
+    "too few": (lambda t: spoil(t, "a.npy", x=np.zeros((2, 5))), "at least 3 data"),
+    "truncated npy": (lambda t: truncated(spoil(t, "a.npy", x=X)), "cannot be read"),
+    "truncated npz": (lambda t: truncated(spoil(t, "a.npz", x=X)), "cannot be read"),
+    "odd names": (lambda t: spoil(t, "a.npz", a=X, b=X), "hold x .*got a, b"),
+    "labels": (lambda t: spoil(t, "a.npz", x=X, y=np.arange(3)), "as many labels.*got 3 for 20"),
+    "no images": (lambda t: t, "Expected images .*got none"),
+    "two sizes": (lambda t: write_images(t / "i", [(8, 6), (8, 6), (9, 6)]), "one size.*02.png"),
+    "text": (lambda t: (t / "x.csv").write_text("1,2") and t / "x.csv", "npy or .npz"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_wrong_is_said(tmp_path, case):
+    make, message = CASES[case]
+    with pytest.raises(InputError, match=message):
+        data.load(make(tmp_path))
+
+
+def test_a_broken_image(tmp_path):
+    folder = write_images(tmp_path / "i")
+    truncated(folder / "03.png")
+    (folder / "03.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"03\.png.*cannot be read"):
+        data.load(folder)
+
+
+def test_binarizing_what_is_not_grey(tmp_path):
+    path = spoil(tmp_path, "a.npy", x=np.linspace(-3, 3, 60).reshape(30, 2))
+    with pytest.raises(InputError, match=r"\[0, 1\] to binarize.*from -3"):
+        data.load(path, binarize="dynamic")
+    with pytest.raises(InputError, match="'dynamic', 'threshold' or None; got 'dynamik'"):
+        data.load("digits", binarize="dynamik")
+
+
+def test_missing_real_data_say_where_to_put_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("PPL_VAE_DATA", str(tmp_path))
+    for name in ("binarized_mnist", "freyfaces"):
+        with pytest.raises(InputError, match="PPL_VAE_DATA"):
+            data.load(name)
