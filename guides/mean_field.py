@@ -23,8 +23,9 @@ class MeanField(Guide):
 
     def __init__(self, model: Model, encoder: NetworkFactory = MLP) -> None:
         super().__init__(model)
-        self.posteriors = nn.ModuleList(DiagonalNormal(shape.numel()) for shape in self.latents.values())
-        self.h_dims = [posterior.h_dim for posterior in self.posteriors]
+        posteriors = [DiagonalNormal(shape.numel()) for shape in self.latents.values()]
+        self.posteriors = nn.ModuleList(posteriors)
+        self.h_dims = [posterior.h_dim for posterior in posteriors]
         self.encoder = encoder(self.event_shape, (sum(self.h_dims),))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

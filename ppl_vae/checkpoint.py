@@ -86,7 +86,7 @@ class RunFolder:
         except (OSError, ValueError) as problem:
             what = "no such folder" if not self.path.is_dir() else "no run.json" if not path.exists() else str(problem)
             raise InputError(
-                f"Expected a run folder in {self.path}; got {what}. Make one with `ppl-vae train MODEL --out {self.path}`."
+                f"Expected a run folder in {self.path}; got {what}. Make one with `ppl-vae train --out {self.path}`."
             ) from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else None
@@ -146,9 +146,10 @@ class RunFolder:
         try:
             return load(path.read_bytes())
         except (OSError, SafetensorError) as problem:
+            found = problem if path.exists() else "no such file"
             raise InputError(
-                f"Expected the weights of the {role} in {path}; got {'no such file' if not path.exists() else problem}: "
-                f"the run is half-written. Continue it with the command that began it and --resume."
+                f"Expected the weights of the {role} in {path}; got {found}: the run is half-written. "
+                f"Go on with it by the command that began it and --resume."
             ) from None
 
     def read_history(self) -> History:

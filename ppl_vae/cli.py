@@ -10,7 +10,7 @@ import click
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class Setting(click.ParamType):
+class Setting(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
     """An option of a part, `part.option=value`; the value is a Python literal or else a word."""
 
     name = "part.option=value"
@@ -62,8 +62,10 @@ def app() -> None:
 @click.option("--num-samples", "-k", type=int, default=1000, show_default=True, help="K of the bound check.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="The run folder.  [default: runs/MODEL-...-DATA]")
 @click.option("--resume", is_flag=True, help="Go on with the run in that folder, if there is one.")
-def train(settings: tuple[tuple[str, Any], ...], epochs: Any, batch_size: Any, learning_rate: Any, **options: Any) -> None:
-    """Fit MODEL (a name, as vae, or a Python file) to data and check the bound.
+def train(
+    settings: tuple[tuple[str, Any], ...], epochs: Any, batch_size: Any, learning_rate: Any, **options: Any
+) -> None:
+    r"""Fit MODEL (a name, as vae, or a Python file) to data and check the bound.
 
     \b
     ppl-vae train vae

@@ -241,7 +241,9 @@ def _binarized_mnist() -> tuple[Split, ...]:
     parts = []
     for key in ("train", "valid", "test"):
         if key not in arrays:
-            raise InputError(f"Expected arrays train, valid and test in binarized_mnist_static.npz; got {list(arrays)}.")
+            raise InputError(
+                f"Expected arrays train, valid and test in binarized_mnist_static.npz; got {list(arrays)}."
+            )
         parts.append(_whole(torch.from_numpy(arrays[key]).reshape(-1, 1, 28, 28)))
     return tuple(parts)
 

@@ -28,6 +28,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(map(repr, near))}? {listing}" if near else f"choose one of them {listing}"
 
 
+def reason(problem: BaseException) -> str:
+    r"""Return what an exception says in one line: the first of its message, or else its kind.
+
+    >>> reason(ValueError("no number\n  in row 3"))
+    'no number'
+    """
+    return next(iter(str(problem).splitlines()), "") or type(problem).__name__
+
+
 def positive_int(name: str, value: object) -> int:
     """Return `value` if it is a whole number above zero, else raise an InputError that names it.
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 from ppl_vae.files import written_whole
 
 Array = NDArray[np.float64]
@@ -38,7 +38,7 @@ class Mean:
     mcse: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evidence:
     """Estimates of log P(x) for N data, each with its error; all in nats.
 
@@ -71,7 +71,7 @@ class Evidence:
 
     @property
     def gap(self) -> Array:
-        """log P(x) - ELBO = KL(Q(z | x) || P(z | x)) per datum, [N]."""
+        """Log P(x) - ELBO = KL(Q(z | x) || P(z | x)) per datum, [N]."""
         return self.log_px - self.elbo
 
     def means(self) -> dict[str, Mean]:
@@ -94,10 +94,12 @@ class Evidence:
         if self.num_samples < 2:
             return "One sample for each datum: log P(x) is the ELBO, and its error is not known. Raise num_samples."
         if few == 0:
-            return f"Every datum has an effective sample size of {LOW_ESS:.0f} or more: nothing speaks against log P(x)."
+            return (
+                f"Every datum has an effective sample size of {LOW_ESS:.0f} or more: nothing speaks against log P(x)."
+            )
         return (
-            f"{few} of {len(self)} data have an effective sample size below {LOW_ESS:.0f}: their log P(x) rests on a few "
-            f"samples, and is more likely too low. Raise num_samples, or train the guide for longer."
+            f"{few} of {len(self)} data have an effective sample size below {LOW_ESS:.0f}: their log P(x) rests on a "
+            f"few samples, and is more likely too low. Raise num_samples, or train the guide for longer."
         )
 
     def _rows(self) -> list[tuple[str, str, str, str, str]]:
@@ -108,7 +110,8 @@ class Evidence:
             "bits_per_dim": ("bits per dim", f"-log P(x) / ({self.event_size} ln 2)"),
         }
         return [
-            (notes[k][0], f"{m.value:.3f}", _number(m.se), _number(m.mcse), notes[k][1]) for k, m in self.means().items()
+            (notes[k][0], f"{m.value:.3f}", _number(m.se), _number(m.mcse), notes[k][1])
+            for k, m in self.means().items()
         ]
 
     def _headline(self) -> str:
@@ -125,6 +128,8 @@ class Evidence:
         head = ("", "mean", "s.e.", "MCSE", "")
         table = [f"{a:<13}{b:>11}{c:>9}{d:>9}  {e}".rstrip() for a, b, c, d, e in [head, *self._rows()]]
         return "\n".join([self._headline(), *table, self._ess_line(), self.verdict()])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         cells = "".join(
@@ -177,12 +182,12 @@ class Evidence:
 
         try:
             with xarray.open_dataset(path, engine="h5netcdf") as dataset:
-                arrays = {str(k): np.asarray(v.values) for k, v in dataset.data_vars.items()}
+                arrays: dict[str, Any] = {str(k): np.asarray(v.values) for k, v in dataset.data_vars.items()}
                 attrs = {str(k): v.item() if isinstance(v, np.generic) else v for k, v in dataset.attrs.items()}
             return cls(**arrays, **attrs)
         except (OSError, ValueError, TypeError) as problem:
             raise InputError(
-                f"Expected an evidence file in {path}; got none that can be read ({str(problem).splitlines()[0]}). "
+                f"Expected an evidence file in {path}; got none that can be read ({reason(problem)}). "
                 f"Make it with `ppl-vae evaluate`."
             ) from None
 

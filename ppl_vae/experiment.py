@@ -98,7 +98,7 @@ def train(
     positive_int("num_samples", num_samples)
     fit_options, data_options, own = _sorted_out(settings or {})
     parts = datasets.load(data, **data_options)
-    build = {"model": model, "guide": guide, "prior": prior, "likelihood": likelihood}
+    build: dict[str, Any] = {"model": model, "guide": guide, "prior": prior, "likelihood": likelihood}
     with seeded(seed):
         built, built_guide, used = programs.build(
             **build, event_shape=parts.event_shape, settings=own, defaults=_prefixed(parts.settings, "fit.", False)
@@ -118,7 +118,9 @@ def train(
         "seed": seed,
         "files": {role: hashlib.sha256(content).hexdigest() for role, content in files.items()},
     }
-    versions = {name: version(name) for name in ("ppl-vae", "torch", "pyro-ppl")} | {"python": platform.python_version()}
+    versions = {name: version(name) for name in ("ppl-vae", "torch", "pyro-ppl")} | {
+        "python": platform.python_version()
+    }
     _refuse_other_run(folder, config, resume)
 
     def write_what_is_run() -> None:
@@ -139,7 +141,11 @@ def train(
         on_start=write_what_is_run,
         progress=progress,
     )
-    result = {"best_epoch": fitted.best_epoch, "stopped": fitted.stopped, "seconds": round(time.monotonic() - started, 1)}
+    result = {
+        "best_epoch": fitted.best_epoch,
+        "stopped": fitted.stopped,
+        "seconds": round(time.monotonic() - started, 1),
+    }
     folder.write_json(config | {"versions": versions, "result": result})
     evaluate(folder.path, num_samples=num_samples, progress=progress)
     run = load(folder.path)
@@ -162,7 +168,9 @@ def load(path: str | os.PathLike[str]) -> Run:
         build, event_shape = dict(config["build"]), torch.Size(config["data"]["event_shape"])
         build |= {role: str(folder / f"{role}.py") for role in config["files"]}
     except (KeyError, TypeError) as problem:
-        raise InputError(f"Expected a whole run.json in {folder.path}; got one without {problem}. Train again.") from None
+        raise InputError(
+            f"Expected a whole run.json in {folder.path}; got one without {problem}. Train again."
+        ) from None
     weights = {role: folder.read_weights(role) for role in ("model", "guide")}
     with seeded(0):
         model, guide, _ = programs.build(**build, event_shape=event_shape)
@@ -171,8 +179,8 @@ def load(path: str | os.PathLike[str]) -> Run:
             module.load_state_dict(weights[role])
         except RuntimeError as problem:
             raise InputError(
-                f"Expected weights that fit the {role} in {folder.path}; got others ({str(problem).splitlines()[-1].strip()}). "
-                f"The program has changed since: go back to it, or train again."
+                f"Expected weights in {folder.path} that fit the {role}; got others "
+                f"({str(problem).splitlines()[-1].strip()}). The program has changed since: go back, or train again."
             ) from None
         module.eval()
     evidence = Evidence.load(folder / "evidence.nc") if (folder / "evidence.nc").exists() else None
@@ -201,7 +209,7 @@ def evaluate(
         progress: show a progress bar; None shows it in a terminal and in a notebook.
 
     Returns:
-        `Evidence`. With the guide as the proposal, that of the test split is written to evidence.nc.
+        `Evidence`. With the guide as the proposal, that of the whole test split is written to evidence.nc.
 
     Raises:
         InputError: no run there, or an option that is out of range.
@@ -216,7 +224,7 @@ def evaluate(
     evidence = estimate_evidence(
         run.model, run.guide, chosen, num_samples=num_samples, proposal=proposal, seed=seed, progress=progress
     )
-    if proposal == "guide" and split == "test":
+    if proposal == "guide" and split == "test" and num_data is None:
         evidence.save(run.path / "evidence.nc")
     return evidence
 
@@ -231,10 +239,14 @@ def draw_figures(run: Run, parts: datasets.Data | None = None) -> list[Path]:
             sample(run.model, NUM_PICTURES, mean=True), title="E[x | z] for z drawn from the prior P(z)"
         )
         figures["reconstructions"] = plots.reconstructions(
-            x, reconstruct(run.model, run.guide, x), title="test data, and E[x | z] for z drawn from Q(z | x) below each"
+            x,
+            reconstruct(run.model, run.guide, x),
+            title="test data, and E[x | z] for z drawn from Q(z | x) below each",
         )
         if list(run.guide.latents.values()) == [(2,)]:
-            figures["manifold"] = plots.manifold(manifold(run.model), title="E[x | z] over a grid of prior quantiles of z")
+            figures["manifold"] = plots.manifold(
+                manifold(run.model), title="E[x | z] over a grid of prior quantiles of z"
+            )
     paths = []
     for name, figure in figures.items():
         path = run.path / "figures" / f"{name}.png"
@@ -264,7 +276,9 @@ def new(folder: str | os.PathLike[str]) -> list[Path]:
             targets[Path(folder, kind, source.name)] = source
     existing = [str(target) for target in targets if target.exists()]
     if existing:
-        raise InputError(f"Expected a folder without these files; got {existing[0]}. Choose another folder, or move it.")
+        raise InputError(
+            f"Expected a folder without these files; got {existing[0]}. Choose another folder, or move it."
+        )
     for target, source in targets.items():
         with written_whole(target) as temporary:
             shutil.copyfile(source, temporary)
@@ -299,5 +313,9 @@ def _refuse_other_run(folder: RunFolder, config: dict[str, Any], resume: bool) -
     differing = [key for key in config if held.get(key) != now[key]]
     if differing or not resume:
         what = f"a run with another {', '.join(differing)}" if differing else "this run already"
-        fix = "Choose another folder (--out)" if differing else "Go on with it (--resume), or choose another folder (--out)"
+        fix = (
+            "Choose another folder (--out)"
+            if differing
+            else "Go on with it (--resume), or choose another folder (--out)"
+        )
         raise InputError(f"Expected {folder.path} to be free for this run; got {what}. {fix}.")

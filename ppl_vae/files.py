@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 
 Array = np.ndarray[Any, Any]
 
@@ -55,7 +55,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, AttributeError) as problem:
         raise InputError(
             f"Expected {path} to be a whole {path.suffix} file of numbers; got one that cannot be read "
-            f"({str(problem).splitlines()[0] if str(problem) else type(problem).__name__}). Write it again with numpy.save."
+            f"({reason(problem)}). Write it again with numpy.save."
         ) from None
 
 

@@ -122,7 +122,7 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
 
 def _draws(model: Program, name: str) -> Tensor:
     sizes = [CHUNK] * (QUANTILE_DRAWS // CHUNK)
-    return torch.cat([poutine.trace(model).get_trace(size=size).nodes[name]["value"] for size in sizes])
+    return torch.cat([samples(poutine.trace(model).get_trace(size=size))[name]["value"] for size in sizes])
 
 
 def _data_site(trace: poutine.Trace, mean: bool) -> Tensor:

@@ -24,7 +24,7 @@ from ppl_vae.progress import hidden
 from ppl_vae.rng import seeded
 from ppl_vae.trace import Structure, log_weights, structure_of
 
-CHUNK_NUMBERS = 2**22  # values of the largest site held at once: 16 MB in single precision
+CHUNK_NUMBERS = 2**21  # values of the largest site held at once: 8 MB in single precision
 
 
 def estimate_evidence(
@@ -90,9 +90,7 @@ def estimate_evidence(
             for batch, subsample in _chunks(source, structure, max(1, rows // at_once)):
                 args = tuple(t.to(pair.device) for t in batch)
                 weights = [
-                    log_weights(
-                        pair, args, k, structure, proposal=proposal, subsample=subsample, vectorize=vectorize
-                    )
+                    log_weights(pair, args, k, structure, proposal=proposal, subsample=subsample, vectorize=vectorize)
                     for k in counts
                 ]
                 parts.append(from_log_weights(torch.cat(weights).double().cpu().numpy()))

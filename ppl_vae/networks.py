@@ -5,6 +5,7 @@ A network is made as `Network(in_shape, out_shape, **options)` and maps [..., *i
 `functools.partial` of it) and gives it the shapes, so any network fits any program.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -48,7 +49,7 @@ class MLP(nn.Module):
         widths = [hidden] if isinstance(hidden, int) else list(hidden)
         sizes = [math.prod(in_shape), *(positive_int("hidden", w) for w in widths), math.prod(out_shape)]
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for n_in, n_out in itertools.pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers[:-1])
 

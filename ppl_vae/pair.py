@@ -10,16 +10,16 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
-from pyro.poutine import Trace
 from pyro.nn.module import _Context
+from pyro.params.param_store import StateDict as Store
+from pyro.poutine import Trace
 from torch import Tensor, nn
 
 Program = Callable[..., Any]
-Store = dict[str, dict[str, Any]]
 
 # Program (or the object whose method it is) -> what it keeps in Pyro's parameter store.
 _STORES: weakref.WeakKeyDictionary[Any, Store] = weakref.WeakKeyDictionary()
@@ -55,11 +55,11 @@ class Pair:
     def _remembered_store(self) -> Store:
         known = [_STORES[_anchor(p)] for p in self.programs.values() if _anchor(p) in _STORES]
         if not known:  # never fitted here: perhaps fitted by Pyro's own SVI, which uses the global store
-            return {key: dict(value) for key, value in pyro.get_param_store().get_state().items()}
+            return pyro.get_param_store().get_state()
         store = _empty_store()
         for other in known:
-            for key in store:
-                store[key].update(other[key])
+            store["params"].update(other["params"])
+            store["constraints"].update(other["constraints"])
         return store
 
     @contextmanager
@@ -75,12 +75,12 @@ class Pair:
         for role, trace in zip(self.programs, traces, strict=True):
             for name, site in trace.nodes.items():
                 if site["type"] == "param":
-                    value = site["value"]
+                    value = cast(Any, site["value"])
                     self._seen[f"{role}.{name}"] = value.unconstrained() if hasattr(value, "unconstrained") else value
 
     def parameters(self) -> list[Tensor]:
         """Return every parameter to be optimized, each once; `see` a run before."""
-        tensors = [p for module in self.modules.values() for p in module.parameters()]
+        tensors: list[Tensor] = [p for module in self.modules.values() for p in module.parameters()]
         tensors += [*self._store["params"].values(), *self._seen.values()]
         return list({id(p): p for p in tensors if p.requires_grad}.values())
 
@@ -121,8 +121,11 @@ class Pair:
 
 
 def call_signature(program: Program) -> inspect.Signature:
-    """Return the signature of a program: of `forward`, if it is a module."""
-    return inspect.signature(program.forward if isinstance(program, nn.Module) else program)
+    """Return the signature of a program: of `forward`, if it is a module; (*args, **kwargs), if it has none."""
+    try:
+        return inspect.signature(program.forward if isinstance(program, nn.Module) else program)
+    except ValueError:  # a program inside some of Pyro's handlers
+        return inspect.signature(lambda *args, **kwargs: None)
 
 
 def program_name(program: Program) -> str:
@@ -150,4 +153,4 @@ class _LocalState:
 
 
 if not hasattr(_Context, "param_state"):
-    _Context.param_state = _LocalState()
+    _Context.param_state = cast(Any, _LocalState())

@@ -1,19 +1,28 @@
 """Figures: functions of arrays and results, never of models; each returns a Matplotlib figure."""
 
-from typing import TYPE_CHECKING, Any
+import io
+from typing import Any
 
+import matplotlib.figure
 import numpy as np
+from matplotlib.axes import Axes
+from PIL import Image
 
+from ppl_vae.checkpoint import History
 from ppl_vae.errors import InputError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from ppl_vae.checkpoint import History
 
 CELL = 0.45  # inches that one image takes
 SMALL = 16  # pixels; below it images are enlarged to be seen
 FACTOR = 4
+
+
+class Figure(matplotlib.figure.Figure):
+    """A Matplotlib figure that a notebook shows by itself, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
 
 
 def tile(images: Any, columns: int) -> np.ndarray[Any, Any]:
@@ -38,7 +47,7 @@ def tile(images: Any, columns: int) -> np.ndarray[Any, Any]:
     return canvas[..., 0] if channels == 1 else canvas
 
 
-def images(x: Any, *, columns: int = 16, title: str = "", smooth: bool | None = None) -> "Figure":
+def images(x: Any, *, columns: int = 16, title: str = "", smooth: bool | None = None) -> Figure:
     """Draw images [N, C, H, W] with values in [0, 1], in rows of `columns`.
 
     Images of fewer than 16 pixels are shown smoothly enlarged, as the eye cannot read 8 x 8 squares;
@@ -55,16 +64,15 @@ def images(x: Any, *, columns: int = 16, title: str = "", smooth: bool | None = 
 
 def _enlarged(x: Any) -> np.ndarray[Any, Any]:
     """Enlarge images [..., H, W] by cubic interpolation."""
-    from PIL import Image
-
     pixels = np.asarray(x, dtype=np.float32)
     height, width = pixels.shape[-2:]
-    flat = [Image.fromarray(p).resize((FACTOR * width, FACTOR * height), Image.Resampling.BICUBIC) for p in
-            pixels.reshape(-1, height, width)]  # fmt: skip
-    return np.stack([np.asarray(p) for p in flat]).reshape(*pixels.shape[:-2], FACTOR * height, FACTOR * width)
+    size = (FACTOR * width, FACTOR * height)
+    flat = pixels.reshape(-1, height, width)
+    enlarged = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in flat]
+    return np.stack(enlarged).reshape(*pixels.shape[:-2], *reversed(size))
 
 
-def reconstructions(x: Any, reconstructed: Any, *, columns: int = 16, title: str = "") -> "Figure":
+def reconstructions(x: Any, reconstructed: Any, *, columns: int = 16, title: str = "") -> Figure:
     """Draw data above their reconstructions, pair by pair of rows."""
     a, b = np.asarray(x, dtype=float), np.asarray(reconstructed, dtype=float)
     if a.shape != b.shape:
@@ -76,13 +84,13 @@ def reconstructions(x: Any, reconstructed: Any, *, columns: int = 16, title: str
     return images(np.concatenate(pairs), columns=columns, title=title)
 
 
-def manifold(x: Any, *, title: str = "") -> "Figure":
+def manifold(x: Any, *, title: str = "") -> Figure:
     """Draw a map [grid, grid, C, H, W] as `ppl_vae.manifold` returns it."""
     values = np.asarray(x, dtype=float)
     return images(values.reshape(-1, *values.shape[2:]), columns=values.shape[1], title=title)
 
 
-def history(record: "History", *, title: str = "") -> "Figure":
+def history(record: History, *, title: str = "") -> Figure:
     """Draw the ELBO over epochs, of the training and the validation data."""
     figure, axes = _figure(1.6, 5.5)
     axes.plot(record.epoch, record.train_elbo, label="training", color="0.6")
@@ -101,10 +109,6 @@ def history(record: "History", *, title: str = "") -> "Figure":
     return figure
 
 
-def _figure(aspect: float, width: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, width / aspect + 0.3), layout="constrained", dpi=130)
-    FigureCanvasAgg(figure)
+def _figure(aspect: float, width: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, width / aspect + 0.3), layout="constrained", dpi=100)
     return figure, figure.add_subplot()

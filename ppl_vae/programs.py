@@ -246,7 +246,9 @@ def _import_file(role: str, path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as problem:
-        raise InputError(f"Expected Python in {path}; got a syntax error in line {problem.lineno}: {problem.msg}.") from None
+        raise InputError(
+            f"Expected Python in {path}; got a syntax error in line {problem.lineno}: {problem.msg}."
+        ) from None
     except Exception as problem:
         raise InputError(f"Expected {path} to import; got {type(problem).__name__}: {problem}.") from problem
     return module

@@ -157,7 +157,9 @@ def fit(
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
         steps = optimizer(pair.parameters(), lr=learning_rate)
-        training = _Training(pair, objective, steps, _schedule(schedule)(steps, epochs), _fixed_plate_size(traces, num_data))
+        training = _Training(
+            pair, objective, steps, _schedule(schedule)(steps, epochs), _fixed_plate_size(traces, num_data)
+        )
         folder = None if out is None else RunFolder(out)
         if folder is not None and folder.has_state:
             training.load_state(_state_to_resume(folder, settings, resume))
@@ -187,7 +189,8 @@ class _Training:
     def __init__(
         self, pair: Pair, objective: ELBO, optimizer: Optimizer, scheduler: LRScheduler, plate_size: int | None
     ) -> None:
-        self.pair, self.objective, self.plate_size = pair, objective, plate_size
+        self.pair, self.plate_size = pair, plate_size
+        self.objective: Any = objective  # the base class of all Pyro objectives does not declare their methods
         self.optimizer, self.scheduler = optimizer, scheduler
         self.parameters = pair.parameters()
         self.rows: list[Row] = []

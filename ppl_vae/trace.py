@@ -22,7 +22,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 from ppl_vae.pair import Pair, program_name
 
 Args = tuple[Any, ...]
@@ -54,7 +54,7 @@ class Structure:
     observed_numel: int
 
 
-class FixedSubsample(Messenger):  # type: ignore[misc]
+class FixedSubsample(Messenger):
     """Make the plate over the data take these data instead of a random subset."""
 
     def __init__(self, plate: str, index: Tensor) -> None:
@@ -75,7 +75,8 @@ def get_traces(pair: Pair, args: Args) -> tuple[poutine.Trace, poutine.Trace]:
 
 def samples(trace: poutine.Trace) -> dict[str, Site]:
     """Return the sample sites of a trace by name, without those that choose a plate's subset."""
-    return {n: s for n, s in prune_subsample_sites(trace).nodes.items() if s["type"] == "sample"}
+    nodes: dict[str, Any] = prune_subsample_sites(trace).nodes
+    return {name: site for name, site in nodes.items() if site["type"] == "sample"}
 
 
 def latent_sites(pair: Pair, *args: Any) -> dict[str, torch.Size]:
@@ -105,12 +106,12 @@ def probe(pair: Pair, args: Args, *, proposal: str = "guide") -> list[poutine.Tr
         check_sites(pair, model_trace, poutine.trace(pair.guide).get_trace(*args))
         return list(get_traces(pair, args))
     except InputError as problem:
-        raise InputError(str(problem).splitlines()[0]) from None  # Pyro adds a table of all shapes below
+        raise InputError(reason(problem)) from None  # Pyro adds a table of all shapes below
     except Exception as problem:
         raise InputError(
             f"Expected {' and '.join(map(program_name, pair.programs.values()))} to run on data of shape "
             f"{', '.join(str(tuple(a.shape)) for a in args)}; got {type(problem).__name__}: "
-            f"{(str(problem).splitlines() or [''])[0]}. Do their shapes fit the data's?"
+            f"{reason(problem)}. Do their shapes fit the data's?"
         ) from problem
 
 

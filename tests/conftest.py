@@ -6,10 +6,10 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
-
-from ppl_vae import data
 from ppl_vae.guides import MeanField
 from ppl_vae.models import LinearGaussian
+
+from ppl_vae import data
 
 os.environ["PPL_VAE_SMOKE"] = "1"  # the notebooks then use small settings
 
@@ -58,6 +58,7 @@ def small_pair(digits):
     from functools import partial
 
     from ppl_vae.models import VAE
+
     from ppl_vae.networks import MLP
     from ppl_vae.priors import StandardNormal
 

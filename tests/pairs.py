@@ -14,7 +14,9 @@ class PyroTutorialVAE(nn.Module):
         super().__init__()
         self.num_pixels, self.z_dim = num_pixels, z_dim
         self.encoder = nn.Sequential(nn.Linear(num_pixels, hidden), nn.Softplus(), nn.Linear(hidden, 2 * z_dim))
-        self.decoder = nn.Sequential(nn.Linear(z_dim, hidden), nn.Softplus(), nn.Linear(hidden, num_pixels), nn.Sigmoid())
+        self.decoder = nn.Sequential(
+            nn.Linear(z_dim, hidden), nn.Softplus(), nn.Linear(hidden, num_pixels), nn.Sigmoid()
+        )
 
     def model(self, x):
         pyro.module("decoder", self.decoder)

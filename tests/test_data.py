@@ -51,7 +51,7 @@ def test_dynamic_binarization(digits):
 
 def test_fixed_noise_is_uniform_and_independent():
     noise = data._fixed_noise(torch.arange(5000), torch.Size([64])).numpy()
-    assert 0 <= noise.min() and noise.max() < 1
+    assert noise.min() >= 0 and noise.max() < 1
     counts = np.histogram(noise, bins=64, range=(0, 1))[0]
     chi2 = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
     assert chi2 < 63 + 5 * np.sqrt(2 * 63)
@@ -155,7 +155,10 @@ CASES = {
     "missing": (lambda t: t / "no.npy", "does not exist"),
     "string column": (lambda t: spoil(t, "a.npy", x=np.array([["a", "b"]] * 9)), "dtype <U1"),
     "objects": (lambda t: spoil(t, "a.npz", x=np.array([{}], dtype=object)), "cannot be read"),
-    "nan": (lambda t: spoil(t, "a.npy", x=np.where(np.eye(20, 5) > 0, np.nan, 1)), "NaN or infinity in 5 data, first in row 0"),
+    "nan": (
+        lambda t: spoil(t, "a.npy", x=np.where(np.eye(20, 5) > 0, np.nan, 1)),
+        "NaN or infinity in 5 data, first in row 0",
+    ),
     "inf": (lambda t: spoil(t, "a.npy", x=np.full((9, 2), np.inf)), "infinity in 9 data"),
     "empty": (lambda t: spoil(t, "a.npy", x=np.zeros((0, 5))), "empty array"),
     "too few": (lambda t: spoil(t, "a.npy", x=np.zeros((2, 5))), "at least 3 data"),

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ppl_vae.guides import LinearGaussian as ExactPosterior
+from ppl_vae.models import LinearGaussian
 
 from ppl_vae import InputError, compare, estimate_evidence
 from ppl_vae.evidence import Evidence, from_log_weights
-from ppl_vae.guides import LinearGaussian as ExactPosterior
-from ppl_vae.models import LinearGaussian
 
 
 def evidence_of(log_weights, **changes):

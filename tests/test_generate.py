@@ -6,12 +6,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs import PyroTutorialVAE, mean_model
+from ppl_vae.guides import LinearGaussian as ExactPosterior
+from ppl_vae.models import VAE, LinearGaussian
 
 import ppl_vae
 from ppl_vae import InputError, plots
 from ppl_vae.checkpoint import History
-from ppl_vae.guides import LinearGaussian as ExactPosterior
-from ppl_vae.models import VAE, LinearGaussian
 from ppl_vae.priors import Mixture, StandardNormal
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from ppl_vae.guides import LinearGaussian, MeanField
 
 from ppl_vae import InputError, programs
-from ppl_vae.guides import LinearGaussian, MeanField
 from ppl_vae.likelihoods import Gaussian
 from ppl_vae.priors import Mixture, StandardNormal
 
@@ -42,7 +42,7 @@ class Own(Model):
             z = pyro.sample("z", self.prior())
             return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
 '''
-OWN_GUIDE = '''
+OWN_GUIDE = """
 import pyro
 import pyro.distributions as dist
 from ppl_vae.base import Guide
@@ -57,7 +57,7 @@ class OwnGuide(Guide):
     def forward(self, x):
         with self.plate(x):
             pyro.sample("z", dist.Normal(self.net(x), 1.0).to_event(1))
-'''
+"""
 
 
 def write(tmp_path, text, name="own.py"):
@@ -126,7 +126,7 @@ CASES = {
     "unknown guide": (dict(guide="mean_feild"), "did you mean 'mean_field'"),
     "unknown prior": (dict(prior="standard_norml"), "did you mean 'standard_normal'"),
     "unknown likelihood": (dict(likelihood="gausian"), "did you mean 'gaussian'"),
-    "unknown option": (dict(settings={"prior.latent_dims": 2}), r"prior\.latent_dims of StandardNormal: did you mean 'latent_dim'"),
+    "unknown option": (dict(settings={"prior.latent_dims": 2}), r"prior\.latent_dims of .*'latent_dim'"),
     "unknown network option": (dict(settings={"decoder.hiden": 2}), r"decoder\.hiden of MLP: did you mean 'hidden'"),
     "unknown part": (dict(settings={"priors.latent_dim": 2}), "did you mean 'prior'"),
     "no option": (dict(settings={"prior": 2}), "part.option"),
