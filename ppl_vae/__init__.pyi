@@ -2,9 +2,10 @@ from . import data, likelihoods, networks, plots, posteriors, priors
 from .base import Guide, Model
 from .errors import InputError, NonFiniteLossError
 from .evidence import Evidence, compare
-from .experiment import Run, evaluate, load, new, train
+from .experiment import evaluate, new, train
 from .generate import manifold, reconstruct, sample
 from .importance import estimate_evidence
+from .runs import Run, load
 from .svi import Fit, fit
 
 __all__ = [

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
-from ppl_vae.data import Split
 from ppl_vae.errors import InputError
 from ppl_vae.pair import Pair, call_signature, program_name
+from ppl_vae.splits import Split
 
 Batch = tuple[Tensor, ...]
 

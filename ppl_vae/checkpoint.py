@@ -125,12 +125,34 @@ class RunFolder:
         """
         try:
             state: dict[str, Any] = torch.load(self / "last.pt", weights_only=True)
-            state["rows"], state["best"]
+            state["rows"], state["best"], state["settings"]
         except Exception as problem:  # torch.load raises half a dozen kinds for a broken file
             raise InputError(
                 f"Expected {self / 'last.pt'} to hold a state to resume; got a file that cannot be read "
                 f"({type(problem).__name__}). Train again into another folder."
             ) from None
+        return state
+
+    def read_state_of(self, settings: Mapping[str, Any], resume: bool) -> dict[str, Any]:
+        """Read last.pt to go on with a run of just these settings.
+
+        Raises:
+            InputError: nobody asked to resume, or the run has other settings.
+        """
+        if not resume:
+            raise InputError(
+                f"Expected a folder without a run; got {self.path}, which holds one. Pass resume=True (--resume) to go "
+                f"on with it, or choose another folder."
+            )
+        state = self.read_state()
+        held = state["settings"]
+        differing = [key for key in {**settings, **held} if settings.get(key) != held.get(key)]
+        if differing:
+            was, now = (", ".join(f"{k}={one.get(k)}" for k in differing) for one in (held, settings))
+            raise InputError(
+                f"Expected to resume the run in {self.path} with its own settings ({was}); got {now}. Use those, or "
+                f"choose another folder."
+            )
         return state
 
     def read_weights(self, role: str) -> dict[str, Tensor]:

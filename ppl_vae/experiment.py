@@ -1,62 +1,35 @@
-"""From names to a run folder and back: what the command line does, as functions.
+"""From names to a run folder: what the command line does, as functions.
 
 `train` builds a pair by name, fits it to a data set, checks the bound on the test split and draws the
-figures; `load` reads the folder again; `evaluate` estimates log P(x) anew.
+figures; `evaluate` estimates log P(x) anew; `new` copies the programs to be edited.
 """
 
 import hashlib
-import json
 import os
 import platform
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ppl_vae import data as datasets
 from ppl_vae import plots, programs
-from ppl_vae.base import Guide, Model
-from ppl_vae.checkpoint import History, RunFolder
+from ppl_vae.checkpoint import RunFolder
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import written_whole
 from ppl_vae.generate import manifold, reconstruct, sample
 from ppl_vae.importance import estimate_evidence
 from ppl_vae.rng import seeded
+from ppl_vae.runs import Run, load, refuse_other_run
+from ppl_vae.splits import Split
 from ppl_vae.svi import fit
 
 FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "schedule", "patience")
 SPLITS = ("train", "validation", "test")
 NUM_PICTURES = 128
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A run folder that has been read.
-
-    Attributes:
-        path: where it is.
-        model, guide: the pair, with its best weights.
-        history: ELBO over epochs.
-        config: run.json: what was run.
-        evidence: the bound check on the test split, or None before there is one.
-    """
-
-    path: Path
-    model: Model
-    guide: Guide
-    history: History
-    config: dict[str, Any]
-    evidence: Evidence | None
-
-    def data(self) -> datasets.Data:
-        """Load the data set the run was trained on."""
-        return datasets.load(self.config["data"]["name"], binarize=self.config["data"]["binarize"])
 
 
 def train(
@@ -121,7 +94,7 @@ def train(
     versions = {name: version(name) for name in ("ppl-vae", "torch", "pyro-ppl")} | {
         "python": platform.python_version()
     }
-    _refuse_other_run(folder, config, resume)
+    refuse_other_run(folder, config, resume)
 
     def write_what_is_run() -> None:
         folder.write_json(config | {"versions": versions})
@@ -151,40 +124,6 @@ def train(
     run = load(folder.path)
     draw_figures(run, parts)
     return run
-
-
-def load(path: str | os.PathLike[str]) -> Run:
-    """Read a run folder: the pair with its best weights, its history and its evidence.
-
-    Args:
-        path: the folder, for instance "runs/vae-digits".
-
-    Raises:
-        InputError: no run there, a half-written one, or one from another version.
-    """
-    folder = RunFolder(path)
-    config = folder.read_json()
-    try:
-        build, event_shape = dict(config["build"]), torch.Size(config["data"]["event_shape"])
-        build |= {role: str(folder / f"{role}.py") for role in config["files"]}
-    except (KeyError, TypeError) as problem:
-        raise InputError(
-            f"Expected a whole run.json in {folder.path}; got one without {problem}. Train again."
-        ) from None
-    weights = {role: folder.read_weights(role) for role in ("model", "guide")}
-    with seeded(0):
-        model, guide, _ = programs.build(**build, event_shape=event_shape)
-    for role, module in (("model", model), ("guide", guide)):
-        try:
-            module.load_state_dict(weights[role])
-        except RuntimeError as problem:
-            raise InputError(
-                f"Expected weights in {folder.path} that fit the {role}; got others "
-                f"({str(problem).splitlines()[-1].strip()}). The program has changed since: go back, or train again."
-            ) from None
-        module.eval()
-    evidence = Evidence.load(folder / "evidence.nc") if (folder / "evidence.nc").exists() else None
-    return Run(folder.path, model, guide, folder.read_history(), config, evidence)
 
 
 def evaluate(
@@ -218,7 +157,7 @@ def evaluate(
     if split not in SPLITS:
         raise InputError(f"Unknown split {split!r}: {did_you_mean(str(split), SPLITS)}.")
     run = run if isinstance(run, Run) else load(run)
-    chosen: datasets.Split = getattr(run.data(), split)
+    chosen: Split = getattr(run.data(), split)
     if num_data is not None:
         chosen = chosen[:: max(1, len(chosen) // positive_int("num_data", num_data))]
     evidence = estimate_evidence(
@@ -300,22 +239,3 @@ def _prefixed(settings: Mapping[str, Any], prefix: str, wanted: bool) -> dict[st
     if wanted:
         return {k.removeprefix(prefix): v for k, v in settings.items() if k.startswith(prefix)}
     return {k: v for k, v in settings.items() if not k.startswith(prefix)}
-
-
-def _refuse_other_run(folder: RunFolder, config: dict[str, Any], resume: bool) -> None:
-    if not (folder / "run.json").exists():
-        return
-    held = folder.read_json()
-    now = json.loads(json.dumps(config))
-    # More epochs of the same run are allowed, as far as its learning-rate schedule does not depend on them.
-    for one in (held, now):
-        one.get("fit", {}).pop("epochs", None)
-    differing = [key for key in config if held.get(key) != now[key]]
-    if differing or not resume:
-        what = f"a run with another {', '.join(differing)}" if differing else "this run already"
-        fix = (
-            "Choose another folder (--out)"
-            if differing
-            else "Go on with it (--resume), or choose another folder (--out)"
-        )
-        raise InputError(f"Expected {folder.path} to be free for this run; got {what}. {fix}.")

@@ -135,28 +135,34 @@ def build(
     """
     found = find("model", model)
     classes = {"model": found.cls, "guide": find_guide(guide, model, found).cls}
-    chosen = {"prior": prior, "likelihood": likelihood}
+    named = {"prior": prior, "likelihood": likelihood}
     given = _by_part(settings or {})
     suggested = _by_part(defaults or {})
     used: dict[str, Any] = {}
-    arguments: dict[str, dict[str, Any]] = {role: given[role] for role in ROLES}
     for part, role in SWAPPABLE.items():
+        options, name = given.pop(part), named.get(part)
         if part not in _options(classes[role]):
-            if chosen.get(part) or given[part]:
+            if name or options:
                 raise InputError(
-                    f"Expected a {role} that takes a {part}; got {classes[role].__name__}, which has its own. "
+                    f"Expected a {role} whose {part} can be chosen; got {classes[role].__name__}, which has its own. "
                     f"Leave out {part}, or use another {role}."
                 )
             continue
-        if not (chosen.get(part) or given[part] or suggested[part]):
+        if part in PARTS and name is None and is_file(model):  # what the person wrote there holds
+            if options:
+                raise InputError(
+                    f"Expected --{part} beside options of the {part}; got {', '.join(f'{part}.{k}' for k in options)} "
+                    f"for {model}, which has a {part} of its own. Name one, or change the file."
+                )
             continue
-        cls = _part_class(part, chosen.get(part), found, classes[role], event_shape)
-        options = {k: v for k, v in suggested[part].items() if k in _options(cls)} | given[part]
-        used |= {f"{part}.{k}": v for k, v in options.items()}
-        arguments[role][part] = make(cls, options, part) if part in PARTS else _network(cls, options, part)
+        cls = _part_class(part, name, found, classes[role], event_shape)
+        options = {k: v for k, v in suggested[part].items() if k in _options(cls)} | options
+        if name or options:
+            given[role][part] = make(cls, options, part) if part in PARTS else _network(cls, options, part)
+            used |= {f"{part}.{k}": v for k, v in options.items()}
     used |= {f"{role}.{k}": v for role in ROLES for k, v in given[role].items() if k not in SWAPPABLE}
-    built = make(classes["model"], arguments["model"], "model", event_shape)
-    return built, make(classes["guide"], arguments["guide"], "guide", built), used
+    built = make(classes["model"], given["model"], "model", event_shape)
+    return built, make(classes["guide"], given["guide"], "guide", built), used
 
 
 def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

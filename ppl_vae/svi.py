@@ -162,7 +162,7 @@ def fit(
         )
         folder = None if out is None else RunFolder(out)
         if folder is not None and folder.has_state:
-            training.load_state(_state_to_resume(folder, settings, resume))
+            training.load_state(folder.read_state_of(settings, resume))
         if on_start is not None:
             on_start()
         try:
@@ -300,21 +300,3 @@ def _fixed_plate_size(traces: list[Any], num_data: int) -> int | None:
     except InputError:  # no plate over the data: fitting can do without
         return None
     return None if full_size == num_data else full_size
-
-
-def _state_to_resume(folder: RunFolder, settings: dict[str, Any], resume: bool) -> dict[str, Any]:
-    if not resume:
-        raise InputError(
-            f"Expected a folder without a run; got {folder.path}, which holds one. Pass resume=True (--resume) to go "
-            f"on with it, or choose another folder."
-        )
-    state = folder.read_state()
-    differing = [k for k in settings | state["settings"] if settings.get(k) != state["settings"].get(k)]
-    if differing:
-        was = ", ".join(f"{k}={state['settings'].get(k)}" for k in differing)
-        now = ", ".join(f"{k}={settings.get(k)}" for k in differing)
-        raise InputError(
-            f"Expected to resume the run in {folder.path} with its own settings ({was}); got {now}. Use those, or "
-            f"choose another folder."
-        )
-    return state

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ppl_vae import InputError, data, files
+from ppl_vae import InputError, data, files, splits
 
 
 def test_digits(digits):
@@ -50,7 +50,7 @@ def test_dynamic_binarization(digits):
 
 
 def test_fixed_noise_is_uniform_and_independent():
-    noise = data._fixed_noise(torch.arange(5000), torch.Size([64])).numpy()
+    noise = splits._fixed_noise(torch.arange(5000), torch.Size([64])).numpy()
     assert noise.min() >= 0 and noise.max() < 1
     counts = np.histogram(noise, bins=64, range=(0, 1))[0]
     chi2 = ((counts - counts.mean()) ** 2 / counts.mean()).sum()

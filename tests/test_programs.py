@@ -108,6 +108,16 @@ def test_options_of_the_prior_the_model_itself_uses():
     assert model.prior.latent_dim == 3
 
 
+def test_what_a_file_says_holds(tmp_path):
+    path = write(tmp_path, OWN)
+    model, _, used = programs.build(path, event_shape=SHAPE, defaults={"prior.latent_dim": 7})
+    assert (model.prior.latent_dim, used) == (2, {})
+    with pytest.raises(InputError, match=r"Expected --prior .*prior\.latent_dim .*Name one, or change the file"):
+        programs.build(path, event_shape=SHAPE, settings={"prior.latent_dim": 7})
+    model, _, _ = programs.build(path, event_shape=SHAPE, prior="laplace", defaults={"prior.latent_dim": 7})
+    assert model.prior.latent_dim == 7
+
+
 def test_a_file_of_ones_own(tmp_path):
     path = write(tmp_path, OWN)
     model, guide, _ = programs.build(path, event_shape=SHAPE, prior="laplace", settings={"prior.scale": 2.0})
@@ -132,9 +142,9 @@ CASES = {
     "no option": (dict(settings={"prior": 2}), "part.option"),
     "bad value": (dict(settings={"prior.latent_dim": "two"}), "latent_dim.*got 'two'"),
     "bad type": (dict(settings={"decoder.hidden": 2.5}), "MLP|decoder|hidden"),
-    "part the model does not take": (dict(model="linear_gaussian", prior="mixture"), "takes a prior.*LinearGaussian"),
+    "part the model does not take": (dict(model="linear_gaussian", prior="mixture"), "whose prior can be chosen"),
     "network the guide does not take": (
-        dict(model="linear_gaussian", settings={"encoder.hidden": 3}), "takes a encoder|takes an encoder"),
+        dict(model="linear_gaussian", settings={"encoder.hidden": 3}), "whose encoder can be chosen"),
 }  # fmt: skip
 
 

@@ -1,0 +1,99 @@
+"""A run folder read again: the pair with its best weights, its history, its evidence."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ppl_vae import data as datasets
+from ppl_vae import programs
+from ppl_vae.base import Guide, Model
+from ppl_vae.checkpoint import History, RunFolder
+from ppl_vae.errors import InputError
+from ppl_vae.evidence import Evidence
+from ppl_vae.rng import seeded
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run folder that has been read.
+
+    Attributes:
+        path: where it is.
+        model, guide: the pair, with its best weights.
+        history: ELBO over epochs.
+        config: run.json: what was run.
+        evidence: the bound check on the test split, or None before there is one.
+    """
+
+    path: Path
+    model: Model
+    guide: Guide
+    history: History
+    config: dict[str, Any]
+    evidence: Evidence | None
+
+    def data(self) -> datasets.Data:
+        """Load the data set the run was trained on."""
+        return datasets.load(self.config["data"]["name"], binarize=self.config["data"]["binarize"])
+
+
+def load(path: str | os.PathLike[str]) -> Run:
+    """Read a run folder: the pair with its best weights, its history and its evidence.
+
+    Args:
+        path: the folder, for instance "runs/vae-digits".
+
+    Raises:
+        InputError: no run there, a half-written one, or one from another version.
+    """
+    folder = RunFolder(path)
+    config = folder.read_json()
+    try:
+        build, event_shape = dict(config["build"]), torch.Size(config["data"]["event_shape"])
+        build |= {role: str(folder / f"{role}.py") for role in config["files"]}
+    except (KeyError, TypeError) as problem:
+        raise InputError(
+            f"Expected a whole run.json in {folder.path}; got one without {problem}. Train again."
+        ) from None
+    weights = {role: folder.read_weights(role) for role in ("model", "guide")}
+    with seeded(0):
+        model, guide, _ = programs.build(**build, event_shape=event_shape)
+    for role, module in (("model", model), ("guide", guide)):
+        try:
+            module.load_state_dict(weights[role])
+        except RuntimeError as problem:
+            raise InputError(
+                f"Expected weights in {folder.path} that fit the {role}; got others "
+                f"({str(problem).splitlines()[-1].strip()}). The program has changed since: go back, or train again."
+            ) from None
+        module.eval()
+    evidence = Evidence.load(folder / "evidence.nc") if (folder / "evidence.nc").exists() else None
+    return Run(folder.path, model, guide, folder.read_history(), config, evidence)
+
+
+def refuse_other_run(folder: RunFolder, config: dict[str, Any], resume: bool) -> None:
+    """Check that a folder is free for a run, or holds just this one and is to be resumed.
+
+    Raises:
+        InputError: it holds another run, or this one and nobody asked to resume.
+    """
+    if not (folder / "run.json").exists():
+        return
+    held = folder.read_json()
+    now = json.loads(json.dumps(config))
+    # More epochs of the same run are allowed, as far as its learning-rate schedule does not depend on them.
+    for one in (held, now):
+        one.get("fit", {}).pop("epochs", None)
+    differing = [key for key in config if held.get(key) != now[key]]
+    if differing or not resume:
+        what = f"a run with another {', '.join(differing)}" if differing else "this run already"
+        fix = (
+            "Choose another folder (--out)"
+            if differing
+            else "Go on with it (--resume), or choose another folder (--out)"
+        )
+        raise InputError(f"Expected {folder.path} to be free for this run; got {what}. {fix}.")
