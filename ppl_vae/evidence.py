@@ -162,9 +162,10 @@ class Evidence:
 
         log_px = xarray.Dataset({"x": (("chain", "draw", "datum"), self.log_px[None, None])})
         groups = {"evidence": self.to_dataset(), "log_likelihood": log_px}
-        if hasattr(arviz, "InferenceData"):
-            return arviz.InferenceData(**groups, warn_on_custom_groups=False)
-        return xarray.DataTree.from_dict(groups)
+        container = getattr(arviz, "InferenceData", xarray.DataTree)
+        if container is xarray.DataTree:
+            return xarray.DataTree.from_dict(groups)
+        return container(**groups, warn_on_custom_groups=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to a netCDF file, whole or not at all."""
