@@ -10,7 +10,7 @@ import click
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class Setting(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
+class Setting(click.ParamType[tuple[str, Any]]):
     """An option of a part, `part.option=value`; the value is a Python literal or else a word."""
 
     name = "part.option=value"
