@@ -1,7 +1,11 @@
 """The mean-field guide: every latent site an independent Gaussian given x."""
 
 import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions.transforms import ReshapeTransform
 
 from ppl_vae.base import Guide, Model
 from ppl_vae.networks import MLP, NetworkFactory
@@ -16,7 +20,6 @@ class MeanField(Guide):
     Source: Kingma & Welling, arXiv 1312.6114.
 
     >>> from ppl_vae.models import VAE
-    >>> import torch
     >>> MeanField(VAE((1, 8, 8)))(torch.zeros(5, 1, 8, 8))["z"].shape
     torch.Size([5, 8])
     """
@@ -33,6 +36,11 @@ class MeanField(Guide):
         with self.plate(x):
             parts = self.encoder(x).split(self.h_dims, dim=-1)
             return {
-                name: pyro.sample(name, posterior(h))
-                for name, posterior, h in zip(self.latents, self.posteriors, parts, strict=True)
+                name: pyro.sample(name, _shaped(posterior(h), shape))
+                for (name, shape), posterior, h in zip(self.latents.items(), self.posteriors, parts, strict=True)
             }
+
+
+def _shaped(q: TorchDistribution, shape: torch.Size) -> TorchDistribution:
+    # A family gives a vector; a site may be a number or an array.
+    return q if len(shape) == 1 else dist.TransformedDistribution(q, [ReshapeTransform(q.event_shape, shape)])

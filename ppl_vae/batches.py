@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset, default_collate
 
 from ppl_vae.errors import InputError
 from ppl_vae.pair import Pair, call_signature, program_name
@@ -79,8 +79,13 @@ class LoaderSource:
             yield from zip(*(t.split(size) for t in tensors), strict=True)
 
 
-def as_source(data: Any, pair: Pair) -> Source:
+def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
     """Turn what a person passed as data into a source of batches that fits the model.
+
+    Args:
+        data: what the person passed.
+        pair: the programs that will be called with it.
+        ordered: refuse data whose order changes from pass to pass.
 
     Raises:
         InputError: no data, data of different lengths, of a kind that is not known, or more or fewer
@@ -91,6 +96,8 @@ def as_source(data: Any, pair: Pair) -> Source:
     5
     """
     source = _source(data, pair)
+    if ordered and isinstance(source, LoaderSource) and isinstance(source.loader.sampler, RandomSampler):
+        raise InputError("Expected data in a fixed order; got a DataLoader that shuffles. Pass shuffle=False to it.")
     if len(source) == 0:
         raise InputError("Expected at least one datum; got an empty data set.")
     first = next(iter(source.batches(1)))
@@ -106,12 +113,12 @@ def as_source(data: Any, pair: Pair) -> Source:
 
 def fingerprint(source: Source) -> str:
     """Return a hash of the data in their order: equal for equal numbers, however they are batched."""
-    digest = hashlib.sha256()
+    digests: list[Any] = []
     for batch in source.batches(1000):
-        for tensor in batch:
-            digest.update(str(tensor.shape[1:]).encode())
+        digests = digests or [hashlib.sha256(f"{t.dtype}{tuple(t.shape[1:])}".encode()) for t in batch]
+        for digest, tensor in zip(digests, batch, strict=True):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return "".join(digest.hexdigest()[:16] for digest in digests)
 
 
 def _source(data: Any, pair: Pair) -> Source:
@@ -121,6 +128,8 @@ def _source(data: Any, pair: Pair) -> Source:
         return LoaderSource(data)
     if isinstance(data, TensorDataset):
         return TensorSource(data.tensors)
+    if isinstance(data, list) and not all(isinstance(part, Tensor | np.ndarray) for part in data):
+        data = np.asarray(data)
     if isinstance(data, Tensor | np.ndarray | tuple | list):
         tensors = _as_tuple(data)
         if len({len(t) for t in tensors}) > 1:
@@ -129,13 +138,14 @@ def _source(data: Any, pair: Pair) -> Source:
                 f"Each must hold one entry for each datum."
             )
         return TensorSource(tensors)
-    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+    if isinstance(data, Dataset) and hasattr(data, "__len__"):
         if len(data) == 0:
             raise InputError("Expected at least one datum; got an empty data set.")
         return TensorSource(_as_tuple(default_collate([data[i] for i in range(len(data))])))
     raise InputError(
         f"Expected data to be a split of ppl_vae.data, a tensor, a tuple of tensors, or a PyTorch Dataset or "
         f"DataLoader; got {type(data).__name__}."
+        + (" Pass .to_numpy() of it." if hasattr(data, "to_numpy") else "")
         + (" Pass one of its splits: .train, .validation or .test." if hasattr(data, "train") else "")
     )
 
@@ -159,7 +169,8 @@ def _as_tuple(batch: Any) -> Batch:
 
 
 def _indices(num_data: int, batch_size: int, shuffle: bool) -> Iterator[Tensor]:
-    order = torch.randperm(num_data) if shuffle else torch.arange(num_data)
+    # All data in one batch keep their order: a guide may have parameters for each of them.
+    order = torch.randperm(num_data) if shuffle and batch_size < num_data else torch.arange(num_data)
     yield from order.split(batch_size)
 
 

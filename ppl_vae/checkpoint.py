@@ -10,7 +10,7 @@
     model.py, guide.py  a copy of the person's own files, where they brought any
 
 Every file is written beside its final name and renamed, so a killed run leaves the previous one whole;
-and last.pt is written first, so whatever else is older is made anew from it.
+last.pt is written first, and resuming begins by writing the rest of them anew from it.
 """
 
 import csv
@@ -124,7 +124,7 @@ class RunFolder:
             InputError: it is corrupt, or not a ppl-vae state.
         """
         try:
-            state: dict[str, Any] = torch.load(self / "last.pt", weights_only=True)
+            state: dict[str, Any] = torch.load(self / "last.pt", weights_only=True, map_location="cpu")
             state["rows"], state["best"], state["settings"]
         except Exception as problem:  # torch.load raises half a dozen kinds for a broken file
             raise InputError(
@@ -147,6 +147,11 @@ class RunFolder:
         state = self.read_state()
         held = state["settings"]
         differing = [key for key in {**settings, **held} if settings.get(key) != held.get(key)]
+        if "shapes" in differing:
+            raise InputError(
+                f"Expected to resume the run in {self.path} with its own model and guide; got two whose parameters "
+                f"have other names or shapes. Use those, or choose another folder."
+            )
         if differing:
             was, now = (", ".join(f"{k}={one.get(k)}" for k in differing) for one in (held, settings))
             raise InputError(

@@ -8,80 +8,145 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ppl_vae.batches import Source
-from ppl_vae.errors import InputError
-from ppl_vae.pair import Pair
-from ppl_vae.trace import probe, samples
+from ppl_vae.errors import InputError, reason
+from ppl_vae.pair import Pair, program_name
+from ppl_vae.trace import Args, get_traces, samples
 
 PROBE_SIZE = 256
-CHECK_SIZE = 10_000
+CHECK_SIZE = 1000
 
 
-def check(pair: Pair, source: Source, *, proposal: str = "guide") -> tuple[list[poutine.Trace], int]:
+class _RunError(InputError):
+    """A program could not be run on the data it was given."""
+
+
+def check(
+    pair: Pair, source: Source, *, size: int | None = None, proposal: str = "guide"
+) -> tuple[list[poutine.Trace], int]:
     """Check data and programs against each other; return the traces of one run, and on how many data.
 
-    Call it within `pair.running()`.
+    The programs are run on `size` data, or on a part; only if that fails, on all. Call it within
+    `pair.running()`.
 
     Raises:
         InputError: NaN or infinite data, programs that fail or do not fit together, or data outside the
             support of the likelihood.
     """
-    for start, batch in enumerate(source.batches(CHECK_SIZE)):
-        for tensor in batch:
-            bad = ~torch.isfinite(tensor).flatten(1).all(1) if tensor.dim() > 1 else ~torch.isfinite(tensor)
-            if bad.any():
-                raise InputError(
-                    f"Expected finite data; got NaN or infinity in {int(bad.sum())} data, first in row "
-                    f"{start * CHECK_SIZE + int(bad.int().argmax())}. Remove or replace them."
-                )
-    args = _to(next(source.batches(PROBE_SIZE)), pair)
-    with torch.no_grad():
+    _check_finite(source)
+    args = _to(next(source.batches(size or min(PROBE_SIZE, max(1, len(source) - 1)))), pair)
+    with torch.no_grad(), pair.evaluating():
         try:
             traces = probe(pair, args, proposal=proposal)
-        except InputError:
-            if len(source) <= len(args[0]):
+        except _RunError:
+            if len(source) == len(args[0]):
                 raise
-            # A program whose plate has a fixed size can only be run on all the data.
+            # A program may only run on all the data: with a plate of fixed size, or parameters for each datum.
             args = _to(next(source.batches(len(source))), pair)
             traces = probe(pair, args, proposal=proposal)
-    for site in samples(traces[0]).values():
-        if site["is_observed"]:
-            _check_support(site, args, source)
+        for site in samples(traces[0]).values():
+            if site["is_observed"]:
+                _check_support(pair, site, args, source)
     return traces, len(args[0])
+
+
+def probe(pair: Pair, args: Args, *, proposal: str = "guide") -> list[poutine.Trace]:
+    """Run a pair once on some data and check that the two fit together; return [model trace, guide trace].
+
+    Raises:
+        InputError: a program that fails on these data, or two programs whose latent sites differ.
+    """
+    if pair.guide is None and proposal == "guide":
+        raise InputError("Expected a guide Q(z | x); got none. Give one, or use proposal='prior'.")
+    try:
+        model_trace = poutine.trace(pair.model).get_trace(*args)
+        if pair.guide is None or proposal == "prior":
+            return [model_trace]
+        guide_trace = poutine.trace(pair.guide).get_trace(*args)
+        check_sites(pair, model_trace, guide_trace)
+        return list(get_traces(pair, args))
+    except InputError as problem:
+        raise InputError(reason(problem)) from None  # Pyro adds a table of all shapes below
+    except Exception as problem:
+        raise _RunError(
+            f"Expected {' and '.join(map(program_name, pair.programs.values()))} to run on data of shape "
+            f"{', '.join(str(tuple(a.shape)) for a in args)}; got {type(problem).__name__}: "
+            f"{reason(problem)}. Do their shapes and dtypes fit the data's?"
+        ) from problem
+
+
+def check_sites(pair: Pair, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
+    """Check that the guide samples just the latent sites of the model, in the same shapes.
+
+    Raises:
+        InputError: names or shapes differ; both are named.
+    """
+    model, guide = (program_name(p) for p in pair.programs.values())
+    latents = {n: s for n, s in samples(model_trace).items() if not s["is_observed"]}
+    guided = {n: s for n, s in samples(guide_trace).items() if not s["infer"].get("is_auxiliary")}
+    missing = [n for n in latents if n not in guided and not latents[n]["infer"].get("enumerate")]
+    if missing or set(guided) - set(latents):
+        raise InputError(
+            f"Expected a guide that samples the latent sites of the model; got {sorted(latents)} in the model {model} "
+            f"and {sorted(guided)} in the guide {guide}. Give both the same pyro.sample names."
+        )
+    for name, site in latents.items():
+        if name in guided and site["fn"].event_shape != guided[name]["fn"].event_shape:
+            raise InputError(
+                f"Expected site {name!r} to have one shape; got {tuple(site['fn'].event_shape)} in the model {model} "
+                f"and {tuple(guided[name]['fn'].event_shape)} in the guide {guide}. Give both the same latent size."
+            )
+
+
+def _check_finite(source: Source) -> None:
+    row = 0
+    for batch in source.batches(CHECK_SIZE):
+        for tensor in batch:
+            bad = ~torch.isfinite(tensor).reshape(len(tensor), -1).all(1)
+            if bad.any():
+                raise InputError(
+                    f"Expected finite data; got NaN or infinity, first in row {row + int(bad.int().argmax())}. "
+                    f"Remove or replace such data."
+                )
+        row += len(batch[0])
 
 
 def _to(batch: tuple[Tensor, ...], pair: Pair) -> tuple[Tensor, ...]:
     return tuple(t.to(pair.device) for t in batch)
 
 
-def _check_support(site: dict[str, Any], args: tuple[Tensor, ...], source: Source) -> None:
-    value, fn = site["value"], site["fn"]
-    position = next(
-        (i for i, a in enumerate(args) if a.numel() == value.numel() and bool((a.flatten() == value.flatten()).all())),
-        None,
-    )
-    if position is None:  # the program computes what it observes: Pyro itself checks that as it runs
-        return
+def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source) -> None:
+    """Check all data against the support of an observed site."""
+    value, support = site["value"], site["fn"].support
+    position = next((i for i, a in enumerate(args) if _same(a, value)), None)
+    if position is None and len(value) != len(args[0]):
+        return  # the program takes a random subset itself: Pyro checks that as it runs
     for batch in source.batches(CHECK_SIZE):
-        x = batch[position].to(value.device)
-        x = x.reshape(len(x), *value.shape[1:])
+        if position is not None:
+            x = batch[position].to(value.device).reshape(len(batch[0]), *value.shape[1:])
+        else:  # the program computes what it observes
+            x = samples(poutine.trace(pair.model).get_trace(*_to(batch, pair)))[site["name"]]["value"]
         try:
-            inside = fn.support.check(x)
+            inside = support.check(x)
         except (RuntimeError, NotImplementedError):  # the support has parameters of its own for each datum
             return
         if not bool(inside.all()):
-            raise InputError(_outside_message(site["name"], fn, x))
+            raise InputError(_outside_message(site["name"], site["fn"], x))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.numel() == b.numel() and bool((a.reshape(-1) == b.reshape(-1)).all())
 
 
 def _outside_message(name: str, fn: Any, x: Tensor) -> str:
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
-    support = fn.support
-    if support is constraints.boolean:
-        expected = "{0, 1}"
-        wrong = x[(x != 0) & (x != 1)]
-        fix = "Binarize the data (binarize='dynamic'), or use a likelihood for real numbers, such as Gaussian."
+    if fn.support is constraints.boolean:
+        expected, wrong = "{0, 1}", x[(x != 0) & (x != 1)]
+        binarize = "Binarize the data (binarize='dynamic', or --set data.binarize=dynamic), or use"
+        grey = bool(((x >= 0) & (x <= 1)).all())
+        fix = f"{binarize if grey else 'Use'} a likelihood for real numbers, such as Gaussian (--likelihood gaussian)."
     else:
-        expected, wrong = str(support), x
+        expected, wrong = str(fn.support), x
         fix = "Rescale the data, or choose a likelihood that takes them."
     return (
         f"Expected {name} in {expected} for {type(fn).__name__}; got values from {float(wrong.min()):.3g} to "

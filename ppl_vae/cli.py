@@ -65,13 +65,13 @@ def app() -> None:
 def train(
     settings: tuple[tuple[str, Any], ...], epochs: Any, batch_size: Any, learning_rate: Any, **options: Any
 ) -> None:
-    r"""Fit MODEL (a name, as vae, or a Python file) to data and check the bound.
+    """Fit MODEL (a name, as vae, or a Python file) to data and check the bound.
 
     \b
     ppl-vae train vae
     ppl-vae train vae --prior mixture --set prior.num_components=20
     ppl-vae train models/vae.py --data freyfaces --likelihood gaussian
-    """
+    """  # noqa: D301  (click reads the control character)
     from ppl_vae.experiment import train as run_training
 
     shorthand = {"fit.epochs": epochs, "fit.batch_size": batch_size, "fit.learning_rate": learning_rate}
@@ -106,19 +106,26 @@ def evaluate(run: Path, **options: Any) -> None:
 @app.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--size", "-n", type=int, default=128, show_default=True, help="How many.")
-@click.option("--draw", is_flag=True, help="Draw x from P(x | z) instead of showing E[x | z].")
+@click.option("--mean/--no-mean", default=True, show_default=True, help="E[x | z], or draws of x.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="A .png or .npy file.  [default: in RUN/figures]")
-def sample(run: Path, size: int, draw: bool, seed: int, out: Path | None) -> None:
+def sample(run: Path, size: int, mean: bool, seed: int, out: Path | None) -> None:
     """Generate new data from the model of RUN: z from the prior, the guide thrown away."""
     import ppl_vae
     from ppl_vae import plots
+    from ppl_vae.errors import InputError
     from ppl_vae.experiment import save_figure
     from ppl_vae.files import write_array
 
     loaded = ppl_vae.load(run)
-    x = ppl_vae.sample(loaded.model, size, mean=not draw, seed=seed)
-    path = out or loaded.path / "figures" / f"samples-{seed}.png"
+    path = out or loaded.path / "figures" / f"{'samples' if mean else 'draws'}-{seed}.png"
+    picture = len(loaded.model.event_shape) == 3 and loaded.model.event_shape[0] in plots.CHANNELS
+    if path.suffix not in (".npy", ".png") or (path.suffix == ".png" and not picture):
+        raise InputError(
+            f"Expected a .npy file{' or a .png picture' if picture else ', as these data are no pictures'}; "
+            f"got {path}. Name one with --out."
+        )
+    x = ppl_vae.sample(loaded.model, size, mean=mean, seed=seed)
     if path.suffix == ".npy":
         write_array(path, x.numpy())
     else:
@@ -131,15 +138,8 @@ def sample(run: Path, size: int, draw: bool, seed: int, out: Path | None) -> Non
 def compare(runs: tuple[Path, ...]) -> None:
     """Compare runs by log P(x) on the same test data, pair by pair; the best comes first."""
     import ppl_vae
-    from ppl_vae.errors import InputError
 
-    evidences = {}
-    for path in runs:
-        evidence = ppl_vae.load(path).evidence
-        if evidence is None:
-            raise InputError(f"Expected an estimate in {path}; got none. Make one with `ppl-vae evaluate {path}`.")
-        evidences[path.name if path.name not in evidences else str(path)] = evidence
-    click.echo(ppl_vae.compare(evidences).to_string(float_format="{:.3f}".format))
+    click.echo(ppl_vae.compare(runs).to_string(float_format="{:.3f}".format))
 
 
 @app.command()

@@ -6,6 +6,7 @@ probability of a one: fresh draws in training, one fixed seeded draw for everyth
 or none. The test split is for the last word only: nothing in ppl-vae chooses anything by it.
 """
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError, did_you_mean
-from ppl_vae.files import read_arrays, read_images
+from ppl_vae.files import Array, read_arrays, read_images
 from ppl_vae.splits import Binarize, Split
 
 _SEED = 19  # of the fixed splits
@@ -76,6 +77,8 @@ def load(name: str | os.PathLike[str], *, binarize: Binarize | Literal["default"
     if binarize not in ("default", "dynamic", "threshold", None):
         raise InputError(f"Expected binarize to be 'dynamic', 'threshold' or None; got {binarize!r}.")
     key = os.fspath(name)
+    if not key:
+        raise InputError(f"Expected the name of a data set or a path; got nothing. Names: {', '.join(NAMED)}.")
     if key in NAMED:
         loader, default, settings = NAMED[key]
         parts = loader()
@@ -144,31 +147,30 @@ def _mnist() -> tuple[Split, ...]:
     )
 
 
-def _in_folder(name: str, source: str) -> dict[str, np.ndarray[Any, Any]]:
+def _in_folder(name: str, about: str, keys: Sequence[str], shape: tuple[int, ...]) -> list[Split]:
+    """Read arrays of one known shape from a file in the data folder, as images of one channel."""
     path = folder() / name
     if not path.is_file():
-        raise InputError(f"Expected {path} ({source}); got no such file. Put it there, or set PPL_VAE_DATA.")
-    return read_arrays(path)
+        raise InputError(f"Expected {path} ({about}); got no such file. Put it there, or set PPL_VAE_DATA.")
+    arrays = read_arrays(path)
+    for key in keys:
+        if key not in arrays or math.prod(arrays[key].shape[1:]) != math.prod(shape):
+            found = {k: a.shape for k, a in arrays.items()}
+            raise InputError(f"Expected {path} to hold {about}; got {found}. Replace it by the whole file.")
+    parts = [_part(path, arrays, key) for key in keys]
+    return [replace(part, values=part.values.reshape(-1, 1, *shape)) for part in parts]
 
 
 def _binarized_mnist() -> tuple[Split, ...]:
-    arrays = _in_folder(
-        "binarized_mnist_static.npz", "Larochelle's fixed binarization, arrays train, valid and test of [N, 784]"
-    )
-    parts = []
-    for key in ("train", "valid", "test"):
-        if key not in arrays:
-            raise InputError(
-                f"Expected arrays train, valid and test in binarized_mnist_static.npz; got {list(arrays)}."
-            )
-        parts.append(_whole(torch.from_numpy(arrays[key]).reshape(-1, 1, 28, 28)))
-    return tuple(parts)
+    about = "Larochelle's fixed binarization: arrays train, valid and test of [N, 784]"
+    return tuple(_in_folder("binarized_mnist_static.npz", about, ("train", "valid", "test"), (28, 28)))
 
 
 def _freyfaces() -> tuple[Split, ...]:
-    arrays = _in_folder("freyfaces.npz", "Brendan Frey's face, an array of [1965, 28, 20] bytes")
-    images = torch.from_numpy(next(iter(arrays.values())))
-    return _split(images.reshape(-1, 1, 28, 20), (200, 200), scale=255.0)
+    (faces,) = _in_folder(
+        "freyfaces.npz", "Brendan Frey's face: an array images of [1965, 28, 20]", ("images",), (28, 20)
+    )
+    return _split(faces.values, (200, 200), scale=255.0)
 
 
 def _own(path: Path) -> tuple[Split, ...]:
@@ -177,22 +179,32 @@ def _own(path: Path) -> tuple[Split, ...]:
     arrays = {"x": read_images(path)} if path.is_dir() else read_arrays(path)
     validation = next((key for key in ("validation", "valid", "val") if key in arrays), None)
     if "train" in arrays and "test" in arrays and validation:
-        return tuple(_own_part(path, arrays, key) for key in ("train", validation, "test"))
+        parts = tuple(_part(path, arrays, key) for key in ("train", validation, "test"))
+        shapes = [tuple(part.event_shape) for part in parts]
+        if len(set(shapes)) > 1:
+            raise InputError(f"Expected data of one shape in {path}; got {shapes} in its three parts. Make them equal.")
+        scale = max(part.scale for part in parts)  # one scale for all three
+        return tuple(replace(part, scale=scale) for part in parts)
     key = "x" if "x" in arrays else next((k for k, a in arrays.items() if a.ndim > 1), None)
     if key is None or (len(arrays) > 1 and key != "x"):
         raise InputError(
             f"Expected {path} to hold x (and y), or train, validation and test; got {', '.join(arrays) or 'nothing'}. "
             f"Rename its arrays."
         )
-    whole = _own_part(path, arrays, key)
+    whole = _part(path, arrays, key)
     tenth = max(1, len(whole) // 10)
     return _split(whole.values, (tenth, tenth), whole.y, whole.scale)
 
 
-def _own_part(path: Path, arrays: dict[str, np.ndarray[Any, Any]], key: str) -> Split:
+def _part(path: Path, arrays: dict[str, Array], key: str) -> Split:
+    """Check one array of a file, and its labels, and make a split of it."""
     x, y = arrays[key], arrays.get("y" if key == "x" else f"{key}_y")
-    if x.dtype.kind not in "buif":
-        raise InputError(f"Expected numbers in {path}; got an array {key!r} of dtype {x.dtype}. Encode it as numbers.")
+    for name, array in ((key, x), ("y", y)):
+        if array is not None and (array.dtype.kind not in "buif" or array.ndim == 0):
+            raise InputError(
+                f"Expected numbers in {path}; got an array {name!r} of dtype {array.dtype} and shape {array.shape}. "
+                f"Encode it as numbers, one entry for each datum."
+            )
     if x.size == 0:
         raise InputError(f"Expected at least one datum in {path}; got an empty array {key!r} of shape {x.shape}.")
     if y is not None and len(y) != len(x):

@@ -7,7 +7,6 @@ so the gap between the two columns is how far the guide is from the posterior.
 
 import html
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,8 @@ class Evidence:
             return "One sample for each datum: log P(x) is the ELBO, and its error is not known. Raise num_samples."
         if few == 0:
             return (
-                f"Every datum has an effective sample size of {LOW_ESS:.0f} or more: nothing speaks against log P(x)."
+                f"Every datum has an effective sample size of {LOW_ESS:.0f} or more. It cannot show what the "
+                f"proposal never visits: a second guide, or proposal='prior', can."
             )
         return (
             f"{few} of {len(self)} data have an effective sample size below {LOW_ESS:.0f}: their log P(x) rests on a "
@@ -103,14 +103,21 @@ class Evidence:
         )
 
     def _rows(self) -> list[tuple[str, str, str, str, str]]:
+        proposal = "Q" if self.proposal == "guide" else "P(z)"
         notes = {
             "log_px": ("log P(x)", "nats"),
             "elbo": ("ELBO", "nats, log P(x) >= ELBO"),
-            "gap": ("gap", "nats, KL(Q || P(z | x)) = log P(x) - ELBO"),
+            "gap": ("gap", f"nats, KL({proposal} || P(z | x)) = log P(x) - ELBO"),
             "bits_per_dim": ("bits per dim", f"-log P(x) / ({self.event_size} ln 2)"),
         }
         return [
-            (notes[k][0], f"{m.value:.3f}", _number(m.se), _number(m.mcse), notes[k][1])
+            (
+                notes[k][0],
+                f"{m.value:.3f}" if abs(m.value) < 1e6 else f"{m.value:.4g}",
+                _number(m.se),
+                _number(m.mcse),
+                notes[k][1],
+            )
             for k, m in self.means().items()
         ]
 
@@ -162,7 +169,7 @@ class Evidence:
 
         log_px = xarray.Dataset({"x": (("chain", "draw", "datum"), self.log_px[None, None])})
         groups = {"evidence": self.to_dataset(), "log_likelihood": log_px}
-        container = getattr(arviz, "InferenceData", xarray.DataTree)
+        container: Any = getattr(arviz, "InferenceData", xarray.DataTree)
         if container is xarray.DataTree:
             return xarray.DataTree.from_dict(groups)
         return container(**groups, warn_on_custom_groups=False)
@@ -193,33 +200,79 @@ class Evidence:
             ) from None
 
 
-def from_log_weights(log_weights: Array) -> dict[str, Array]:
-    """Return log_px, elbo, mcse, elbo_mcse and ess, each [N], from log-weights [K, N] in nats.
+@dataclass
+class Moments:
+    """What `Evidence` needs to know of the log-weights of N data, gathered in chunks of any number of samples.
 
-        log P(x) ~ log (1/K) sum_k w_k,    ESS = (sum_k w_k)^2 / sum_k w_k^2,
-        MCSE^2 = (1/ESS - 1/K) K / (K - 1)
-
-    MCSE is the delta method's: the standard error of the mean weight, relative to it. Source: Owen, Monte
-    Carlo theory, methods and examples, chapter 9; Burda et al., arXiv 1509.00519 for the bound.
-
-    >>> {k: v.tolist() for k, v in from_log_weights(np.full((4, 1), -2.0)).items()}
-    {'log_px': [-2.0], 'elbo': [-2.0], 'mcse': [0.0], 'elbo_mcse': [0.0], 'ess': [4.0]}
+    Attributes:
+        count: how many samples there were.
+        largest: max_k log w_k, [N].
+        weights, squares: sum_k w_k and sum_k w_k^2, relative to the largest weight, [N].
+        mean, deviations: mean of log w_k, and the sum of its squared deviations, [N].
     """
-    num_samples = len(log_weights)
-    largest = log_weights.max(0)
-    weights = np.exp(log_weights - np.where(np.isfinite(largest), largest, 0.0))
-    total, squares = weights.sum(0), (weights**2).sum(0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ess = np.where(squares > 0, total**2 / squares, 0.0)
-        spread = np.maximum(1 / ess - 1 / num_samples, 0.0)
-        correction = num_samples / (num_samples - 1) if num_samples > 1 else np.nan
-        return {
-            "log_px": np.log(total / num_samples) + largest,
-            "elbo": log_weights.mean(0),
-            "mcse": np.sqrt(spread * correction),
-            "elbo_mcse": log_weights.std(0) * np.sqrt(correction / num_samples),
-            "ess": ess,
-        }
+
+    count: int
+    largest: Array
+    weights: Array
+    squares: Array
+    mean: Array
+    deviations: Array
+
+    @classmethod
+    def of(cls, log_weights: Array) -> "Moments":
+        """Gather log-weights [K, N] in nats."""
+        largest = log_weights.max(0)
+        relative = np.exp(log_weights - _finite(largest))
+        mean = log_weights.mean(0)
+        with np.errstate(invalid="ignore"):  # a weight of zero has an infinite logarithm
+            deviations = ((log_weights - mean) ** 2).sum(0)
+        return cls(len(log_weights), largest, relative.sum(0), (relative**2).sum(0), mean, deviations)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        largest = np.maximum(self.largest, other.largest)
+        a, b = (np.exp(m.largest - _finite(largest)) for m in (self, other))
+        count = self.count + other.count
+        with np.errstate(invalid="ignore"):
+            step = other.mean - self.mean
+            deviations = self.deviations + other.deviations + step**2 * self.count * other.count / count
+            mean = self.mean + step * other.count / count
+        mean = np.where(np.isinf(self.mean), self.mean, mean)
+        return Moments(
+            count,
+            largest,
+            a * self.weights + b * other.weights,
+            a**2 * self.squares + b**2 * other.squares,
+            mean,
+            deviations,
+        )
+
+    def estimates(self) -> dict[str, Array]:
+        """Return log_px, elbo, mcse, elbo_mcse and ess, each [N].
+
+            log P(x) ~ log (1/K) sum_k w_k,    ESS = (sum_k w_k)^2 / sum_k w_k^2,
+            MCSE^2 = (1/ESS - 1/K) K / (K - 1)
+
+        MCSE is the delta method's: the standard error of the mean weight, relative to it. Source: Owen,
+        Monte Carlo theory, methods and examples, chapter 9; Burda et al., arXiv 1509.00519 for the bound.
+
+        >>> {k: v.tolist() for k, v in Moments.of(np.full((4, 1), -2.0)).estimates().items()}
+        {'log_px': [-2.0], 'elbo': [-2.0], 'mcse': [0.0], 'elbo_mcse': [0.0], 'ess': [4.0]}
+        """
+        correction = self.count / (self.count - 1) if self.count > 1 else np.nan
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ess = np.where(self.squares > 0, self.weights**2 / self.squares, 0.0)
+            spread = np.maximum(1 / ess - 1 / self.count, 0.0)
+            return {
+                "log_px": np.log(self.weights / self.count) + self.largest,
+                "elbo": self.mean,
+                "mcse": np.sqrt(spread * correction),
+                "elbo_mcse": np.sqrt(self.deviations * correction) / self.count,
+                "ess": ess,
+            }
+
+
+def _finite(values: Array) -> Array:
+    return np.where(np.isfinite(values), values, 0.0)
 
 
 def _mean(values: Array, mcse: Array) -> Mean:
@@ -229,48 +282,14 @@ def _mean(values: Array, mcse: Array) -> Mean:
 
 
 def _number(value: float) -> str:
-    return "-" if not np.isfinite(value) else f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}" if value else "0"
-
-
-def compare(evidences: Mapping[str, Evidence]) -> Any:
-    """Compare models by log P(x) on the same data: a pandas table, the best first.
-
-    Columns, in nats per datum: `rank`; `log_px`, the mean; `se`, its standard error over the data; `diff`,
-    the mean of the paired differences to the best; `dse`, the standard error of that; `mcse`, the Monte
-    Carlo standard error of log_px; `elbo`; `gap`.
-
-    Raises:
-        InputError: nothing to compare, or estimates made on different data.
-
-    Source: the columns of `arviz.compare`; Vehtari et al., arXiv 1507.04544, for the paired differences.
-    """
-    import pandas
-
-    if not evidences:
-        raise InputError("Expected at least one evidence to compare; got none.")
-    first_name, first = next(iter(evidences.items()))
-    for name, other in evidences.items():
-        if other.fingerprint != first.fingerprint:
-            raise InputError(
-                f"Expected estimates on the same data; got {first_name!r} on {len(first)} data and {name!r} on "
-                f"{len(other)} others. Evaluate both on one data set and split."
-            )
-    ranked = sorted(evidences.items(), key=lambda item: -item[1].log_px.mean())
-    best = ranked[0][1]
-    rows = []
-    for rank, (name, evidence) in enumerate(ranked):
-        means, diff = evidence.means(), _mean(best.log_px - evidence.log_px, evidence.mcse)
-        rows.append(
-            {
-                "model": name,
-                "rank": rank,
-                "log_px": means["log_px"].value,
-                "se": means["log_px"].se,
-                "diff": diff.value,
-                "dse": diff.se,
-                "mcse": means["log_px"].mcse,
-                "elbo": means["elbo"].value,
-                "gap": means["gap"].value,
-            }
-        )
-    return pandas.DataFrame(rows).set_index("model")
+    return (
+        "-"
+        if not np.isfinite(value)
+        else f"{value:.3f}"
+        if 0.0005 <= value < 1e4
+        else f"{value:.2g}"
+        if value >= 1e4
+        else f"{value:.0e}"
+        if value
+        else "0"
+    )

@@ -8,11 +8,12 @@ import hashlib
 import os
 import platform
 import shutil
-import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ppl_vae import data as datasets
 from ppl_vae import plots, programs
@@ -20,7 +21,7 @@ from ppl_vae.checkpoint import RunFolder
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import written_whole
-from ppl_vae.generate import manifold, reconstruct, sample
+from ppl_vae.generate import manifold, reconstruct, sample, takes_binary_data
 from ppl_vae.importance import estimate_evidence
 from ppl_vae.rng import seeded
 from ppl_vae.runs import Run, load, refuse_other_run
@@ -70,26 +71,29 @@ def train(
     """
     positive_int("num_samples", num_samples)
     fit_options, data_options, own = _sorted_out(settings or {})
+    data = _resolved(data) if data not in datasets.NAMED and Path(data).exists() else data
+    model = _resolved(model) if programs.is_file(model) else model
+    guide = guide or programs.guide_for(model)
+    guide = _resolved(guide) if programs.is_file(guide) else guide
     parts = datasets.load(data, **data_options)
     build: dict[str, Any] = {"model": model, "guide": guide, "prior": prior, "likelihood": likelihood}
     with seeded(seed):
         built, built_guide, used = programs.build(
-            **build, event_shape=parts.event_shape, settings=own, defaults=_prefixed(parts.settings, "fit.", False)
+            **build, event_shape=parts.event_shape, settings=own, defaults=_suggested(parts.settings)
         )
-    binary = getattr(getattr(built, "likelihood", None), "binary", True)
-    if parts.binarize and not binary and "binarize" not in data_options:
+    if parts.binarize and "binarize" not in data_options and not takes_binary_data(built):
         parts = datasets.load(data, binarize=None)  # a likelihood for real numbers gets the grey levels
-    fit_options = _prefixed(parts.settings, "fit.", True) | fit_options
-    named = [Path(name).stem for name in (model, guide, prior, likelihood, data) if name]
-    folder = RunFolder(out or Path("runs", "-".join(named)))
-    given = (("model", model), ("guide", guide))
-    files = {role: Path(name).read_bytes() for role, name in given if name and programs.is_file(name)}
-    config = {
+    fit_options = _of("fit", parts.settings) | fit_options
+    chosen = (model, None if guide == programs.guide_for(model) else guide, prior, likelihood, data)
+    folder = RunFolder(out or Path("runs", "-".join(Path(name).stem for name in chosen if name)))
+    sources = {role: programs.source(role, name) for role, name in (("model", model), ("guide", guide))}
+    config: dict[str, Any] = {
         "build": build | {"settings": used},
         "data": {"name": data, "binarize": parts.binarize, "event_shape": list(parts.event_shape)},
         "fit": fit_options,
         "seed": seed,
-        "files": {role: hashlib.sha256(content).hexdigest() for role, content in files.items()},
+        "programs": {role: hashlib.sha256(content).hexdigest() for role, content in sources.items()},
+        "copied": [role for role in sources if programs.is_file(build[role])],
     }
     versions = {name: version(name) for name in ("ppl-vae", "torch", "pyro-ppl")} | {
         "python": platform.python_version()
@@ -98,10 +102,10 @@ def train(
 
     def write_what_is_run() -> None:
         folder.write_json(config | {"versions": versions})
-        for role, content in files.items():
-            folder.write(f"{role}.py", content)
+        for role in config["copied"]:
+            folder.write(f"{role}.py", sources[role])
+        (folder / "evidence.nc").unlink(missing_ok=True)  # of weights that will be replaced
 
-    started = time.monotonic()
     fitted = fit(
         built,
         built_guide,
@@ -117,7 +121,7 @@ def train(
     result = {
         "best_epoch": fitted.best_epoch,
         "stopped": fitted.stopped,
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": round(fitted.seconds, 1),
     }
     folder.write_json(config | {"versions": versions, "result": result})
     evaluate(folder.path, num_samples=num_samples, progress=progress)
@@ -143,12 +147,13 @@ def evaluate(
         num_samples: K, how many z are drawn for each datum.
         proposal: "guide", or "prior" for the naive estimate.
         split: "train", "validation" or "test".
-        num_data: use about this many of them, evenly spaced; None uses all.
+        num_data: use this many of them, evenly spaced; None uses all.
         seed: of the samples.
         progress: show a progress bar; None shows it in a terminal and in a notebook.
 
     Returns:
-        `Evidence`. With the guide as the proposal, that of the whole test split is written to evidence.nc.
+        `Evidence`. With the guide as the proposal, that of the whole test split is written to evidence.nc,
+        unless one of more samples is there.
 
     Raises:
         InputError: no run there, or an option that is out of range.
@@ -159,11 +164,12 @@ def evaluate(
     run = run if isinstance(run, Run) else load(run)
     chosen: Split = getattr(run.data(), split)
     if num_data is not None:
-        chosen = chosen[:: max(1, len(chosen) // positive_int("num_data", num_data))]
+        chosen = chosen[torch.linspace(0, len(chosen) - 1, min(positive_int("num_data", num_data), len(chosen))).long()]
     evidence = estimate_evidence(
         run.model, run.guide, chosen, num_samples=num_samples, proposal=proposal, seed=seed, progress=progress
     )
-    if proposal == "guide" and split == "test" and num_data is None:
+    kept = run.evidence if (run.path / "evidence.nc").exists() else None
+    if proposal == "guide" and split == "test" and num_data is None and (not kept or kept.num_samples <= num_samples):
         evidence.save(run.path / "evidence.nc")
     return evidence
 
@@ -173,7 +179,7 @@ def draw_figures(run: Run, parts: datasets.Data | None = None) -> list[Path]:
     test = (parts or run.data()).test
     x = test[:: max(1, len(test) // (NUM_PICTURES // 2))][: NUM_PICTURES // 2].x
     figures = {"elbo": plots.history(run.history, title=run.path.name)}
-    if x.dim() == 4:
+    if x.dim() == 4 and x.shape[1] in plots.CHANNELS:
         figures["samples"] = plots.images(
             sample(run.model, NUM_PICTURES, mean=True), title="E[x | z] for z drawn from the prior P(z)"
         )
@@ -209,6 +215,8 @@ def new(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         InputError: one of them exists already.
     """
+    if Path(folder).is_file() or Path(folder, "run.json").exists():
+        raise InputError(f"Expected a folder of its own for the programs; got {folder}. Choose another name.")
     targets = {}
     for kind in ("models", "guides"):
         for source in sorted(programs.package_folder(kind).glob("[a-z]*.py")):
@@ -227,15 +235,21 @@ def new(folder: str | os.PathLike[str]) -> list[Path]:
 def _sorted_out(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Split settings into those of fit, those of the data, and those of the programs and their parts."""
     for part, known in (("fit", FIT_OPTIONS), ("data", ("binarize",))):
-        for option in _prefixed(settings, f"{part}.", True):
+        for option in _of(part, settings):
             if option not in known:
                 raise InputError(f"Unknown option {part}.{option}: {did_you_mean(option, known)}.")
-    own = _prefixed(_prefixed(settings, "fit.", False), "data.", False)
-    return _prefixed(settings, "fit.", True), _prefixed(settings, "data.", True), own
+    own = {key: value for key, value in settings.items() if not key.startswith(("fit.", "data."))}
+    return _of("fit", settings), _of("data", settings), own
 
 
-def _prefixed(settings: Mapping[str, Any], prefix: str, wanted: bool) -> dict[str, Any]:
-    """Return the settings with a prefix, without it; or, if not wanted, all others as they are."""
-    if wanted:
-        return {k.removeprefix(prefix): v for k, v in settings.items() if k.startswith(prefix)}
-    return {k: v for k, v in settings.items() if not k.startswith(prefix)}
+def _of(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of one part, by option."""
+    return {k.removeprefix(f"{part}."): v for k, v in settings.items() if k.startswith(f"{part}.")}
+
+
+def _suggested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if not key.startswith("fit.")}
+
+
+def _resolved(name: str) -> str:
+    return str(Path(name).resolve())

@@ -14,6 +14,7 @@ from ppl_vae.errors import InputError, reason
 Array = np.ndarray[Any, Any]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+GREY = ("1", "L", "LA")
 IN_MEMORY = 2**30  # bytes; a larger .npy file is memory-mapped
 
 
@@ -31,7 +32,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as problem:
         raise InputError(
-            f"Expected to write {path}; got: {problem.strerror or problem}. Free some space, or choose another folder."
+            f"Expected to write {path}; got: {problem.strerror or problem}. Choose another place, or free some space."
         ) from None
     finally:
         if temporary.exists():
@@ -49,14 +50,19 @@ def read_arrays(path: Path) -> dict[str, Array]:
     try:
         if path.suffix == ".npy":
             large = path.stat().st_size > IN_MEMORY
-            return {"x": np.load(path, mmap_mode="r" if large else None, allow_pickle=False)}
+            return {"x": _native(np.load(path, mmap_mode="r" if large else None, allow_pickle=False))}
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            return {key: _native(archive[key]) for key in archive.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, AttributeError) as problem:
         raise InputError(
             f"Expected {path} to be a whole {path.suffix} file of numbers; got one that cannot be read "
             f"({reason(problem)}). Write it again with numpy.save."
         ) from None
+
+
+def _native(array: Array) -> Array:
+    # PyTorch takes numbers in this machine's byte order only.
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def read_images(path: Path) -> Array:
@@ -74,7 +80,14 @@ def read_images(path: Path) -> Array:
     for file in files:
         try:
             with Image.open(file) as image:
-                pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+                if image.mode not in (*GREY, "P", "RGB", "RGBA"):
+                    raise InputError(
+                        f"Expected 8-bit grey or colour images; got mode {image.mode} in {file}. Convert it, or save "
+                        f"the numbers as .npy."
+                    )
+                pixels = np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
+        except InputError:
+            raise
         except (OSError, SyntaxError, ValueError) as problem:
             raise InputError(f"Expected an image in {file}; got one that cannot be read ({problem}).") from None
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

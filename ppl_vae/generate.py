@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import constraints
 
 from ppl_vae.batches import as_source
 from ppl_vae.errors import InputError, positive_int
@@ -44,8 +45,13 @@ def sample(model: Program, size: int = 1, *, mean: bool = False, seed: int = 0, 
             f"Expected a model that takes {', '.join(missing)}; got {program_name(model)}{call_signature(model)}. "
             f"Write it as forward(self, x=None, *, size=None), and leave out obs where x is None."
         )
-    with pair.running(), torch.no_grad(), seeded(seed):
-        return _data_site(poutine.trace(model).get_trace(size=size, **conditions), mean)
+    given = {name: torch.as_tensor(value, device=pair.device) for name, value in conditions.items()}
+    parts = []
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
+        for index in torch.arange(size).split(CHUNK):
+            some = {name: value[index] if value.dim() else value for name, value in given.items()}
+            parts.append(_data_site(poutine.trace(model).get_trace(size=len(index), **some), mean))
+    return torch.cat(parts)
 
 
 def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True, seed: int = 0) -> Tensor:
@@ -72,7 +78,7 @@ def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True,
     """
     pair = Pair(model, guide)
     parts = []
-    with pair.running(), torch.no_grad(), seeded(seed):
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
         for batch in as_source(data, pair).batches(CHUNK):
             args = tuple(t.to(pair.device) for t in batch)
             guide_trace = poutine.trace(guide).get_trace(*args)
@@ -103,9 +109,10 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
     """
     positive_int("grid", grid)
     pair = Pair(model)
-    with pair.running(), torch.no_grad(), seeded(seed):
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
         sites = samples(poutine.trace(model).get_trace(size=1))
-        latents = {n: tuple(s["fn"].event_shape) for n, s in sites.items() if n != "x"}
+        data = _data_name(sites)
+        latents = {n: tuple(s["fn"].event_shape) for n, s in sites.items() if n != data}
         if list(latents.values()) != [(2,)]:
             raise InputError(
                 f"Expected a model with one latent site of two dimensions for a map; got {latents}. "
@@ -126,7 +133,22 @@ def _draws(model: Program, name: str) -> Tensor:
 
 
 def _data_site(trace: poutine.Trace, mean: bool) -> Tensor:
-    """Return x of a run: the site of that name, else the last one."""
+    """Return the data of a run."""
     sites = samples(trace)
-    site = sites.get("x") or list(sites.values())[-1]
+    site = sites[_data_name(sites)]
     return site["fn"].mean if mean else site["value"]
+
+
+def _data_name(sites: dict[str, Any]) -> str:
+    """Return which site holds the data: the one called x, else the last."""
+    return "x" if "x" in sites else list(sites)[-1]
+
+
+def takes_binary_data(model: Program) -> bool:
+    """Return whether a model's data are zeros and ones, read off the site that generates them."""
+    with seeded(0), Pair(model).running(), torch.no_grad():
+        sites = samples(poutine.trace(model).get_trace(size=1))
+    fn = sites[_data_name(sites)]["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn.support is constraints.boolean

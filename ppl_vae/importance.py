@@ -4,27 +4,30 @@
 
 The logarithm of an average is, in expectation, below log P(x) and above the ELBO (the average of the
 logarithms), and rises to log P(x) as K grows (Burda et al., arXiv 1509.00519). The work goes through in
-chunks of samples x data, so memory does not grow with either.
+chunks of samples x data, of which only sums are kept, so memory does not grow with either.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from pyro.distributions import Delta
+from pyro.poutine import Trace
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ppl_vae.batches import Batch, Source, as_source, fingerprint
 from ppl_vae.checks import check
 from ppl_vae.errors import InputError, positive_int
-from ppl_vae.evidence import Evidence, from_log_weights
+from ppl_vae.evidence import Evidence, Moments
 from ppl_vae.pair import Pair, Program
 from ppl_vae.progress import hidden
 from ppl_vae.rng import seeded
-from ppl_vae.trace import Structure, log_weights, structure_of
+from ppl_vae.trace import Structure, log_weights, samples, structure_of
 
 CHUNK_NUMBERS = 2**21  # values of the largest site held at once: 8 MB in single precision
+CHUNK_ROWS = 2**13  # (sample, datum) pairs held at once: hidden layers may be wider than any site
 
 
 def estimate_evidence(
@@ -79,22 +82,30 @@ def estimate_evidence(
     if proposal not in ("guide", "prior"):
         raise InputError(f"Expected proposal to be 'guide' or 'prior'; got {proposal!r}.")
     pair = Pair(model, guide)
-    source = as_source(data, pair)
-    with pair.running(), torch.no_grad(), seeded(seed):
-        structure = structure_of(*check(pair, source, proposal=proposal))
-        rows = chunk_size or max(1, CHUNK_NUMBERS // structure.numel)
-        at_once = min(num_samples, rows)
-        counts = [len(part) for part in torch.arange(num_samples).split(at_once)]
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
+        source = as_source(data, pair, ordered=True)
+        traces, num_run = check(pair, source, proposal=proposal)
+        structure = structure_of(traces, num_run)
+        _check_densities(traces)
+        whole_only = 1 < len(source) == num_run  # a part of the data was tried first, and failed
+        rows = chunk_size or min(CHUNK_ROWS, max(1, CHUNK_NUMBERS // structure.numel))
+        at_once = min(num_samples, max(1, rows // structure.size) if structure.subsampled or whole_only else rows)
+        data_at_once = len(source) if whole_only else max(1, rows // at_once)
+        whole, rest = divmod(num_samples, at_once)
         parts = []
         with tqdm(total=len(source), desc="log P(x)", unit="datum", leave=False, disable=hidden(progress)) as bar:
-            for batch, subsample in _chunks(source, structure, max(1, rows // at_once)):
+            for batch, subsample in _chunks(source, structure, data_at_once):
                 args = tuple(t.to(pair.device) for t in batch)
-                weights = [
-                    log_weights(pair, args, k, structure, proposal=proposal, subsample=subsample, vectorize=vectorize)
-                    for k in counts
-                ]
-                parts.append(from_log_weights(torch.cat(weights).double().cpu().numpy()))
+                moments: Moments | None = None
+                for k in [at_once] * whole + [rest] * (rest > 0):
+                    weights = log_weights(
+                        pair, args, k, structure, proposal=proposal, subsample=subsample, vectorize=vectorize
+                    )
+                    more = Moments.of(weights.double().cpu().numpy())
+                    moments = more if moments is None else moments + more
+                parts.append(cast(Moments, moments).estimates())
                 bar.update(len(args[0]) if subsample is None else len(subsample))
+        digest = fingerprint(source)
     arrays = {key: np.concatenate([part[key] for part in parts])[: len(source)] for key in parts[0]}
     _check_not_nan(arrays["log_px"])
     return Evidence(
@@ -102,7 +113,7 @@ def estimate_evidence(
         num_samples=num_samples,
         proposal=proposal,
         event_size=structure.observed_numel,
-        fingerprint=fingerprint(source),
+        fingerprint=digest,
         seed=seed,
     )
 
@@ -117,6 +128,22 @@ def _chunks(source: Source, structure: Structure, at_once: int) -> Iterator[tupl
     for index in torch.arange(len(source)).split(structure.size):
         # The subset has one size: the last is filled up with data whose results are dropped.
         yield everything, torch.cat([index, index.new_zeros(structure.size - len(index))])
+
+
+def _check_densities(traces: list[Trace]) -> None:
+    """Refuse a guide that puts a continuous latent on a point: it has no density to weigh by."""
+    model, guided = samples(traces[0]), samples(traces[1]) if len(traces) > 1 else {}
+    if any(site["infer"].get("is_auxiliary") for site in guided.values()):
+        return  # an automatic guide: the density stands at the auxiliary site
+    for name, site in guided.items():
+        fn = site["fn"]
+        while hasattr(fn, "base_dist"):
+            fn = fn.base_dist
+        if isinstance(fn, Delta) and not bool(fn.log_density.any()) and not model[name]["fn"].support.is_discrete:
+            raise InputError(
+                f"Expected a guide with a density; got a point (Delta) at site {name!r}, whose weights say nothing "
+                f"about log P(x). Use a guide with some width, such as mean_field."
+            )
 
 
 def _check_not_nan(log_px: np.ndarray[Any, Any]) -> None:

@@ -24,8 +24,6 @@ class Likelihood(nn.Module):
     """
 
     num_params: int = 1
-    binary: bool = False
-    """Whether x must be 0 or 1 (named data sets are then binarized by default)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,8 +81,6 @@ class Bernoulli(Likelihood):
     >>> Bernoulli().bind((1, 8, 8))(torch.zeros(5, 1, 8, 8)).log_prob(torch.ones(1, 8, 8)).shape
     torch.Size([5])
     """
-
-    binary = True
 
     def distribution(self, *params: Tensor) -> TorchDistribution:
         """Return Bernoulli(sigmoid(h))."""

@@ -46,6 +46,8 @@ class MLP(nn.Module):
         if activation not in ACTIVATIONS:
             raise InputError(f"Unknown activation {activation!r}: {did_you_mean(str(activation), ACTIVATIONS)}.")
         self.in_shape, self.out_shape = torch.Size(in_shape), torch.Size(out_shape)
+        if not isinstance(hidden, int | list | tuple):
+            raise InputError(f"Expected hidden to be a width or a list of widths, as 64,64; got {hidden!r}.")
         widths = [hidden] if isinstance(hidden, int) else list(hidden)
         sizes = [math.prod(in_shape), *(positive_int("hidden", w) for w in widths), math.prod(out_shape)]
         layers: list[nn.Module] = []

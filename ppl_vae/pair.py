@@ -6,10 +6,11 @@ in Pyro's global parameter store. `Pair` makes both local: modules keep their ow
 it there, so that no pair ever sees the state of another one or of an earlier run.
 """
 
+import functools
 import inspect
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pyro
@@ -19,10 +20,12 @@ from pyro.params.param_store import StateDict as Store
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
+from ppl_vae.errors import InputError
+
 Program = Callable[..., Any]
 
-# Program (or the object whose method it is) -> what it keeps in Pyro's parameter store.
-_STORES: weakref.WeakKeyDictionary[Any, Store] = weakref.WeakKeyDictionary()
+# What programs keep in Pyro's parameter store: the object they belong to -> their function's name -> store.
+_STORES: weakref.WeakKeyDictionary[Any, dict[str, Store]] = weakref.WeakKeyDictionary()
 
 
 class Pair:
@@ -31,9 +34,9 @@ class Pair:
     Args:
         model: a Pyro program P(x, z): a module, or a plain function or method.
         guide: a Pyro program Q(z | x) with the same latent sites.
-        fresh: start with an empty parameter store, and keep what the programs put there with them from now
-            on. Otherwise they find what the last fresh pair left, or, if there was none, a copy of Pyro's
-            global store (so what Pyro's own SVI has trained is found).
+        fresh: start with an empty parameter store. Otherwise the programs find what was kept with them
+            (`keep`), or, if nothing was, a copy of Pyro's global store (so what Pyro's own SVI has trained
+            is found).
 
     >>> from ppl_vae.models import VAE
     >>> from ppl_vae.guides import MeanField
@@ -45,33 +48,49 @@ class Pair:
     def __init__(self, model: Program, guide: Program | None = None, *, fresh: bool = False) -> None:
         self.model, self.guide = model, guide
         self.programs: dict[str, Program] = {"model": model} | ({} if guide is None else {"guide": guide})
-        self.modules = {role: p for role, p in self.programs.items() if isinstance(p, nn.Module)}
-        self._store = _empty_store() if fresh else self._remembered_store()
+        owners = {role: _unwrapped(program)[0] for role, program in self.programs.items()}
+        self.modules = {role: owner for role, owner in owners.items() if isinstance(owner, nn.Module)}
+        self._store = _empty_store() if fresh else self._kept_store()
         self._seen: dict[str, Tensor] = {}
-        if fresh:
-            for program in self.programs.values():
-                _STORES[_anchor(program)] = self._store
 
-    def _remembered_store(self) -> Store:
-        known = [_STORES[_anchor(p)] for p in self.programs.values() if _anchor(p) in _STORES]
-        if not known:  # never fitted here: perhaps fitted by Pyro's own SVI, which uses the global store
+    def _kept_store(self) -> Store:
+        kept = [_STORES.get(owner, {}).get(name) for owner, name in map(_unwrapped, self.programs.values())]
+        if not any(kept):  # never fitted here: perhaps by Pyro's own SVI
             return pyro.get_param_store().get_state()
         store = _empty_store()
-        for other in known:
+        for other in filter(None, kept):
             store["params"].update(other["params"])
             store["constraints"].update(other["constraints"])
         return store
 
+    def keep(self) -> None:
+        """Keep this pair's parameter store with its programs, for those who run them later."""
+        for owner, name in map(_unwrapped, self.programs.values()):
+            _STORES.setdefault(owner, {})[name] = self._store
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Within it, both programs can be run, and find their own parameters only."""
-        with ExitStack() as stack:
-            stack.enter_context(pyro.settings.context(module_local_params=True))
-            stack.enter_context(pyro.get_param_store().scope(self._store))
+        store = pyro.get_param_store()
+        with pyro.settings.context(module_local_params=True), store.scope(self._store):
+            try:
+                yield
+            finally:  # Pyro's scope forgets what it holds when an exception passes
+                self._store.update(store.get_state())
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it, modules are in evaluation mode; each gets its own mode back at the end."""
+        modes = {child: child.training for module in self.modules.values() for child in module.modules()}
+        self.train(False)
+        try:
             yield
+        finally:
+            for child, mode in modes.items():
+                child.training = mode
 
     def see(self, traces: Iterable[Trace]) -> None:
-        """Take note of parameters that only a run shows: those of modules inside plain functions."""
+        """Take note of the parameters that only a run shows: those of plain functions."""
         for role, trace in zip(self.programs, traces, strict=True):
             for name, site in trace.nodes.items():
                 if site["type"] == "param":
@@ -80,19 +99,18 @@ class Pair:
 
     def parameters(self) -> list[Tensor]:
         """Return every parameter to be optimized, each once; `see` a run before."""
-        tensors: list[Tensor] = [p for module in self.modules.values() for p in module.parameters()]
-        tensors += [*self._store["params"].values(), *self._seen.values()]
-        return list({id(p): p for p in tensors if p.requires_grad}.values())
+        found: list[Tensor] = [p for module in self.modules.values() for p in module.parameters()]
+        return list({id(p): p for p in (*found, *self._seen.values()) if p.requires_grad}.values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all parameters and buffers by name, as they are (not copied)."""
-        found = {
+        """Return all parameters and buffers as they are (not copied), each once, named by role."""
+        states = {
             f"{role}.{name}": value
             for role, module in self.modules.items()
             for name, value in module.state_dict(keep_vars=True).items()
-        } | {f"store.{name}": value for name, value in self._store["params"].items()}
-        known = {id(value) for value in found.values()}
-        return found | {f"seen.{name}": value for name, value in self._seen.items() if id(value) not in known}
+        }
+        once = {id(value): name for name, value in reversed((states | self._seen).items())}
+        return {name: value for name, value in (states | self._seen).items() if once[id(value)] == name}
 
     def snapshot(self) -> dict[str, Tensor]:
         """Return a copy of all parameters and buffers."""
@@ -121,21 +139,39 @@ class Pair:
 
 
 def call_signature(program: Program) -> inspect.Signature:
-    """Return the signature of a program: of `forward`, if it is a module; (*args, **kwargs), if it has none."""
-    try:
-        return inspect.signature(program.forward if isinstance(program, nn.Module) else program)
-    except ValueError:  # a program inside some of Pyro's handlers
-        return inspect.signature(lambda *args, **kwargs: None)
+    """Return what a program is called with: the arguments of `forward`, if it is a module."""
+    owner, name = _unwrapped(program)
+    if isinstance(owner, nn.Module) and name == "forward":
+        return inspect.signature(owner.forward)
+    return inspect.signature(getattr(owner, name, owner))
 
 
 def program_name(program: Program) -> str:
     """Return what to call a program in a message."""
-    return str(getattr(program, "__qualname__", type(program).__name__))
+    owner, name = _unwrapped(program)
+    return str(getattr(owner, "__qualname__", f"{type(owner).__name__}.{name}".removesuffix(".forward")))
 
 
-def _anchor(program: Program) -> Any:
-    # A bound method is a new object each time it is looked up; what lasts is the object it belongs to.
-    return getattr(program, "__self__", program)
+def _unwrapped(program: Program) -> tuple[Any, str]:
+    """Return the object that a program belongs to, and the name of its function there.
+
+    Pyro's handlers (`poutine.scale(model, ...)`) and `functools.partial` are looked through; a method, which
+    is a new object each time it is looked up, is its object and its name.
+    """
+    while isinstance(program, functools.partial):
+        program = next((a for a in reversed(program.args) if callable(a)), program.func)
+    if isinstance(program, nn.Module):
+        return program, "forward"
+    if hasattr(program, "__self__") and not inspect.isbuiltin(program):
+        return program.__self__, program.__name__
+    try:
+        hash(program), weakref.ref(program)
+    except TypeError:
+        raise InputError(
+            f"Expected a program that is a module, a function or a method; got an object of {type(program).__name__} "
+            f"that cannot be hashed. Pass its method instead."
+        ) from None
+    return program, ""
 
 
 def _empty_store() -> Store:

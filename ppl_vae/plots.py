@@ -11,6 +11,7 @@ from PIL import Image
 from ppl_vae.checkpoint import History
 from ppl_vae.errors import InputError
 
+CHANNELS = (1, 3)  # grey, or colours
 CELL = 0.45  # inches that one image takes
 SMALL = 16  # pixels; below it images are enlarged to be seen
 FACTOR = 4
@@ -34,7 +35,7 @@ def tile(images: Any, columns: int) -> np.ndarray[Any, Any]:
     x = np.asarray(images, dtype=float)
     if x.ndim == 3:
         x = x[:, None]
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
+    if x.ndim != 4 or x.shape[1] not in CHANNELS:
         raise InputError(
             f"Expected images of shape [N, H, W] or [N, C, H, W] with C of 1 or 3; got {x.shape}. Reshape them first."
         )

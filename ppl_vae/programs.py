@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from ppl_vae.base import Guide, Model
-from ppl_vae.errors import InputError, did_you_mean
+from ppl_vae.errors import InputError, did_you_mean, reason
 from ppl_vae.likelihoods import Likelihood
 from ppl_vae.priors import Prior
 
@@ -79,6 +79,11 @@ def is_file(name: str) -> bool:
     return Path(name).suffix == ".py" or len(Path(name).parts) > 1
 
 
+def source(role: str, name: str) -> bytes:
+    """Return the source of a model or a guide."""
+    return Path(name if is_file(name) else package_folder(f"{role}s") / f"{name}.py").read_bytes()
+
+
 def package_folder(kind: str) -> Path:
     """Return the folder of the installed "models" or "guides"."""
     return Path(importlib.import_module(f"ppl_vae.{kind}").__path__[0])
@@ -93,15 +98,15 @@ def names(role: str) -> list[str]:
     return sorted(info.name for info in pkgutil.iter_modules([str(package_folder(f"{role}s"))]))
 
 
-def find_guide(name: str | None, model_name: str, model: Found) -> Found:
-    """Find the guide of that name; without one, the model file's own, the one named like the model, or mean_field."""
-    if name is not None:
-        return find("guide", name)
-    if _classes(model.module, Guide):
-        return find("guide", model_name)
-    stem = Path(model_name).stem
-    default = stem if stem in names("guide") else "mean_field"
-    return find("guide", default)
+def guide_for(model: str) -> str:
+    """Return the guide that goes with a model: the file's own, the one of the same name, or mean_field.
+
+    >>> guide_for("vae")
+    'mean_field'
+    """
+    if _classes(find("model", model).module, Guide):
+        return model
+    return Path(model).stem if Path(model).stem in names("guide") else "mean_field"
 
 
 def build(
@@ -134,7 +139,7 @@ def build(
     3
     """
     found = find("model", model)
-    classes = {"model": found.cls, "guide": find_guide(guide, model, found).cls}
+    classes = {"model": found.cls, "guide": find("guide", guide or guide_for(model)).cls}
     named = {"prior": prior, "likelihood": likelihood}
     given = _by_part(settings or {})
     suggested = _by_part(defaults or {})
@@ -172,6 +177,8 @@ def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if part not in parts or not option:
             near = did_you_mean(part, [*parts, "fit", "data"])
             raise InputError(f"Expected settings named part.option; got {key!r}. As part, {near}.")
+        if part in ROLES and option in SWAPPABLE:
+            raise InputError(f"Expected --{option}, or {option}.option=value; got {key!r}. Use one of these.")
         parts[part][option] = value
     return parts
 
@@ -186,9 +193,13 @@ def make(cls: Any, options: Mapping[str, Any], part: str, *first: Any) -> Any:
     _check_options(cls, options, part, len(first))
     try:
         return cls(*first, **options)
-    except (TypeError, RuntimeError) as problem:
-        values = ", ".join(f"{part}.{k}={v!r}" for k, v in options.items()) or "no options"
-        raise InputError(f"Expected options that {cls.__name__} takes; got {values} ({problem}).") from problem
+    except InputError as problem:
+        raise InputError(reason(problem)) from None
+    except Exception as problem:  # whatever a person's own class may do
+        values = ", ".join(f"{part}.{k}={v!r}" for k, v in options.items() if k not in SWAPPABLE) or "no options"
+        raise InputError(
+            f"Expected {cls.__name__} to be made with {values}; got {type(problem).__name__}: {reason(problem)}."
+        ) from problem
 
 
 def part_names(part: str, own: ModuleType | None = None) -> dict[str, type[Any]]:
@@ -227,9 +238,9 @@ def _options(cls: Any) -> dict[str, inspect.Parameter]:
 
 
 def _check_options(cls: Any, options: Mapping[str, Any], part: str, positional: int = 0) -> None:
-    known = list(_options(cls))[positional:]
+    known = [name for name in list(_options(cls))[positional:] if name not in SWAPPABLE]
     for name in options:
-        if name not in known:
+        if name not in known and not (name in SWAPPABLE and positional):
             near = did_you_mean(name, known)
             raise InputError(f"Unknown option {part}.{name} of {cls.__name__}: {near}.")
 
@@ -256,5 +267,5 @@ def _import_file(role: str, path: Path) -> ModuleType:
             f"Expected Python in {path}; got a syntax error in line {problem.lineno}: {problem.msg}."
         ) from None
     except Exception as problem:
-        raise InputError(f"Expected {path} to import; got {type(problem).__name__}: {problem}.") from problem
+        raise InputError(f"Expected {path} to import; got {type(problem).__name__}: {reason(problem)}.") from problem
     return module

@@ -8,14 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import torch
 from pyro.util import get_rng_state, set_rng_seed, set_rng_state
+
+from ppl_vae.errors import InputError
 
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
     """Seed PyTorch, NumPy and Python's random from these numbers; put their states back at the end.
 
-    >>> import torch
+    Raises:
+        InputError: a seed that is not a whole number of at least 0.
+
     >>> with seeded(0, 3):
     ...     a = torch.rand(1)
     >>> with seeded(0, 3):
@@ -23,9 +28,12 @@ def seeded(*numbers: int) -> Iterator[None]:
     >>> bool(a == b)
     True
     """
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
+        raise InputError(f"Expected a seed to be a whole number of at least 0; got {numbers[0]!r}.")
     before = get_rng_state()
-    set_rng_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
-    try:
-        yield
-    finally:
-        set_rng_state(before)
+    with torch.random.fork_rng():  # on all devices
+        set_rng_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+        try:
+            yield
+        finally:
+            set_rng_state(before)

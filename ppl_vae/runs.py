@@ -17,7 +17,7 @@ from ppl_vae.evidence import Evidence
 from ppl_vae.rng import seeded
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A run folder that has been read.
 
@@ -26,7 +26,6 @@ class Run:
         model, guide: the pair, with its best weights.
         history: ELBO over epochs.
         config: run.json: what was run.
-        evidence: the bound check on the test split, or None before there is one.
     """
 
     path: Path
@@ -34,7 +33,14 @@ class Run:
     guide: Guide
     history: History
     config: dict[str, Any]
-    evidence: Evidence | None
+
+    def __repr__(self) -> str:
+        return f"<Run {self.path}: {type(self.model).__name__} with {type(self.guide).__name__}>"
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """The bound check on the test split, or None before there is one."""
+        return Evidence.load(self.path / "evidence.nc") if (self.path / "evidence.nc").exists() else None
 
     def data(self) -> datasets.Data:
         """Load the data set the run was trained on."""
@@ -54,14 +60,14 @@ def load(path: str | os.PathLike[str]) -> Run:
     config = folder.read_json()
     try:
         build, event_shape = dict(config["build"]), torch.Size(config["data"]["event_shape"])
-        build |= {role: str(folder / f"{role}.py") for role in config["files"]}
+        build |= {role: str(folder / f"{role}.py") for role in config["copied"]}
     except (KeyError, TypeError) as problem:
         raise InputError(
             f"Expected a whole run.json in {folder.path}; got one without {problem}. Train again."
         ) from None
     weights = {role: folder.read_weights(role) for role in ("model", "guide")}
     with seeded(0):
-        model, guide, _ = programs.build(**build, event_shape=event_shape)
+        model, guide, _ = _build(folder, build, event_shape)
     for role, module in (("model", model), ("guide", guide)):
         try:
             module.load_state_dict(weights[role])
@@ -71,8 +77,14 @@ def load(path: str | os.PathLike[str]) -> Run:
                 f"({str(problem).splitlines()[-1].strip()}). The program has changed since: go back, or train again."
             ) from None
         module.eval()
-    evidence = Evidence.load(folder / "evidence.nc") if (folder / "evidence.nc").exists() else None
-    return Run(folder.path, model, guide, folder.read_history(), config, evidence)
+    return Run(folder.path, model, guide, folder.read_history(), config)
+
+
+def _build(folder: RunFolder, build: dict[str, Any], event_shape: torch.Size) -> Any:
+    try:
+        return programs.build(**build, event_shape=event_shape)
+    except TypeError as problem:
+        raise InputError(f"Expected a whole run.json in {folder.path}; got {problem}. Train again.") from None
 
 
 def refuse_other_run(folder: RunFolder, config: dict[str, Any], resume: bool) -> None:

@@ -17,7 +17,7 @@ Binarize = Literal["dynamic", "threshold"] | None
 _SEED = 19  # of the fixed binary draws
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Split:
     """One part of a data set: `.x` [N, *event_shape] and, where there are labels, `.y` [N].
 
@@ -37,6 +37,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        labels = "without labels" if self.y is None else "with labels"
+        return f"<Split of {len(self)} data of shape {tuple(self.event_shape)}, binarize={self.binarize!r}, {labels}>"
 
     def __getitem__(self, index: slice | Tensor | Sequence[int]) -> "Split":
         """Return a part of the split, for instance `test[::10]` for every tenth datum."""

@@ -23,7 +23,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from ppl_vae.errors import InputError, reason
-from ppl_vae.pair import Pair, program_name
+from ppl_vae.pair import Pair
 
 Args = tuple[Any, ...]
 Site = dict[str, Any]
@@ -74,9 +74,10 @@ def get_traces(pair: Pair, args: Args) -> tuple[poutine.Trace, poutine.Trace]:
 
 
 def samples(trace: poutine.Trace) -> dict[str, Site]:
-    """Return the sample sites of a trace by name, without those that choose a plate's subset."""
+    """Return the sample sites of a trace by name, without those that choose a plate's subset or only compute."""
     nodes: dict[str, Any] = prune_subsample_sites(trace).nodes
-    return {name: site for name, site in nodes.items() if site["type"] == "sample"}
+    sites = {name: site for name, site in nodes.items() if site["type"] == "sample"}
+    return {name: site for name, site in sites.items() if not site["infer"].get("_deterministic")}
 
 
 def latent_sites(pair: Pair, *args: Any) -> dict[str, torch.Size]:
@@ -91,53 +92,6 @@ def latent_sites(pair: Pair, *args: Any) -> dict[str, torch.Size]:
     return {name: site["fn"].event_shape for name, site in samples(trace).items() if not site["is_observed"]}
 
 
-def probe(pair: Pair, args: Args, *, proposal: str = "guide") -> list[poutine.Trace]:
-    """Run a pair once on some data and check that the two fit together; return [model trace, guide trace].
-
-    Raises:
-        InputError: a program that fails on these data, or two programs whose latent sites differ.
-    """
-    try:
-        model_trace = poutine.trace(pair.model).get_trace(*args)
-        if proposal == "prior":
-            return [model_trace]
-        if pair.guide is None:
-            raise InputError("Expected a guide Q(z | x); got none. Give one, or use proposal='prior'.")
-        check_sites(pair, model_trace, poutine.trace(pair.guide).get_trace(*args))
-        return list(get_traces(pair, args))
-    except InputError as problem:
-        raise InputError(reason(problem)) from None  # Pyro adds a table of all shapes below
-    except Exception as problem:
-        raise InputError(
-            f"Expected {' and '.join(map(program_name, pair.programs.values()))} to run on data of shape "
-            f"{', '.join(str(tuple(a.shape)) for a in args)}; got {type(problem).__name__}: "
-            f"{reason(problem)}. Do their shapes fit the data's?"
-        ) from problem
-
-
-def check_sites(pair: Pair, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
-    """Check that the guide samples just the latent sites of the model, in the same shapes.
-
-    Raises:
-        InputError: names or shapes differ; both are named.
-    """
-    model, guide = (program_name(p) for p in pair.programs.values())
-    latents = {n: s for n, s in samples(model_trace).items() if not s["is_observed"]}
-    guided = {n: s for n, s in samples(guide_trace).items() if not s["infer"].get("is_auxiliary")}
-    missing = [n for n in latents if n not in guided and not latents[n]["infer"].get("enumerate")]
-    if missing or set(guided) - set(latents):
-        raise InputError(
-            f"Expected a guide that samples the latent sites of the model; got {sorted(latents)} in the model {model} "
-            f"and {sorted(guided)} in the guide {guide}. Give both the same pyro.sample names."
-        )
-    for name, site in latents.items():
-        if name in guided and site["fn"].event_shape != guided[name]["fn"].event_shape:
-            raise InputError(
-                f"Expected site {name!r} to have one shape; got {tuple(site['fn'].event_shape)} in the model {model} "
-                f"and {tuple(guided[name]['fn'].event_shape)} in the guide {guide}. Give both the same latent size."
-            )
-
-
 def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
     """Find the plate over the data, and what else an estimator has to know, in the traces of a pair.
 
@@ -148,6 +102,11 @@ def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
     everything = [site for some in sites for site in some.values()]
     frames = {f.name: f for site in everything for f in site["cond_indep_stack"] if f.vectorized}
     fitting = [f for f in frames.values() if num_data in (f.size, f.full_size)]
+    if "data" not in frames and len(fitting) > 1:
+        raise InputError(
+            f"Expected one plate over the {num_data} data; got {len(fitting)} of that size: "
+            f"{', '.join(f.name for f in fitting)}. Name the one over the data 'data'."
+        )
     data = frames.get("data") or next(iter(fitting), None)
     outside = sorted({s["name"] for s in everything if data is None or not _inside(s, data)})
     if data is None or outside:
@@ -156,7 +115,7 @@ def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
             f"sum over them; got {', '.join(outside) or 'no site at all'} outside of it. "
             f'Put it inside `with pyro.plate("data", len(x)):`.'
         )
-    numel = {n: max(1, s["value"].numel() // data.size) for n, s in sites[0].items()}
+    numel = {n: s["value"].numel() // data.size for n, s in sites[0].items()}
     return Structure(
         plate=data.name,
         dim=data.dim,
@@ -164,9 +123,15 @@ def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
         size=data.size,
         full_size=data.full_size or data.size,
         num_plates=-min(f.dim for f in frames.values()),
-        numel=max(numel.values()),
+        numel=max(1, *numel.values()),
         observed_numel=sum(numel[n] for n, s in sites[0].items() if s["is_observed"]),
     )
+
+
+def _all_alike(latents: list[Tensor]) -> bool:
+    """Whether there are latents, all continuous, and all samples of them, along the first dimension, the same."""
+    continuous = [z for z in latents if z.is_floating_point() and z.dim() > 0]
+    return len(continuous) > 0 and all(bool((z == z[:1]).all()) for z in continuous)
 
 
 def _inside(site: Site, data: Any) -> bool:
@@ -215,7 +180,7 @@ def log_weights(
     >>> model = LinearGaussian((20,), latent_dim=4)
     >>> pair, x = Pair(model, Posterior(model)), torch.randn(5, 20)
     >>> with pair.running(), torch.no_grad():
-    ...     structure = structure_of(probe(pair, (x,)), num_data=5)
+    ...     structure = structure_of(get_traces(pair, (x,)), num_data=5)
     ...     weights = log_weights(pair, (x,), 3, structure)
     >>> torch.allclose(weights, model.exact_log_px(x).expand(3, 5), atol=1e-4)
     True
@@ -226,6 +191,27 @@ def log_weights(
             for _ in range(num_samples)
         ]
         return torch.cat(one)
+    try:
+        return _drawn(pair, args, num_samples, structure, proposal=proposal, subsample=subsample, vectorize=vectorize)
+    except (ValueError, RuntimeError) as problem:
+        if isinstance(problem, InputError):
+            raise
+        raise InputError(
+            f"Expected programs that work under one more plate to the left of theirs, with values inside their "
+            f"supports; got {type(problem).__name__}: {reason(problem)}. Mend that, or pass vectorize=False."
+        ) from problem
+
+
+def _drawn(
+    pair: Pair,
+    args: Args,
+    num_samples: int,
+    structure: Structure,
+    *,
+    proposal: str,
+    subsample: Tensor | None,
+    vectorize: bool,
+) -> Tensor:
     num_data = len(args[0] if subsample is None else subsample)
     particles = pyro.plate("particles", num_samples, dim=-structure.num_plates - 1) if vectorize else nullcontext()
     fixed = nullcontext() if subsample is None else FixedSubsample(structure.plate, subsample)
@@ -236,16 +222,21 @@ def log_weights(
             denominator: list[Site] = []
         else:
             model_trace, guide_trace = get_traces(pair, args)
-            numerator, denominator = list(samples(model_trace).values()), list(samples(guide_trace).values())
+            guided = samples(guide_trace)
+            denominator = list(guided.values())
+            # A latent that the guide leaves out is drawn from its own conditional prior, which cancels.
+            numerator = [s for n, s in samples(model_trace).items() if s["is_observed"] or n in guided]
         total = torch.zeros(1, num_data, device=pair.device)
         for site in numerator:
             total = total + _site_log_prob(site, structure, num_data)
         for site in denominator:
             total = total - _site_log_prob(site, structure, num_data)
-    if total.shape[0] not in (1, num_samples):
+    latents = [s["value"] for s in samples(model_trace).values() if not s["is_observed"]]
+    if total.shape[0] not in (1, num_samples) or (vectorize and num_samples > 1 and _all_alike(latents)):
         raise InputError(
-            f"Expected log-weights of shape [{num_samples}, {num_data}]; got {tuple(total.shape)}. Let the "
-            f"programs work under one more plate to the left of theirs, or pass vectorize=False."
+            f"Expected {num_samples} samples of {', '.join(n for n in samples(model_trace))} that differ; got the same "
+            f"ones again, or none for each of the {num_data} data. Let the programs draw with pyro.sample and work "
+            f"under one more plate to the left of theirs, or pass vectorize=False."
         )
     return total.expand(num_samples, num_data)
 

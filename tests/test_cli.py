@@ -72,7 +72,7 @@ def test_the_whole_story(run, tmp_path):
 
     assert run("sample", folder, "-n", 10, "--seed", 3)[0] == 0
     assert (folder / "figures" / "samples-3.png").exists()
-    assert run("sample", folder, "-n", 10, "--draw", "-o", "x.npy")[0] == 0
+    assert run("sample", folder, "-n", 10, "--no-mean", "-o", "x.npy")[0] == 0
     x = np.load("x.npy")
     assert x.shape == (10, 1, 8, 8) and set(np.unique(x)) <= {0.0, 1.0}
 
@@ -101,15 +101,58 @@ def test_new_copies_files_that_train(run):
     code, out, _ = run("new", "mine")
     assert code == 0 and "mine/models/vae.py" in out
     path = Path("mine/models/vae.py")
-    path.write_text(path.read_text().replace("prior or StandardNormal(8)", "prior or Mixture(4)").replace(
-        "import Prior, StandardNormal", "import Mixture, Prior, StandardNormal"))  # fmt: skip
+    text = path.read_text().replace("import Prior, StandardNormal", "import Mixture, Prior, StandardNormal")
+    path.write_text(text.replace("prior or StandardNormal(8)", "prior or Mixture(4, num_components=7)"))
     assert run("train", path, "--guide", "mine/guides/mean_field.py", *QUICK, "--out", "r")[0] == 0
     assert sorted(p.name for p in Path("r").glob("*.py")) == ["guide.py", "model.py"]
     path.write_text("broken now")
-    assert type(ppl_vae.load("r").model.prior).__name__ == "Mixture"  # the run has its own copy
+    prior = ppl_vae.load("r").model.prior  # the run has its own copy, and what it says holds
+    assert (type(prior).__name__, prior.latent_dim, prior.num_components) == ("Mixture", 4, 7)
     code, _, err = run("new", "mine")
     assert code == 2 and "linear_gaussian.py" in err
     assert path.read_text() == "broken now"
+
+
+@pytest.mark.parametrize("name", ["vae", "linear_gaussian"])
+def test_every_file_that_new_writes_trains_and_loads(run, name):
+    run("new", "mine")
+    assert run("train", f"./mine/models/{name}.py", "--epochs", 1, "--num-samples", 2, "--out", "r")[0] == 0
+    assert run("train", f"mine/models/{name}.py", "--epochs", 1, "--num-samples", 2, "--out", "r", "--resume")[0] == 0
+    assert type(ppl_vae.load("r").guide).__name__ == {"vae": "MeanField"}.get(name, "LinearGaussian")
+    code, _, err = run("new", "r")
+    assert code == 2 and "another name" in err
+
+
+def test_changed_data_are_another_run_and_paths_travel(run, tmp_path, monkeypatch):
+    np.save("x.npy", np.random.default_rng(0).integers(0, 2, (60, 5)))
+    command = ["train", "vae", "--data", "x.npy", *QUICK, "--out", "r"]
+    assert run(*command)[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run("evaluate", tmp_path / "r", "-k", 2)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.random.default_rng(1).integers(0, 2, (60, 5)))
+    code, _, err = run(*command, "--resume")
+    assert code == 2 and "data=" in err
+
+
+def test_a_smaller_estimate_does_not_replace_a_larger(run):
+    assert run("train", "vae", *QUICK)[0] == 0
+    run("evaluate", "runs/vae-digits", "-k", 5)
+    assert ppl_vae.load("runs/vae-digits").evidence.num_samples == 20
+    run("evaluate", "runs/vae-digits", "-k", 30)
+    assert ppl_vae.load("runs/vae-digits").evidence.num_samples == 30
+    Path("runs/vae-digits/evidence.nc").write_bytes(b"broken")
+    code, _, err = run("compare", "runs/vae-digits")
+    assert code == 2 and "ppl-vae evaluate" in err
+
+
+def test_data_that_are_no_pictures(run):
+    np.save("x.npy", np.random.default_rng(0).integers(0, 2, (60, 2, 8, 8)))
+    code, out, _ = run("train", "vae", "--data", "x.npy", *QUICK, "--out", "r")
+    assert code == 0 and "log P(x)" in out
+    code, _, err = run("sample", "r")
+    assert code == 2 and "no pictures" in err
 
 
 def test_own_data_and_own_model(run):
@@ -154,6 +197,10 @@ def test_a_finished_run_is_safe(run):
         (["train", "vae", "--set", "prior.size=3"], r"Unknown option prior\.size"),
         (["train", "vae", "--set", "fit.epoch=3"], "did you mean 'epochs'"),
         (["train", "vae", "--set", "fit.schedule=linear"], "Unknown schedule 'linear'"),
+        (["train", "vae", "--set", "fit.schedule=3"], "Unknown schedule 3"),
+        (["train", "vae", "--seed", "-1"], "seed.*got -1"),
+        (["train", "vae", "--set", "model.prior=3"], "--prior"),
+        (["train", "vae", "--set", "decoder.hidden="], "hidden.*got ''"),
         (["train", "vae", "--set", "data.binarize=yes"], "'dynamic', 'threshold' or None; got 'yes'"),
         (["train", "vae", "--set", "data.binarize=none"], r"\{0, 1\} for Bernoulli; got .*Binarize"),
         (["train", "--epoch", "3"], "--epochs"),

@@ -149,6 +149,12 @@ def truncated(path):
     return path
 
 
+def deep(folder):
+    folder.mkdir()
+    Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16)).save(folder / "a.png")
+    return folder
+
+
 X = np.ones((20, 5))
 CASES = {
     "unknown": (lambda t: "mnits", "Unknown data set 'mnits': did you mean 'mnist'"),
@@ -168,6 +174,11 @@ CASES = {
     "labels": (lambda t: spoil(t, "a.npz", x=X, y=np.arange(3)), "as many labels.*got 3 for 20"),
     "no images": (lambda t: t, "Expected images .*got none"),
     "two sizes": (lambda t: write_images(t / "i", [(8, 6), (8, 6), (9, 6)]), "one size.*02.png"),
+    "no name": (lambda t: "", "got nothing"),
+    "a number": (lambda t: spoil(t, "a.npy", x=np.array(3.0)), r"shape \(\)"),
+    "labels in words": (lambda t: spoil(t, "a.npz", x=X, y=np.array(["a"] * 20)), "'y' of dtype <U1"),
+    "three shapes": (lambda t: spoil(t, "a.npz", train=X, valid=X, test=X[:, :3]), "one shape"),
+    "16 bits": (lambda t: deep(t / "i"), "mode I;16"),
     "text": (lambda t: (t / "x.csv").write_text("1,2") and t / "x.csv", "npy or .npz"),
 }
 
@@ -199,4 +210,21 @@ def test_missing_real_data_say_where_to_put_them(tmp_path, monkeypatch):
     monkeypatch.setenv("PPL_VAE_DATA", str(tmp_path))
     for name in ("binarized_mnist", "freyfaces"):
         with pytest.raises(InputError, match="PPL_VAE_DATA"):
+            data.load(name)
+
+
+def test_other_byte_orders_and_one_scale_for_all_parts(tmp_path):
+    np.save(tmp_path / "big.npy", X.astype(">f8"))
+    assert data.load(tmp_path / "big.npy").train.x.shape == (16, 5)
+    train = np.full((9, 2), 200, dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", train=train, valid=train, test=np.ones((9, 2), dtype=np.uint8))
+    assert float(data.load(tmp_path / "a.npz").test.x.max()) == pytest.approx(1 / 255)
+
+
+def test_named_files_of_another_shape(tmp_path, monkeypatch):
+    monkeypatch.setenv("PPL_VAE_DATA", str(tmp_path))
+    np.savez(tmp_path / "binarized_mnist_static.npz", train=X, valid=X, test=X)
+    np.savez(tmp_path / "freyfaces.npz", images=X)
+    for name in ("binarized_mnist", "freyfaces"):
+        with pytest.raises(InputError, match="Replace it by the whole file"):
             data.load(name)

@@ -109,3 +109,22 @@ def test_pyros_own_svi_trains_our_pairs(digits):
 def test_bad_calls(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_mean_field_takes_sites_of_any_shape():
+    class Scalars(ppl_vae.Model):
+        def forward(self, x=None, *, size=None):
+            with self.plate(x, size):
+                a = pyro.sample("a", pyro.distributions.Normal(0.0, 1.0))
+                b = pyro.sample("b", pyro.distributions.Normal(torch.zeros(2, 3), 1.0).to_event(2))
+                mean = (a[..., None, None] + b).flatten(-2)
+                return pyro.sample("x", pyro.distributions.Normal(mean, 1.0).to_event(1), obs=x)
+
+    model = Scalars((6,))
+    guide = guides.MeanField(model, encoder=SMALL)
+    x = ppl_vae.sample(model, 40)
+    ppl_vae.fit(model, guide, x, epochs=100, learning_rate=0.02)
+    covariance = torch.eye(6) * 2 + 1
+    exact = torch.distributions.MultivariateNormal(torch.zeros(6), covariance).log_prob(x).numpy()
+    evidence = ppl_vae.estimate_evidence(model, guide, x, num_samples=2000)
+    assert (np.abs(evidence.log_px - exact) < 4 * evidence.mcse + 1e-3).mean() > 0.9
