@@ -16,12 +16,16 @@ class Prior(nn.Module):
     """P(z) for z of shape [latent_dim]: subclasses implement `forward()`.
 
     `forward()` returns a distribution with an empty batch shape and event shape [latent_dim]; the
-    plates of the program that samples from it give it its batch dimensions.
+    plates of the program that samples from it give it its batch dimensions. `zeros` [latent_dim] is there to
+    build on: it moves with the module to another device or precision.
     """
+
+    zeros: Tensor
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.latent_dim = positive_int("latent_dim", latent_dim)
+        self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -45,11 +49,8 @@ class StandardNormal(Prior):
     torch.Size([8])
     """
 
-    zeros: Tensor
-
     def __init__(self, latent_dim: int = 8) -> None:
         super().__init__(latent_dim)
-        self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
 
     def forward(self) -> TorchDistribution:
         """Return N(0, I) with event shape [latent_dim]."""
