@@ -1,7 +1,6 @@
 """The command line as people use it: whole runs in their own process, errors in one line, kills and resumes."""
 
 import json
-import os
 import random
 import re
 import signal
@@ -243,20 +242,28 @@ def test_broken_run_folders(run):
     assert "Expected weights in" in with_file("run.json", json.dumps(other).encode())
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not Path("/dev/full").exists(), reason="needs Linux and root to mount")
-def test_a_full_disk(run, tmp_path):
+@pytest.mark.parametrize(
+    ("option", "message"), [("size=200k", "No space left on device"), ("ro", "Read-only file system")]
+)
+def test_a_full_disk_or_a_read_only_one(run, tmp_path, option, message):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], check=False, capture_output=True
-    ).returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", option, "tmpfs", disk]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("no file system can be mounted here")
     try:
         code, _, err = run("train", "vae", *QUICK, "--out", disk / "r")
-        assert code == 2 and "No space left on device" in err and len(err.splitlines()) <= 2
+        assert code == 2 and message in err and len(err.splitlines()) <= 2
         assert not list((disk / "r").glob(".*"))
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_a_run_that_diverges(run):
+    code, _, err = run("train", "vae", *QUICK, "--learning-rate", "1e30", "--out", "r")
+    assert code == 2 and len(err.splitlines()) == 1
+    assert re.search(r"Expected (a finite loss|finite parameters); got .*of the start were kept", err)
+    torch.load("r/last.pt", weights_only=True)
 
 
 def test_a_folder_that_cannot_be_written(run):
