@@ -89,7 +89,7 @@ class Evidence:
 
     def verdict(self) -> str:
         """Return one line on how far to trust log P(x), from the effective sample sizes."""
-        few = int((self.ess < LOW_ESS).sum())
+        few = int((self.ess < LOW_ESS - 1e-3).sum())  # equal weights of ten samples are ten, but for rounding
         if self.num_samples < 2:
             return "One sample for each datum: log P(x) is the ELBO, and its error is not known. Raise num_samples."
         if few == 0:
