@@ -10,7 +10,8 @@ from torch.distributions import constraints
 from ppl_vae.batches import Source
 from ppl_vae.errors import InputError, reason
 from ppl_vae.pair import Pair, program_name
-from ppl_vae.trace import Args, get_traces, samples
+from ppl_vae.structure import Args, samples
+from ppl_vae.trace import get_traces
 
 PROBE_SIZE = 256
 CHECK_SIZE = 1000

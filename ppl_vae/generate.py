@@ -11,7 +11,7 @@ from ppl_vae.batches import as_source
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.pair import Pair, Program, call_signature, program_name
 from ppl_vae.rng import seeded
-from ppl_vae.trace import samples
+from ppl_vae.structure import samples
 
 CHUNK = 1000  # data generated or reconstructed at once
 QUANTILE_DRAWS = 100_000

@@ -24,7 +24,8 @@ from ppl_vae.evidence import Evidence, Moments
 from ppl_vae.pair import Pair, Program
 from ppl_vae.progress import hidden
 from ppl_vae.rng import seeded
-from ppl_vae.trace import Structure, log_weights, samples, structure_of
+from ppl_vae.structure import Structure, samples, structure_of
+from ppl_vae.trace import log_weights
 
 CHUNK_NUMBERS = 2**21  # values of the largest site held at once: 8 MB in single precision
 CHUNK_ROWS = 2**13  # (sample, datum) pairs held at once: hidden layers may be wider than any site

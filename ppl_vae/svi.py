@@ -27,7 +27,7 @@ from ppl_vae.errors import InputError, did_you_mean, positive_int, positive_numb
 from ppl_vae.pair import Pair, Program
 from ppl_vae.progress import hidden
 from ppl_vae.rng import seeded
-from ppl_vae.trace import structure_of
+from ppl_vae.structure import structure_of
 from ppl_vae.training import SETUP, VALIDATION_BATCH, Fit, Training
 
 Schedule = Callable[[Optimizer, int], LRScheduler]
