@@ -139,29 +139,20 @@ def log_prob_by_datum(trace: poutine.Trace, names: Iterable[str], shape: Structu
         terms = [_site_log_prob(site, shape, num_data) for site in chosen]
         return functools.reduce(torch.add, terms) if terms else torch.zeros(1, num_data)
     trace.symbolize_dims()
-    symbols: dict[str, str] = trace.plate_to_symbol
+    packed = [pack(_log_prob(site), site["infer"]["_dim_to_symbol"]) for site in chosen]
+    present = {symbol for term in packed for symbol in term._pyro_dims}  # dimensions of size 1 are gone
     tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
-    for site in chosen:
-        ordinal = frozenset(symbols[f.name] for f in site["cond_indep_stack"] if f.vectorized)
-        tree.setdefault(ordinal, []).append(pack(_log_prob(site), site["infer"]["_dim_to_symbol"]))
-    kept = {
-        f.dim: symbols[f.name]
-        for site in chosen
-        for f in site["cond_indep_stack"]
-        if f.vectorized and f.dim in (shape.dim, -shape.num_plates - 1)
-    }
-    result = contract_to_tensor(tree, set(trace.symbol_to_dim) - set(symbols.values()), frozenset(kept.values()))
-    dims = result._pyro_dims  # type: ignore[attr-defined]
-    order = [dims.index(kept[d]) for d in sorted(kept) if kept[d] in dims]
-    return _laid_out(result.permute(order), [d for d in sorted(kept) if kept[d] in dims], shape, num_data)
-
-
-def _laid_out(term: Tensor, dims: list[int], shape: Structure, num_data: int) -> Tensor:
-    """Put a packed term, whose dimensions of size 1 are gone, back to [K or 1, N]."""
-    samples_too = -shape.num_plates - 1 in dims
-    if shape.dim not in dims:
-        term = term.unsqueeze(-1)
-    return (term if samples_too else term.unsqueeze(0)).expand(-1, num_data)
+    kept: dict[int, str] = {}
+    for site, term in zip(chosen, packed, strict=True):
+        plates = {f.dim: trace.plate_to_symbol[f.name] for f in site["cond_indep_stack"] if f.vectorized}
+        tree.setdefault(frozenset(plates.values()) & present, []).append(term)
+        kept |= {d: s for d, s in plates.items() if d in (shape.dim, -shape.num_plates - 1) and s in present}
+    enumerated = present - set(trace.plate_to_symbol.values())
+    result = contract_to_tensor(tree, enumerated, frozenset(kept.values()))
+    laid_out = result.permute([result._pyro_dims.index(kept[d]) for d in sorted(kept)])
+    if shape.dim not in kept:
+        laid_out = laid_out.unsqueeze(-1)
+    return (laid_out if len(kept) > (shape.dim in kept) else laid_out.unsqueeze(0)).expand(-1, num_data)
 
 
 def _log_prob(site: Site) -> Tensor:
