@@ -2,10 +2,10 @@ from . import data, likelihoods, networks, plots, posteriors, priors
 from .base import Guide, Model
 from .comparison import compare
 from .errors import InputError, NonFiniteLossError
+from .estimators import estimate_evidence
 from .evidence import Evidence
 from .experiment import evaluate, new, train
 from .generate import manifold, reconstruct, sample
-from .importance import estimate_evidence
 from .runs import Run, load
 from .svi import fit
 from .training import Fit

@@ -5,36 +5,57 @@
 so the gap between the two columns is how far the guide is from the posterior.
 """
 
-import html
+import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ppl_vae import trust
+from ppl_vae.diagnostics import MIN_SAMPLES, Array, Curve, khat_threshold
 from ppl_vae.errors import InputError, reason
 from ppl_vae.files import written_whole
+from ppl_vae.report import Mean, Report, number, spread
 
-Array = NDArray[np.float64]
-
-LOW_ESS = 10.0  # below it the weights of a datum rest on a handful of samples
+METHODS = {
+    "importance": "importance sampling",
+    "ais": "annealed importance sampling",
+    "sandwich": "annealed importance sampling",
+}
+SOURCES = {"guide": "the guide Q(z | x)", "prior": "the prior P(z)", "refined": "the refined guide Q(z | x)"}
 
 
 @dataclass(frozen=True)
-class Mean:
-    """A mean over the data, in nats unless said otherwise.
+class Sandwich:
+    """Bounds from both sides on log P(x) of data that were simulated from the model, with the z that made them.
 
     Attributes:
-        value: the mean.
-        se: its standard error as an estimate for the population the data come from, sd / sqrt(N).
-        mcse: its Monte Carlo standard error, from drawing K samples only.
+        lower: by forward annealed importance sampling, [M], in nats; in expectation below log P(x).
+        upper: by reverse annealing from the z that made x, [M]; in expectation above log P(x).
+        lower_mcse, upper_mcse: their Monte Carlo standard errors, [M].
+        x: the simulated data, [M, *event_shape].
     """
 
-    value: float
-    se: float
-    mcse: float
+    lower: Array
+    upper: Array
+    lower_mcse: Array
+    upper_mcse: Array
+    x: np.ndarray[Any, Any]
+
+    def means(self) -> dict[str, Mean]:
+        """Return the means over the simulated data: lower, upper, and width = upper - lower."""
+        return {
+            "lower": Mean.of(self.lower, self.lower_mcse),
+            "upper": Mean.of(self.upper, self.upper_mcse),
+            "width": Mean.of(self.upper - self.lower, np.hypot(self.lower_mcse, self.upper_mcse)),
+        }
+
+    def interval(self) -> tuple[float, float]:
+        """Return where the mean log P(x) of the simulated data lies: the two bounds, two MCSE wider."""
+        lower, upper = self.means()["lower"], self.means()["upper"]
+        return lower.value - 2 * lower.mcse, upper.value + 2 * upper.mcse
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,15 +64,23 @@ class Evidence:
 
     Attributes:
         log_px: log P(x) per datum, log (1/K) sum_k w_k, [N].
-        elbo: the evidence lower bound per datum, (1/K) sum_k log w_k, [N].
+        elbo: the evidence lower bound of the proposal per datum, (1/K) sum_k log w_k, [N].
         mcse: Monte Carlo standard error of log_px, [N]: with K samples, by the delta method.
         elbo_mcse: Monte Carlo standard error of elbo, [N].
         ess: effective sample size (sum w)^2 / sum w^2, between 1 and K, [N].
-        num_samples: K.
-        proposal: what z was drawn from: "guide" or "prior".
+        num_samples: K, or the number of chains of annealed importance sampling.
+        proposal: what z was drawn from: "guide", "refined" or "prior".
         event_size: how many observed numbers one datum holds.
         fingerprint: a hash of the data, so that only estimates on the same data are compared.
         seed: of the samples.
+        method: "importance", "ais" or "sandwich".
+        diagnostics: more numbers per datum, by name, each [N]. Of importance sampling: draws (K of each datum),
+            bias (the jackknife's), khat, log_px_psis. Of annealing: acceptance, step_size, chain_spread (the
+            standard deviation of the log-weights over chains), and log_px_importance with mcse_importance.
+        settings: numbers the method was run with.
+        curve: the bound against K, where it was found.
+        sandwich: bounds from both sides on simulated data, where they were found.
+        draws: draws from the posterior and what goes with them, as `to_arviz` gives them, where they were kept.
     """
 
     log_px: Array
@@ -64,6 +93,12 @@ class Evidence:
     event_size: int
     fingerprint: str
     seed: int
+    method: str = "importance"
+    diagnostics: dict[str, Array] = field(default_factory=dict)
+    settings: dict[str, float] = field(default_factory=dict)
+    curve: Curve | None = None
+    sandwich: Sandwich | None = None
+    draws: Any = None
 
     def __len__(self) -> int:
         return len(self.log_px)
@@ -73,109 +108,145 @@ class Evidence:
         """Log P(x) - ELBO = KL(Q(z | x) || P(z | x)) per datum, [N]."""
         return self.log_px - self.elbo
 
+    @property
+    def khat(self) -> Array:
+        """Pareto's k of the tail of the weights, [N]: above 0.7 (or 1 - 1 / log10 K) an estimate is not to be trusted.
+
+        Raises:
+            InputError: there are fewer than 25 draws for each datum.
+        """
+        return self._of_tail("khat")
+
+    @property
+    def log_px_psis(self) -> Array:
+        """Log P(x) with the tail of the weights smoothed (Pareto-smoothed importance sampling), [N]; as `khat`."""
+        return self._of_tail("log_px_psis")
+
+    def _of_tail(self, name: str) -> Array:
+        if name not in self.diagnostics or self.num_samples < MIN_SAMPLES:
+            raise InputError(
+                f"Expected at least {MIN_SAMPLES} weights for each datum for k-hat; got {self.num_samples} by "
+                f"method={self.method!r}. Use method='importance' with num_samples={MIN_SAMPLES} or more."
+            )
+        return self.diagnostics[name]
+
     def means(self) -> dict[str, Mean]:
         """Return the means over the data: log_px, elbo and gap in nats, bits_per_dim in bits.
 
         bits_per_dim = -log P(x) / (event_size ln 2).
         """
-        gap_mcse = np.sqrt(self.mcse**2 + self.elbo_mcse**2)  # an upper bound: the two share their samples
+        gap_mcse = np.hypot(self.mcse, self.elbo_mcse)  # an upper bound: the two share their samples
         to_bits = -1 / (self.event_size * np.log(2))
         return {
-            "log_px": _mean(self.log_px, self.mcse),
-            "elbo": _mean(self.elbo, self.elbo_mcse),
-            "gap": _mean(self.gap, gap_mcse),
-            "bits_per_dim": _mean(self.log_px * to_bits, self.mcse * abs(to_bits)),
+            "log_px": Mean.of(self.log_px, self.mcse),
+            "elbo": Mean.of(self.elbo, self.elbo_mcse),
+            "gap": Mean.of(self.gap, gap_mcse),
+            "bits_per_dim": Mean.of(self.log_px * to_bits, self.mcse * abs(to_bits)),
         }
+
+    def doubts(self) -> list[trust.Doubt]:
+        """Return the data whose log P(x) is not to be trusted, each with the reason in words.
+
+        Reasons: Pareto's k-hat above min(1 - 1 / log10 K, 0.7), an effective sample size below 10, a tolerance
+        that was not reached; of annealing, chains whose weights differ, a low accepted rate of HMC, or an
+        importance estimate that lies above.
+        """
+        return trust.doubts(self)
 
     def verdict(self) -> str:
-        """Return one line on how far to trust log P(x), from the effective sample sizes."""
-        few = int((self.ess < LOW_ESS - 1e-3).sum())  # equal weights of ten samples are ten, but for rounding
-        if self.num_samples < 2:
-            return "One sample for each datum: log P(x) is the ELBO, and its error is not known. Raise num_samples."
-        if few == 0:
-            return (
-                f"Every datum has an effective sample size of {LOW_ESS:.0f} or more. It cannot show what the "
-                f"proposal never visits: a second guide, or proposal='prior', can."
-            )
-        return (
-            f"{few} of {len(self)} data have an effective sample size below {LOW_ESS:.0f}: their log P(x) rests on a "
-            f"few samples, and is more likely too low. Raise num_samples, or train the guide for longer."
-        )
+        """Return one line on whether the mean log P(x) can be believed."""
+        return trust.verdict(self)
 
-    def _rows(self) -> list[tuple[str, str, str, str, str]]:
-        proposal = "Q" if self.proposal == "guide" else "P(z)"
-        notes = {
-            "log_px": ("log P(x)", "nats"),
-            "elbo": ("ELBO", "nats, log P(x) >= ELBO"),
-            "gap": ("gap", f"nats, KL({proposal} || P(z | x)) = log P(x) - ELBO"),
-            "bits_per_dim": ("bits per dim", f"-log P(x) / ({self.event_size} ln 2)"),
-        }
-        return [
-            (
-                notes[k][0],
-                f"{m.value:.3f}" if abs(m.value) < 1e6 else f"{m.value:.4g}",
-                _number(m.se),
-                _number(m.mcse),
-                notes[k][1],
-            )
-            for k, m in self.means().items()
+    def report(self) -> Report:
+        """Return what is printed: means with their errors, diagnostics, and the verdict."""
+        means = self.means()
+        of = "Q" if self.proposal != "prior" else "P(z)"
+        rows = [
+            ("log P(x)", means["log_px"], "nats"),
+            ("ELBO", means["elbo"], "nats, log P(x) >= ELBO"),
+            ("gap", means["gap"], f"nats, KL({of} || P(z | x)) = log P(x) - ELBO"),
+            ("bits per dim", means["bits_per_dim"], f"-log P(x) / ({self.event_size} ln 2)"),
         ]
+        if self.sandwich is not None:
+            bounds = self.sandwich.means()
+            rows += [
+                ("simulated: lower", bounds["lower"], "nats, forward annealing of data drawn from the model"),
+                ("simulated: upper", bounds["upper"], "nats, reverse annealing from the z that made them"),
+            ]
+        lines = self._importance_lines() if self.method == "importance" else self._annealing_lines()
+        return Report(self._headline(), rows, [*lines, self.verdict()])
 
     def _headline(self) -> str:
-        source = "the guide Q(z | x)" if self.proposal == "guide" else "the prior P(z)"
-        return f"log P(x) of {len(self)} data by importance sampling, K = {self.num_samples} samples from {source}"
+        what = f"log P(x) of {len(self)} data by {METHODS[self.method]}"
+        if self.method == "importance":
+            used = self.diagnostics["draws"]
+            more = f" to {used.max():.0f}" if used.max() > self.num_samples else ""
+            return f"{what}, K = {self.num_samples}{more} samples from {SOURCES[self.proposal]}"
+        steps = self.settings["num_temperatures"]
+        return f"{what}, {self.num_samples} chains over {steps:.0f} temperatures from {SOURCES[self.proposal]}"
 
-    def _ess_line(self) -> str:
-        return (
+    def _importance_lines(self) -> list[str]:
+        lines = [
             f"effective sample size: median {np.median(self.ess):.1f}, smallest {self.ess.min():.1f}, "
             f"of {self.num_samples}"
-        )
+        ]
+        if self.num_samples >= MIN_SAMPLES:
+            khat, limit = self.khat, khat_threshold(self.diagnostics["draws"])
+            smoothed = float(self.log_px_psis.mean())
+            lines.append(
+                f"Pareto k-hat: median {np.median(khat):.2f}, largest {khat.max():.2f}, "
+                f"{int((khat > limit).sum())} of {len(self)} above {np.min(limit):.2f}; log P(x) with tails smoothed "
+                f"{smoothed:.3f}; bias of a finite K about {number(float(self.diagnostics['bias'].mean()))} nats"
+            )
+        return lines
+
+    def _annealing_lines(self) -> list[str]:
+        plain = self.diagnostics["log_px_importance"]
+        lines = [
+            f"HMC: accepted rate {spread(self.diagnostics['acceptance'])}; chains: standard deviation of log w "
+            f"{spread(self.diagnostics['chain_spread'])}",
+            f"importance sampling with K = {self.settings['num_samples']:.0f}: log P(x) {plain.mean():.3f}",
+        ]
+        if self.sandwich is not None:
+            low, high = self.sandwich.interval()
+            width = self.sandwich.means()["width"]
+            lines.append(
+                f"sandwich: log P(x) of {len(self.sandwich.lower)} simulated data is in [{low:.3f}, {high:.3f}]; where "
+                f"the model fits, the estimate on real data is too low by about {max(width.value, 0.0):.3f} nats at "
+                f"most (MCSE {number(width.mcse)})"
+            )
+        return lines
 
     def __str__(self) -> str:
-        head = ("", "mean", "s.e.", "MCSE", "")
-        table = [f"{a:<13}{b:>11}{c:>9}{d:>9}  {e}".rstrip() for a, b, c, d, e in [head, *self._rows()]]
-        return "\n".join([self._headline(), *table, self._ess_line(), self.verdict()])
+        return str(self.report())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(a)}</th><td>{b}</td><td>{c}</td><td>{d}</td>"
-            f"<td style='text-align:left'>{html.escape(e)}</td></tr>"
-            for a, b, c, d, e in self._rows()
-        )
-        return (
-            f"<table><caption style='text-align:left'>{html.escape(self._headline())}</caption>"
-            f"<tr><th></th><th>mean</th><th>s.e.</th><th>MCSE</th><th></th></tr>{cells}</table>"
-            f"<p>{html.escape(self._ess_line())}<br>{html.escape(self.verdict())}</p>"
-        )
+        return self.report().html()
 
     def to_dataset(self) -> Any:
-        """Return an `xarray.Dataset` with one dimension, `datum`, and what was done as attributes."""
+        """Return all but `draws` as an `xarray.Dataset` over `datum`; its attributes say what was done."""
         import xarray
 
-        values = asdict(self)
-        arrays = {k: ("datum", v) for k, v in values.items() if isinstance(v, np.ndarray)}
-        return xarray.Dataset(arrays, attrs={k: v for k, v in values.items() if k not in arrays})
-
-    def to_arviz(self) -> Any:
-        """Return ArviZ's container (`InferenceData` up to 0.23, `xarray.DataTree` from 1.0).
-
-        Group `evidence` holds everything per datum; group `log_likelihood` holds log P(x), with z integrated
-        out, as one chain of one draw.
-        """
-        import arviz
-        import xarray
-
-        log_px = xarray.Dataset({"x": (("chain", "draw", "datum"), self.log_px[None, None])})
-        groups = {"evidence": self.to_dataset(), "log_likelihood": log_px}
-        container: Any = getattr(arviz, "InferenceData", xarray.DataTree)
-        if container is xarray.DataTree:
-            return xarray.DataTree.from_dict(groups)
-        return container(**groups, warn_on_custom_groups=False)
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in NESTED}
+        attrs: dict[str, Any] = {k: v for k, v in values.items() if not isinstance(v, np.ndarray)}
+        arrays: dict[str, Any] = {k: ("datum", v) for k, v in values.items() if k not in attrs}
+        arrays |= {name: ("datum", v) for name, v in self.diagnostics.items()}
+        attrs |= {"diagnostics": json.dumps(list(self.diagnostics)), "settings": json.dumps(self.settings)}
+        if self.curve is not None:
+            arrays["curve_num_samples"] = ("point", self.curve.num_samples)
+            arrays |= {f"curve_{k}": (("point", "datum"), getattr(self.curve, k)) for k in ("bound", "mcse")}
+        if self.sandwich is not None:
+            dims = [f"x_dim_{i}" for i in range(self.sandwich.x.ndim - 1)]
+            arrays |= {
+                f"sandwich_{f.name}": (("simulated", *(dims if f.name == "x" else [])), getattr(self.sandwich, f.name))
+                for f in fields(self.sandwich)
+            }
+        return xarray.Dataset(arrays, attrs=attrs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to a netCDF file, whole or not at all."""
+        """Write everything but `draws` to a netCDF file, whole or not at all."""
         with written_whole(Path(path)) as temporary:
             self.to_dataset().to_netcdf(temporary, engine="h5netcdf")
 
@@ -192,104 +263,18 @@ class Evidence:
             with xarray.open_dataset(path, engine="h5netcdf") as dataset:
                 arrays: dict[str, Any] = {str(k): np.asarray(v.values) for k, v in dataset.data_vars.items()}
                 attrs = {str(k): v.item() if isinstance(v, np.generic) else v for k, v in dataset.attrs.items()}
+            attrs["settings"] = json.loads(attrs["settings"])
+            attrs["diagnostics"] = {name: arrays.pop(name) for name in json.loads(attrs["diagnostics"])}
+            curve = {k.removeprefix("curve_"): arrays.pop(k) for k in list(arrays) if k.startswith("curve_")}
+            bounds = {k.removeprefix("sandwich_"): arrays.pop(k) for k in list(arrays) if k.startswith("sandwich_")}
+            attrs["curve"] = Curve(**curve) if curve else None
+            attrs["sandwich"] = Sandwich(**bounds) if bounds else None
             return cls(**arrays, **attrs)
-        except (OSError, ValueError, TypeError) as problem:
+        except (OSError, ValueError, TypeError, KeyError) as problem:
             raise InputError(
                 f"Expected an evidence file in {path}; got none that can be read ({reason(problem)}). "
                 f"Make it with `ppl-vae evaluate`."
             ) from None
 
 
-@dataclass
-class Moments:
-    """What `Evidence` needs to know of the log-weights of N data, gathered in chunks of any number of samples.
-
-    Attributes:
-        count: how many samples there were.
-        largest: max_k log w_k, [N].
-        weights, squares: sum_k w_k and sum_k w_k^2, relative to the largest weight, [N].
-        mean, deviations: mean of log w_k, and the sum of its squared deviations, [N].
-    """
-
-    count: int
-    largest: Array
-    weights: Array
-    squares: Array
-    mean: Array
-    deviations: Array
-
-    @classmethod
-    def of(cls, log_weights: Array) -> "Moments":
-        """Gather log-weights [K, N] in nats."""
-        largest = log_weights.max(0)
-        relative = np.exp(log_weights - _finite(largest))
-        mean = log_weights.mean(0)
-        with np.errstate(invalid="ignore"):  # a weight of zero has an infinite logarithm
-            deviations = ((log_weights - mean) ** 2).sum(0)
-        return cls(len(log_weights), largest, relative.sum(0), (relative**2).sum(0), mean, deviations)
-
-    def __add__(self, other: "Moments") -> "Moments":
-        largest = np.maximum(self.largest, other.largest)
-        a, b = (np.exp(m.largest - _finite(largest)) for m in (self, other))
-        count = self.count + other.count
-        with np.errstate(invalid="ignore"):
-            step = other.mean - self.mean
-            deviations = self.deviations + other.deviations + step**2 * self.count * other.count / count
-            mean = self.mean + step * other.count / count
-        mean = np.where(np.isinf(self.mean), self.mean, mean)
-        return Moments(
-            count,
-            largest,
-            a * self.weights + b * other.weights,
-            a**2 * self.squares + b**2 * other.squares,
-            mean,
-            deviations,
-        )
-
-    def estimates(self) -> dict[str, Array]:
-        """Return log_px, elbo, mcse, elbo_mcse and ess, each [N].
-
-            log P(x) ~ log (1/K) sum_k w_k,    ESS = (sum_k w_k)^2 / sum_k w_k^2,
-            MCSE^2 = (1/ESS - 1/K) K / (K - 1)
-
-        MCSE is the delta method's: the standard error of the mean weight, relative to it. Source: Owen,
-        Monte Carlo theory, methods and examples, chapter 9; Burda et al., arXiv 1509.00519 for the bound.
-
-        >>> {k: v.tolist() for k, v in Moments.of(np.full((4, 1), -2.0)).estimates().items()}
-        {'log_px': [-2.0], 'elbo': [-2.0], 'mcse': [0.0], 'elbo_mcse': [0.0], 'ess': [4.0]}
-        """
-        correction = self.count / (self.count - 1) if self.count > 1 else np.nan
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ess = np.where(self.squares > 0, self.weights**2 / self.squares, 0.0)
-            spread = np.maximum(1 / ess - 1 / self.count, 0.0)
-            return {
-                "log_px": np.log(self.weights / self.count) + self.largest,
-                "elbo": self.mean,
-                "mcse": np.sqrt(spread * correction),
-                "elbo_mcse": np.sqrt(self.deviations * correction) / self.count,
-                "ess": ess,
-            }
-
-
-def _finite(values: Array) -> Array:
-    return np.where(np.isfinite(values), values, 0.0)
-
-
-def _mean(values: Array, mcse: Array) -> Mean:
-    n = len(values)
-    se = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-    return Mean(float(values.mean()), se, float(np.sqrt((mcse**2).sum()) / n))
-
-
-def _number(value: float) -> str:
-    return (
-        "-"
-        if not np.isfinite(value)
-        else f"{value:.3f}"
-        if 0.0005 <= value < 1e4
-        else f"{value:.2g}"
-        if value >= 1e4
-        else f"{value:.0e}"
-        if value
-        else "0"
-    )
+NESTED = ("diagnostics", "settings", "curve", "sandwich", "draws")  # not one number per datum each

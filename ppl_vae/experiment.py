@@ -19,10 +19,10 @@ from ppl_vae import data as datasets
 from ppl_vae import plots, programs
 from ppl_vae.checkpoint import RunFolder
 from ppl_vae.errors import InputError, did_you_mean, positive_int
+from ppl_vae.estimators import estimate_evidence
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import written_whole
 from ppl_vae.generate import manifold, reconstruct, sample, takes_binary_data
-from ppl_vae.importance import estimate_evidence
 from ppl_vae.rng import seeded
 from ppl_vae.runs import Run, load, refuse_other_run
 from ppl_vae.splits import Split

@@ -4,150 +4,227 @@
 
 The logarithm of an average is, in expectation, below log P(x) and above the ELBO (the average of the
 logarithms), and rises to log P(x) as K grows (Burda et al., arXiv 1509.00519). The work goes through in
-chunks of samples x data, of which only sums are kept, so memory does not grow with either.
+chunks of samples x data, so memory does not grow with the data, and by one number only with K.
 """
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from pyro.distributions import Delta
-from pyro.poutine import Trace
-from torch import Tensor
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ppl_vae.batches import Batch, Source, as_source, fingerprint
-from ppl_vae.checks import check
-from ppl_vae.errors import InputError, positive_int
-from ppl_vae.evidence import Evidence, Moments
+from ppl_vae.diagnostics import Array, Curve, bound_curve, estimates, pareto
+from ppl_vae.draws import Draws, resampled
+from ppl_vae.errors import InputError, positive_int, positive_number
+from ppl_vae.evidence import Evidence
 from ppl_vae.pair import Pair, Program
 from ppl_vae.progress import hidden
-from ppl_vae.rng import seeded
-from ppl_vae.structure import Structure, samples, structure_of
-from ppl_vae.trace import log_weights
+from ppl_vae.trace import Weighted, draw, log_weights
+from ppl_vae.trust import within
+from ppl_vae.work import Chunk, Work, prepared
 
-CHUNK_NUMBERS = 2**21  # values of the largest site held at once: 8 MB in single precision
-CHUNK_ROWS = 2**13  # (sample, datum) pairs held at once: hidden layers may be wider than any site
+MOST = 64  # times num_samples: how far a tolerance may raise it, unless told
+REFINED_AT_ONCE = 256  # data whose guide is refined together
 
 
-def estimate_evidence(
+def importance_sampling(
     model: Program,
     guide: Program | None,
     data: Any,
     *,
     num_samples: int = 1000,
     proposal: str = "guide",
+    tolerance: float | None = None,
+    max_samples: int | None = None,
+    num_draws: int = 0,
     chunk_size: int | None = None,
     vectorize: bool = True,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Evidence:
-    """Estimate log P(x) of each datum by importance sampling, and hold it against the ELBO.
-
-        log P(x) ~ log (1/K) sum_k w_k,    w_k = P(x, z_k) / Q(z_k | x),    z_k ~ Q(z | x)
-
-    Works for any Pyro pair whose sites stand inside a plate over the data: modules, or plain functions.
-
-    Args:
-        model: P(x, z), called as `model(*batch)`.
-        guide: Q(z | x), called the same way; may be None with `proposal="prior"`.
-        data: a split of ours, a tensor [N, ...], a tuple of tensors, a PyTorch Dataset or DataLoader.
-        num_samples: K, how many z are drawn for each datum, exactly.
-        proposal: "guide", or "prior" for the naive estimate log (1/K) sum_k P(x | z_k) with z_k ~ P(z).
-        chunk_size: how many (sample, datum) pairs are evaluated at once; None chooses by their size.
-        vectorize: draw many samples in one run, inside one more plate; False for programs that cannot.
-        seed: of the samples; the global random state is left as it was.
-        progress: show a progress bar; None shows it in a terminal and in a notebook.
-
-    Returns:
-        `Evidence`: log_px, elbo, mcse and ess per datum, [N], in nats; print it for the means.
-
-    Raises:
-        InputError: data the likelihood does not take, sites that differ, sites outside the plate over
-            the data, or numbers of samples below 1.
-
-    Source: Burda et al., arXiv 1509.00519; Doersch, arXiv 1606.05908, equations 1 and 5.
-
-    >>> from ppl_vae.models import LinearGaussian
-    >>> from ppl_vae.guides import LinearGaussian as Posterior
-    >>> model = LinearGaussian((20,), latent_dim=4)
-    >>> x = model(size=64).detach()
-    >>> evidence = estimate_evidence(model, Posterior(model), x, num_samples=10)
-    >>> bool(abs(evidence.log_px - model.exact_log_px(x).detach().numpy()).max() < 1e-4)
-    True
-    """
+    """Estimate log P(x) of each datum by importance sampling: `estimate_evidence(method="importance")`."""
     positive_int("num_samples", num_samples)
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
-    if proposal not in ("guide", "prior"):
-        raise InputError(f"Expected proposal to be 'guide' or 'prior'; got {proposal!r}.")
-    pair = Pair(model, guide)
-    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
-        source = as_source(data, pair, ordered=True)
-        traces, num_run = check(pair, source, proposal=proposal)
-        structure = structure_of(traces, num_run)
-        _check_densities(traces)
-        whole_only = 1 < len(source) == num_run  # a part of the data was tried first, and failed
-        rows = chunk_size or min(CHUNK_ROWS, max(1, CHUNK_NUMBERS // structure.numel))
-        at_once = min(num_samples, max(1, rows // structure.size) if structure.subsampled or whole_only else rows)
-        data_at_once = len(source) if whole_only else max(1, rows // at_once)
-        whole, rest = divmod(num_samples, at_once)
-        parts = []
-        with tqdm(total=len(source), desc="log P(x)", unit="datum", leave=False, disable=hidden(progress)) as bar:
-            for batch, subsample in _chunks(source, structure, data_at_once):
-                args = tuple(t.to(pair.device) for t in batch)
-                moments: Moments | None = None
-                for k in [at_once] * whole + [rest] * (rest > 0):
-                    weights = log_weights(
-                        pair, args, k, structure, proposal=proposal, subsample=subsample, vectorize=vectorize
-                    )
-                    more = Moments.of(weights.double().cpu().numpy())
-                    moments = more if moments is None else moments + more
-                parts.append(cast(Moments, moments).estimates())
-                bar.update(len(args[0]) if subsample is None else len(subsample))
-        digest = fingerprint(source)
-    arrays = {key: np.concatenate([part[key] for part in parts])[: len(source)] for key in parts[0]}
-    _check_not_nan(arrays["log_px"])
+    if num_draws:
+        positive_int("num_draws", num_draws)
+    most = _most(tolerance, num_samples, max_samples)
+    with prepared(model, guide, data, proposal=proposal, seed=seed) as work:
+        sampler = _Sampler(work, num_samples, proposal, work.rows(chunk_size), vectorize)
+        with tqdm(total=len(work.source), desc="log P(x)", unit="datum", leave=False, disable=hidden(progress)) as bar:
+            parts, kept = [], []
+            for chunk in work.chunks(sampler.data_at_once):
+                weights = sampler.weights(chunk, num_samples) if not num_draws else None
+                if weights is None:
+                    weighted = sampler.weighted(chunk, num_samples)
+                    weights = _double(weighted.log_weights)
+                    kept.append(resampled(weighted, num_draws, chunk.num_data))
+                parts.append(_Part(weights[:, : chunk.num_data], num_samples, keep=tolerance is not None))
+                bar.update(chunk.num_data)
+        if tolerance is not None:
+            _check_reachable(parts, tolerance, num_samples, most)
+            _refine_errors(parts, sampler, tolerance, most, hidden(progress))
+        digest = work.fingerprint()
+    result = {key: np.concatenate([part.numbers[key] for part in parts]) for key in parts[0].numbers}
+    _check_not_nan(result["log_px"])
+    own = {key: result[key] for key in ("draws", "bias", "khat", "log_px_psis")}
     return Evidence(
-        **arrays,
+        log_px=result["log_px"],
+        elbo=result["elbo"],
+        mcse=result["mcse"],
+        elbo_mcse=result["elbo_mcse"],
+        ess=result["ess"],
         num_samples=num_samples,
         proposal=proposal,
-        event_size=structure.observed_numel,
+        event_size=work.structure.observed_numel,
         fingerprint=digest,
         seed=seed,
+        diagnostics=own,
+        settings={} if tolerance is None else {"tolerance": tolerance, "max_samples": most},
+        curve=_joined([part.curve for part in parts]),
+        draws=Draws.concatenated(kept) if kept else None,
     )
 
 
-def _chunks(source: Source, structure: Structure, at_once: int) -> Iterator[tuple[Batch, Tensor | None]]:
-    """Yield what to call the programs with, and which data their own random subset has to be."""
-    if not structure.subsampled:
-        for batch in source.batches(at_once):
-            yield batch, None
-        return
-    everything = next(source.batches(len(source)))
-    for index in torch.arange(len(source)).split(structure.size):
-        # The subset has one size: the last is filled up with data whose results are dropped.
-        yield everything, torch.cat([index, index.new_zeros(structure.size - len(index))])
+def _most(tolerance: float | None, num_samples: int, max_samples: int | None) -> int:
+    """Return how many samples a datum may get."""
+    if tolerance is None:
+        if max_samples is not None:
+            raise InputError("Expected max_samples together with a tolerance; got it alone. Give tolerance=0.05, say.")
+        return num_samples
+    positive_number("tolerance", tolerance)
+    most = MOST * num_samples if max_samples is None else positive_int("max_samples", max_samples)
+    if not 2 <= num_samples <= most:
+        raise InputError(
+            f"Expected a tolerance with 2 <= num_samples <= max_samples; got {num_samples} and {most}. "
+            f"The error is estimated from the samples: raise them."
+        )
+    return most
 
 
-def _check_densities(traces: list[Trace]) -> None:
-    """Refuse a guide that puts a continuous latent on a point: it has no density to weigh by."""
-    model, guided = samples(traces[0]), samples(traces[1]) if len(traces) > 1 else {}
-    if any(site["infer"].get("is_auxiliary") for site in guided.values()):
-        return  # an automatic guide: the density stands at the auxiliary site
-    for name, site in guided.items():
-        fn = site["fn"]
-        while hasattr(fn, "base_dist"):
-            fn = fn.base_dist
-        if isinstance(fn, Delta) and not bool(fn.log_density.any()) and not model[name]["fn"].support.is_discrete:
-            raise InputError(
-                f"Expected a guide with a density; got a point (Delta) at site {name!r}, whose weights say nothing "
-                f"about log P(x). Use a guide with some width, such as mean_field."
-            )
+class _Sampler:
+    """Draws log-weights [K, n] for a chunk of data, as many rows at once as there is room for."""
+
+    def __init__(self, work: Work, num_samples: int, proposal: str, rows: int, vectorize: bool) -> None:
+        self.work, self.proposal, self.vectorize = work, proposal, vectorize
+        together = work.structure.size if work.structure.subsampled else len(work.source) if work.whole_only else 1
+        if proposal == "refined" and work.divisible:
+            together = min(REFINED_AT_ONCE, len(work.source))
+        self.at_once = min(num_samples, max(1, rows // together))
+        self.data_at_once = max(together, rows // self.at_once)
+
+    def weights(self, chunk: Chunk, num_samples: int) -> Array:
+        """Return log-weights [K, n] in nats."""
+        pair, args, structure = self._pair(chunk), chunk.args, self.work.structure
+        options: dict[str, Any] = {"proposal": self._source, "subsample": chunk.subsample, "vectorize": self.vectorize}
+        parts = [log_weights(pair, args, k, structure, **options) for k in self._counts(num_samples)]
+        return _double(torch.cat(parts))
+
+    def weighted(self, chunk: Chunk, num_samples: int) -> Weighted:
+        """Return log-weights together with the latents they belong to."""
+        if not self.vectorize:
+            raise InputError("Expected num_draws with vectorize=True; got vectorize=False. Leave one of them out.")
+        pair, structure = self._pair(chunk), self.work.structure
+        runs = [
+            draw(pair, chunk.args, k, structure, proposal=self._source, subsample=chunk.subsample)
+            for k in self._counts(num_samples)
+        ]
+        return Weighted.concatenated(runs)
+
+    @property
+    def _source(self) -> str:
+        return "guide" if self.proposal == "refined" else self.proposal
+
+    def _pair(self, chunk: Chunk) -> Pair:
+        if self.proposal != "refined":
+            return self.work.pair
+        from ppl_vae.refine import refine
+
+        return refine(self.work.pair, chunk.args, self.work.structure, subsample=chunk.subsample)
+
+    def _counts(self, num_samples: int) -> Iterator[int]:
+        whole, rest = divmod(num_samples, self.at_once)
+        yield from [self.at_once] * whole + [rest] * (rest > 0)
 
 
-def _check_not_nan(log_px: np.ndarray[Any, Any]) -> None:
+class _Part:
+    """The numbers of a chunk's data, and their weights as long as there may come more."""
+
+    def __init__(self, weights: Array, base: int, *, keep: bool) -> None:
+        self.base = base
+        self.numbers = self._numbers(weights)
+        self.curve = bound_curve(weights, base)
+        self.weights = weights.astype(np.float32) if keep else None
+
+    def _numbers(self, weights: Array) -> dict[str, Array]:
+        draws = np.full(weights.shape[1], float(len(weights)))
+        return estimates(weights) | pareto(weights) | {"draws": draws}
+
+    def replace(self, index: NDArray[np.int64], weights: Array) -> None:
+        """Take the numbers of these data from more weights, [K', n']."""
+        for key, value in self._numbers(weights).items():
+            self.numbers[key][index] = value
+        curve = bound_curve(weights, self.base)
+        rows = len(curve.num_samples) - len(self.curve.num_samples)
+        if rows > 0:
+            more = np.full((rows, len(self.numbers["log_px"])), np.nan)
+            bound, mcse = (np.concatenate([a, more]) for a in (self.curve.bound, self.curve.mcse))
+            self.curve = Curve(curve.num_samples, bound, mcse)
+        points = len(curve.num_samples)
+        self.curve.bound[:points, index], self.curve.mcse[:points, index] = curve.bound, curve.mcse
+
+
+def _refine_errors(parts: list[_Part], sampler: _Sampler, tolerance: float, most: int, hide: bool | None) -> None:
+    """Double the samples of every datum whose error or bias is above the tolerance, as often as is allowed."""
+    chunks = sampler.work.chunks(sampler.data_at_once)
+    with tqdm(total=len(sampler.work.source), desc="more samples", unit="datum", leave=False, disable=hide) as bar:
+        for part, chunk in zip(parts, chunks, strict=True):
+            weights = part.weights.astype(np.float64) if part.weights is not None else np.empty((0, 0))
+            part.weights = None
+            index = np.arange(chunk.num_data)
+            while 2 * len(weights) <= most:
+                over = ~within(part.numbers["mcse"][index], part.numbers["bias"][index], tolerance)
+                if not over.any():
+                    break
+                if sampler.work.divisible:
+                    index, weights = index[over], weights[:, over]
+                some = chunk.select(torch.from_numpy(index)) if sampler.work.divisible else chunk
+                weights = np.concatenate([weights, sampler.weights(some, len(weights))[:, : len(index)]])
+                part.replace(index, weights)
+            bar.update(chunk.num_data)
+
+
+def _check_reachable(parts: list[_Part], tolerance: float, num_samples: int, most: int) -> None:
+    """Refuse a tolerance that no datum will come near to, before the long work."""
+    mcse = np.concatenate([part.numbers["mcse"] for part in parts])
+    best = float(np.nanmin(np.where(np.isfinite(mcse), mcse, np.inf)))
+    times = 2 ** int(np.log2(most / num_samples))
+    if best / np.sqrt(times) > 2 * tolerance:
+        raise InputError(
+            f"Expected a tolerance that {most} samples can reach for some datum; got {tolerance:g}: with {num_samples} "
+            f"samples the smallest standard error is {best:.2g}, and {times * num_samples} would make it about "
+            f"{best / np.sqrt(times):.2g}. Raise tolerance or max_samples, or use proposal='refined' or method='ais'."
+        )
+
+
+def _joined(curves: list[Curve]) -> Curve:
+    """Put the curves of all chunks side by side; where a chunk ends at fewer samples there is NaN."""
+    longest = max((curve.num_samples for curve in curves), key=len)
+
+    def padded(values: Array) -> Array:
+        return np.pad(values, ((0, len(longest) - len(values)), (0, 0)), constant_values=np.nan)
+
+    bound, mcse = (np.concatenate([padded(getattr(c, name)) for c in curves], axis=1) for name in ("bound", "mcse"))
+    return Curve(longest, bound, mcse)
+
+
+def _double(weights: torch.Tensor) -> Array:
+    return weights.double().cpu().numpy()
+
+
+def _check_not_nan(log_px: Array) -> None:
     if np.isnan(log_px).any():
         rows = np.flatnonzero(np.isnan(log_px))
         raise InputError(

@@ -136,7 +136,7 @@ def log_prob_by_datum(trace: poutine.Trace, names: Iterable[str], shape: Structu
     sites = samples(trace)
     chosen = [sites[name] for name in names]
     if not any(map(enumerates, chosen)):
-        terms = [_site_log_prob(site, shape, num_data) for site in chosen]
+        terms = [sum_by_datum(_log_prob(site), shape, num_data) for site in chosen]
         return functools.reduce(torch.add, terms) if terms else torch.zeros(1, num_data)
     trace.symbolize_dims()
     packed = [pack(_log_prob(site), site["infer"]["_dim_to_symbol"]) for site in chosen]
@@ -160,10 +160,22 @@ def _log_prob(site: Site) -> Tensor:
     return scale_and_mask(log_prob, mask=site["mask"])
 
 
-def _site_log_prob(site: Site, shape: Structure, num_data: int) -> Tensor:
-    """Return a site's log-probability without its scale, [K or 1, N]."""
-    log_prob = _log_prob(site)
+def sum_by_datum(log_prob: Tensor, shape: Structure, num_data: int) -> Tensor:
+    """Sum what stands in the batch dimensions of a site over all its plates but those two, [K or 1, N]."""
     missing = shape.num_plates + 1 - log_prob.dim()
     log_prob = log_prob.reshape((1,) * max(missing, 0) + log_prob.shape)
     others = [d for d in range(-shape.num_plates, 0) if d != shape.dim]
     return (log_prob.sum(others) if others else log_prob).expand(-1, num_data)
+
+
+def value_by_datum(site: Site, shape: Structure) -> Tensor:
+    """Return a site's value as [K or 1, N, ...]: its other plates, then its event dimensions, last."""
+    value, event_dim = site["value"], site["fn"].event_dim
+    missing = shape.num_plates + 1 + event_dim - value.dim()
+    value = value.reshape((1,) * max(missing, 0) + value.shape)
+    first = value.dim() - event_dim - shape.num_plates - 1  # where the plate over the samples is
+    used = {f.dim for f in site["cond_indep_stack"] if f.vectorized}
+    unused = [d for d in range(-shape.num_plates, 0) if d != shape.dim and d not in used]
+    value = value.movedim(shape.dim - event_dim, first + 1)
+    # Moving the data's dimension to the left shifted those that were left of it by one to the right.
+    return value.squeeze([d - event_dim + (d < shape.dim) for d in unused]) if unused else value

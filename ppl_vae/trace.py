@@ -15,7 +15,16 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError, reason
 from ppl_vae.pair import Pair, Program
-from ppl_vae.structure import Args, FixedSubsample, Site, Structure, enumerates, log_prob_by_datum, samples
+from ppl_vae.structure import (
+    Args,
+    FixedSubsample,
+    Site,
+    Structure,
+    enumerates,
+    log_prob_by_datum,
+    samples,
+    value_by_datum,
+)
 
 
 def get_traces(pair: Pair, args: Args) -> tuple[poutine.Trace, poutine.Trace]:
@@ -105,12 +114,21 @@ class Weighted(NamedTuple):
     Attributes:
         log_weights: [K, N], in nats.
         log_likelihood: log P(x | z_k), [K, N].
-        latents: the latent sites as they were drawn, by name.
+        latents: the values of the latent sites that were drawn, by name, [K, N, ...].
+        observed: the values of the observed sites, [N, ...].
     """
 
     log_weights: Tensor
     log_likelihood: Tensor
-    latents: dict[str, Site]
+    latents: dict[str, Tensor]
+    observed: dict[str, Tensor]
+
+    @classmethod
+    def concatenated(cls, runs: list["Weighted"]) -> "Weighted":
+        """Return the samples of several runs on the same data as one."""
+        latents = {name: torch.cat([run.latents[name] for run in runs]) for name in runs[0].latents}
+        weights = torch.cat([run.log_weights for run in runs])
+        return cls(weights, torch.cat([run.log_likelihood for run in runs]), latents, runs[0].observed)
 
 
 def enumerating(model: Program, structure: Structure, *, depth: int = 1) -> Program:
@@ -152,7 +170,12 @@ def draw(
             f"ones again, or none for each of the {num_data} data. Let the programs draw with pyro.sample and work "
             f"under one more plate to the left of theirs, or pass vectorize=False."
         )
-    return Weighted(total.expand(num_samples, num_data), log_likelihood.expand(num_samples, num_data), latents)
+    return Weighted(
+        total.expand(num_samples, num_data),
+        log_likelihood.expand(num_samples, num_data),
+        {name: value_by_datum(site, structure) for name, site in latents.items()},
+        {name: value_by_datum(site, structure)[0] for name, site in sites.items() if site["is_observed"]},
+    )
 
 
 def non_finite_site(pair: Pair, args: Args) -> str:

@@ -1,0 +1,95 @@
+"""Hamiltonian Monte Carlo for many chains of many data at once, on tensors; it knows nothing of programs.
+
+The density to be sampled lies on the geometric path from a base to a target,
+
+    log f_beta(u) = log base(u) + beta log ratio(u),    u in R^D,    0 <= beta <= 1,
+
+one for each of C chains x N data, with a step size for each datum. Values and gradients of both terms are
+kept with the position, so that changing beta costs nothing.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Density = Callable[[Tensor], tuple[Tensor, Tensor]]  # u [C, N, D] -> log base and log ratio, [C, N] each
+
+JITTER = 0.2  # step sizes vary by this share from transition to transition, so that no orbit closes on itself
+
+
+class State(NamedTuple):
+    """Where the chains are.
+
+    Attributes:
+        position: u, [C, N, D].
+        log_base, log_ratio: the two terms there, [C, N].
+        grad_base, grad_ratio: their gradients, [C, N, D].
+    """
+
+    position: Tensor
+    log_base: Tensor
+    log_ratio: Tensor
+    grad_base: Tensor
+    grad_ratio: Tensor
+
+    def log_density(self, beta: float) -> Tensor:
+        """Return log f_beta, [C, N]."""
+        return self.log_base + beta * self.log_ratio
+
+    def gradient(self, beta: float) -> Tensor:
+        """Return the gradient of log f_beta, [C, N, D]."""
+        return self.grad_base + beta * self.grad_ratio
+
+
+def evaluate(density: Density, position: Tensor) -> State:
+    """Return the state at a position: both terms and their gradients.
+
+    >>> state = evaluate(lambda u: (-(u**2).sum(-1) / 2, u.sum(-1)), torch.ones(3, 2, 4))
+    >>> state.gradient(1.0).unique().tolist()
+    [0.0]
+    """
+    with torch.enable_grad():
+        u = position.detach().requires_grad_()
+        log_base, log_ratio = density(u)
+        (grad_base,) = torch.autograd.grad(log_base.sum(), u, retain_graph=True, materialize_grads=True)
+        (grad_ratio,) = torch.autograd.grad(log_ratio.sum(), u, materialize_grads=True)
+    return State(u.detach(), log_base.detach(), log_ratio.detach(), grad_base, grad_ratio)
+
+
+def transition(
+    density: Density, state: State, beta: float, step_size: Tensor, num_leapfrog: int
+) -> tuple[State, Tensor]:
+    """Move every chain by one HMC transition, which leaves f_beta invariant; return the state and what was accepted.
+
+    Args:
+        density: the two terms of log f_beta.
+        state: where the chains are.
+        beta: which distribution of the path.
+        step_size: of the leapfrog integrator, [N].
+        num_leapfrog: L, its steps.
+
+    Returns:
+        The new state, and the probability of acceptance of each chain, [C, N]. A move to where the density
+        is not finite is rejected.
+
+    Source: Neal, MCMC using Hamiltonian dynamics, arXiv 1206.1901.
+    """
+    size = (step_size * (1 + JITTER * (2 * torch.rand_like(step_size) - 1)))[None, :, None]
+    start = torch.randn_like(state.position)
+    momentum = start + size / 2 * state.gradient(beta)
+    proposed = state
+    for step in range(num_leapfrog):
+        proposed = evaluate(density, proposed.position + size * momentum)
+        last = step == num_leapfrog - 1
+        momentum = momentum + (size / 2 if last else size) * proposed.gradient(beta)
+    before = state.log_density(beta) - (start**2).sum(-1) / 2
+    after = proposed.log_density(beta) - (momentum**2).sum(-1) / 2
+    probability = torch.nan_to_num(after - before, nan=-torch.inf, posinf=-torch.inf).clamp(max=0.0).exp()
+    accepted = torch.rand_like(probability) < probability
+    return State(*(_where(accepted, a, b) for a, b in zip(proposed, state, strict=True))), probability
+
+
+def _where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(accepted[..., None] if new.dim() > accepted.dim() else accepted, new, old)

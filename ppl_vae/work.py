@@ -1,0 +1,125 @@
+"""What every estimator of log P(x) does first: check a pair against its data, and cut the work into chunks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions import Delta
+from pyro.poutine import Trace
+from torch import Tensor
+
+from ppl_vae.batches import Source, as_source, fingerprint
+from ppl_vae.checks import check
+from ppl_vae.errors import InputError
+from ppl_vae.pair import Pair, Program
+from ppl_vae.rng import seeded
+from ppl_vae.structure import Args, Structure, samples, structure_of
+
+CHUNK_NUMBERS = 2**21  # values of the largest site held at once: 8 MB in single precision
+CHUNK_ROWS = 2**13  # (sample, datum) pairs held at once: hidden layers may be wider than any site
+PROPOSALS = ("guide", "prior", "refined")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some of the data, and what to call the programs with for them.
+
+    Attributes:
+        args: the arguments of both programs, on their device.
+        subsample: which data a plate with its own random subset has to take; None for plain programs.
+        num_data: how many of the results count (the last subset may be filled up).
+    """
+
+    args: Args
+    subsample: Tensor | None
+    num_data: int
+
+    @property
+    def size(self) -> int:
+        """How many data a run on this chunk evaluates."""
+        return len(self.args[0] if self.subsample is None else self.subsample)
+
+    def select(self, index: Tensor) -> "Chunk":
+        """Return these data of the chunk only."""
+        return Chunk(tuple(t[index.to(t.device)] for t in self.args), None, len(index))
+
+
+@dataclass(frozen=True)
+class Work:
+    """A pair that fits its data.
+
+    Attributes:
+        pair: the programs.
+        source: the data.
+        structure: what a run of the pair shows of it.
+        traces: of that run.
+        whole_only: whether the programs run on all the data only.
+    """
+
+    pair: Pair
+    source: Source
+    structure: Structure
+    traces: list[Trace]
+    whole_only: bool
+
+    @property
+    def divisible(self) -> bool:
+        """Whether the programs take any part of the data."""
+        return not (self.whole_only or self.structure.subsampled)
+
+    def rows(self, chunk_size: int | None) -> int:
+        """Return how many (sample, datum) pairs are evaluated at once."""
+        return chunk_size or min(CHUNK_ROWS, max(1, CHUNK_NUMBERS // self.structure.numel))
+
+    def chunks(self, data_at_once: int) -> Iterator[Chunk]:
+        """Yield the data in order, about `data_at_once` at a time."""
+        if not self.structure.subsampled:
+            for batch in self.source.batches(len(self.source) if self.whole_only else data_at_once):
+                yield Chunk(tuple(t.to(self.pair.device) for t in batch), None, len(batch[0]))
+            return
+        everything = tuple(t.to(self.pair.device) for t in next(self.source.batches(len(self.source))))
+        for index in torch.arange(len(self.source)).split(self.structure.size):
+            # The subset has one size: the last is filled up with data whose results are dropped.
+            filled = torch.cat([index, index.new_zeros(self.structure.size - len(index))])
+            yield Chunk(everything, filled, len(index))
+
+    def fingerprint(self) -> str:
+        """Return a hash of the data."""
+        return fingerprint(self.source)
+
+
+@contextmanager
+def prepared(model: Program, guide: Program | None, data: Any, *, proposal: str, seed: int) -> Iterator[Work]:
+    """Check a pair against its data; within it both programs can be run, without gradients.
+
+    Raises:
+        InputError: an unknown proposal, data or programs that cannot be used, sites outside the plate over the data.
+    """
+    if proposal not in PROPOSALS:
+        raise InputError(f"Expected proposal to be {', '.join(map(repr, PROPOSALS))}; got {proposal!r}.")
+    pair = Pair(model, guide)
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
+        source = as_source(data, pair, ordered=True)
+        traces, num_run = check(pair, source, proposal=proposal)
+        structure = structure_of(traces, num_run)
+        _check_densities(traces)
+        # A part of the data was tried first; where only all of them run, it failed.
+        yield Work(pair, source, structure, traces, whole_only=1 < len(source) == num_run)
+
+
+def _check_densities(traces: list[Trace]) -> None:
+    """Refuse a guide that puts a continuous latent on a point: it has no density to weigh by."""
+    model, guided = samples(traces[0]), samples(traces[1]) if len(traces) > 1 else {}
+    if any(site["infer"].get("is_auxiliary") for site in guided.values()):
+        return  # an automatic guide: the density stands at the auxiliary site
+    for name, site in guided.items():
+        fn = site["fn"]
+        while hasattr(fn, "base_dist"):
+            fn = fn.base_dist
+        if isinstance(fn, Delta) and not bool(fn.log_density.any()) and not model[name]["fn"].support.is_discrete:
+            raise InputError(
+                f"Expected a guide with a density; got a point (Delta) at site {name!r}, whose weights say nothing "
+                f"about log P(x). Use a guide with some width, such as mean_field."
+            )
