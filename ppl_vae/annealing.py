@@ -23,10 +23,12 @@ from tqdm.auto import tqdm
 from ppl_vae.diagnostics import Array, estimates
 from ppl_vae.errors import positive_int
 from ppl_vae.evidence import Evidence
-from ppl_vae.hmc import Density, State, evaluate, transition
+from ppl_vae.hmc import Evaluate, State, transition, with_gradients
 from ppl_vae.importance import importance_sampling
-from ppl_vae.pair import Pair, Program
+from ppl_vae.pair import Program
 from ppl_vae.progress import hidden
+from ppl_vae.recorded import recorded
+from ppl_vae.refine import refine
 from ppl_vae.unconstrained import Latents
 from ppl_vae.work import Chunk, Work, prepared
 
@@ -82,11 +84,11 @@ def schedule(num_temperatures: int) -> list[float]:
     return betas
 
 
-def anneal(density: Density, state: State, plan: Plan, tick: Tick) -> Annealed:
+def anneal(evaluate: Evaluate, state: State, plan: Plan, tick: Tick) -> Annealed:
     """Go along the path with held step sizes and gather the weights.
 
     Args:
-        density: log base and log ratio.
+        evaluate: gives log base and log ratio with their gradients.
         state: the start: draws from the distribution at the plan's first temperature.
         plan: where to go, forwards or backwards.
         tick: called once for each temperature.
@@ -97,13 +99,13 @@ def anneal(density: Density, state: State, plan: Plan, tick: Tick) -> Annealed:
     for t, (before, beta) in enumerate(itertools.pairwise(plan.betas), start=1):
         log_weights += (beta - before) * state.log_ratio
         if t < last:  # what comes after the last weight does not count
-            state, probability = transition(density, state, beta, plan.step_sizes[t], plan.num_leapfrog)
+            state, probability = transition(evaluate, state, beta, plan.step_sizes[t], plan.num_leapfrog)
             accepted += probability.mean(0)
         tick()
     return Annealed(log_weights, accepted / max(last - 1, 1), state)
 
 
-def pilot(density: Density, state: State, betas: list[float], num_leapfrog: int, tick: Tick) -> Plan:
+def pilot(evaluate: Evaluate, state: State, betas: list[float], num_leapfrog: int, tick: Tick) -> Plan:
     """Return the plan whose step sizes accept about 65% of moves, found along the path with chains of its own.
 
     At each of some fifty temperatures log(step size) moves by the accepted rate minus 0.65; what was found is
@@ -114,7 +116,7 @@ def pilot(density: Density, state: State, betas: list[float], num_leapfrog: int,
     found: list[Array] = []
     for rung in rungs:
         for _ in range(PER_RUNG if found else WARM_UP):
-            state, probability = transition(density, state, betas[rung], log_step.exp(), num_leapfrog)
+            state, probability = transition(evaluate, state, betas[rung], log_step.exp(), num_leapfrog)
             log_step = log_step + (0.3 if found else 0.7) * (probability.mean(0) - TARGET_ACCEPTANCE)
             tick()
         found.append(log_step.cpu().double().numpy())
@@ -161,9 +163,9 @@ def annealed_importance_sampling(
         run = Runner(work, proposal, num_chains, num_leapfrog, chunk_size)
         with run.progress_bar("annealing", num_temperatures, hidden(progress)) as bar:
             for chunk in run.chunks():
-                latents = run.latents(chunk)
-                plan = run.pilot(latents, betas, bar.update)
-                result = summary(run.forward(latents, plan, bar.update), plan)
+                chains = run.chains(chunk)
+                plan = chains.pilot(betas, bar.update)
+                result = summary(chains.forward(plan, bar.update), plan)
                 parts.append({k: v[: chunk.num_data] for k, v in result.items()})
     log_px, mcse, ess, *rest = (np.concatenate([part[key] for part in parts]) for key in parts[0])
     own = dict(zip(list(parts[0])[3:], rest, strict=True))
@@ -182,11 +184,11 @@ def annealed_importance_sampling(
 
 
 def summary(annealed: Annealed, plan: Plan) -> dict[str, Array]:
-    """Return what an annealing run says of each datum: log_px, mcse, ess, acceptance, step_size, chain_spread."""
+    """Return what an annealing run says of each datum: log_px, mcse, ess, bias, acceptance, step_size, chain_spread."""
     log_weights = annealed.log_weights.cpu().numpy()
     numbers = estimates(log_weights)
     spread = log_weights.std(0, ddof=1) if len(log_weights) > 1 else np.full_like(numbers["ess"], np.nan)
-    return {key: numbers[key] for key in ("log_px", "mcse", "ess")} | {
+    return {key: numbers[key] for key in ("log_px", "mcse", "ess", "bias")} | {
         "acceptance": annealed.acceptance.double().cpu().numpy(),
         "step_size": plan.step_sizes.median(0).values.double().cpu().numpy(),
         "chain_spread": spread,
@@ -194,7 +196,7 @@ def summary(annealed: Annealed, plan: Plan) -> dict[str, Array]:
 
 
 class Runner:
-    """Runs annealing on chunks of data: the pair's densities, its chains, its progress bar."""
+    """Cuts annealing into chunks of data, with a progress bar."""
 
     def __init__(self, work: Work, proposal: str, num_chains: int, num_leapfrog: int, chunk_size: int | None) -> None:
         self.work, self.proposal, self.num_chains, self.num_leapfrog = work, proposal, num_chains, num_leapfrog
@@ -212,28 +214,35 @@ class Runner:
         total = chunks * (rungs + runs * num_temperatures)
         return tqdm(total=total, desc=name, unit="step", leave=False, disable=hide)
 
-    def pair(self, chunk: Chunk) -> Pair:
-        """Return the pair to be annealed from: with the guide refined for these data, if so asked."""
-        if self.proposal != "refined":
-            return self.work.pair
-        from ppl_vae.refine import refine
+    def chains(self, chunk: Chunk) -> "Chains":
+        """Return the chains of a chunk's data, with the guide refined for them if so asked."""
+        pair = self.work.pair
+        if self.proposal == "refined":
+            pair = refine(pair, chunk.args, self.work.structure, subsample=chunk.subsample)
+        return Chains(Latents(pair, chunk, self.work.structure, self.proposal), self.num_chains, self.num_leapfrog)
 
-        return refine(self.work.pair, chunk.args, self.work.structure, subsample=chunk.subsample)
 
-    def latents(self, chunk: Chunk) -> Latents:
-        """Return the densities of a chunk's latents."""
-        return Latents(self.pair(chunk), chunk, self.work.structure, self.proposal)
+class Chains:
+    """The chains of one chunk of data: from the base to the posterior, or back."""
 
-    def pilot(self, latents: Latents, betas: list[float], tick: Tick) -> Plan:
+    def __init__(self, latents: Latents, num_chains: int, num_leapfrog: int) -> None:
+        self.latents, self.num_chains, self.num_leapfrog = latents, num_chains, num_leapfrog
+        plain = with_gradients(latents)
+        fast = recorded(lambda u: tuple(plain(u)), latents.draw(num_chains))
+        self.evaluate: Evaluate = lambda u: State(*fast(u))
+
+    def pilot(self, betas: list[float], tick: Tick) -> Plan:
         """Find the step sizes."""
-        start = evaluate(latents, latents.draw(self.num_chains))
-        return pilot(latents, start, betas, self.num_leapfrog, tick)
+        return pilot(self.evaluate, self._from_base(), betas, self.num_leapfrog, tick)
 
-    def forward(self, latents: Latents, plan: Plan, tick: Tick) -> Annealed:
+    def forward(self, plan: Plan, tick: Tick) -> Annealed:
         """Anneal from draws of the base to the posterior."""
-        return anneal(latents, evaluate(latents, latents.draw(self.num_chains)), plan, tick)
+        return anneal(self.evaluate, self._from_base(), plan, tick)
 
-    def backward(self, latents: Latents, position: Tensor, plan: Plan, tick: Tick) -> Annealed:
+    def backward(self, position: Tensor, plan: Plan, tick: Tick) -> Annealed:
         """Anneal from exact draws of the posterior, [1, N, D], to the base."""
-        start = evaluate(latents, position.expand(self.num_chains, -1, -1))
-        return anneal(latents, start, plan.backwards(), tick)
+        start = self.evaluate(position.expand(self.num_chains, -1, -1).contiguous())
+        return anneal(self.evaluate, start, plan.backwards(), tick)
+
+    def _from_base(self) -> State:
+        return self.evaluate(self.latents.draw(self.num_chains))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 Density = Callable[[Tensor], tuple[Tensor, Tensor]]  # u [C, N, D] -> log base and log ratio, [C, N] each
+Evaluate = Callable[[Tensor], "State"]  # the same with gradients
 
 JITTER = 0.2  # step sizes vary by this share from transition to transition, so that no orbit closes on itself
 
@@ -43,28 +44,34 @@ class State(NamedTuple):
         return self.grad_base + beta * self.grad_ratio
 
 
-def evaluate(density: Density, position: Tensor) -> State:
-    """Return the state at a position: both terms and their gradients.
+def with_gradients(density: Density) -> Evaluate:
+    """Return what gives the state at a position: both terms and their gradients.
 
-    >>> state = evaluate(lambda u: (-(u**2).sum(-1) / 2, u.sum(-1)), torch.ones(3, 2, 4))
-    >>> state.gradient(1.0).unique().tolist()
+    >>> evaluate = with_gradients(lambda u: (-(u**2).sum(-1) / 2, u.sum(-1)))
+    >>> evaluate(torch.ones(3, 2, 4)).gradient(1.0).unique().tolist()
     [0.0]
     """
-    with torch.enable_grad():
-        u = position.detach().requires_grad_()
-        log_base, log_ratio = density(u)
-        (grad_base,) = torch.autograd.grad(log_base.sum(), u, retain_graph=True, materialize_grads=True)
-        (grad_ratio,) = torch.autograd.grad(log_ratio.sum(), u, materialize_grads=True)
-    return State(u.detach(), log_base.detach(), log_ratio.detach(), grad_base, grad_ratio)
+
+    def evaluate(position: Tensor) -> State:
+        with torch.enable_grad():
+            u = position.detach().requires_grad_()
+            log_base, log_ratio = density(u)
+            grads = [torch.zeros_like(u), torch.zeros_like(u)]
+            for i, term in enumerate((log_base, log_ratio)):
+                if term.requires_grad:
+                    (grads[i],) = torch.autograd.grad(term.sum(), u, retain_graph=i == 0, materialize_grads=True)
+        return State(u.detach(), log_base.detach(), log_ratio.detach(), *grads)
+
+    return evaluate
 
 
 def transition(
-    density: Density, state: State, beta: float, step_size: Tensor, num_leapfrog: int
+    evaluate: Evaluate, state: State, beta: float, step_size: Tensor, num_leapfrog: int
 ) -> tuple[State, Tensor]:
     """Move every chain by one HMC transition, which leaves f_beta invariant; return the state and what was accepted.
 
     Args:
-        density: the two terms of log f_beta.
+        evaluate: gives the two terms of log f_beta and their gradients.
         state: where the chains are.
         beta: which distribution of the path.
         step_size: of the leapfrog integrator, [N].
@@ -81,7 +88,7 @@ def transition(
     momentum = start + size / 2 * state.gradient(beta)
     proposed = state
     for step in range(num_leapfrog):
-        proposed = evaluate(density, proposed.position + size * momentum)
+        proposed = evaluate(proposed.position + size * momentum)
         last = step == num_leapfrog - 1
         momentum = momentum + (size / 2 if last else size) * proposed.gradient(beta)
     before = state.log_density(beta) - (start**2).sum(-1) / 2

@@ -74,10 +74,10 @@ def bidirectional(
         with run.progress_bar("sandwich", num_temperatures, hidden(progress), runs=2) as bar:
             for chunk in run.chunks():
                 simulated, z, x = _simulated(Latents(work.pair, chunk, work.structure, proposal))
-                latents = run.latents(simulated)
-                plan = run.pilot(latents, betas, bar.update)
-                lower = summary(run.forward(latents, plan, bar.update), plan)
-                upper = summary(run.backward(latents, z, plan, bar.update), plan)
+                chains = run.chains(simulated)
+                plan = chains.pilot(betas, bar.update)
+                lower = summary(chains.forward(plan, bar.update), plan)
+                upper = summary(chains.backward(z, plan, bar.update), plan)
                 n = chunk.num_data
                 parts.append((lower["log_px"][:n], -upper["log_px"][:n], lower["mcse"][:n], upper["mcse"][:n], x[:n]))
     return Sandwich(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -70,3 +70,66 @@ def hierarchical_log_px(x):
     """x is Gaussian with mean 0 and covariance 2 * 11^T + I."""
     covariance = 2 * torch.ones(3, 3) + torch.eye(3)
     return torch.distributions.MultivariateNormal(torch.zeros(3), covariance).log_prob(x)
+
+
+MEANS, SHARES = torch.tensor([-2.0, 1.0, 4.0]), torch.tensor([0.5, 0.3, 0.2])
+
+
+def mixture_model(x):
+    """x_j ~ N(mean_c + z, 0.5^2) for 2 pixels j, with c ~ Categorical enumerable and z ~ N(0, 1)."""
+    with pyro.plate("data", len(x)):
+        c = pyro.sample("c", dist.Categorical(SHARES), infer={"enumerate": "parallel"})
+        z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+        pyro.sample(
+            "x", dist.Normal((MEANS[c] + z)[..., None].expand(*(MEANS[c] + z).shape, 2), 0.5).to_event(1), obs=x
+        )
+
+
+def mixture_guide(x):
+    """Of z alone: c is left to be enumerated."""
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.5))
+
+
+def mixture_log_px(x):
+    """A mixture of Gaussians with covariance 1 1^T + 0.25 I."""
+    normal = torch.distributions.MultivariateNormal(torch.zeros(2), torch.ones(2, 2) + 0.25 * torch.eye(2))
+    return torch.logsumexp(normal.log_prob(x[:, None] - MEANS[:, None]) + SHARES.log(), -1)
+
+
+def clusters_model(x):
+    """x ~ N(mean_c, 1): a Gaussian mixture whose only latent is discrete."""
+    with pyro.plate("data", len(x)):
+        c = pyro.sample("c", dist.Categorical(SHARES), infer={"enumerate": "parallel"})
+        pyro.sample("x", dist.Normal(MEANS[c], 1.0), obs=x)
+
+
+def clusters_guide(x):
+    """A guess at c, the same for all x."""
+    with pyro.plate("data", len(x)):
+        pyro.sample("c", dist.Categorical(torch.tensor([0.3, 0.3, 0.4])))
+
+
+def no_guide(x):
+    """Nothing: every latent is left to be enumerated."""
+
+
+def clusters_log_px(x):
+    """A mixture of three Gaussians of variance 1."""
+    return torch.logsumexp(torch.distributions.Normal(MEANS, 1.0).log_prob(x[:, None]) + SHARES.log(), -1)
+
+
+def constrained_model(x):
+    """A scale with a Gamma prior, a simplex, and a lower bound that depends on the scale."""
+    with pyro.plate("data", len(x)):
+        s = pyro.sample("s", dist.Gamma(3.0, 2.0))
+        p = pyro.sample("p", dist.Dirichlet(torch.ones(3)))
+        low = pyro.sample("low", dist.Uniform(torch.zeros_like(s), s))
+        pyro.sample("x", dist.Normal(low + p[..., 0], 0.3 + s), obs=x)
+
+
+def constrained_guide(x):
+    with pyro.plate("data", len(x)):
+        s = pyro.sample("s", dist.Gamma(torch.full((len(x),), 2.0), 1.0))
+        pyro.sample("p", dist.Dirichlet(torch.ones(len(x), 3)))
+        pyro.sample("low", dist.Uniform(torch.zeros_like(s), s))

@@ -10,12 +10,16 @@ from ppl_vae.guides import LinearGaussian as ExactPosterior
 from ppl_vae.models import LinearGaussian
 
 from ppl_vae import InputError, compare, estimate_evidence
-from ppl_vae.evidence import Evidence, Moments
+from ppl_vae.diagnostics import bound_curve, estimates, khat_threshold, pareto
+from ppl_vae.evidence import Evidence
 
 
 def evidence_of(log_weights, **changes):
-    values = Moments.of(np.asarray(log_weights, dtype=float)).estimates()
-    options = dict(num_samples=len(log_weights), proposal="guide", event_size=10, fingerprint="f", seed=0)
+    log_weights = np.asarray(log_weights, dtype=float)
+    values = estimates(log_weights)
+    count, num_data = log_weights.shape
+    own = {"bias": values.pop("bias"), "draws": np.full(num_data, float(count))} | pareto(log_weights)
+    options = dict(num_samples=count, proposal="guide", event_size=10, fingerprint="f", seed=0, diagnostics=own)
     return Evidence(**values, **(options | changes))
 
 
@@ -36,15 +40,55 @@ def test_extreme_weights():
     np.testing.assert_allclose(e.ess, [2, 1, 1, 0])
 
 
-@pytest.mark.parametrize("cuts", [[1], [3, 4], [10, 20, 29]])
-def test_sums_gathered_in_chunks_are_those_of_the_whole(cuts):
+def test_the_jackknife_by_hand():
     rng = np.random.default_rng(0)
-    w = rng.normal(0, 5, (30, 6)) + rng.normal(0, 300, 6)
-    w[2, 0] = w[:, 1] = -np.inf
-    parts = [Moments.of(part) for part in np.split(w, cuts)]
-    whole, chunked = Moments.of(w).estimates(), sum(parts[1:], parts[0]).estimates()
-    for name, value in whole.items():
-        np.testing.assert_allclose(chunked[name], value, rtol=1e-9, err_msg=name)
+    w = rng.exponential(size=(12, 3))
+    full = np.log(w.mean(0))
+    without = np.stack([np.log(np.delete(w, k, axis=0).mean(0)) for k in range(12)])
+    np.testing.assert_allclose(estimates(np.log(w))["bias"], 11 * (without.mean(0) - full), rtol=1e-9)
+    assert estimates(np.array([[0.0], [-1e5]]))["bias"][0] == -np.inf
+    assert np.isnan(estimates(np.zeros((1, 2)))["bias"]).all()
+
+
+def test_the_jackknife_finds_the_bias_of_repeated_estimates():
+    """The mean of log-normal weights is known: log E w = 1/2 for log w ~ N(0, 1)."""
+    log_weights = np.random.default_rng(0).normal(size=(20, 40_000))
+    found = estimates(log_weights)
+    np.testing.assert_allclose(found["bias"].mean(), found["log_px"].mean() - 0.5, rtol=0.2)
+
+
+@pytest.mark.parametrize("k", [0.2, 0.7, 1.2])
+def test_khat_of_weights_whose_tail_is_known(k):
+    log_weights = np.random.default_rng(0).exponential(k, size=(20_000, 4))  # Pareto weights of shape k
+    found = pareto(log_weights)
+    np.testing.assert_allclose(found["khat"].mean(), k, atol=0.12)
+    if k < 0.5:
+        np.testing.assert_allclose(found["log_px_psis"], -np.log(1 - k), atol=0.03)
+
+
+def test_khat_where_there_is_no_tail_or_too_few_draws():
+    equal = pareto(np.full((100, 1), -3.0) + 1e-5 * np.random.default_rng(0).normal(size=(100, 1)))
+    assert equal["khat"] == [-np.inf]
+    np.testing.assert_allclose(equal["log_px_psis"], -3.0, atol=1e-4)
+    one = np.full((100, 1), -1e4)
+    one[7] = 5.0
+    assert pareto(one)["khat"] == [np.inf]
+    np.testing.assert_allclose(pareto(one)["log_px_psis"], 5 - math.log(100))
+    assert np.isnan(pareto(np.random.default_rng(0).normal(size=(24, 1)))["khat"]).all()
+    assert khat_threshold(1000) == pytest.approx(2 / 3)
+    with pytest.raises(InputError, match="at least 25 weights for each datum for k-hat; got 10"):
+        _ = evidence_of(np.zeros((10, 2))).khat
+
+
+def test_the_bound_rises_from_the_elbo_to_all_draws():
+    log_weights = np.random.default_rng(0).normal(size=(100, 300))
+    curve = bound_curve(log_weights, base=100)
+    assert curve.num_samples.tolist() == [1, 2, 4, 8, 16, 32, 64, 100]
+    np.testing.assert_allclose(curve.bound[0], log_weights.mean(0))
+    np.testing.assert_allclose(curve.bound[1], np.logaddexp(log_weights[::2], log_weights[1::2]).mean(0) - math.log(2))
+    np.testing.assert_allclose(curve.bound[-1], estimates(log_weights)["log_px"])
+    assert (np.diff(curve.bound.mean(1)) > 0).all()
+    np.testing.assert_allclose(curve.mcse[0], log_weights.std(0, ddof=1) / 10)
 
 
 def test_means_and_bits():

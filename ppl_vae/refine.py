@@ -1,0 +1,2 @@
+def refine(pair, args, structure, *, subsample=None):
+    return pair
