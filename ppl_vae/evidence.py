@@ -75,8 +75,9 @@ class Evidence:
         seed: of the samples.
         method: "importance", "ais" or "sandwich".
         diagnostics: more numbers per datum, by name, each [N]. bias: the jackknife's estimate of that of log_px. Of
-            importance sampling: draws (K of each datum), khat, log_px_psis. Of annealing: acceptance, step_size, chain_spread (the
-            standard deviation of the log-weights over chains), and log_px_importance with mcse_importance.
+            importance sampling: draws (K of each datum), khat, log_px_psis. Of annealing: acceptance, step_size,
+            chain_spread (the standard deviation of the log-weights over chains), and log_px_importance with
+            mcse_importance.
         settings: numbers the method was run with.
         curve: the bound against K, where it was found.
         sandwich: bounds from both sides on simulated data, where they were found.
@@ -205,8 +206,8 @@ class Evidence:
         lines = [
             f"HMC: accepted rate {spread(self.diagnostics['acceptance'])}; chains: standard deviation of log w "
             f"{spread(self.diagnostics['chain_spread'])}",
-            f"bias of so few chains about {number(float(self.diagnostics['bias'].mean()))} nats; importance sampling with "
-            f"K = {self.settings['num_samples']:.0f} gave log P(x) {plain.mean():.3f}",
+            f"bias of so few chains about {number(float(self.diagnostics['bias'].mean()))} nats; "
+            f"importance sampling with K = {self.settings['num_samples']:.0f} gave log P(x) {plain.mean():.3f}",
         ]
         if self.sandwich is not None:
             low, high = self.sandwich.interval()

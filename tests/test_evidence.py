@@ -105,12 +105,25 @@ def test_means_and_bits():
 def test_the_text_says_what_matters():
     good, bad = evidence_of(np.zeros((100, 5))), evidence_of(np.random.default_rng(0).normal(0, 9, (100, 5)))
     assert "log P(x) of 5 data by importance sampling, K = 100 samples from the guide" in str(good)
-    assert "effective sample size of 10 or more" in str(good)
-    assert "5 of 5 data have an effective sample size below 10" in str(bad)
+    assert "To be believed: nothing speaks against any of the 5 data" in str(good)
+    assert good.doubts() == []
+    assert "Not to be believed: 5 of 5 data have" in str(bad)
+    assert "effective sample size below 10" in str(bad)
+    assert [doubt.datum for doubt in bad.doubts()] == [0, 1, 2, 3, 4]
+    assert "the proposal is narrower than the posterior" in bad.doubts()[0].reason
     assert "from the prior P(z)" in str(replace(bad, proposal="prior"))
-    assert "its error is not known" in str(evidence_of(np.zeros((1, 5))))
-    for label in ("log P(x)", "ELBO", "gap", "bits per dim"):
+    assert "log P(x) is the ELBO" in str(evidence_of(np.zeros((1, 5))))
+    assert "k-hat needs 25 samples or more" in str(evidence_of(np.zeros((10, 5))))
+    for label in ("log P(x)", "ELBO", "gap", "bits per dim", "k-hat"):
         assert label in str(good)
+
+
+def test_a_few_doubtful_data_do_not_spoil_the_mean():
+    log_weights = np.random.default_rng(0).normal(0, 0.1, (100, 50))
+    log_weights[:, 7] *= 90
+    evidence = evidence_of(log_weights)
+    assert [doubt.datum for doubt in evidence.doubts()] == [7]
+    assert evidence.verdict().startswith("To be believed as a mean: 1 of 50 data has")
 
 
 def test_the_html_is_a_whole_table():
@@ -136,7 +149,7 @@ def test_saved_and_loaded(tmp_path):
     e.save(tmp_path / "e.nc")
     again = Evidence.load(tmp_path / "e.nc")
     for name, value in vars(e).items():
-        np.testing.assert_array_equal(getattr(again, name), value)
+        np.testing.assert_equal(getattr(again, name), value)
         assert type(getattr(again, name)) is type(value)
     assert [p.name for p in tmp_path.iterdir()] == ["e.nc"]
     (tmp_path / "e.nc").write_bytes(b"no netcdf")
