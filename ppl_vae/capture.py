@@ -1,0 +1,305 @@
+"""The log-weights of a pair as one compiled function: Pyro runs once, then only its tensor operations.
+
+    log w_k = log P(x, z_k) - log Q(z_k | x),    z_k ~ Q(z | x),    as `trace.log_weights`, [K, N]
+
+The pair is run once while its operations are recorded (`make_fx`), and what was recorded is compiled for
+the shapes it was recorded with. Three things are done to it on the way: a matrix product goes to whichever of
+PyTorch's two libraries is faster here; a Bernoulli's log-probability takes one logarithm for many pixels;
+parameters and buffers become arguments, so that the function uses the numbers they have when it is called.
+Draws are left to PyTorch's own generator, in Pyro's order: the same seed gives the same z as plain Pyro.
+"""
+
+import functools
+import math
+import operator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pyro
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ppl_vae import trace
+from ppl_vae.errors import InputError, reason
+from ppl_vae.pair import Pair
+from ppl_vae.rng import seeded
+from ppl_vae.trace import Args, Structure, log_weights
+
+LogWeights = Callable[[Args], Tensor]
+
+COMPILE_SECONDS = 30.0  # from nothing; a few where the compiler's own cache has the program
+SPEEDUP = 1.5  # of compiled over plain, at least, where the work is large enough for the question to arise
+FACTORS = 64  # of at most 2 each in one product: 2^64 is well inside single precision
+
+aten = torch.ops.aten
+
+
+class CannotCapture(Exception):  # noqa: N818 (not a fault: the caller goes on with plain Pyro)
+    """A pair cannot be turned into one compiled function; the message says why in one line."""
+
+
+def compiling_pays(seconds: float) -> bool:
+    """Whether work that takes plain Pyro this many seconds is done sooner if it is compiled first.
+
+    >>> compiling_pays(10.0), compiling_pays(1000.0)
+    (False, True)
+    """
+    return seconds > COMPILE_SECONDS + seconds / SPEEDUP
+
+
+def log_weights_function(
+    pair: Pair, args: Args, num_samples: int, structure: Structure, *, proposal: str = "guide"
+) -> LogWeights:
+    """Return a compiled function that gives the log-weights of data shaped like these, in nats, [num_samples, N].
+
+    Each call draws anew from PyTorch's global generator: for the same seed the weights are those of
+    `trace.log_weights`, up to rounding. It uses the values that parameters and buffers have when it is called;
+    everything else that the programs read (numbers, Python's attributes) is as it was here. Before it is
+    returned it is held against plain Pyro, on these data and on the same in another order.
+
+    Args:
+        pair: the two programs; call it within `pair.running()` and `pair.evaluating()`.
+        args: what both are called with, all tensors: x first. Real data: the function is tried on them.
+        num_samples: K, how many z are drawn for each datum.
+        structure: as `trace.structure_of` found it.
+        proposal: "guide" or "prior".
+
+    Raises:
+        CannotCapture: the programs cannot be recorded or compiled (Python that depends on values, a plate that takes
+            a random subset of the data, no C++ compiler).
+        InputError: as `trace.log_weights`.
+
+    >>> from ppl_vae.models import LinearGaussian
+    >>> from ppl_vae.guides import LinearGaussian as Posterior
+    >>> from ppl_vae.trace import get_traces, structure_of
+    >>> model = LinearGaussian((20,), latent_dim=4)
+    >>> pair, x = Pair(model, Posterior(model)), torch.randn(5, 20)
+    >>> with pair.running(), pair.evaluating(), torch.no_grad():
+    ...     structure = structure_of(get_traces(pair, (x,)), num_data=5)
+    ...     weights = log_weights_function(pair, (x,), 3, structure)((x,))
+    >>> torch.allclose(weights, model.exact_log_px(x).expand(3, 5), atol=1e-4)
+    True
+    """
+    if structure.subsampled:
+        raise CannotCapture("the program takes a random subset of its data")
+    if not all(isinstance(value, Tensor) for value in args):
+        raise CannotCapture("the program is called with something that is not a tensor")
+
+    def plain(*tensors: Tensor) -> Tensor:
+        return log_weights(pair, tensors, num_samples, structure, proposal=proposal)
+
+    with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
+        plain(*args)  # makes parameters that do not exist yet; and what is wrong in plain Pyro is told by plain Pyro
+        graph = _recorded(plain, args)
+        held = _lift(graph)
+        _choose_products(graph)
+        _fewer_logarithms(graph)
+        compiled = _compiled(graph, (*args, *held))
+
+    shapes = [(value.shape, value.dtype, value.device) for value in args]
+
+    def captured(args: Args) -> Tensor:
+        if [(value.shape, value.dtype, value.device) for value in args] != shapes:
+            raise InputError(
+                f"Expected data of the shapes it was compiled for, {[tuple(s) for s, *_ in shapes]}; got "
+                f"{[tuple(value.shape) for value in args]}. Fill a short batch up, or compile for it as well."
+            )
+        with torch.no_grad():
+            return cast(Tensor, compiled(*(value.contiguous() for value in args), *held))
+
+    _hold_against(plain, captured, args)
+    return captured
+
+
+def _recorded(plain: Callable[..., Tensor], args: Args) -> fx.GraphModule:
+    try:
+        with _unchecked():
+            graph = make_fx(plain)(*args)
+    except Exception as problem:  # whatever a program may do that cannot be recorded
+        raise CannotCapture(f"the program cannot be recorded ({_one_line(problem)})") from problem
+    graph.graph.eliminate_dead_code()
+    return graph
+
+
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """Leave out the one check of the weights that looks at values: it was made in the plain run before."""
+    check = trace._all_alike
+    trace._all_alike = lambda latents: False
+    try:
+        yield
+    finally:
+        trace._all_alike = check
+
+
+def _lift(graph: fx.GraphModule) -> list[Tensor]:
+    """Make the tensors that a graph holds (parameters, buffers, constants) arguments after its own; return them."""
+    first = {n: n for n in graph.graph.nodes if n.op == "placeholder"}
+    last = list(first)[-1]
+    held: dict[int, tuple[Tensor, fx.Node]] = {}
+    for node in [n for n in graph.graph.nodes if n.op == "get_attr"]:
+        tensor = operator.attrgetter(str(node.target))(graph)
+        if id(tensor) not in held:
+            with graph.graph.inserting_after(last):
+                last = graph.graph.placeholder(f"held_{len(held)}")
+            last.meta = node.meta | {"val": tensor}
+            held[id(tensor)] = (tensor, last)
+        node.replace_all_uses_with(held[id(tensor)][1])
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return [tensor for tensor, _ in held.values()]
+
+
+def _compiled(graph: fx.GraphModule, inputs: Args) -> Callable[..., Tensor]:
+    from torch._inductor import compile as inductor
+
+    graph.graph.lint()
+    graph.recompile()
+    try:
+        # Fallback: draws are made by PyTorch's own generator, as plain Pyro's are.
+        compiled = inductor(graph, list(inputs), options={"fallback_random": True})
+        compiled(*inputs)
+    except Exception as problem:  # no compiler, or one that fails
+        raise CannotCapture(f"the program cannot be compiled ({_one_line(problem)})") from problem
+
+    def call(*inputs: Tensor) -> Tensor:
+        result = compiled(*inputs)
+        return cast(Tensor, result[0] if isinstance(result, tuple | list) else result)
+
+    return call
+
+
+def _hold_against(plain: Callable[..., Tensor], captured: LogWeights, args: Args) -> None:
+    """Refuse a function that does not give plain Pyro's weights for the same noise.
+
+    Python that looks at values behind PyTorch's back (x.numpy()) is recorded as a constant; the data in
+    another order show it.
+    """
+    for some in (args, tuple(value.flip(tuple(range(value.dim()))) for value in args)):
+        with seeded(1), torch.no_grad(), pyro.validation_enabled(False):
+            expected = plain(*some)
+        with seeded(1):
+            got = captured(some)
+        if not torch.allclose(got, expected, rtol=1e-4, atol=1e-3, equal_nan=True):
+            raise CannotCapture("the program does something else on each run that is not a draw by pyro.sample")
+
+
+def _one_line(problem: BaseException) -> str:
+    return f"{type(problem).__name__}: {reason(problem)[:200]}"
+
+
+# -- Matrix products -------------------------------------------------------------------------------------------------
+
+_library = torch.library.Library("ppl_vae", "DEF")
+_library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], ""))
+
+
+# An operator of our own: the compiler would put its own product in the place of oneDNN's.
+_library.impl("linear", _linear, "CPU")
+_library.impl("linear", lambda x, weight, bias: x.new_empty((*x.shape[:-1], weight.shape[0])), "Meta")
+
+
+@functools.cache
+def onednn_is_faster(num_threads: int) -> bool:
+    """Whether oneDNN's single-precision x W^T beats PyTorch's default product on this machine; measured once.
+
+    On AMD processors MKL, the default, may run at half of oneDNN's rate; on Intel's it is the other way round.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    x, weight, bias = torch.ones(1024, 400), torch.ones(784, 400), torch.ones(784)
+    seconds: dict[Callable[[], Tensor], float] = {
+        lambda: torch.addmm(bias, x, weight.t()): math.inf,
+        lambda: _linear(x, weight, bias): math.inf,
+    }
+    for _ in range(6):
+        for product in seconds:
+            start = time.perf_counter()
+            product()
+            seconds[product] = min(seconds[product], time.perf_counter() - start)
+    default, onednn = seconds.values()
+    return onednn < default
+
+
+def _choose_products(graph: fx.GraphModule) -> None:
+    """Give x W^T and x W^T + b (what `nn.Linear` becomes) to oneDNN where it is the faster one."""
+    for node in list(graph.graph.nodes):
+        if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
+            continue
+        *bias, x, transposed = node.args
+        values = [n.meta["val"] for n in (x, transposed, *bias)]
+        fits = all(v.dtype == torch.float32 and v.device.type == "cpu" for v in values)
+        is_linear = transposed.target is aten.t.default and all(n.meta["val"].dim() == 1 for n in bias)
+        if fits and is_linear and onednn_is_faster(torch.get_num_threads()):
+            with graph.graph.inserting_before(node):
+                arguments = (x, transposed.args[0], *(bias or [None]))
+                ours = graph.graph.call_function(torch.ops.ppl_vae.linear.default, arguments)
+            ours.meta = dict(node.meta)
+            node.replace_all_uses_with(ours)
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+
+
+# -- Bernoulli -------------------------------------------------------------------------------------------------------
+
+
+def bernoulli_log_prob(h: Tensor, x: Tensor) -> Tensor:
+    """Return log P(x | h) = sum_i x_i h_i - max(h_i, 0) - log(1 + exp(-|h_i|)), summed over the last dimension.
+
+    The sum of logarithms is taken as the logarithm of products of up to 64 of the factors, which are between
+    1 and 2: exponentials and logarithms are what the sum costs.
+
+    >>> h, x = torch.randn(5, 784), torch.rand(5, 784).round()
+    >>> expected = torch.distributions.Bernoulli(logits=h).log_prob(x).sum(-1)
+    >>> torch.allclose(bernoulli_log_prob(h, x), expected, atol=1e-3)
+    True
+    """
+    size = h.shape[-1]
+    products = next(n for n in range(-(-size // FACTORS), size + 1) if size % n == 0)
+    factors = 1 + (-h.abs()).exp()
+    logarithms = factors.unflatten(-1, (size // products, products)).prod(-2).log().sum(-1)
+    return (x * h - h.clamp(min=0)).sum(-1) - logarithms
+
+
+def _fewer_logarithms(graph: fx.GraphModule) -> None:
+    """Put `bernoulli_log_prob` in the place of a sum over pixels of Bernoulli log-probabilities."""
+    for node in list(graph.graph.nodes):
+        chain = _chain(node, [aten.binary_cross_entropy_with_logits.default, aten.neg.default, aten.view.default])
+        total = next(iter(chain[-1].users)) if len(chain) == 3 and len(chain[-1].users) == 1 else None
+        if total is None or total.target is not aten.sum.dim_IntList or total.args[1:] != ([-1],):
+            continue
+        h, x, *rest = node.args
+        values, flat = [n.meta["val"] for n in (h, x)], chain[-1].meta["val"].shape
+        wide = all(v.dtype in (torch.float32, torch.float64) for v in values)  # others cannot hold 2^64
+        if any(option not in (None, 0) for option in rest) or values[0].shape != values[1].shape or not wide:
+            continue
+        replacement = make_fx(_reshaped(flat))(*(torch.zeros(v.shape, dtype=v.dtype, device=v.device) for v in values))
+        with graph.graph.inserting_before(total):
+            places = dict(zip((n for n in replacement.graph.nodes if n.op == "placeholder"), (h, x), strict=True))
+            result = graph.graph.graph_copy(replacement.graph, cast(Any, places))
+        total.replace_all_uses_with(cast(fx.Node, result))
+        graph.graph.eliminate_dead_code()
+
+
+def _reshaped(flat: torch.Size) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda h, x: bernoulli_log_prob(h.reshape(flat), x.reshape(flat))
+
+
+def _chain(node: fx.Node, targets: list[Any]) -> list[fx.Node]:
+    """Return the node and those that follow it, each the only user of the one before, as far as targets agree."""
+    found: list[fx.Node] = []
+    for target in targets:
+        if node.target is not target:
+            break
+        found.append(node)
+        if len(node.users) != 1:
+            break
+        node = next(iter(node.users))
+    return found
