@@ -29,11 +29,9 @@ from ppl_vae.rng import seeded
 from ppl_vae.trace import Args, Structure, log_weights
 
 LogWeights = Callable[[Args], Tensor]
-
 COMPILE_SECONDS = 30.0  # from nothing; a few where the compiler's own cache has the program
 SPEEDUP = 1.5  # of compiled over plain, at least, where the work is large enough for the question to arise
 FACTORS = 64  # of at most 2 each in one product: 2^64 is well inside single precision
-
 aten = torch.ops.aten
 
 
@@ -97,8 +95,8 @@ def log_weights_function(
         held = _lift(graph)
         _choose_products(graph)
         _fewer_logarithms(graph)
+        graph.graph.eliminate_dead_code()
         compiled = _compiled(graph, (*args, *held))
-
     shapes = [(value.shape, value.dtype, value.device) for value in args]
 
     def captured(args: Args) -> Tensor:
@@ -108,7 +106,7 @@ def log_weights_function(
                 f"{[tuple(value.shape) for value in args]}. Fill a short batch up, or compile for it as well."
             )
         with torch.no_grad():
-            return cast(Tensor, compiled(*(value.contiguous() for value in args), *held))
+            return compiled(*(value.contiguous() for value in args), *held)
 
     _hold_against(plain, captured, args)
     return captured
@@ -119,7 +117,9 @@ def _recorded(plain: Callable[..., Tensor], args: Args) -> fx.GraphModule:
         with _unchecked():
             graph = make_fx(plain)(*args)
     except Exception as problem:  # whatever a program may do that cannot be recorded
-        raise CannotCapture(f"the program cannot be recorded ({_one_line(problem)})") from problem
+        raise CannotCapture(
+            f"the program cannot be recorded ({type(problem).__name__}: {reason(problem)})"
+        ) from problem
     graph.graph.eliminate_dead_code()
     return graph
 
@@ -163,7 +163,9 @@ def _compiled(graph: fx.GraphModule, inputs: Args) -> Callable[..., Tensor]:
         compiled = inductor(graph, list(inputs), options={"fallback_random": True})
         compiled(*inputs)
     except Exception as problem:  # no compiler, or one that fails
-        raise CannotCapture(f"the program cannot be compiled ({_one_line(problem)})") from problem
+        raise CannotCapture(
+            f"the program cannot be compiled ({type(problem).__name__}: {reason(problem)})"
+        ) from problem
 
     def call(*inputs: Tensor) -> Tensor:
         result = compiled(*inputs)
@@ -185,10 +187,6 @@ def _hold_against(plain: Callable[..., Tensor], captured: LogWeights, args: Args
             got = captured(some)
         if not torch.allclose(got, expected, rtol=1e-4, atol=1e-3, equal_nan=True):
             raise CannotCapture("the program does something else on each run that is not a draw by pyro.sample")
-
-
-def _one_line(problem: BaseException) -> str:
-    return f"{type(problem).__name__}: {reason(problem)[:200]}"
 
 
 # -- Matrix products -------------------------------------------------------------------------------------------------
@@ -215,17 +213,17 @@ def onednn_is_faster(num_threads: int) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     x, weight, bias = torch.ones(1024, 400), torch.ones(784, 400), torch.ones(784)
-    seconds: dict[Callable[[], Tensor], float] = {
-        lambda: torch.addmm(bias, x, weight.t()): math.inf,
-        lambda: _linear(x, weight, bias): math.inf,
-    }
-    for _ in range(6):
-        for product in seconds:
-            start = time.perf_counter()
-            product()
-            seconds[product] = min(seconds[product], time.perf_counter() - start)
-    default, onednn = seconds.values()
+    default, onednn = math.inf, math.inf
+    for _ in range(6):  # in turn, the fastest of each: a busy machine slows both
+        default = min(default, _seconds(lambda: torch.addmm(bias, x, weight.t())))
+        onednn = min(onednn, _seconds(lambda: _linear(x, weight, bias)))
     return onednn < default
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def _choose_products(graph: fx.GraphModule) -> None:
@@ -244,7 +242,6 @@ def _choose_products(graph: fx.GraphModule) -> None:
             ours.meta = dict(node.meta)
             node.replace_all_uses_with(ours)
             graph.graph.erase_node(node)
-    graph.graph.eliminate_dead_code()
 
 
 # -- Bernoulli -------------------------------------------------------------------------------------------------------
@@ -280,16 +277,13 @@ def _fewer_logarithms(graph: fx.GraphModule) -> None:
         wide = all(v.dtype in (torch.float32, torch.float64) for v in values)  # others cannot hold 2^64
         if any(option not in (None, 0) for option in rest) or values[0].shape != values[1].shape or not wide:
             continue
-        replacement = make_fx(_reshaped(flat))(*(torch.zeros(v.shape, dtype=v.dtype, device=v.device) for v in values))
+        examples = [torch.zeros(v.shape, dtype=v.dtype, device=v.device).reshape(flat) for v in values]
+        replacement = make_fx(bernoulli_log_prob)(*examples)
         with graph.graph.inserting_before(total):
-            places = dict(zip((n for n in replacement.graph.nodes if n.op == "placeholder"), (h, x), strict=True))
+            flattened = [graph.graph.call_function(aten.reshape.default, (n, list(flat))) for n in (h, x)]
+            places = dict(zip((n for n in replacement.graph.nodes if n.op == "placeholder"), flattened, strict=True))
             result = graph.graph.graph_copy(replacement.graph, cast(Any, places))
         total.replace_all_uses_with(cast(fx.Node, result))
-        graph.graph.eliminate_dead_code()
-
-
-def _reshaped(flat: torch.Size) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda h, x: bernoulli_log_prob(h.reshape(flat), x.reshape(flat))
 
 
 def _chain(node: fx.Node, targets: list[Any]) -> list[fx.Node]:

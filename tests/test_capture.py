@@ -9,7 +9,7 @@ import torch
 from pairs import PyroTutorialVAE, hierarchical_guide, hierarchical_model, mean_guide, mean_model
 from ppl_vae.guides import LinearGaussian as ExactPosterior
 from ppl_vae.guides import MeanField
-from ppl_vae.models import VAE, LinearGaussian
+from ppl_vae.models import VAE
 
 from ppl_vae import InputError, capture, likelihoods
 from ppl_vae.capture import CannotCapture, bernoulli_log_prob, compiling_pays, log_weights_function

@@ -15,13 +15,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import pythae.models
 import torch
-from pythae.models import VAE as PythaeVAE
-from pythae.models import VAEConfig
-from pythae.models.base.base_utils import ModelOutput
-from pythae.models.nn import BaseDecoder, BaseEncoder
 from ppl_vae.guides import MeanField
 from ppl_vae.models import VAE
+from pythae.models.base.base_utils import ModelOutput
+from pythae.models.nn import BaseDecoder, BaseEncoder
 from torch.nn.functional import softplus
 
 from ppl_vae import estimate_evidence
@@ -87,16 +86,16 @@ def products(model: VAE, rows: int) -> dict[str, Callable[[], object]]:
     return {"MKL": by_mkl, "oneDNN": by_onednn}
 
 
-def make() -> tuple[VAE, MeanField, PythaeVAE, torch.Tensor]:
+def make() -> tuple[VAE, MeanField, pythae.models.VAE, torch.Tensor]:
     network = partial(MLP, hidden=(HIDDEN,))
     model = VAE(SHAPE, prior=StandardNormal(LATENT), decoder=network)
     guide = MeanField(model, encoder=network)
-    config = VAEConfig(input_dim=SHAPE, latent_dim=LATENT, reconstruction_loss="bce")
-    peer = PythaeVAE(config, Encoder(guide), Decoder(model)).eval()
+    config = pythae.models.VAEConfig(input_dim=SHAPE, latent_dim=LATENT, reconstruction_loss="bce")
+    peer = pythae.models.VAE(config, Encoder(guide), Decoder(model)).eval()
     return model, guide, peer, (torch.rand(8, *SHAPE) < 0.3).float()
 
 
-def agreement(model: VAE, guide: MeanField, peer: PythaeVAE, x: torch.Tensor) -> str:
+def agreement(model: VAE, guide: MeanField, peer: pythae.models.VAE, x: torch.Tensor) -> str:
     """Mean log P(x) by both; get_nll returns plus log p."""
     ours = estimate_evidence(model, guide, x, num_samples=NUM_SAMPLES, progress=False)
     mcse = float((ours.mcse**2).sum() ** 0.5) / len(x)
