@@ -1,5 +1,6 @@
 from . import data, likelihoods, networks, plots, posteriors, priors
 from .base import Guide, Model
+from .bound import check_bound
 from .comparison import compare
 from .errors import InputError, NonFiniteLossError
 from .estimators import estimate_evidence
@@ -18,6 +19,7 @@ __all__ = [
     "Model",
     "NonFiniteLossError",
     "Run",
+    "check_bound",
     "compare",
     "data",
     "estimate_evidence",

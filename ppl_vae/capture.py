@@ -2,7 +2,7 @@
 
     log w_k = log P(x, z_k) - log Q(z_k | x),    z_k ~ Q(z | x),    as `trace.log_weights`, [K, N]
 
-The pair is run once while its operations are recorded (`make_fx`), and what was recorded is compiled for
+The pair is run once while its operations are recorded (`recorded`), and what was recorded is compiled for
 the shapes it was recorded with. Three things are done to it on the way: a matrix product goes to whichever of
 PyTorch's two libraries is faster here; a Bernoulli's log-probability takes one logarithm for many pixels;
 parameters and buffers become arguments, so that the function uses the numbers they have when it is called.
@@ -13,20 +13,19 @@ import functools
 import math
 import operator
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, cast
 
 import pyro
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppl_vae import trace
 from ppl_vae.errors import InputError, reason
 from ppl_vae.pair import Pair
+from ppl_vae.recorded import record
 from ppl_vae.rng import seeded
-from ppl_vae.trace import Args, Structure, log_weights
+from ppl_vae.structure import Args, Structure
+from ppl_vae.trace import draw, log_weights
 
 LogWeights = Callable[[Args], Tensor]
 COMPILE_SECONDS = 30.0  # from nothing; a few where the compiler's own cache has the program
@@ -62,7 +61,7 @@ def log_weights_function(
         pair: the two programs; call it within `pair.running()` and `pair.evaluating()`.
         args: what both are called with, all tensors: x first. Real data: the function is tried on them.
         num_samples: K, how many z are drawn for each datum.
-        structure: as `trace.structure_of` found it.
+        structure: as `structure_of` found it.
         proposal: "guide" or "prior".
 
     Raises:
@@ -72,7 +71,8 @@ def log_weights_function(
 
     >>> from ppl_vae.models import LinearGaussian
     >>> from ppl_vae.guides import LinearGaussian as Posterior
-    >>> from ppl_vae.trace import get_traces, structure_of
+    >>> from ppl_vae.structure import structure_of
+    >>> from ppl_vae.trace import get_traces
     >>> model = LinearGaussian((20,), latent_dim=4)
     >>> pair, x = Pair(model, Posterior(model)), torch.randn(5, 20)
     >>> with pair.running(), pair.evaluating(), torch.no_grad():
@@ -87,10 +87,11 @@ def log_weights_function(
         raise CannotCapture("the program is called with something that is not a tensor")
 
     def plain(*tensors: Tensor) -> Tensor:
-        return log_weights(pair, tensors, num_samples, structure, proposal=proposal)
+        return draw(pair, tensors, num_samples, structure, proposal=proposal).log_weights
 
     with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
-        plain(*args)  # makes parameters that do not exist yet; and what is wrong in plain Pyro is told by plain Pyro
+        # This makes parameters that do not exist yet, and what is wrong in plain Pyro is told by plain Pyro.
+        log_weights(pair, args, num_samples, structure, proposal=proposal)
         graph = _recorded(plain, args)
         held = _lift(graph)
         _choose_products(graph)
@@ -114,25 +115,11 @@ def log_weights_function(
 
 def _recorded(plain: Callable[..., Tensor], args: Args) -> fx.GraphModule:
     try:
-        with _unchecked():
-            graph = make_fx(plain)(*args)
+        return record(plain, *args)
     except Exception as problem:  # whatever a program may do that cannot be recorded
         raise CannotCapture(
             f"the program cannot be recorded ({type(problem).__name__}: {reason(problem)})"
         ) from problem
-    graph.graph.eliminate_dead_code()
-    return graph
-
-
-@contextmanager
-def _unchecked() -> Iterator[None]:
-    """Leave out the one check of the weights that looks at values: it was made in the plain run before."""
-    check = trace._all_alike
-    trace._all_alike = lambda latents: False
-    try:
-        yield
-    finally:
-        trace._all_alike = check
 
 
 def _lift(graph: fx.GraphModule) -> list[Tensor]:
@@ -278,7 +265,7 @@ def _fewer_logarithms(graph: fx.GraphModule) -> None:
         if any(option not in (None, 0) for option in rest) or values[0].shape != values[1].shape or not wide:
             continue
         examples = [torch.zeros(v.shape, dtype=v.dtype, device=v.device).reshape(flat) for v in values]
-        replacement = make_fx(bernoulli_log_prob)(*examples)
+        replacement = record(bernoulli_log_prob, *examples)
         with graph.graph.inserting_before(total):
             flattened = [graph.graph.call_function(aten.reshape.default, (n, list(flat))) for n in (h, x)]
             places = dict(zip((n for n in replacement.graph.nodes if n.op == "placeholder"), flattened, strict=True))

@@ -91,16 +91,44 @@ def train(
 
 @app.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--num-samples", "-k", type=int, default=1000, show_default=True, help="K, draws of z for each datum.")
-@click.option("--proposal", default="guide", show_default=True, help="guide, or prior for the naive estimate.")
+@click.option("--method", "-m", default="importance", show_default=True, help="importance, ais or sandwich.")
+@click.option("--num-samples", "-k", type=int, help="K, draws of z for each datum.  [default: 1000]")
+@click.option("--proposal", help="guide, refined, or prior.  [default: guide]")
+@click.option("--tolerance", type=float, help="Double K where needed until log P(x) is known to so many nats.")
+@click.option("--max-samples", type=int, help="How far a tolerance may raise K.  [default: 64 K]")
+@click.option("--num-temperatures", type=int, help="Steps of annealing.  [default: 1000]")
+@click.option("--num-chains", type=int, help="Chains of annealing for each datum.  [default: 16]")
+@click.option("--num-leapfrog", type=int, help="Leapfrog steps of an HMC transition.  [default: 10]")
 @click.option("--split", default="test", show_default=True, help="train, validation or test.")
 @click.option("--num-data", type=int, help="Use about this many data, evenly spaced.  [default: all]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
-def evaluate(run: Path, **options: Any) -> None:
-    """Estimate log P(x) for the data of RUN, and hold it against the bound."""
+@click.option("--doubts", is_flag=True, help="List the data that are not to be trusted, with the reasons.")
+def evaluate(run: Path, doubts: bool, **options: Any) -> None:
+    """Estimate log P(x) for the data of RUN, hold it against the bound, and say how far to believe it.
+
+    \b
+    ppl-vae evaluate runs/vae-digits --tolerance 0.05 --doubts
+    ppl-vae evaluate runs/vae-digits --method sandwich --num-data 50
+    """  # noqa: D301  (click reads the control character)
     from ppl_vae.experiment import evaluate as run_evaluation
 
-    click.echo(str(run_evaluation(run, **options)))
+    evidence = run_evaluation(run, **{key: value for key, value in options.items() if value is not None})
+    click.echo(str(evidence))
+    for doubt in evidence.doubts() if doubts else []:
+        click.echo(f"datum {doubt.datum}: {doubt.reason}")
+
+
+@app.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--split", default="test", show_default=True, help="train, validation or test.")
+@click.option("--num-data", type=int, default=200, show_default=True, help="About so many data, evenly spaced.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
+def explain(run: Path, **options: Any) -> None:
+    """Say why the ELBO of RUN is below log P(x), and which of its latents are used."""
+    from ppl_vae.experiment import explain as run_explanation
+
+    gap, use = run_explanation(run, **options)
+    click.echo(f"{gap}\n\n{use}")
 
 
 @app.command()

@@ -133,45 +133,50 @@ def train(
 def evaluate(
     run: Run | str | os.PathLike[str],
     *,
-    num_samples: int = 1000,
-    proposal: str = "guide",
+    method: str = "importance",
     split: str = "test",
     num_data: int | None = None,
-    seed: int = 0,
-    progress: bool | None = None,
+    **options: Any,
 ) -> Evidence:
-    """Estimate log P(x) of a run's data, and keep the estimate of its test split in the run folder.
+    """Estimate log P(x) of a run's data, and keep the estimate in the run folder.
 
     Args:
         run: a run, or the path of its folder.
-        num_samples: K, how many z are drawn for each datum.
-        proposal: "guide", or "prior" for the naive estimate.
+        method: "importance", "ais" or "sandwich", see `estimate_evidence`.
         split: "train", "validation" or "test".
         num_data: use this many of them, evenly spaced; None uses all.
-        seed: of the samples.
-        progress: show a progress bar; None shows it in a terminal and in a notebook.
+        options: of `estimate_evidence`, for instance num_samples=5000 or tolerance=0.05.
 
     Returns:
-        `Evidence`. With the guide as the proposal, that of the whole test split is written to evidence.nc,
-        unless one of more samples is there.
+        `Evidence`. By importance sampling from the guide, that of the whole test split is written to evidence.nc,
+        unless one of more samples is there; any other is written to evidence-METHOD-SPLIT.nc.
 
     Raises:
         InputError: no run there, or an option that is out of range.
     """
-    positive_int("num_samples", num_samples)
+    run = run if isinstance(run, Run) else load(run)
+    evidence = estimate_evidence(run.model, run.guide, part(run, split, num_data), method=method, **options)
+    kept = run.evidence if (run.path / "evidence.nc").exists() else None
+    plain = method == "importance" and evidence.proposal == "guide"
+    if plain and split == "test" and num_data is None and (not kept or kept.num_samples <= evidence.num_samples):
+        evidence.save(run.path / "evidence.nc")
+    elif not plain or split != "test" or num_data is not None:
+        evidence.save(run.path / f"evidence-{method}-{split}.nc")
+    return evidence
+
+
+def part(run: Run, split: str, num_data: int | None) -> Split:
+    """Return a split of a run's data, or so many of it, evenly spaced.
+
+    Raises:
+        InputError: an unknown split, or a number below 1.
+    """
     if split not in SPLITS:
         raise InputError(f"Unknown split {split!r}: {did_you_mean(str(split), SPLITS)}.")
-    run = run if isinstance(run, Run) else load(run)
     chosen: Split = getattr(run.data(), split)
-    if num_data is not None:
-        chosen = chosen[torch.linspace(0, len(chosen) - 1, min(positive_int("num_data", num_data), len(chosen))).long()]
-    evidence = estimate_evidence(
-        run.model, run.guide, chosen, num_samples=num_samples, proposal=proposal, seed=seed, progress=progress
-    )
-    kept = run.evidence if (run.path / "evidence.nc").exists() else None
-    if proposal == "guide" and split == "test" and num_data is None and (not kept or kept.num_samples <= num_samples):
-        evidence.save(run.path / "evidence.nc")
-    return evidence
+    if num_data is None:
+        return chosen
+    return chosen[torch.linspace(0, len(chosen) - 1, min(positive_int("num_data", num_data), len(chosen))).long()]
 
 
 def draw_figures(run: Run, parts: datasets.Data | None = None) -> list[Path]:
@@ -179,6 +184,8 @@ def draw_figures(run: Run, parts: datasets.Data | None = None) -> list[Path]:
     test = (parts or run.data()).test
     x = test[:: max(1, len(test) // (NUM_PICTURES // 2))][: NUM_PICTURES // 2].x
     figures = {"elbo": plots.history(run.history, title=run.path.name)}
+    if run.evidence is not None and run.evidence.curve is not None:
+        figures["bound"] = plots.bound(run.evidence, title=run.path.name)
     if x.dim() == 4 and x.shape[1] in plots.CHANNELS:
         figures["samples"] = plots.images(
             sample(run.model, NUM_PICTURES, mean=True), title="E[x | z] for z drawn from the prior P(z)"

@@ -7,7 +7,6 @@ logarithms), and rises to log P(x) as K grows (Burda et al., arXiv 1509.00519). 
 chunks of samples x data, so memory does not grow with the data, and by one number only with K.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,13 @@ from ppl_vae.diagnostics import Array, Curve, bound_curve, estimates, pareto
 from ppl_vae.draws import Draws, resampled
 from ppl_vae.errors import InputError, positive_int, positive_number
 from ppl_vae.evidence import Evidence
-from ppl_vae.pair import Pair, Program
+from ppl_vae.pair import Program
 from ppl_vae.progress import hidden
-from ppl_vae.trace import Weighted, draw, log_weights
+from ppl_vae.sampler import Sampler
 from ppl_vae.trust import within
-from ppl_vae.work import Chunk, Work, prepared
+from ppl_vae.work import prepared
 
 MOST = 64  # times num_samples: how far a tolerance may raise it, unless told
-REFINED_AT_ONCE = 256  # data whose guide is refined together
 
 
 def importance_sampling(
@@ -41,6 +39,7 @@ def importance_sampling(
     num_draws: int = 0,
     chunk_size: int | None = None,
     vectorize: bool = True,
+    compile: bool | str = "auto",
     seed: int = 0,
     progress: bool | None = None,
 ) -> Evidence:
@@ -48,19 +47,27 @@ def importance_sampling(
     positive_int("num_samples", num_samples)
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
+    if compile not in (True, False, "auto"):
+        raise InputError(f"Expected compile to be True, False or 'auto'; got {compile!r}.")
     if num_draws:
         positive_int("num_draws", num_draws)
     most = _most(tolerance, num_samples, max_samples)
     with prepared(model, guide, data, proposal=proposal, seed=seed) as work:
-        sampler = _Sampler(work, num_samples, proposal, work.rows(chunk_size), vectorize)
+        sampler = Sampler(work, num_samples, proposal, work.rows(chunk_size), vectorize)
+        parts: list[_Part] = []
+        kept: list[Draws] = []
         with tqdm(total=len(work.source), desc="log P(x)", unit="datum", leave=False, disable=hidden(progress)) as bar:
-            parts, kept = [], []
             for chunk in work.chunks(sampler.data_at_once):
-                weights = sampler.weights(chunk, num_samples) if not num_draws else None
-                if weights is None:
+                if num_draws:
                     weighted = sampler.weighted(chunk, num_samples)
-                    weights = _double(weighted.log_weights)
+                    weights = weighted.log_weights.double().cpu().numpy()
                     kept.append(resampled(weighted, num_draws, chunk.num_data))
+                else:
+                    if not parts:
+                        sampler.compile(chunk, compile)
+                        if sampler.compiled:
+                            bar.set_description("log P(x), compiled")
+                    weights = sampler.weights(chunk, num_samples)
                 parts.append(_Part(weights[:, : chunk.num_data], num_samples, keep=tolerance is not None))
                 bar.update(chunk.num_data)
         if tolerance is not None:
@@ -104,51 +111,6 @@ def _most(tolerance: float | None, num_samples: int, max_samples: int | None) ->
     return most
 
 
-class _Sampler:
-    """Draws log-weights [K, n] for a chunk of data, as many rows at once as there is room for."""
-
-    def __init__(self, work: Work, num_samples: int, proposal: str, rows: int, vectorize: bool) -> None:
-        self.work, self.proposal, self.vectorize = work, proposal, vectorize
-        together = work.structure.size if work.structure.subsampled else len(work.source) if work.whole_only else 1
-        if proposal == "refined" and work.divisible:
-            together = min(REFINED_AT_ONCE, len(work.source))
-        self.at_once = min(num_samples, max(1, rows // together))
-        self.data_at_once = max(together, rows // self.at_once)
-
-    def weights(self, chunk: Chunk, num_samples: int) -> Array:
-        """Return log-weights [K, n] in nats."""
-        pair, args, structure = self._pair(chunk), chunk.args, self.work.structure
-        options: dict[str, Any] = {"proposal": self._source, "subsample": chunk.subsample, "vectorize": self.vectorize}
-        parts = [log_weights(pair, args, k, structure, **options) for k in self._counts(num_samples)]
-        return _double(torch.cat(parts))
-
-    def weighted(self, chunk: Chunk, num_samples: int) -> Weighted:
-        """Return log-weights together with the latents they belong to."""
-        if not self.vectorize:
-            raise InputError("Expected num_draws with vectorize=True; got vectorize=False. Leave one of them out.")
-        pair, structure = self._pair(chunk), self.work.structure
-        runs = [
-            draw(pair, chunk.args, k, structure, proposal=self._source, subsample=chunk.subsample)
-            for k in self._counts(num_samples)
-        ]
-        return Weighted.concatenated(runs)
-
-    @property
-    def _source(self) -> str:
-        return "guide" if self.proposal == "refined" else self.proposal
-
-    def _pair(self, chunk: Chunk) -> Pair:
-        if self.proposal != "refined":
-            return self.work.pair
-        from ppl_vae.refine import refine
-
-        return refine(self.work.pair, chunk.args, self.work.structure, subsample=chunk.subsample)
-
-    def _counts(self, num_samples: int) -> Iterator[int]:
-        whole, rest = divmod(num_samples, self.at_once)
-        yield from [self.at_once] * whole + [rest] * (rest > 0)
-
-
 class _Part:
     """The numbers of a chunk's data, and their weights as long as there may come more."""
 
@@ -176,7 +138,7 @@ class _Part:
         self.curve.bound[:points, index], self.curve.mcse[:points, index] = curve.bound, curve.mcse
 
 
-def _refine_errors(parts: list[_Part], sampler: _Sampler, tolerance: float, most: int, hide: bool | None) -> None:
+def _refine_errors(parts: list[_Part], sampler: Sampler, tolerance: float, most: int, hide: bool | None) -> None:
     """Double the samples of every datum whose error or bias is above the tolerance, as often as is allowed."""
     chunks = sampler.work.chunks(sampler.data_at_once)
     with tqdm(total=len(sampler.work.source), desc="more samples", unit="datum", leave=False, disable=hide) as bar:
@@ -218,10 +180,6 @@ def _joined(curves: list[Curve]) -> Curve:
 
     bound, mcse = (np.concatenate([padded(getattr(c, name)) for c in curves], axis=1) for name in ("bound", "mcse"))
     return Curve(longest, bound, mcse)
-
-
-def _double(weights: torch.Tensor) -> Array:
-    return weights.double().cpu().numpy()
 
 
 def _check_not_nan(log_px: Array) -> None:

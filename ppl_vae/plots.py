@@ -9,7 +9,9 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from ppl_vae.checkpoint import History
+from ppl_vae.diagnostics import MIN_SAMPLES
 from ppl_vae.errors import InputError
+from ppl_vae.evidence import Evidence
 
 CHANNELS = (1, 3)  # grey, or colours
 CELL = 0.45  # inches that one image takes
@@ -106,6 +108,34 @@ def history(record: History, *, title: str = "") -> Figure:
         axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
     axes.set(xlabel="epoch", ylabel="ELBO per datum (nats)", title=title)
     axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def bound(evidence: Evidence, *, title: str = "") -> Figure:
+    """Draw the bound IWAE_K, the mean over the data, against K: from the ELBO at K = 1 up to all samples.
+
+    A curve that still rises at its end says that K is too small. The band is two Monte Carlo standard errors wide
+    on each side; the line is log P(x) with the tails of the weights smoothed.
+
+    Raises:
+        InputError: the evidence has no curve (it was annealed).
+    """
+    if evidence.curve is None:
+        raise InputError("Expected evidence by importance sampling; got none with a curve. Use method='importance'.")
+    num_samples, values, mcse = evidence.curve
+    whole = np.isfinite(values).all(1)  # with a tolerance only some data have more samples
+    mean = values[whole].mean(1)
+    error = np.sqrt((mcse[whole] ** 2).sum(1)) / values.shape[1]
+    figure, axes = _figure(1.6, 5.5)
+    axes.fill_between(num_samples[whole], mean - 2 * error, mean + 2 * error, color="C0", alpha=0.25, linewidth=0)
+    axes.plot(num_samples[whole], mean, "o-", color="C0", markersize=3, label="bound with K samples")
+    if evidence.num_samples >= MIN_SAMPLES:
+        smoothed = float(evidence.log_px_psis.mean())
+        axes.axhline(smoothed, color="0.5", linestyle="--", linewidth=1, label="log P(x), tails smoothed")
+    axes.set_xscale("log")
+    axes.set(xlabel="K", ylabel="nats per datum", title=title)
+    axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -27,7 +27,7 @@ def recorded(function: Callable[[Tensor], Tensors], example: Tensor) -> Callable
     """
     try:
         with pyro.validation_enabled(False):
-            graph = _folded(make_fx(function)(example))
+            graph = _folded(record(function, example))
         other = example + 0.1 * torch.cos(torch.arange(example.numel(), device=example.device)).reshape(example.shape)
         alike = all(
             a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-4, equal_nan=True)
@@ -39,17 +39,23 @@ def recorded(function: Callable[[Tensor], Tensors], example: Tensor) -> Callable
     return graph if alike else function
 
 
+def record(function: Callable[..., Any], *examples: Tensor) -> fx.GraphModule:
+    """Run a function once and return the operations on tensors that it did."""
+    module = make_fx(function)(*examples)
+    module.graph.eliminate_dead_code()
+    return module
+
+
 def _folded(module: fx.GraphModule) -> fx.GraphModule:
     """Compute once what does not depend on the argument."""
     graph = module.graph
-    graph.eliminate_dead_code()
     known: dict[fx.Node, Any] = {}
     for node in list(graph.nodes):
         if node.op == "get_attr":
             known[node] = getattr(module, str(node.target))
         elif node.op == "call_function" and not _random(node) and all(n in known for n in node.all_input_nodes):
             args = fx.node.map_arg((node.args, node.kwargs), lambda n: known[n])
-            known[node] = node.target(*args[0], **args[1])  # type: ignore[operator, index]
+            known[node] = node.target(*args[0], **args[1])
     for i, (node, value) in enumerate(known.items()):
         if node.op == "call_function" and isinstance(value, Tensor) and any(user not in known for user in node.users):
             module.register_buffer(f"known_{i}", value)

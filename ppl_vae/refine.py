@@ -1,2 +1,8 @@
-def refine(pair, args, structure, *, subsample=None):
+"""Placeholder."""
+
+from typing import Any
+
+
+def refine(pair: Any, args: Any, structure: Any, *, subsample: Any = None) -> Any:
+    """Not yet."""
     return pair

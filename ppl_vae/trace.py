@@ -18,7 +18,6 @@ from ppl_vae.pair import Pair, Program
 from ppl_vae.structure import (
     Args,
     FixedSubsample,
-    Site,
     Structure,
     enumerates,
     log_prob_by_datum,
@@ -46,10 +45,9 @@ def latent_sites(pair: Pair, *args: Any) -> dict[str, torch.Size]:
     return {name: site["fn"].event_shape for name, site in samples(trace).items() if not site["is_observed"]}
 
 
-def _all_alike(latents: dict[str, Site]) -> bool:
+def _all_alike(latents: dict[str, Tensor]) -> bool:
     """Whether there are latents, all continuous, and all samples of them, along the first dimension, the same."""
-    values = [s["value"] for s in latents.values()]
-    continuous = [z for z in values if z.is_floating_point() and z.dim() > 0]
+    continuous = [z for z in latents.values() if z.is_floating_point()]
     return len(continuous) > 0 and all(bool((z == z[:1]).all()) for z in continuous)
 
 
@@ -96,9 +94,8 @@ def log_weights(
         ]
         return torch.cat(one)
     try:
-        return draw(
-            pair, args, num_samples, structure, proposal=proposal, subsample=subsample, vectorize=vectorize
-        ).log_weights
+        weighted = draw(pair, args, num_samples, structure, proposal=proposal, subsample=subsample, vectorize=vectorize)
+        return (checked(weighted, num_samples) if vectorize else weighted).log_weights
     except (ValueError, RuntimeError) as problem:
         if isinstance(problem, InputError):
             raise
@@ -131,6 +128,22 @@ class Weighted(NamedTuple):
         return cls(weights, torch.cat([run.log_likelihood for run in runs]), latents, runs[0].observed)
 
 
+def checked(weighted: Weighted, num_samples: int) -> Weighted:
+    """Return samples as they are, if there are so many that differ.
+
+    Raises:
+        InputError: the programs gave the same sample again, or one for all of the data.
+    """
+    alike = num_samples > 1 and _all_alike(weighted.latents)
+    if weighted.log_weights.shape[0] != num_samples or alike:
+        raise InputError(
+            f"Expected {num_samples} samples of {', '.join(weighted.latents)} that differ; got the same ones again, or "
+            f"none for each datum. Let the programs draw with pyro.sample and work under one more plate to the left of "
+            f"theirs, or pass vectorize=False."
+        )
+    return weighted
+
+
 def enumerating(model: Program, structure: Structure, *, depth: int = 1) -> Program:
     """Return the model with its marked discrete sites enumerated left of `depth` more plates than its own."""
     return poutine.enum(model, first_available_dim=-structure.num_plates - 1 - depth)
@@ -146,7 +159,7 @@ def draw(
     subsample: Tensor | None = None,
     vectorize: bool = True,
 ) -> Weighted:
-    """Draw z_k from the proposal and weigh them; arguments as for `log_weights`, but in one run."""
+    """Draw z_k from the proposal in one run and weigh them, without checks; arguments as for `log_weights`."""
     num_data = len(args[0] if subsample is None else subsample)
     particles = pyro.plate("particles", num_samples, dim=-structure.num_plates - 1) if vectorize else nullcontext()
     fixed = nullcontext() if subsample is None else FixedSubsample(structure.plate, subsample)
@@ -164,15 +177,10 @@ def draw(
     if guide_trace is not None:
         total = total - log_prob_by_datum(guide_trace, guided, structure, num_data)
     latents = {n: s for n, s in sites.items() if not s["is_observed"] and not enumerates(s)}
-    if total.shape[0] not in (1, num_samples) or (vectorize and num_samples > 1 and _all_alike(latents)):
-        raise InputError(
-            f"Expected {num_samples} samples of {', '.join(sites)} that differ; got the same "
-            f"ones again, or none for each of the {num_data} data. Let the programs draw with pyro.sample and work "
-            f"under one more plate to the left of theirs, or pass vectorize=False."
-        )
+    size = (num_samples if total.shape[0] == 1 else -1, -1)
     return Weighted(
-        total.expand(num_samples, num_data),
-        log_likelihood.expand(num_samples, num_data),
+        total.expand(size),
+        log_likelihood.expand(size),
         {name: value_by_datum(site, structure) for name, site in latents.items()},
         {name: value_by_datum(site, structure)[0] for name, site in sites.items() if site["is_observed"]},
     )

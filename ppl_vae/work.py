@@ -17,8 +17,8 @@ from ppl_vae.pair import Pair, Program
 from ppl_vae.rng import seeded
 from ppl_vae.structure import Args, Structure, samples, structure_of
 
-CHUNK_NUMBERS = 2**21  # values of the largest site held at once: 8 MB in single precision
-CHUNK_ROWS = 2**13  # (sample, datum) pairs held at once: hidden layers may be wider than any site
+CHUNK_NUMBERS = 2**22  # values of the largest site held at once: 16 MB in single precision
+CHUNK_ROWS = 2**12  # (sample, datum) pairs held at once: tests/benchmarks/log_px.py finds no more speed above
 PROPOSALS = ("guide", "prior", "refined")
 
 

@@ -17,7 +17,8 @@ from ppl_vae.networks import MLP
 from ppl_vae.pair import Pair
 from ppl_vae.priors import Mixture, StandardNormal
 from ppl_vae.rng import seeded
-from ppl_vae.trace import get_traces, log_weights, structure_of
+from ppl_vae.structure import structure_of
+from ppl_vae.trace import get_traces, log_weights
 
 SAMPLES = 7
 network = partial(MLP, hidden=(16,))

@@ -293,7 +293,7 @@ def other_shape(x):
         (lambda m, x: estimate_evidence(m, ExactPosterior(m), 3), "got int"),
         (lambda m, x: estimate_evidence(m, ExactPosterior(m), x, num_samples=0), "num_samples.*got 0"),
         (lambda m, x: estimate_evidence(m, ExactPosterior(m), x, chunk_size=-1), "chunk_size.*got -1"),
-        (lambda m, x: estimate_evidence(m, ExactPosterior(m), x, proposal="posterior"), "'guide' or 'prior'"),
+        (lambda m, x: estimate_evidence(m, ExactPosterior(m), x, proposal="posterior"), "'guide', 'prior', 'refined'"),
         (lambda m, x: estimate_evidence(m, None, x), "got none"),
     ],
 )

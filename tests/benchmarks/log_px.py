@@ -28,7 +28,8 @@ from ppl_vae.capture import log_weights_function
 from ppl_vae.networks import MLP
 from ppl_vae.pair import Pair
 from ppl_vae.priors import StandardNormal
-from ppl_vae.trace import get_traces, log_weights, structure_of
+from ppl_vae.structure import structure_of
+from ppl_vae.trace import get_traces, log_weights
 
 LATENT, HIDDEN, SHAPE = 50, 400, (1, 28, 28)
 NUM_SAMPLES = 4000  # K; pythae's get_nll takes one datum at a time

@@ -1,0 +1,111 @@
+"""Log-weights for chunks of data: as many rows at once as there is room for, compiled where that pays."""
+
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae.capture import CannotCapture, LogWeights, compiling_pays, log_weights_function
+from ppl_vae.diagnostics import Array
+from ppl_vae.errors import InputError
+from ppl_vae.pair import Pair
+from ppl_vae.refine import refine
+from ppl_vae.rng import seeded
+from ppl_vae.trace import Weighted, checked, draw, log_weights
+from ppl_vae.work import Chunk, Work
+
+REFINED_AT_ONCE = 256  # data whose guide is refined together
+LARGE = 50  # chunks of work; below it the question whether to compile is not worth an answer
+
+
+class Sampler:
+    """Draws K samples for each datum of a chunk and weighs them.
+
+    Args:
+        work: the pair and its data.
+        num_samples: K of the first round.
+        proposal: "guide", "refined" or "prior".
+        rows: how many (sample, datum) pairs are evaluated at once.
+        vectorize: draw many samples in one run.
+    """
+
+    def __init__(self, work: Work, num_samples: int, proposal: str, rows: int, vectorize: bool) -> None:
+        self.work, self.refined, self.vectorize = work, proposal == "refined", vectorize
+        self.proposal = "guide" if self.refined else proposal
+        together = work.structure.size if work.structure.subsampled else len(work.source) if work.whole_only else 1
+        if self.refined and work.divisible:
+            together = min(REFINED_AT_ONCE, len(work.source))
+        room = max(1, rows // together)
+        self.at_once = -(-num_samples // -(-num_samples // room))  # runs of one size, but for the last
+        self.data_at_once = max(together, rows // self.at_once)
+        self.calls = -(-len(work.source) // self.data_at_once) * -(-num_samples // self.at_once)
+        self._compiled: LogWeights | None = None
+
+    @property
+    def compiled(self) -> bool:
+        """Whether samples are drawn by a compiled function."""
+        return self._compiled is not None
+
+    def compile(self, chunk: Chunk, wanted: bool | str) -> None:
+        """Compile the log-weights of chunks like this one, if that is wanted, or "auto" and pays."""
+        possible = self.work.divisible and self.vectorize and not self.refined
+        if wanted is False or not possible or (wanted == "auto" and self.calls < LARGE):
+            return
+        if wanted == "auto":
+            with seeded(0):
+                self._plain(self.work.pair, chunk, self.at_once)
+                start = time.perf_counter()
+                self._plain(self.work.pair, chunk, self.at_once)
+            if not compiling_pays((time.perf_counter() - start) * self.calls):
+                return
+        try:
+            self._compiled = log_weights_function(
+                self.work.pair, chunk.args, self.at_once, self.work.structure, proposal=self.proposal
+            )
+        except CannotCapture as problem:
+            if wanted is True:
+                warnings.warn(f"Plain Pyro is used, as {problem}.", stacklevel=3)
+
+    def weights(self, chunk: Chunk, num_samples: int) -> Array:
+        """Return log-weights [K, n] in nats."""
+        pair = self._pair(chunk)
+        parts = [self._run(pair, chunk, k) for k in self._counts(num_samples)]
+        return np.asarray(torch.cat(parts).double().cpu().numpy())
+
+    def weighted(self, chunk: Chunk, num_samples: int) -> Weighted:
+        """Return log-weights together with the latents they belong to.
+
+        Raises:
+            InputError: the programs draw one sample in a run only.
+        """
+        if not self.vectorize:
+            raise InputError("Expected num_draws with vectorize=True; got vectorize=False. Leave one of them out.")
+        pair, options = self._pair(chunk), self._options(chunk)
+        runs = [draw(pair, chunk.args, k, self.work.structure, **options) for k in self._counts(num_samples)]
+        return checked(Weighted.concatenated(runs), num_samples)
+
+    def _run(self, pair: Pair, chunk: Chunk, count: int) -> Tensor:
+        size = chunk.size
+        if self._compiled is None or count > self.at_once or size > self.data_at_once:
+            return self._plain(pair, chunk, count)
+        full = chunk if size == self.data_at_once else chunk.select(torch.arange(self.data_at_once) % size)
+        return self._compiled(full.args)[:count, :size]  # it has one shape
+
+    def _plain(self, pair: Pair, chunk: Chunk, count: int) -> Tensor:
+        options = self._options(chunk) | {"vectorize": self.vectorize}
+        return log_weights(pair, chunk.args, count, self.work.structure, **options)
+
+    def _options(self, chunk: Chunk) -> dict[str, Any]:
+        return {"proposal": self.proposal, "subsample": chunk.subsample}
+
+    def _pair(self, chunk: Chunk) -> Pair:
+        if not self.refined:
+            return self.work.pair
+        return refine(self.work.pair, chunk.args, self.work.structure, subsample=chunk.subsample)
+
+    def _counts(self, num_samples: int) -> list[int]:
+        whole, rest = divmod(num_samples, self.at_once)
+        return [self.at_once] * whole + [rest] * (rest > 0)
