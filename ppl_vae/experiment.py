@@ -156,13 +156,20 @@ def evaluate(
     """
     run = run if isinstance(run, Run) else load(run)
     evidence = estimate_evidence(run.model, run.guide, part(run, split, num_data), method=method, **options)
-    kept = run.evidence if (run.path / "evidence.nc").exists() else None
     plain = method == "importance" and evidence.proposal == "guide"
-    if plain and split == "test" and num_data is None and (not kept or kept.num_samples <= evidence.num_samples):
-        evidence.save(run.path / "evidence.nc")
-    elif not plain or split != "test" or num_data is not None:
+    if not plain or split != "test" or num_data is not None:
         evidence.save(run.path / f"evidence-{method}-{split}.nc")
+    elif _samples_of_kept(run) <= evidence.num_samples:
+        evidence.save(run.path / "evidence.nc")
     return evidence
+
+
+def _samples_of_kept(run: Run) -> int:
+    """Return how many samples the estimate in the run folder has; none where there is none that can be read."""
+    try:
+        return run.evidence.num_samples if run.evidence is not None else 0
+    except InputError:
+        return 0
 
 
 def part(run: Run, split: str, num_data: int | None) -> Split:

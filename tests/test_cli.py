@@ -54,7 +54,7 @@ def test_the_whole_story(run, tmp_path):
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert names == {
         "run.json", "model.safetensors", "guide.safetensors", "last.pt", "history.csv", "evidence.nc",
-        "figures/samples.png", "figures/reconstructions.png", "figures/elbo.png", "figures/manifold.png",
+        "figures/samples.png", "figures/reconstructions.png", "figures/elbo.png", "figures/manifold.png", "figures/bound.png",
     }  # fmt: skip
     torch.load(folder / "last.pt", weights_only=True)
 
@@ -144,6 +144,26 @@ def test_a_smaller_estimate_does_not_replace_a_larger(run):
     Path("runs/vae-digits/evidence.nc").write_bytes(b"broken")
     code, _, err = run("compare", "runs/vae-digits")
     assert code == 2 and "ppl-vae evaluate" in err
+    assert run("evaluate", "runs/vae-digits", "-k", 7)[0] == 0
+    assert ppl_vae.load("runs/vae-digits").evidence.num_samples == 7
+
+
+def test_every_method_from_the_command_line(run):
+    assert run("train", "linear_gaussian", *QUICK, "--out", "r")[0] == 0
+    before = Path("r/evidence.nc").read_bytes()
+    short = ("--num-temperatures", 5, "--num-chains", 2, "--num-leapfrog", 2, "--num-data", 3, "-k", 30)
+    code, out, _ = run("evaluate", "r", "--method", "sandwich", *short, "--doubts")
+    assert code == 0
+    assert "annealed importance sampling, 2 chains over 5 temperatures" in out
+    assert "simulated data is in [" in out
+    assert Path("r/evidence-sandwich-test.nc").exists()
+    code, out, _ = run("evaluate", "r", "--tolerance", 0.5, "--num-data", 5, "-k", 30)
+    assert code == 0 and "K = 30" in out
+    code, _, err = run("evaluate", "r", "--num-chains", 2)
+    assert code == 2 and "no option num_chains" in err
+    code, _, err = run("evaluate", "r", "--method", "asi")
+    assert code == 2 and "did you mean 'ais'" in err
+    assert Path("r/evidence.nc").read_bytes() == before
 
 
 def test_data_that_are_no_pictures(run):
