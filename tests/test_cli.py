@@ -149,7 +149,7 @@ def test_a_smaller_estimate_does_not_replace_a_larger(run):
 
 
 def test_every_method_from_the_command_line(run):
-    assert run("train", "linear_gaussian", *QUICK, "--out", "r")[0] == 0
+    assert run("train", "vae", *QUICK, "--out", "r")[0] == 0
     before = Path("r/evidence.nc").read_bytes()
     short = ("--num-temperatures", 5, "--num-chains", 2, "--num-leapfrog", 2, "--num-data", 3, "-k", 30)
     code, out, _ = run("evaluate", "r", "--method", "sandwich", *short, "--doubts")
