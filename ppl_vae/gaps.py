@@ -1,0 +1,301 @@
+"""The gap between log P(x) and the ELBO, explained: what the family costs, and what amortization costs.
+
+    log P(x) - ELBO = (log P(x) - ELBO*) + (ELBO* - ELBO)
+                      approximation gap    amortization gap
+
+ELBO* is the ELBO of the best Q of the guide's family for this one datum (`ppl_vae.refine`). A large
+approximation gap asks for a richer family; a large amortization gap for a larger encoder, or longer training.
+Source: Cremer et al., arXiv 1801.03558.
+"""
+
+import html
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ppl_vae.batches import as_source, fingerprint
+from ppl_vae.checks import check
+from ppl_vae.errors import InputError, positive_int, positive_number
+from ppl_vae.evidence import LOW_ESS, Array, Mean, _mean, _number
+from ppl_vae.importance import CHUNK_NUMBERS, CHUNK_ROWS, _check_densities, _chunks
+from ppl_vae.pair import Pair, Program
+from ppl_vae.progress import hidden
+from ppl_vae.refine import LEARNING_RATE, NUM_PARTICLES, NUM_STEPS, refine
+from ppl_vae.rng import seeded
+from ppl_vae.trace import Args, Structure, log_weights, structure_of
+
+HELD_WEIGHTS = 2**21  # log-weights held at once, of both guides: 32 MB in double precision
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Gap:
+    """log P(x) - ELBO of N data, split in two; each with its Monte Carlo standard error, all in nats.
+
+    Attributes:
+        log_px: log P(x) per datum, by importance sampling from the refined Q, [N].
+        best_elbo: the ELBO of the refined Q, the best of the family found for this datum, [N].
+        elbo: the ELBO of the guide, [N].
+        log_px_mcse, best_elbo_mcse, elbo_mcse: their standard errors, [N].
+        approximation_mcse, amortization_mcse, gap_mcse: standard errors of the differences, [N]. Both sides
+            of a difference share their random numbers, so these are smaller than those of the sides.
+        ess: effective sample size behind log_px, between 1 and K, [N].
+        refined: whether a better Q than the guide's was found for this datum, [N].
+        num_samples: K.
+        num_steps: how many steps of Adam the refined Q had.
+        fingerprint: a hash of the data.
+        seed: of the samples.
+    """
+
+    log_px: Array
+    best_elbo: Array
+    elbo: Array
+    log_px_mcse: Array
+    best_elbo_mcse: Array
+    elbo_mcse: Array
+    approximation_mcse: Array
+    amortization_mcse: Array
+    gap_mcse: Array
+    ess: Array
+    refined: Array
+    num_samples: int
+    num_steps: int
+    fingerprint: str
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.log_px)
+
+    @property
+    def approximation(self) -> Array:
+        """Log P(x) - ELBO* = KL(Q* || P(z | x)): what the family cannot express, per datum, [N]."""
+        return self.log_px - self.best_elbo
+
+    @property
+    def amortization(self) -> Array:
+        """ELBO* - ELBO: what the guide loses by answering for all data with one network, per datum, [N]."""
+        return self.best_elbo - self.elbo
+
+    @property
+    def gap(self) -> Array:
+        """Log P(x) - ELBO, the sum of the two, per datum, [N]."""
+        return self.approximation + self.amortization
+
+    def means(self) -> dict[str, Mean]:
+        """Return the means over the data in nats: log_px, best_elbo, elbo, gap, approximation, amortization."""
+        names = ("log_px", "best_elbo", "elbo", "gap", "approximation", "amortization")
+        return {name: _mean(getattr(self, name), getattr(self, f"{name}_mcse")) for name in names}
+
+    def verdict(self) -> str:
+        """Return one line on which part is the larger, and whether the split can be believed."""
+        few = int((self.ess < LOW_ESS - 1e-3).sum())
+        if few:
+            return (
+                f"{few} of {len(self)} data have an effective sample size below {LOW_ESS:.0f}: their log P(x), and with "
+                f"it the approximation gap, is more likely too low. Raise num_samples."
+            )
+        means = self.means()
+        a, b, whole = means["approximation"], means["amortization"], means["gap"]
+        if whole.value <= 2 * whole.mcse + 1e-3:
+            return "No gap to speak of: the guide is the posterior, as far as these samples show."
+        larger, share, fix = (
+            ("approximation", a.value, "a richer posterior family")
+            if a.value >= b.value
+            else ("amortization", b.value, "a larger encoder, or longer training,")
+        )
+        return f"{min(share / whole.value, 1):.0%} of the gap is {larger}: {fix} would narrow it."
+
+    def _headline(self) -> str:
+        return (
+            f"log P(x) - ELBO of {len(self)} data explained: Q refined in {self.num_steps} steps for each datum "
+            f"(better for {int(self.refined.sum())}), K = {self.num_samples} samples"
+        )
+
+    def _rows(self) -> list[tuple[str, str, str, str, str]]:
+        labels = {
+            "log_px": ("log P(x)", "nats, importance sampling from the refined Q"),
+            "best_elbo": ("best ELBO", "nats, of the refined Q"),
+            "elbo": ("ELBO", "nats, of the guide"),
+            "gap": ("gap", "log P(x) - ELBO"),
+            "approximation": ("approximation", "log P(x) - best ELBO: the family"),
+            "amortization": ("amortization", "best ELBO - ELBO: the network"),
+        }
+        return [
+            (labels[name][0], f"{mean.value:.3f}", _number(mean.se), _number(mean.mcse), labels[name][1])
+            for name, mean in self.means().items()
+        ]
+
+    def __str__(self) -> str:
+        lines = [self._headline(), "", f"{'':<14}{'mean':>12}{'s.e.':>9}{'MCSE':>9}"]
+        lines += [f"{a:<14}{b:>12}{c:>9}{d:>9}  {e}" for a, b, c, d, e in self._rows()]
+        return "\n".join([*lines, "", self.verdict()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(a)}</th><td>{b}</td><td>{c}</td><td>{d}</td>"
+            f"<td style='text-align:left'>{html.escape(e)}</td></tr>"
+            for a, b, c, d, e in self._rows()
+        )
+        return (
+            f"<table><caption style='text-align:left'>{html.escape(self._headline())}</caption>"
+            f"<tr><th></th><th>mean</th><th>s.e.</th><th>MCSE</th><th></th></tr>{cells}</table>"
+            f"<p>{html.escape(self.verdict())}</p>"
+        )
+
+    def to_dataset(self) -> Any:
+        """Return an `xarray.Dataset` with one dimension, `datum`, and what was done as attributes."""
+        import xarray
+
+        values = asdict(self)
+        arrays = {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
+        parts = {k: getattr(self, k) for k in ("gap", "approximation", "amortization")}
+        columns = {k: ("datum", v) for k, v in (parts | arrays).items()}
+        return xarray.Dataset(columns, attrs={k: v for k, v in values.items() if k not in arrays})
+
+
+def explain_gap(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_samples: int = 1000,
+    num_steps: int = NUM_STEPS,
+    num_particles: int = NUM_PARTICLES,
+    learning_rate: float = LEARNING_RATE,
+    chunk_size: int | None = None,
+    vectorize: bool = True,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Gap:
+    """Split log P(x) - ELBO of each datum into what the family costs and what amortization costs.
+
+    For each datum the parameters of the guide's distributions are optimized from the guide's answer
+    (`ppl_vae.refine`); the refined Q gives the best ELBO, and log P(x) as a proposal. Every number comes from
+    K fresh samples, which neither fitted the refined Q nor chose it.
+
+    Args:
+        model: P(x, z), called as `model(*batch)`.
+        guide: Q(z | x), called the same way; all its sites continuous.
+        data: a split of ours, a tensor [N, ...], a tuple of tensors, a PyTorch Dataset or DataLoader.
+        num_samples: K, how many z are drawn for each datum from each of the two guides; 2 or more.
+        num_steps, num_particles, learning_rate: of Adam, as in `refine`.
+        chunk_size: how many (sample, datum) pairs are evaluated at once; None chooses by their size.
+        vectorize: draw many samples in one run, inside one more plate; False for programs that cannot.
+        seed: of the samples; the global random state is left as it was.
+        progress: show a progress bar; None shows it in a terminal and in a notebook.
+
+    Returns:
+        `Gap`: log_px, elbo, best_elbo, approximation, amortization and gap per datum, [N], in nats.
+
+    Raises:
+        InputError: discrete latent sites, families whose parameters are not known, and all that
+            `estimate_evidence` refuses.
+
+    Source: Cremer et al., arXiv 1801.03558.
+
+    >>> from ppl_vae.models import LinearGaussian
+    >>> from ppl_vae.guides import LinearGaussian as Posterior
+    >>> model = LinearGaussian((20,), latent_dim=4)
+    >>> gap = explain_gap(model, Posterior(model), torch.randn(8, 20), num_samples=10, num_steps=10)
+    >>> bool(abs(gap.approximation).max() < 1e-3), bool(abs(gap.amortization).max() < 1e-3)
+    (True, True)
+    """
+    if positive_int("num_samples", num_samples) < 2:
+        raise InputError("Expected num_samples of at least 2, so that errors can be stated; got 1. Raise it.")
+    positive_int("num_steps", num_steps)
+    positive_int("num_particles", num_particles)
+    positive_number("learning_rate", learning_rate)
+    if chunk_size is not None:
+        positive_int("chunk_size", chunk_size)
+    pair = Pair(model, guide)
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
+        source = as_source(data, pair, ordered=True)
+        traces, num_run = check(pair, source)
+        structure = structure_of(traces, num_run)
+        _check_densities(traces)
+        rows = chunk_size or min(CHUNK_ROWS, max(1, CHUNK_NUMBERS // structure.numel))
+        whole_only = 1 < len(source) == num_run  # a part of the data was tried first, and failed
+        few = max(1, min(rows // num_particles, HELD_WEIGHTS // num_samples))
+        parts = []
+        with tqdm(total=len(source), desc="gap", unit="datum", leave=False, disable=hidden(progress)) as bar:
+            for batch, subsample in _chunks(source, structure, len(source) if whole_only else few):
+                args = tuple(t.to(pair.device) for t in batch)
+                refined = refine(
+                    pair,
+                    args,
+                    structure,
+                    num_steps=num_steps,
+                    num_particles=num_particles,
+                    learning_rate=learning_rate,
+                    subsample=subsample,
+                    vectorize=vectorize,
+                )
+                width = len(args[0]) if subsample is None else len(subsample)
+                at_once = max(1, rows // width)
+                own, best = _paired(
+                    (pair, refined), args, structure, num_samples, at_once, subsample=subsample, vectorize=vectorize
+                )
+                parts.append(_estimates(own, best))
+                bar.update(width)
+        digest = fingerprint(source)
+    arrays = {key: np.concatenate([part[key] for part in parts])[: len(source)] for key in parts[0]}
+    return Gap(**arrays, num_samples=num_samples, num_steps=num_steps, fingerprint=digest, seed=seed)
+
+
+def _paired(
+    pairs: tuple[Pair, Pair],
+    args: Args,
+    structure: Structure,
+    num_samples: int,
+    at_once: int,
+    *,
+    subsample: Tensor | None,
+    vectorize: bool,
+) -> list[Array]:
+    """Return the log-weights of two pairs, each [K, n], drawn from the same random numbers."""
+    found: tuple[list[Array], list[Array]] = ([], [])
+    whole, rest = divmod(num_samples, at_once)
+    for count in [at_once] * whole + [rest] * (rest > 0):
+        state = int(torch.randint(2**31, ()))
+        for pair, weights in zip(pairs, found, strict=True):
+            with seeded(state):
+                drawn = log_weights(pair, args, count, structure, subsample=subsample, vectorize=vectorize)
+            weights.append(drawn.double().cpu().numpy())
+    return [np.concatenate(weights) for weights in found]
+
+
+def _estimates(own: Array, best: Array) -> dict[str, Array]:
+    """Return everything that `Gap` holds per datum, from the log-weights of guide and refined Q, [K, n].
+
+    log P(x) ~ log mean_k w_k changes by (w_k / mean w - 1) / K where sample k changes (the delta method), and
+    a mean by (log w_k - mean) / K: the standard error of a difference is that of the differences of these.
+
+    >>> found = _estimates(np.zeros((4, 1)), np.full((4, 1), 1.0))
+    >>> {k: found[k].tolist() for k in ("log_px", "elbo", "best_elbo", "gap_mcse", "ess")}
+    {'log_px': [1.0], 'elbo': [0.0], 'best_elbo': [1.0], 'gap_mcse': [0.0], 'ess': [4.0]}
+    """
+    largest = best.max(0)
+    relative = np.exp(best - largest)
+    influence = relative / relative.mean(0)
+
+    def error(samples: Array) -> Array:
+        return np.asarray(samples.std(0, ddof=1) / np.sqrt(len(samples)))
+
+    return {
+        "log_px": np.log(relative.mean(0)) + largest,
+        "best_elbo": best.mean(0),
+        "elbo": own.mean(0),
+        "log_px_mcse": error(influence),
+        "best_elbo_mcse": error(best),
+        "elbo_mcse": error(own),
+        "approximation_mcse": error(influence - best),
+        "amortization_mcse": error(best - own),
+        "gap_mcse": error(influence - own),
+        "ess": relative.sum(0) ** 2 / (relative**2).sum(0),
+        "refined": (best != own).any(0),
+    }
