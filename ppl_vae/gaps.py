@@ -43,7 +43,6 @@ class Gap:
         approximation_mcse, amortization_mcse, gap_mcse: standard errors of the differences, [N]. Both sides
             of a difference share their random numbers, so these are smaller than those of the sides.
         ess: effective sample size behind log_px, between 1 and K, [N].
-        refined: whether a better Q than the guide's was found for this datum, [N].
         num_samples: K.
         num_steps: how many steps of Adam the refined Q had.
         fingerprint: a hash of the data.
@@ -60,7 +59,6 @@ class Gap:
     amortization_mcse: Array
     gap_mcse: Array
     ess: Array
-    refined: Array
     num_samples: int
     num_steps: int
     fingerprint: str
@@ -94,8 +92,8 @@ class Gap:
         few = int((self.ess < LOW_ESS - 1e-3).sum())
         if few:
             return (
-                f"{few} of {len(self)} data have an effective sample size below {LOW_ESS:.0f}: their log P(x), and with "
-                f"it the approximation gap, is more likely too low. Raise num_samples."
+                f"{few} of {len(self)} data have an effective sample size below {LOW_ESS:.0f}: their log P(x), and "
+                f"with it the approximation gap, is more likely too low. Raise num_samples."
             )
         means = self.means()
         a, b, whole = means["approximation"], means["amortization"], means["gap"]
@@ -110,8 +108,8 @@ class Gap:
 
     def _headline(self) -> str:
         return (
-            f"log P(x) - ELBO of {len(self)} data explained: Q refined in {self.num_steps} steps for each datum "
-            f"(better for {int(self.refined.sum())}), K = {self.num_samples} samples"
+            f"log P(x) - ELBO of {len(self)} data explained: Q refined for each in {self.num_steps} steps, "
+            f"K = {self.num_samples} samples"
         )
 
     def _rows(self) -> list[tuple[str, str, str, str, str]]:
@@ -201,7 +199,7 @@ def explain_gap(
     >>> from ppl_vae.models import LinearGaussian
     >>> from ppl_vae.guides import LinearGaussian as Posterior
     >>> model = LinearGaussian((20,), latent_dim=4)
-    >>> gap = explain_gap(model, Posterior(model), torch.randn(8, 20), num_samples=10, num_steps=10)
+    >>> gap = explain_gap(model, Posterior(model), torch.randn(8, 20), num_samples=10)
     >>> bool(abs(gap.approximation).max() < 1e-3), bool(abs(gap.amortization).max() < 1e-3)
     (True, True)
     """
@@ -297,5 +295,4 @@ def _estimates(own: Array, best: Array) -> dict[str, Array]:
         "amortization_mcse": error(best - own),
         "gap_mcse": error(influence - own),
         "ess": relative.sum(0) ** 2 / (relative**2).sum(0),
-        "refined": (best != own).any(0),
     }

@@ -215,15 +215,18 @@ def refine(
 
     with torch.no_grad():
         found = {n: {k: v.detach() for k, v in site.items()} for n, site in shifts.items()}
-        seed = int(torch.randint(2**31, ()))
-        with seeded(seed):
-            before = weights(None, NUM_CHOOSING).mean(0)
-        with seeded(seed):
-            better = weights(Shifted(found), NUM_CHOOSING).mean(0) > before
+        gain = torch.zeros((), device=pair.device)
+        for _ in range(-(-NUM_CHOOSING // num_particles)):  # no more at once than in a step
+            seed = int(torch.randint(2**31, ()))
+            with seeded(seed):
+                before = weights(None, num_particles)
+            with seeded(seed):
+                gain = gain + (weights(Shifted(found), num_particles) - before).sum(0)
+        better = gain > 0
     kept = {}
     for name, site in found.items():
         axis = len(guide_trace.nodes[name]["fn"].batch_shape) + structure.dim
-        kept[name] = {k: torch.where(_along(better, axis, v), v, 0.0) for k, v in site.items()}
+        kept[name] = {k: torch.where(better.reshape(-1, *(1,) * (v.dim() - axis - 1)), v, 0.0) for k, v in site.items()}
     return _with_guide(pair, Shifted(kept)(guide))
 
 
@@ -236,10 +239,6 @@ def _with_guide(pair: Pair, guide: Any) -> Pair:
     other = copy.copy(pair)
     other.guide = guide
     return other
-
-
-def _along(mask: Tensor, axis: int, like: Tensor) -> Tensor:
-    return mask.reshape(-1, *(1,) * (like.dim() - axis - 1))
 
 
 def _rebuilt(fn: Any, change: Callable[[Any, torch.Size], Any], batch_shape: torch.Size) -> Any:

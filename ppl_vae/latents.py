@@ -1,0 +1,255 @@
+"""What the latents are used for: posterior collapse seen at a glance.
+
+    E_x KL(Q(z | x) || P(z)) = I(x; z) + KL(Q(z) || P(z)),    Q(z) = 1/N sum_n Q(z | x_n)
+
+The left side is what the ELBO pays for its latents. What of it is information about x, I(x; z), is at most
+log N for N data; the rest is how far the aggregated posterior is from the prior, which is what samples from
+the prior suffer from. Source: Hoffman & Johnson, "ELBO surgery" (NIPS 2016 workshop on approximate inference).
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Delta
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+from tqdm.auto import tqdm
+
+from ppl_vae.batches import Source, as_source
+from ppl_vae.checks import check
+from ppl_vae.errors import InputError, positive_int, reason
+from ppl_vae.evidence import Array
+from ppl_vae.importance import CHUNK_NUMBERS, CHUNK_ROWS, _check_densities
+from ppl_vae.pair import Pair, Program
+from ppl_vae.progress import hidden
+from ppl_vae.rng import seeded
+from ppl_vae.trace import Args, Site, Structure, _site_log_prob, get_traces, samples, structure_of
+from ppl_vae.usage import LatentUse, SiteUse
+
+NUM_PAIRED = 2**13  # samples, of all data together, whose density under all N posteriors is found
+PAIRED_DATA = 32  # data at once there: the encoder runs anew for each chunk of samples, so the fewer the better
+
+
+class _Drawn(NamedTuple):
+    """What one batch of n data shows, from K samples; U is the number of units of a site."""
+
+    kl: dict[str, Array]  # site -> [n, units of its KL]
+    kl_variance: dict[str, Array]  # site -> variance of the sum's mean over K samples, [n]
+    per_dimension: dict[str, bool]
+    mean: dict[str, Array]  # site -> mean of z, [n, U]
+    mean_variance: dict[str, Array]  # site -> variance of that mean, [n, U]
+    latents: dict[str, Tensor]  # site of the guide -> M of the samples, [M, n, ...], the data at dimension 1
+    axes: dict[str, int]  # site of the guide -> where the data stand in a value, [K, ...]
+    log_prior: Tensor  # log P(z) of the M samples, [M, n]
+
+
+def latent_use(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_samples: int = 100,
+    chunk_size: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> LatentUse:
+    """Say what the latents are used for: KL per dimension, active units, mutual information.
+
+        E_x KL(Q(z | x) || P(z)) = I(x; z) + KL(Q(z) || P(z)),    Q(z) = 1/N sum_n Q(z | x_n)
+
+    The KL of each dimension is exact where PyTorch knows it, else a mean over the samples; in a hierarchy it is
+    that of each site given the sites before it, which were drawn from the guide. KL(Q(z) || P(z)) takes up to
+    8192 / N of the samples of each datum (at least 2) to all N posteriors.
+
+    Args:
+        model: P(x, z), called as `model(*batch)`.
+        guide: Q(z | x), called the same way.
+        data: a split of ours, a tensor [N, ...], a tuple of tensors, a PyTorch Dataset or DataLoader.
+        num_samples: K, how many z are drawn for each datum; 2 or more.
+        chunk_size: how many (sample, datum) pairs are evaluated at once; None chooses by their size.
+        seed: of the samples; the global random state is left as it was.
+        progress: show a progress bar; None shows it in a terminal and in a notebook.
+
+    Raises:
+        InputError: fewer than two data or samples, programs that choose their own subset of the data, and
+            all that `estimate_evidence` refuses.
+
+    Source: Hoffman & Johnson, ELBO surgery (2016); Burda et al., arXiv 1509.00519, for active units.
+
+    >>> from ppl_vae.models import VAE
+    >>> from ppl_vae.guides import MeanField
+    >>> from ppl_vae import data
+    >>> vae = VAE((1, 8, 8))
+    >>> use = latent_use(vae, MeanField(vae), data.load("digits").test[:50], num_samples=10)
+    >>> use.sites["z"].kl.shape, 0 <= use.mutual_information <= use.bound
+    ((8,), True)
+    """
+    if positive_int("num_samples", num_samples) < 2:
+        raise InputError("Expected num_samples of at least 2, so that errors can be stated; got 1. Raise it.")
+    if chunk_size is not None:
+        positive_int("chunk_size", chunk_size)
+    pair = Pair(model, guide)
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
+        source = as_source(data, pair, ordered=True)
+        if len(source) < 2:
+            raise InputError("Expected at least 2 data, since the latents are held against each other; got 1.")
+        traces, num_run = check(pair, source)
+        structure = structure_of(traces, num_run)
+        if structure.subsampled:
+            raise InputError(
+                f"Expected programs that run on the data they are given; got a plate {structure.plate!r} that takes a "
+                f"random {structure.size} of {num_run}. Pass it the batch: pyro.plate({structure.plate!r}, len(x))."
+            )
+        _check_densities(traces)
+        rows = chunk_size or min(CHUNK_ROWS, max(1, CHUNK_NUMBERS // structure.numel))
+        whole_only = num_run == len(source)  # a part of the data was tried first, and failed
+        few = len(source) if whole_only else max(1, rows // num_samples)
+        paired = max(2, min(num_samples, NUM_PAIRED // len(source)))
+        drawn = []
+        with tqdm(total=2 * len(source), desc="latents", unit="datum", leave=False, disable=hidden(progress)) as bar:
+            for batch in source.batches(few):
+                args = tuple(t.to(pair.device) for t in batch)
+                drawn.append(_draw(pair, args, structure, num_samples, paired))
+                bar.update(len(batch[0]))
+            at_once = len(source) if whole_only else min(len(source), PAIRED_DATA, rows)
+            mixture = _log_mixture(pair, source, structure, drawn, rows=rows, at_once=at_once, bar=bar)
+        ratio = (mixture - torch.cat([d.log_prior for d in drawn], 1)).double().cpu().numpy()
+    sites = {name: _site_use(name, drawn) for name in drawn[0].kl}
+    return LatentUse(
+        sites=sites,
+        kl=float(sum(site.kl.sum() for site in sites.values())),
+        kl_mcse=float(np.sqrt(sum(site.kl_mcse**2 for site in sites.values()))),
+        marginal_kl=float(ratio.mean()),
+        marginal_kl_mcse=float(np.sqrt((ratio.var(0, ddof=1) / len(ratio)).sum()) / ratio.shape[1]),
+        num_data=len(source),
+        num_samples=num_samples,
+        seed=seed,
+    )
+
+
+class _Given(Messenger):
+    """Let sites have these values."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
+def _draw(pair: Pair, args: Args, structure: Structure, num_samples: int, paired: int) -> _Drawn:
+    """Draw K samples for each datum of a batch, and keep what is needed of them; M = `paired`."""
+    n = len(args[0])
+    try:
+        with pyro.plate("particles", num_samples, dim=-structure.num_plates - 1):
+            model_trace, guide_trace = get_traces(pair, args)
+    except (ValueError, RuntimeError) as problem:
+        raise InputError(
+            f"Expected programs that work under one more plate to the left of theirs; got {type(problem).__name__}: "
+            f"{reason(problem)}. Let them take any leading batch dimensions."
+        ) from problem
+    guided = samples(guide_trace)
+    model = {k: s for k, s in samples(model_trace).items() if k in guided and not s["is_observed"]}
+    drawn = _Drawn({}, {}, {}, {}, {}, {}, {}, torch.zeros(()))
+    if any(site["infer"].get("is_auxiliary") for site in guided.values()):
+        # An automatic guide has its densities at sites of its own, perhaps one for several of the model's.
+        groups = [(", ".join(model), list(guided.values()), list(model.values()))]
+    else:
+        groups = [(name, [guided[name]], [site]) for name, site in model.items()]
+    for name, qs, ps in groups:
+        kl = _kl_per_dimension(qs[0], ps[0], structure) if len(qs) == len(ps) == 1 else None
+        drawn.per_dimension[name] = kl is not None
+        if kl is None:
+            kl = (_log_prob(qs, structure, n) - _log_prob(ps, structure, n)).expand(num_samples, n)[..., None]
+        values = torch.cat([_per_datum(p["value"], p["fn"].event_dim, structure) for p in ps], -1).double()
+        drawn.kl[name] = kl.double().mean(0).cpu().numpy()
+        drawn.kl_variance[name] = (kl.double().sum(-1).var(0) / num_samples).cpu().numpy()
+        drawn.mean[name] = values.mean(0).cpu().numpy()
+        drawn.mean_variance[name] = (values.var(0) / num_samples).cpu().numpy()
+    for name, site in guided.items():
+        if not isinstance(site["fn"], Delta):
+            drawn.axes[name] = site["value"].dim() - site["fn"].event_dim + structure.dim
+            drawn.latents[name] = site["value"][:paired].movedim(drawn.axes[name], 1)
+    log_prior = _log_prob(list(model.values()), structure, n).expand(num_samples, n)
+    return drawn._replace(log_prior=log_prior[:paired])
+
+
+def _log_mixture(
+    pair: Pair, source: Source, structure: Structure, drawn: list[_Drawn], *, rows: int, at_once: int, bar: Any
+) -> Tensor:
+    """Return log Q(z) = log 1/N sum_n Q(z | x_n) of M samples for each of N data, [M, N]."""
+    axes, num_data = drawn[0].axes, len(source)
+    flat = {name: torch.cat([d.latents[name] for d in drawn], 1).flatten(0, 1) for name in axes}
+    num_paired = len(drawn[0].log_prior)
+    total = torch.full((num_paired * num_data,), -torch.inf, device=pair.device)
+    for batch in source.batches(at_once):
+        args = tuple(t.to(pair.device) for t in batch)
+        n, parts = len(args[0]), []
+        for index in torch.arange(len(total), device=pair.device).split(max(1, rows // n)):
+            given = {}
+            for name, z in flat.items():  # the same value for each datum
+                value = z[index].unsqueeze(axes[name])
+                given[name] = value.expand(*value.shape[: axes[name]], n, *value.shape[axes[name] + 1 :])
+            with _Given(given), pyro.plate("particles", len(index), dim=-structure.num_plates - 1):
+                guided = samples(poutine.trace(pair.guide).get_trace(*args))
+            parts.append(_log_prob(list(guided.values()), structure, n).logsumexp(1))
+        total = torch.logaddexp(total, torch.cat(parts))
+        bar.update(n)
+    return (total - np.log(num_data)).reshape(num_paired, num_data)
+
+
+def _log_prob(sites: list[Site], structure: Structure, num_data: int) -> Tensor:
+    """Return the log-probability of several sites together, [K or 1, n]."""
+    total = torch.zeros(1, num_data, device=sites[0]["value"].device)
+    for site in sites:
+        total = total + _site_log_prob(site, structure, num_data)
+    return total
+
+
+def _kl_per_dimension(q: Site, p: Site, structure: Structure) -> Tensor | None:
+    """Return KL(Q(z_d | x) || P(z_d)) given the sites before, [K, n, D]; None if one of them does not factorize.
+
+    Exact where PyTorch knows it, else log Q(z_d | x) - log P(z_d) of the samples.
+    """
+    if q["mask"] is not None or p["mask"] is not None:
+        return None
+    event_dim, (one, other) = q["fn"].event_dim, (_factors(site["fn"]) for site in (q, p))
+    other_dims = len(other.batch_shape)  # the model's site may stand without the plate of the samples
+    if one.event_shape or other.event_shape or one.batch_shape[-other_dims:] != other.batch_shape:
+        return None
+    try:
+        kl = kl_divergence(one, other)
+    except NotImplementedError:
+        kl = one.log_prob(q["value"]) - other.log_prob(q["value"])
+    return _per_datum(kl, event_dim, structure)
+
+
+def _factors(fn: Any) -> Any:
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return fn
+
+
+def _per_datum(values: Tensor, event_dim: int, structure: Structure) -> Tensor:
+    """Bring values of a site, [K, plates ..., event ...], into the shape [K, n, all the rest]."""
+    values = values.movedim(values.dim() - event_dim + structure.dim, 1)
+    return values.reshape(*values.shape[:2], -1)
+
+
+def _site_use(name: str, drawn: list[_Drawn]) -> SiteUse:
+    kl, error, mean, spread = (
+        np.concatenate([part[name] for part in parts])
+        for parts in zip(*((d.kl, d.kl_variance, d.mean, d.mean_variance) for d in drawn), strict=True)
+    )
+    return SiteUse(
+        kl=kl.mean(0),
+        kl_mcse=float(np.sqrt(error.sum()) / len(kl)),
+        per_dimension=drawn[0].per_dimension[name],
+        variance=mean.var(0, ddof=1) - spread.mean(0),
+    )
