@@ -99,10 +99,13 @@ def latent_use(
             raise InputError("Expected at least 2 data, since the latents are held against each other; got 1.")
         traces, num_run = check(pair, source)
         structure = structure_of(traces, num_run)
+        if structure.subsampled and structure.size == len(source):  # a guide made for all the data, by its own plate
+            traces, num_run = check(pair, source, size=len(source))
+            structure = structure_of(traces, num_run)
         if structure.subsampled:
             raise InputError(
                 f"Expected programs that run on the data they are given; got a plate {structure.plate!r} that takes a "
-                f"random {structure.size} of {num_run}. Pass it the batch: pyro.plate({structure.plate!r}, len(x))."
+                f"random {structure.size} of {len(source)}. Pass it the batch: pyro.plate({structure.plate!r}, len(x))."
             )
         _check_densities(traces)
         rows = chunk_size or min(CHUNK_ROWS, max(1, CHUNK_NUMBERS // structure.numel))

@@ -267,7 +267,7 @@ def test_a_guide_with_parameters_for_each_datum():
 
 def test_methods_chunks_and_subsampled_plates(digits, linear_gaussian):
     vae = PyroTutorialVAE()
-    gap = explain_gap(vae.model, vae.guide, digits.test.x[:20], num_samples=20, num_steps=20, chunk_size=100)
+    gap = explain_gap(vae.model, vae.guide, digits.test.x[:20], num_samples=20, num_steps=20, chunk_size=120)
     assert len(gap) == 20
     assert gap.amortization.mean() > 0
 
@@ -275,20 +275,20 @@ def test_methods_chunks_and_subsampled_plates(digits, linear_gaussian):
     wrong = shifted_guide(model, 0.5)
 
     def model_of_all(x):
-        with pyro.plate("data", 64, subsample_size=24) as index:
+        with pyro.plate("data", 64, subsample_size=40) as index:
             z = pyro.sample("z", model.prior())
             pyro.sample("x", model.likelihood(model.decoder(z)), obs=x[index])
 
     def guide_of_all(x):
-        with pyro.plate("data", 64, subsample_size=24) as index:
+        with pyro.plate("data", 64, subsample_size=40) as index:
             posterior = model.exact_posterior(x[index])
             pyro.sample("z", dist.MultivariateNormal(posterior.mean + 0.5, scale_tril=posterior.scale_tril))
 
     for pair, options in (
-        ((model_of_all, guide_of_all), {"num_steps": 150}),
-        ((model, wrong), {"chunk_size": 200, "num_steps": 150}),
+        ((model_of_all, guide_of_all), {"num_steps": 100}),
+        ((model, wrong), {"chunk_size": 300, "num_steps": 100}),
     ):
-        gap = explain_gap(*pair, x, num_samples=200, **options)
+        gap = explain_gap(*pair, x, num_samples=100, **options)
         whole, _ = closed_form(model, x, 0.5, 1.0, False)
         assert len(gap) == 64
         np.testing.assert_allclose(gap.approximation, 0, atol=2e-3)
