@@ -6,16 +6,21 @@ from .errors import InputError, NonFiniteLossError
 from .estimators import estimate_evidence
 from .evidence import Evidence
 from .experiment import evaluate, new, train
+from .gaps import Gap, explain_gap
 from .generate import manifold, reconstruct, sample
+from .latents import latent_use
 from .runs import Run, load
 from .svi import fit
 from .training import Fit
+from .usage import LatentUse
 
 __all__ = [
     "Evidence",
     "Fit",
+    "Gap",
     "Guide",
     "InputError",
+    "LatentUse",
     "Model",
     "NonFiniteLossError",
     "Run",
@@ -24,7 +29,9 @@ __all__ = [
     "data",
     "estimate_evidence",
     "evaluate",
+    "explain_gap",
     "fit",
+    "latent_use",
     "likelihoods",
     "load",
     "manifold",

@@ -22,11 +22,14 @@ from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.estimators import estimate_evidence
 from ppl_vae.evidence import Evidence
 from ppl_vae.files import written_whole
+from ppl_vae.gaps import Gap, explain_gap
 from ppl_vae.generate import manifold, reconstruct, sample, takes_binary_data
+from ppl_vae.latents import latent_use
 from ppl_vae.rng import seeded
 from ppl_vae.runs import Run, load, refuse_other_run
 from ppl_vae.splits import Split
 from ppl_vae.svi import fit
+from ppl_vae.usage import LatentUse
 
 FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "schedule", "patience")
 SPLITS = ("train", "validation", "test")
@@ -172,6 +175,35 @@ def _samples_of_kept(run: Run) -> int:
         return 0
 
 
+def explain(
+    run: Run | str | os.PathLike[str],
+    *,
+    split: str = "test",
+    num_data: int | None = 200,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> tuple[Gap, LatentUse]:
+    """Say why a run's ELBO is below log P(x), and which of its latents are used.
+
+    Args:
+        run: a run, or the path of its folder.
+        split: "train", "validation" or "test".
+        num_data: use this many of them, evenly spaced; None uses all.
+        seed: of the samples.
+        progress: show progress bars.
+
+    Returns:
+        `Gap` (see `explain_gap`) and `LatentUse` (see `latent_use`).
+
+    Raises:
+        InputError: no run there, or an option that is out of range.
+    """
+    run = run if isinstance(run, Run) else load(run)
+    chosen = part(run, split, num_data)
+    gap = explain_gap(run.model, run.guide, chosen, seed=seed, progress=progress)
+    return gap, latent_use(run.model, run.guide, chosen, seed=seed, progress=progress)
+
+
 def part(run: Run, split: str, num_data: int | None) -> Split:
     """Return a split of a run's data, or so many of it, evenly spaced.
 
@@ -208,9 +240,8 @@ def draw_figures(run: Run, parts: datasets.Data | None = None) -> list[Path]:
             )
     paths = []
     for name, figure in figures.items():
-        path = run.path / "figures" / f"{name}.png"
-        save_figure(figure, path)
-        paths.append(path)
+        paths.append(run.path / "figures" / f"{name}.png")
+        save_figure(figure, paths[-1])
     return paths
 
 

@@ -8,7 +8,6 @@ approximation gap asks for a richer family; a large amortization gap for a large
 Source: Cremer et al., arXiv 1801.03558.
 """
 
-import html
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,16 +16,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppl_vae.batches import as_source, fingerprint
-from ppl_vae.checks import check
 from ppl_vae.errors import InputError, positive_int, positive_number
-from ppl_vae.evidence import LOW_ESS, Array, Mean, _mean, _number
-from ppl_vae.importance import CHUNK_NUMBERS, CHUNK_ROWS, _check_densities, _chunks
 from ppl_vae.pair import Pair, Program
 from ppl_vae.progress import hidden
 from ppl_vae.refine import LEARNING_RATE, NUM_PARTICLES, NUM_STEPS, refine
+from ppl_vae.report import Array, Mean, Report
 from ppl_vae.rng import seeded
-from ppl_vae.trace import Args, Structure, log_weights, structure_of
+from ppl_vae.structure import Args, Structure
+from ppl_vae.trace import log_weights
+from ppl_vae.trust import LOW_ESS
+from ppl_vae.work import prepared
 
 HELD_WEIGHTS = 2**21  # log-weights held at once, of both guides: 32 MB in double precision
 
@@ -85,7 +84,7 @@ class Gap:
     def means(self) -> dict[str, Mean]:
         """Return the means over the data in nats: log_px, best_elbo, elbo, gap, approximation, amortization."""
         names = ("log_px", "best_elbo", "elbo", "gap", "approximation", "amortization")
-        return {name: _mean(getattr(self, name), getattr(self, f"{name}_mcse")) for name in names}
+        return {name: Mean.of(getattr(self, name), getattr(self, f"{name}_mcse")) for name in names}
 
     def verdict(self) -> str:
         """Return one line on which part is the larger, and whether the split can be believed."""
@@ -106,13 +105,8 @@ class Gap:
         )
         return f"{min(share / whole.value, 1):.0%} of the gap is {larger}: {fix} would narrow it."
 
-    def _headline(self) -> str:
-        return (
-            f"log P(x) - ELBO of {len(self)} data explained: Q refined for each in {self.num_steps} steps, "
-            f"K = {self.num_samples} samples"
-        )
-
-    def _rows(self) -> list[tuple[str, str, str, str, str]]:
+    def report(self) -> Report:
+        """Return what is printed: the means with their errors, and the verdict."""
         labels = {
             "log_px": ("log P(x)", "nats, importance sampling from the refined Q"),
             "best_elbo": ("best ELBO", "nats, of the refined Q"),
@@ -121,29 +115,20 @@ class Gap:
             "approximation": ("approximation", "log P(x) - best ELBO: the family"),
             "amortization": ("amortization", "best ELBO - ELBO: the network"),
         }
-        return [
-            (labels[name][0], f"{mean.value:.3f}", _number(mean.se), _number(mean.mcse), labels[name][1])
-            for name, mean in self.means().items()
-        ]
+        headline = (
+            f"log P(x) - ELBO of {len(self)} data explained: Q refined for each in {self.num_steps} steps, "
+            f"K = {self.num_samples} samples"
+        )
+        rows = [(labels[name][0], mean, labels[name][1]) for name, mean in self.means().items()]
+        return Report(headline, rows, [self.verdict()])
 
     def __str__(self) -> str:
-        lines = [self._headline(), "", f"{'':<14}{'mean':>12}{'s.e.':>9}{'MCSE':>9}"]
-        lines += [f"{a:<14}{b:>12}{c:>9}{d:>9}  {e}" for a, b, c, d, e in self._rows()]
-        return "\n".join([*lines, "", self.verdict()])
+        return str(self.report())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(a)}</th><td>{b}</td><td>{c}</td><td>{d}</td>"
-            f"<td style='text-align:left'>{html.escape(e)}</td></tr>"
-            for a, b, c, d, e in self._rows()
-        )
-        return (
-            f"<table><caption style='text-align:left'>{html.escape(self._headline())}</caption>"
-            f"<tr><th></th><th>mean</th><th>s.e.</th><th>MCSE</th><th></th></tr>{cells}</table>"
-            f"<p>{html.escape(self.verdict())}</p>"
-        )
+        return self.report().html()
 
     def to_dataset(self) -> Any:
         """Return an `xarray.Dataset` with one dimension, `datum`, and what was done as attributes."""
@@ -210,38 +195,28 @@ def explain_gap(
     positive_number("learning_rate", learning_rate)
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
-    pair = Pair(model, guide)
-    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
-        source = as_source(data, pair, ordered=True)
-        traces, num_run = check(pair, source)
-        structure = structure_of(traces, num_run)
-        _check_densities(traces)
-        rows = chunk_size or min(CHUNK_ROWS, max(1, CHUNK_NUMBERS // structure.numel))
-        whole_only = 1 < len(source) == num_run  # a part of the data was tried first, and failed
+    parts = []
+    with prepared(model, guide, data, proposal="guide", seed=seed) as work:
+        rows, pair, structure = work.rows(chunk_size), work.pair, work.structure
         few = max(1, min(rows // num_particles, HELD_WEIGHTS // num_samples))
-        parts = []
-        with tqdm(total=len(source), desc="gap", unit="datum", leave=False, disable=hidden(progress)) as bar:
-            for batch, subsample in _chunks(source, structure, len(source) if whole_only else few):
-                args = tuple(t.to(pair.device) for t in batch)
+        with tqdm(total=len(work.source), desc="gap", unit="datum", leave=False, disable=hidden(progress)) as bar:
+            for chunk in work.chunks(few):
+                options: dict[str, Any] = {"subsample": chunk.subsample, "vectorize": vectorize}
                 refined = refine(
                     pair,
-                    args,
+                    chunk.args,
                     structure,
                     num_steps=num_steps,
                     num_particles=num_particles,
                     learning_rate=learning_rate,
-                    subsample=subsample,
-                    vectorize=vectorize,
+                    **options,
                 )
-                width = len(args[0]) if subsample is None else len(subsample)
-                at_once = max(1, rows // width)
-                own, best = _paired(
-                    (pair, refined), args, structure, num_samples, at_once, subsample=subsample, vectorize=vectorize
-                )
-                parts.append(_estimates(own, best))
-                bar.update(width)
-        digest = fingerprint(source)
-    arrays = {key: np.concatenate([part[key] for part in parts])[: len(source)] for key in parts[0]}
+                at_once = max(1, rows // chunk.size)
+                weights = _paired((pair, refined), chunk.args, structure, num_samples, at_once, **options)
+                parts.append(_estimates(*(part[:, : chunk.num_data] for part in weights)))
+                bar.update(chunk.num_data)
+        digest = work.fingerprint()
+    arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return Gap(**arrays, num_samples=num_samples, num_steps=num_steps, fingerprint=digest, seed=seed)
 
 

@@ -14,7 +14,6 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 from tqdm.auto import tqdm
@@ -22,13 +21,14 @@ from tqdm.auto import tqdm
 from ppl_vae.batches import Source, as_source
 from ppl_vae.checks import check
 from ppl_vae.errors import InputError, positive_int, reason
-from ppl_vae.evidence import Array
-from ppl_vae.importance import CHUNK_NUMBERS, CHUNK_ROWS, _check_densities
 from ppl_vae.pair import Pair, Program
 from ppl_vae.progress import hidden
+from ppl_vae.report import Array
 from ppl_vae.rng import seeded
-from ppl_vae.trace import Args, Site, Structure, _site_log_prob, get_traces, samples, structure_of
+from ppl_vae.structure import Args, Given, Site, Structure, samples, structure_of, total_log_prob
+from ppl_vae.trace import get_traces
 from ppl_vae.usage import LatentUse, SiteUse
+from ppl_vae.work import CHUNK_NUMBERS, CHUNK_ROWS, check_densities
 
 NUM_PAIRED = 2**13  # samples, of all data together, whose density under all N posteriors is found
 PAIRED_DATA = 32  # data at once there: the encoder runs anew for each chunk of samples, so the fewer the better
@@ -107,7 +107,7 @@ def latent_use(
                 f"Expected programs that run on the data they are given; got a plate {structure.plate!r} that takes a "
                 f"random {structure.size} of {len(source)}. Pass it the batch: pyro.plate({structure.plate!r}, len(x))."
             )
-        _check_densities(traces)
+        check_densities(traces)
         rows = chunk_size or min(CHUNK_ROWS, max(1, CHUNK_NUMBERS // structure.numel))
         whole_only = num_run == len(source)  # a part of the data was tried first, and failed
         few = len(source) if whole_only else max(1, rows // num_samples)
@@ -134,18 +134,6 @@ def latent_use(
     )
 
 
-class _Given(Messenger):
-    """Let sites have these values."""
-
-    def __init__(self, values: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
-
-
 def _draw(pair: Pair, args: Args, structure: Structure, num_samples: int, paired: int) -> _Drawn:
     """Draw K samples for each datum of a batch, and keep what is needed of them; M = `paired`."""
     n = len(args[0])
@@ -169,7 +157,7 @@ def _draw(pair: Pair, args: Args, structure: Structure, num_samples: int, paired
         kl = _kl_per_dimension(qs[0], ps[0], structure) if len(qs) == len(ps) == 1 else None
         drawn.per_dimension[name] = kl is not None
         if kl is None:
-            kl = (_log_prob(qs, structure, n) - _log_prob(ps, structure, n)).expand(num_samples, n)[..., None]
+            kl = (total_log_prob(qs, structure, n) - total_log_prob(ps, structure, n)).expand(num_samples, n)[..., None]
         values = torch.cat([_per_datum(p["value"], p["fn"].event_dim, structure) for p in ps], -1).double()
         drawn.kl[name] = kl.double().mean(0).cpu().numpy()
         drawn.kl_variance[name] = (kl.double().sum(-1).var(0) / num_samples).cpu().numpy()
@@ -179,7 +167,7 @@ def _draw(pair: Pair, args: Args, structure: Structure, num_samples: int, paired
         if not isinstance(site["fn"], Delta):
             drawn.axes[name] = site["value"].dim() - site["fn"].event_dim + structure.dim
             drawn.latents[name] = site["value"][:paired].movedim(drawn.axes[name], 1)
-    log_prior = _log_prob(list(model.values()), structure, n).expand(num_samples, n)
+    log_prior = total_log_prob(list(model.values()), structure, n).expand(num_samples, n)
     return drawn._replace(log_prior=log_prior[:paired])
 
 
@@ -199,20 +187,12 @@ def _log_mixture(
             for name, z in flat.items():  # the same value for each datum
                 value = z[index].unsqueeze(axes[name])
                 given[name] = value.expand(*value.shape[: axes[name]], n, *value.shape[axes[name] + 1 :])
-            with _Given(given), pyro.plate("particles", len(index), dim=-structure.num_plates - 1):
+            with Given(given), pyro.plate("particles", len(index), dim=-structure.num_plates - 1):
                 guided = samples(poutine.trace(pair.guide).get_trace(*args))
-            parts.append(_log_prob(list(guided.values()), structure, n).logsumexp(1))
+            parts.append(total_log_prob(list(guided.values()), structure, n).logsumexp(1))
         total = torch.logaddexp(total, torch.cat(parts))
         bar.update(n)
     return (total - np.log(num_data)).reshape(num_paired, num_data)
-
-
-def _log_prob(sites: list[Site], structure: Structure, num_data: int) -> Tensor:
-    """Return the log-probability of several sites together, [K or 1, n]."""
-    total = torch.zeros(1, num_data, device=sites[0]["value"].device)
-    for site in sites:
-        total = total + _site_log_prob(site, structure, num_data)
-    return total
 
 
 def _kl_per_dimension(q: Site, p: Site, structure: Structure) -> Tensor | None:

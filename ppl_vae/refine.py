@@ -27,7 +27,8 @@ from torch.distributions import transform_to
 from ppl_vae.errors import InputError, positive_int, positive_number, reason
 from ppl_vae.pair import Pair
 from ppl_vae.rng import seeded
-from ppl_vae.trace import Args, FixedSubsample, Structure, log_weights, samples
+from ppl_vae.structure import Args, FixedSubsample, Structure, samples
+from ppl_vae.trace import log_weights
 
 NUM_STEPS = 300
 NUM_PARTICLES = 8
@@ -163,7 +164,7 @@ def refine(
     Args:
         pair: the two programs; call it within `pair.running()` and `pair.evaluating()`.
         args: the data; the returned guide holds for exactly these, in their order.
-        structure: as `trace.structure_of` found it.
+        structure: as `structure_of` found it.
         num_steps: how many steps of Adam.
         num_particles: how many samples of z for each datum and step.
         learning_rate: of the first step, in units of the unconstrained parameters.
@@ -178,7 +179,8 @@ def refine(
 
     >>> from ppl_vae.models import LinearGaussian
     >>> from ppl_vae.guides import MeanField
-    >>> from ppl_vae.trace import get_traces, structure_of
+    >>> from ppl_vae.structure import structure_of
+    >>> from ppl_vae.trace import get_traces
     >>> model = LinearGaussian((20,), latent_dim=4)
     >>> pair, x = Pair(model, MeanField(model)), torch.randn(5, 20)
     >>> with pair.running(), pair.evaluating(), torch.no_grad():

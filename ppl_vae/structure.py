@@ -67,6 +67,18 @@ class FixedSubsample(Messenger):
             msg["value"], msg["done"] = self.index, True
 
 
+class Given(Messenger):
+    """Give latent sites these values instead of drawing them."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
 def samples(trace: poutine.Trace) -> dict[str, Site]:
     """Return the sample sites of a trace by name, without those that choose a plate's subset or only compute."""
     nodes: dict[str, Any] = prune_subsample_sites(trace).nodes
@@ -136,8 +148,7 @@ def log_prob_by_datum(trace: poutine.Trace, names: Iterable[str], shape: Structu
     sites = samples(trace)
     chosen = [sites[name] for name in names]
     if not any(map(enumerates, chosen)):
-        terms = [sum_by_datum(_log_prob(site), shape, num_data) for site in chosen]
-        return functools.reduce(torch.add, terms) if terms else torch.zeros(1, num_data)
+        return total_log_prob(chosen, shape, num_data)
     trace.symbolize_dims()
     packed = [pack(_log_prob(site), site["infer"]["_dim_to_symbol"]) for site in chosen]
     present = {symbol for term in packed for symbol in term._pyro_dims}  # dimensions of size 1 are gone
@@ -153,6 +164,12 @@ def log_prob_by_datum(trace: poutine.Trace, names: Iterable[str], shape: Structu
     if shape.dim not in kept:
         laid_out = laid_out.unsqueeze(-1)
     return (laid_out if len(kept) > (shape.dim in kept) else laid_out.unsqueeze(0)).expand(-1, num_data)
+
+
+def total_log_prob(sites: Iterable[Site], shape: Structure, num_data: int) -> Tensor:
+    """Return the sum of the log-probabilities of sites, none of them enumerated, for each datum, [K or 1, N]."""
+    terms = [sum_by_datum(_log_prob(site), shape, num_data) for site in sites]
+    return functools.reduce(torch.add, terms) if terms else torch.zeros(1, num_data)
 
 
 def _log_prob(site: Site) -> Tensor:

@@ -23,7 +23,16 @@ from torch.distributions import biject_to
 
 from ppl_vae.errors import InputError, reason
 from ppl_vae.pair import Pair, Program
-from ppl_vae.structure import FixedSubsample, Site, Structure, enumerates, log_prob_by_datum, samples, sum_by_datum
+from ppl_vae.structure import (
+    FixedSubsample,
+    Given,
+    Site,
+    Structure,
+    enumerates,
+    log_prob_by_datum,
+    samples,
+    sum_by_datum,
+)
 from ppl_vae.trace import enumerating, get_traces
 from ppl_vae.work import Chunk
 
@@ -33,18 +42,6 @@ class _Layout(NamedTuple):
 
     batch_shape: torch.Size
     event_shape: torch.Size
-
-
-class _Given(Messenger):
-    """Give latent sites these values instead of drawing them."""
-
-    def __init__(self, values: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
 class _Unconstrained(Messenger):
@@ -141,7 +138,7 @@ class Latents:
         given, shape, num_data = _Unconstrained(self.unflatten(u)), self.structure, self.chunk.size
         with self._plates(len(u)):
             model = self._traced(given(self.pair.model))
-            guide = self._traced(_Given(given.constrained)(cast(Any, self.pair.guide))) if self.from_guide else None
+            guide = self._traced(Given(given.constrained)(cast(Any, self.pair.guide))) if self.from_guide else None
         sites = samples(model)
         joint = log_prob_by_datum(model, sites, shape, num_data)
         if guide is None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppl_vae.evidence import Array, _number
+from ppl_vae.report import Array, number
 
 ACTIVE = 0.01  # a unit is active if Var_x(E_Q[z_d]) is above it: Burda et al., arXiv 1509.00519
 NEAR_BOUND = 0.75  # of log N: from there on the mixture of N posteriors no longer stands for Q(z)
@@ -106,9 +106,9 @@ class LatentUse:
         near = self.mutual_information > NEAR_BOUND * self.bound
         note = f"of at most log N = {self.bound:.2f}" + (": near it, so only a lower bound; take more data" * near)
         return [
-            ("KL", f"{self.kl:.3f}", _number(self.kl_mcse), "E_x KL(Q(z | x) || P(z)), the sum of the next two"),
-            ("I(x; z)", f"{self.mutual_information:.3f}", _number(information_mcse), note),
-            ("KL(Q(z) || P(z))", f"{self.marginal_kl:.3f}", _number(self.marginal_kl_mcse), "aggregated posterior"),
+            ("KL", f"{self.kl:.3f}", number(self.kl_mcse), "E_x KL(Q(z | x) || P(z)), the sum of the next two"),
+            ("I(x; z)", f"{self.mutual_information:.3f}", number(information_mcse), note),
+            ("KL(Q(z) || P(z))", f"{self.marginal_kl:.3f}", number(self.marginal_kl_mcse), "aggregated posterior"),
         ]
 
     def __str__(self) -> str:

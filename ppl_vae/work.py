@@ -104,12 +104,12 @@ def prepared(model: Program, guide: Program | None, data: Any, *, proposal: str,
         source = as_source(data, pair, ordered=True)
         traces, num_run = check(pair, source, proposal=proposal)
         structure = structure_of(traces, num_run)
-        _check_densities(traces)
+        check_densities(traces)
         # A part of the data was tried first; where only all of them run, it failed.
         yield Work(pair, source, structure, traces, whole_only=1 < len(source) == num_run)
 
 
-def _check_densities(traces: list[Trace]) -> None:
+def check_densities(traces: list[Trace]) -> None:
     """Refuse a guide that puts a continuous latent on a point: it has no density to weigh by."""
     model, guided = samples(traces[0]), samples(traces[1]) if len(traces) > 1 else {}
     if any(site["infer"].get("is_auxiliary") for site in guided.values()):

@@ -54,7 +54,8 @@ def test_the_whole_story(run, tmp_path):
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert names == {
         "run.json", "model.safetensors", "guide.safetensors", "last.pt", "history.csv", "evidence.nc",
-        "figures/samples.png", "figures/reconstructions.png", "figures/elbo.png", "figures/manifold.png", "figures/bound.png",
+        "figures/samples.png", "figures/reconstructions.png", "figures/elbo.png", "figures/manifold.png",
+        "figures/bound.png",
     }  # fmt: skip
     torch.load(folder / "last.pt", weights_only=True)
 

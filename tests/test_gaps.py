@@ -24,7 +24,8 @@ from ppl_vae import InputError
 from ppl_vae.gaps import explain_gap
 from ppl_vae.pair import Pair
 from ppl_vae.refine import refine
-from ppl_vae.trace import get_traces, log_weights, structure_of
+from ppl_vae.structure import structure_of
+from ppl_vae.trace import get_traces, log_weights
 
 
 def shifted_guide(model, offset=0.0, factor=1.0, *, mean_field=False):
