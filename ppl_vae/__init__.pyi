@@ -1,4 +1,5 @@
 from . import data, likelihoods, networks, plots, posteriors, priors
+from .arviz_export import to_arviz
 from .base import Guide, Model
 from .bound import check_bound
 from .comparison import compare
@@ -42,5 +43,6 @@ __all__ = [
     "priors",
     "reconstruct",
     "sample",
+    "to_arviz",
     "train",
 ]

@@ -7,29 +7,93 @@ from typing import Any
 
 import numpy as np
 
+from ppl_vae.diagnostics import Array
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
+from ppl_vae.report import Mean
 from ppl_vae.runs import Run, load
+
+GAIN = 1e-9  # nats per datum that better weights could add where their search ends
+MOST = 20_000  # its steps: some 1 s for 10,000 data; models that differ this little have no weights worth more
 
 
 def compare(models: Mapping[str, Evidence] | Iterable[Run | str | os.PathLike[str]]) -> Any:
     """Compare models by log P(x) on the same data: a pandas table, the best first.
 
-    Columns, in nats per datum: `rank`; `log_px`, the mean; `se`, its standard error over the data; `diff`,
-    the mean of the paired differences to the best; `dse`, the standard error of that; `mcse`, the Monte
-    Carlo standard error of log_px; `num_samples`, K; `elbo`; `gap`.
+    Columns, all means over the data, in nats per datum:
+        rank: 0 is the best.
+        log_px: log P(x).
+        log_px_diff: the paired difference log P_best(x) - log P(x), 0 for the best and above it for the others.
+        weight: of the mixture of the models that predicts these data best (stacking), see `stacking`.
+        se: standard error of log_px over the data.
+        dse: standard error of log_px_diff: below se by far where the models find the same data hard.
+        warning: whether there are data whose estimate is in doubt: `Evidence.doubts` lists them.
+        mcse: Monte Carlo standard error of log_px.
+        num_samples, method: K, and how log P(x) was estimated. Every estimate is rather too low than too high, more so
+        with fewer samples, and a difference cannot tell that from a worse model.
+        elbo, gap: the evidence lower bound, and how far it is below.
 
     Args:
         models: evidence by the name of its model, or runs, or the paths of run folders.
 
     Raises:
-        InputError: nothing to compare, a run without an estimate, or estimates made on different data.
+        InputError: nothing to compare, no evidence, a run without an estimate, or estimates made on different data.
 
-    Source: the columns of `arviz.compare`; Vehtari et al., arXiv 1507.04544, for the paired differences.
+    Source: the columns of `arviz.compare`, whose elpd_diff and errors are sums over the data; Vehtari et al.,
+    arXiv 1507.04544, for the paired differences.
+
+    >>> import torch
+    >>> from ppl_vae import estimate_evidence
+    >>> from ppl_vae.models import LinearGaussian
+    >>> from ppl_vae.guides import LinearGaussian as Posterior
+    >>> models = {f"sigma {s}": LinearGaussian((20,), latent_dim=4, sigma=s) for s in (0.5, 1.0)}
+    >>> x = models["sigma 1.0"](size=64).detach()
+    >>> table = compare({name: estimate_evidence(model, Posterior(model), x) for name, model in models.items()})
+    >>> list(table.index), list(table["rank"]), table["weight"].round(2).tolist()
+    (['sigma 1.0', 'sigma 0.5'], [0, 1], [1.0, 0.0])
     """
     evidences = dict(models) if isinstance(models, Mapping) else _of_runs(models)
+    _check(evidences)
+    ranked = sorted(evidences.items(), key=lambda item: -item[1].log_px.mean())
+    log_px = np.stack([evidence.log_px for _, evidence in ranked])
+    with np.errstate(invalid="ignore"):  # where both are minus infinity
+        differences = log_px[0] - log_px
+    return _table(ranked, differences, stacking(log_px))
+
+
+def stacking(log_px: Array) -> Array:
+    """Return the weights of the mixture of models under which data are most probable, [M], for log P_m(x_n), [M, N].
+
+        w = argmax (1/N) sum_n log sum_m w_m P_m(x_n),    w_m >= 0,    sum_m w_m = 1
+
+    by expectation maximization, w_m <- w_m g_m with g_m = (1/N) sum_n P_m(x_n) / sum_j w_j P_j(x_n). The objective is
+    concave, so no weights are better by more than max_m g_m - 1, which is where it ends: below 1e-9 nats.
+    Source: Yao et al., arXiv 1704.02030, equation 4.
+
+    >>> stacking(np.log([[0.2, 0.2, 0.2], [0.1, 0.1, 0.8]])).round(3).tolist()
+    [0.556, 0.444]
+    """
+    largest = log_px.max(0)
+    possible = np.isfinite(largest)  # data that no model can make say nothing about the weights
+    relative = np.exp(log_px[:, possible] - largest[possible])
+    weights = np.full(len(log_px), 1 / len(log_px))
+    for _ in range(MOST if possible.any() else 0):
+        gain = (relative / (weights @ relative)).mean(1)
+        if gain.max() - 1 <= GAIN:
+            break
+        weights = weights * gain
+    return weights
+
+
+def _check(evidences: Mapping[str, Any]) -> None:
     if not evidences:
         raise InputError("Expected at least one model to compare; got none.")
+    for name, other in evidences.items():
+        if not isinstance(other, Evidence):
+            raise InputError(
+                f"Expected evidence for {name!r}; got {type(other).__name__}. Make it with estimate_evidence, or give "
+                f"runs as a list."
+            )
     first_name, first = next(iter(evidences.items()))
     for name, other in evidences.items():
         if other.fingerprint != first.fingerprint:
@@ -37,32 +101,33 @@ def compare(models: Mapping[str, Evidence] | Iterable[Run | str | os.PathLike[st
                 f"Expected estimates on the same data; got {first_name!r} on {len(first)} data and {name!r} on "
                 f"{len(other)} others. Evaluate both on one data set and split."
             )
-    ranked = sorted(evidences.items(), key=lambda item: -item[1].log_px.mean())
-    best = ranked[0][1].log_px
-    return _table([(name, evidence, best - evidence.log_px) for name, evidence in ranked])
 
 
-def _table(rows: list[tuple[str, Evidence, Any]]) -> Any:
+def _table(ranked: list[tuple[str, Evidence]], differences: Array, weights: Array) -> Any:
     import pandas
 
-    columns = []
-    for rank, (name, evidence, difference) in enumerate(rows):
+    rows = []
+    for rank, (name, evidence) in enumerate(ranked):
         means = evidence.means()
-        columns.append(
+        difference = Mean.of(differences[rank], evidence.mcse)
+        rows.append(
             {
                 "model": name,
                 "rank": rank,
                 "log_px": means["log_px"].value,
+                "log_px_diff": difference.value,
+                "weight": weights[rank],
                 "se": means["log_px"].se,
-                "diff": difference.mean(),
-                "dse": difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else np.nan,
+                "dse": difference.se,
+                "warning": bool(evidence.doubts()),
                 "mcse": means["log_px"].mcse,
                 "num_samples": evidence.num_samples,
+                "method": evidence.method,
                 "elbo": means["elbo"].value,
                 "gap": means["gap"].value,
             }
         )
-    return pandas.DataFrame(columns).set_index("model")
+    return pandas.DataFrame(rows).set_index("model")
 
 
 def _of_runs(runs: Iterable[Run | str | os.PathLike[str]]) -> dict[str, Evidence]:

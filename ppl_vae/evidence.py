@@ -247,6 +247,23 @@ class Evidence:
             }
         return xarray.Dataset(arrays, attrs=attrs)
 
+    def to_arviz(self) -> Any:
+        """Return ArviZ's container: `InferenceData` up to 0.23, `xarray.DataTree` from 1.0.
+
+        Groups: evidence (`to_dataset`), and with `draws` posterior, log_likelihood (log P(x | z)), observed_data
+        and importance (the log-weights); without, log_likelihood is log P(x) itself, as one draw. For `arviz.compare`
+        take `to_elpd`: `arviz.loo` of a container is a harmonic mean.
+        """
+        from ppl_vae import arviz_export
+
+        return arviz_export.container(self)
+
+    def to_elpd(self) -> Any:
+        """Return log P(x) and k-hat per datum as ArviZ's `ELPDData`, for `arviz.compare` and `arviz.plot_khat`."""
+        from ppl_vae import arviz_export
+
+        return arviz_export.elpd(self)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything but `draws` to a netCDF file, whole or not at all."""
         with written_whole(Path(path)) as temporary:

@@ -78,7 +78,7 @@ def test_the_whole_story(run, tmp_path):
 
     assert run("train", "vae", *QUICK, "--prior", "mixture")[0] == 0
     code, out, _ = run("compare", folder, "runs/vae-mixture-digits")
-    assert code == 0 and "diff" in out and "vae-mixture-digits" in out
+    assert code == 0 and "log_px_diff" in out and "weight" in out and "vae-mixture-digits" in out
     run("train", "vae", *QUICK, "--set", "data.binarize=threshold", "--out", "hard")
     code, _, err = run("compare", folder, "hard")
     assert code == 2 and "same data" in err
