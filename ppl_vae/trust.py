@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LOW_ESS = 10.0  # below it the weights of a datum rest on a handful of samples
 LOW_CHAINS = 0.2  # of the chains of annealed importance sampling: the same for them
 LOW_ACCEPTANCE = 0.2  # of HMC's proposals: below it the chains hardly moved
-FEW = 0.05  # of the data: more than this share of doubtful ones, and their mean is doubtful
+FEW, SMALL = 0.25, 0.05  # the mean stands with at most so many doubtful data (a share), off by so little (nats)
 ROUNDING = 1e-3
 
 
@@ -55,11 +55,19 @@ def verdict(evidence: "Evidence") -> str:
         return f"To be believed: nothing speaks against any of the {len(evidence)} data. {_blind_spot(evidence)}"
     counts = Counter({rule.short: int(rule.breaks.sum()) for rule in _rules(evidence) if rule.breaks.any()})
     why = counted(dict(counts.most_common()), len(evidence))
-    most = len(found) <= FEW * len(evidence)
-    return (
-        f"{'To be believed as a mean' if most else 'Not to be believed'}: {why}; log P(x) is more likely too low. "
-        f"They are listed by .doubts(). {_remedy(evidence)}"
-    )
+    off = _may_be_off(evidence, [doubt.datum for doubt in found])
+    stands = len(found) <= FEW * len(evidence) and off <= SMALL
+    start = f"To be believed as a mean, to about {max(off, 0.01):.2f} nats" if stands else "Not to be believed"
+    return f"{start}: {why}; log P(x) is more likely too low. They are listed by .doubts(). {_remedy(evidence)}"
+
+
+def _may_be_off(evidence: "Evidence", doubtful: list[int]) -> float:
+    """Return how much the doubtful data may move the mean: by their errors, biases, and what smoothing would change."""
+    diagnostics = evidence.diagnostics
+    smoothed = diagnostics.get("log_px_psis", evidence.log_px)
+    signs = np.abs(np.stack([evidence.mcse, diagnostics["bias"], smoothed - evidence.log_px]))
+    worst = np.nan_to_num(signs, nan=np.inf).max(0)
+    return float(worst[doubtful].sum() / len(evidence))
 
 
 def _rules(evidence: "Evidence") -> Iterator[_Rule]:

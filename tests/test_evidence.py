@@ -120,10 +120,12 @@ def test_the_text_says_what_matters():
 
 def test_a_few_doubtful_data_do_not_spoil_the_mean():
     log_weights = np.random.default_rng(0).normal(0, 0.1, (100, 50))
-    log_weights[:, 7] *= 90
+    log_weights[:, 7] *= 15
     evidence = evidence_of(log_weights)
     assert [doubt.datum for doubt in evidence.doubts()] == [7]
-    assert evidence.verdict().startswith("To be believed as a mean: 1 of 50 data has")
+    assert evidence.verdict().startswith("To be believed as a mean, to about 0.01 nats: 1 of 50 data has")
+    log_weights[:, 7] *= 10  # one datum that is off by much moves the mean of fifty
+    assert evidence_of(log_weights).verdict().startswith("Not to be believed: 1 of 50 data has")
 
 
 def test_the_html_is_a_whole_table():
