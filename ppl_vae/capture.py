@@ -9,10 +9,7 @@ parameters and buffers become arguments, so that the function uses the numbers t
 Draws are left to PyTorch's own generator, in Pyro's order: the same seed gives the same z as plain Pyro.
 """
 
-import functools
-import math
 import operator
-import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -22,6 +19,7 @@ from torch import Tensor, fx
 
 from ppl_vae.errors import InputError, reason
 from ppl_vae.pair import Pair
+from ppl_vae.products import choose_products
 from ppl_vae.recorded import record
 from ppl_vae.rng import seeded
 from ppl_vae.structure import Args, Structure
@@ -94,7 +92,7 @@ def log_weights_function(
         log_weights(pair, args, num_samples, structure, proposal=proposal)
         graph = _recorded(plain, args)
         held = _lift(graph)
-        _choose_products(graph)
+        choose_products(graph.graph)
         _fewer_logarithms(graph)
         graph.graph.eliminate_dead_code()
         compiled = _compiled(graph, (*args, *held))
@@ -174,64 +172,6 @@ def _hold_against(plain: Callable[..., Tensor], captured: LogWeights, args: Args
             got = captured(some)
         if not torch.allclose(got, expected, rtol=1e-4, atol=1e-3, equal_nan=True):
             raise CannotCapture("the program does something else on each run that is not a draw by pyro.sample")
-
-
-# -- Matrix products -------------------------------------------------------------------------------------------------
-
-_library = torch.library.Library("ppl_vae", "DEF")
-_library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return cast(Tensor, torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], ""))
-
-
-# An operator of our own: the compiler would put its own product in the place of oneDNN's.
-_library.impl("linear", _linear, "CPU")
-_library.impl("linear", lambda x, weight, bias: x.new_empty((*x.shape[:-1], weight.shape[0])), "Meta")
-
-
-@functools.cache
-def onednn_is_faster(num_threads: int) -> bool:
-    """Whether oneDNN's single-precision x W^T beats PyTorch's default product on this machine; measured once.
-
-    On AMD processors MKL, the default, may run at half of oneDNN's rate; on Intel's it is the other way round.
-    """
-    if not torch.backends.mkldnn.is_available():
-        return False
-    x, weight, bias = torch.ones(1024, 400), torch.ones(784, 400), torch.ones(784)
-    default, onednn = math.inf, math.inf
-    for _ in range(6):  # in turn, the fastest of each: a busy machine slows both
-        default = min(default, _seconds(lambda: torch.addmm(bias, x, weight.t())))
-        onednn = min(onednn, _seconds(lambda: _linear(x, weight, bias)))
-    return onednn < default
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def _choose_products(graph: fx.GraphModule) -> None:
-    """Give x W^T and x W^T + b (what `nn.Linear` becomes) to oneDNN where it is the faster one."""
-    for node in list(graph.graph.nodes):
-        if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
-            continue
-        *bias, x, transposed = node.args
-        values = [n.meta["val"] for n in (x, transposed, *bias)]
-        fits = all(v.dtype == torch.float32 and v.device.type == "cpu" for v in values)
-        is_linear = transposed.target is aten.t.default and all(n.meta["val"].dim() == 1 for n in bias)
-        if fits and is_linear and onednn_is_faster(torch.get_num_threads()):
-            with graph.graph.inserting_before(node):
-                arguments = (x, transposed.args[0], *(bias or [None]))
-                ours = graph.graph.call_function(torch.ops.ppl_vae.linear.default, arguments)
-            ours.meta = dict(node.meta)
-            node.replace_all_uses_with(ours)
-            graph.graph.erase_node(node)
-
-
-# -- Bernoulli -------------------------------------------------------------------------------------------------------
 
 
 def bernoulli_log_prob(h: Tensor, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from ppl_vae.guides import LinearGaussian as ExactPosterior
 from ppl_vae.guides import MeanField
 from ppl_vae.models import VAE
 
-from ppl_vae import InputError, capture, likelihoods
+from ppl_vae import InputError, capture, likelihoods, products
 from ppl_vae.capture import CannotCapture, bernoulli_log_prob, compiling_pays, log_weights_function
 from ppl_vae.networks import MLP
 from ppl_vae.pair import Pair
@@ -167,7 +167,7 @@ def test_both_matrix_products_give_the_same(uncompiled, monkeypatch):
     x = torch.rand(5, 1, 8, 8).round()
     pair = vae(StandardNormal(3), likelihoods.Bernoulli())
     for onednn in (True, False):
-        monkeypatch.setattr(capture, "onednn_is_faster", lambda threads, onednn=onednn: onednn)
+        monkeypatch.setattr(products, "onednn_is_faster", lambda threads, onednn=onednn: onednn)
         assert_same(evaluate(pair, x))
 
 
