@@ -52,7 +52,7 @@ def verdict(evidence: "Evidence") -> str:
         return f"Cannot be judged: k-hat needs {MIN_SAMPLES} samples or more for each datum. Raise num_samples."
     found = doubts(evidence)
     if not found:
-        return f"To be believed: nothing speaks against any of the {len(evidence)} data. {_blind_spot(evidence)}"
+        return f"To be believed: nothing speaks against any of the {len(evidence)} data.{_blind_spot(evidence)}"
     counts = Counter({rule.short: int(rule.breaks.sum()) for rule in _rules(evidence) if rule.breaks.any()})
     why = counted(dict(counts.most_common()), len(evidence))
     off = _may_be_off(evidence, [doubt.datum for doubt in found])
@@ -121,7 +121,7 @@ def _blind_spot(evidence: "Evidence") -> str:
     if evidence.sandwich is not None:
         return ""
     other = "method='ais' or a second guide" if evidence.method == "importance" else "method='sandwich'"
-    return f"What the proposal never visits would not show: {other} can tell."
+    return f" What the proposal never visits would not show: {other} can tell."
 
 
 def _remedy(evidence: "Evidence") -> str:
