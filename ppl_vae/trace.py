@@ -144,9 +144,12 @@ def checked(weighted: Weighted, num_samples: int) -> Weighted:
     return weighted
 
 
-def enumerating(model: Program, structure: Structure, *, depth: int = 1) -> Program:
-    """Return the model with its marked discrete sites enumerated left of `depth` more plates than its own."""
-    return poutine.enum(model, first_available_dim=-structure.num_plates - 1 - depth)
+def enumerating(model: Program, structure: Structure) -> Program:
+    """Return the model with its marked discrete sites enumerated, left of one more plate than its own.
+
+    Handlers that give values go around it: it has to see every site to know which dimensions are enumerated.
+    """
+    return poutine.enum(model, first_available_dim=-structure.num_plates - 2)
 
 
 def draw(
@@ -165,8 +168,9 @@ def draw(
     fixed = nullcontext() if subsample is None else FixedSubsample(structure.plate, subsample)
     with fixed, particles:
         guide_trace = None if proposal == "prior" else poutine.trace(pair.guide).get_trace(*args)
-        model = pair.model if guide_trace is None else poutine.replay(pair.model, trace=guide_trace)
-        model_trace = poutine.trace(enumerating(model, structure) if structure.enumerated else model).get_trace(*args)
+        model = enumerating(pair.model, structure) if structure.enumerated else pair.model
+        model = model if guide_trace is None else poutine.replay(model, trace=guide_trace)
+        model_trace = poutine.trace(model).get_trace(*args)
     sites = samples(model_trace)
     guided = [] if guide_trace is None else list(samples(guide_trace))
     # A latent that the guide leaves out is summed out, or drawn from its own conditional prior, which cancels.

@@ -11,7 +11,7 @@ Discrete sites are summed out by Pyro's enumeration.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -137,8 +137,8 @@ class Latents:
     def _densities(self, u: Tensor) -> tuple[Tensor, Tensor]:
         given, shape, num_data = _Unconstrained(self.unflatten(u)), self.structure, self.chunk.size
         with self._plates(len(u)):
-            model = self._traced(given(self.pair.model))
-            guide = self._traced(Given(given.constrained)(cast(Any, self.pair.guide))) if self.from_guide else None
+            model = self._traced(self.pair.model, given)
+            guide = self._traced(self.pair.guide, Given(given.constrained)) if self.from_guide else None
         sites = samples(model)
         joint = log_prob_by_datum(model, sites, shape, num_data)
         if guide is None:
@@ -163,10 +163,10 @@ class Latents:
                 return poutine.trace(self.pair.model).get_trace(*self.chunk.args), None
             return get_traces(self.pair, self.chunk.args)
 
-    def _traced(self, program: Any) -> poutine.Trace:
+    def _traced(self, program: Any, given: Messenger) -> poutine.Trace:
         if self.discrete:
             program = enumerating(poutine.infer_config(program, _in_parallel), self.structure)
-        return poutine.trace(program).get_trace(*self.chunk.args)
+        return poutine.trace(given(program)).get_trace(*self.chunk.args)
 
     @contextmanager
     def _plates(self, num_chains: int) -> Iterator[None]:

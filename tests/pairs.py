@@ -1,5 +1,7 @@
 """Pyro pairs that ppl-vae has never seen: plain functions, methods, odd plates, several sites."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -133,3 +135,51 @@ def constrained_guide(x):
         s = pyro.sample("s", dist.Gamma(torch.full((len(x),), 2.0), 1.0))
         pyro.sample("p", dist.Dirichlet(torch.ones(len(x), 3)))
         pyro.sample("low", dist.Uniform(torch.zeros_like(s), s))
+
+
+def inner_mixture_model(x):
+    """Each of 3 pixels has a component of its own, inside a plate: a product of sums."""
+    with pyro.plate("data", len(x), dim=-2):
+        z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+        with pyro.plate("pixels", 3, dim=-1):
+            c = pyro.sample("c", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(z + 2.0 * c, 0.5), obs=x)
+
+
+def inner_mixture_guide(x):
+    with pyro.plate("data", len(x), dim=-2):
+        pyro.sample("z", dist.Normal(x.mean(-1, keepdim=True) - 0.6, 1.2))
+
+
+def inner_mixture_log_px(x):
+    """By quadrature over z."""
+    z = torch.linspace(-9, 9, 20_001, dtype=torch.double)[:, None, None]
+    normal = torch.distributions.Normal
+    low, high = (normal(z + shift, 0.5).log_prob(x.double()) for shift in (0.0, 2.0))
+    log_likelihood = torch.logaddexp(low + math.log(0.7), high + math.log(0.3)).sum(-1)
+    return torch.logsumexp(log_likelihood + normal(0.0, 1.0).log_prob(z[..., 0]), 0) + math.log(18 / 20_000)
+
+
+def two_discrete_model(x):
+    """c1 chooses the chances of c2, c2 the mean: two enumerated sites, one given the other; z besides."""
+    with pyro.plate("data", len(x)):
+        c1 = pyro.sample("c1", dist.Bernoulli(0.4), infer={"enumerate": "parallel"})
+        c2 = pyro.sample("c2", dist.Bernoulli(0.2 + 0.6 * c1), infer={"enumerate": "parallel"})
+        z = pyro.sample("z", dist.Normal(c1, 1.0))
+        pyro.sample("x", dist.Normal(z + 3 * c2, 0.5), obs=x)
+
+
+def two_discrete_guide(x):
+    """Of c2 and z, which it draws given c2; c1 is left to be enumerated."""
+    with pyro.plate("data", len(x)):
+        c2 = pyro.sample("c2", dist.Bernoulli((x > 1.5).float() * 0.6 + 0.2))
+        pyro.sample("z", dist.Normal(x - 3 * c2, 1.0))
+
+
+def two_discrete_log_px(x):
+    """Four Gaussians of variance 1.25."""
+    total = []
+    for c1, p1 in ((0, 0.6), (1, 0.4)):
+        for c2, p2 in ((0, 0.8 - 0.6 * c1), (1, 0.2 + 0.6 * c1)):
+            total.append(math.log(p1 * p2) + torch.distributions.Normal(c1 + 3.0 * c2, 1.25**0.5).log_prob(x))
+    return torch.logsumexp(torch.stack(total), 0)

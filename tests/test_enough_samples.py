@@ -171,3 +171,25 @@ def test_long_work_is_compiled_by_itself(linear_gaussian, monkeypatch):
     assert len(asked) == 1
     estimate_evidence(model, ExactPosterior(model), x, num_samples=10)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("method", ["importance", "ais"])
+def test_the_refined_guide_is_a_better_proposal(linear_gaussian, method):
+    model, x = linear_gaussian
+    x = x[:20]
+
+    def off(x):
+        posterior = model.exact_posterior(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(posterior.mean + 1.5, 0.4 * posterior.stddev).to_event(1))
+
+    options = (
+        {"num_temperatures": 20, "num_leapfrog": 3, "num_samples": 200} if method == "ais" else {"num_samples": 200}
+    )
+    plain = estimate_evidence(model, off, x, method=method, **options)
+    refined = estimate_evidence(model, off, x, method=method, proposal="refined", **options)
+    assert "from the refined guide" in str(refined)
+    assert (refined.elbo > plain.elbo + 1).all()
+    assert np.median(refined.ess / refined.num_samples) > 0.3
+    assert refined.mcse.mean() < 0.5 * plain.mcse.mean()
+    assert (np.abs(refined.log_px - exact(model, x)) < 4.5 * refined.mcse + 1e-3).all()
