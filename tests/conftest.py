@@ -11,6 +11,8 @@ from ppl_vae.models import LinearGaussian
 
 from ppl_vae import data
 
+collect_ignore = ["benchmarks"]  # commands for a person, with peers that the tests do not need
+
 os.environ["PPL_VAE_SMOKE"] = "1"  # the notebooks then use small settings
 
 
