@@ -12,6 +12,7 @@ from ppl_vae.models import LinearGaussian
 from ppl_vae import InputError, compare, estimate_evidence
 from ppl_vae.diagnostics import bound_curve, estimates, khat_threshold, pareto
 from ppl_vae.evidence import Evidence
+from ppl_vae.trust import within
 
 
 def evidence_of(log_weights, **changes):
@@ -78,6 +79,26 @@ def test_khat_where_there_is_no_tail_or_too_few_draws():
     assert khat_threshold(1000) == pytest.approx(2 / 3)
     with pytest.raises(InputError, match="at least 25 weights for each datum for k-hat; got 10"):
         _ = evidence_of(np.zeros((10, 2))).khat
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_smoothed_estimate_from_arvizs_normalized_weights():
+    """Weights below the tail are only normalized, so any of them gives back the logarithm of the sum."""
+    arviz = pytest.importorskip("arviz")
+    if not hasattr(arviz, "psislw"):
+        pytest.skip("ArviZ 1.0 and later have no psislw with this signature")
+    log_weights = np.random.default_rng(1).normal(0, 3, size=(500, 5)) - 40
+    for n, column in enumerate(log_weights.T):
+        smoothed, _ = arviz.psislw(column.copy())
+        smallest = column.argmin()
+        expected = column[smallest] - (smoothed - np.logaddexp.reduce(smoothed))[smallest] - math.log(500)
+        assert pareto(log_weights)["log_px_psis"][n] == pytest.approx(expected, abs=1e-9)
+        assert abs(expected - estimates(log_weights)["log_px"][n]) > 1e-3
+
+
+def test_a_tolerance_is_for_the_error_and_for_the_bias():
+    mcse, bias = np.array([0.01, 0.2, 0.01, np.nan]), np.array([-0.01, -0.01, -0.2, -0.01])
+    assert within(mcse, bias, 0.05).tolist() == [True, False, False, False]
 
 
 def test_the_bound_rises_from_the_elbo_to_all_draws():
