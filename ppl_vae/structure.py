@@ -105,9 +105,9 @@ def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
     outside = sorted({s["name"] for s in everything if data is None or not _inside(s, data)})
     if data is None or outside:
         raise InputError(
-            f"Expected every site to stand inside one plate over the {num_data} data, so that log P(x) is a "
-            f"sum over them; got {', '.join(outside) or 'no site at all'} outside of it. "
-            f'Put it inside `with pyro.plate("data", len(x)):`.'
+            f"Expected every site to stand inside one plate over the {num_data} data; got "
+            f"{', '.join(outside) or 'no site at all'} outside of it: with a global site the weights do not factor over "
+            f'the data. Put it inside `with pyro.plate("data", len(x)):`, or make it a parameter.'
         )
     numel = {n: s["value"].numel() // data.size for n, s in sites[0].items()}
     return Structure(

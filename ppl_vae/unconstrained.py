@@ -28,7 +28,6 @@ from ppl_vae.structure import (
     Given,
     Site,
     Structure,
-    enumerates,
     log_prob_by_datum,
     samples,
     sum_by_datum,
@@ -79,10 +78,9 @@ class Latents:
         self.pair, self.chunk, self.structure = pair, chunk, structure
         self.from_guide = proposal != "prior"
         model_trace, guide_trace = self._drawn(1)
-        model, guide = samples(model_trace), {} if guide_trace is None else samples(guide_trace)
+        model, guide = samples(model_trace), None if guide_trace is None else samples(guide_trace)
         latent = {name: site for name, site in model.items() if not site["is_observed"]}
         self.names = [name for name, site in latent.items() if not site["fn"].support.is_discrete]
-        self.left_out = [name for name in self.names if name not in guide]
         self.discrete = len(self.names) < len(latent)
         self.layouts: dict[str, _Layout] = {}
         _check(latent, guide)
@@ -146,9 +144,6 @@ class Latents:
             base = log_prob_by_datum(model, latent, shape, num_data)
         else:
             base = log_prob_by_datum(guide, samples(guide), shape, num_data)
-            if self.left_out:  # these are drawn from their own conditional prior
-                drawn = [name for name, site in sites.items() if name in self.left_out or enumerates(site)]
-                base = base + log_prob_by_datum(model, drawn, shape, num_data)
         jacobians = [sum_by_datum(term, shape, num_data) for term in given.log_jacobian.values()]
         return sum(jacobians, base).expand(u.shape[:2]), (joint - base).expand(u.shape[:2])
 
@@ -181,16 +176,22 @@ def _in_parallel(site: Any) -> Any:
     return site["infer"] | ({"enumerate": "parallel"} if discrete else {})
 
 
-def _check(latent: dict[str, Site], guide: dict[str, Site]) -> None:
+def _check(latent: dict[str, Site], guide: dict[str, Site] | None) -> None:
     endless = [n for n, s in latent.items() if s["fn"].support.is_discrete and not s["fn"].has_enumerate_support]
     if endless:
         raise InputError(
             f"Expected latents that are continuous or can be enumerated, for annealing; got {', '.join(endless)}, "
             f"discrete without end. Use method='importance'."
         )
+    if guide is None:
+        return
+    left_out = [n for n, s in latent.items() if not s["fn"].support.is_discrete and n not in guide]
     points = [n for n, s in guide.items() if s["infer"].get("is_auxiliary") or isinstance(s["fn"], Delta)]
-    if points:
+    if left_out or points:
+        what = (
+            f"leaves out {', '.join(left_out)}" if left_out else f"has auxiliary or Delta sites ({', '.join(points)})"
+        )
         raise InputError(
-            f"Expected a guide whose density can be evaluated at any z, for annealing; got one with auxiliary or "
-            f"Delta sites ({', '.join(points)}). Anneal from the prior: proposal='prior'."
+            f"Expected a guide whose density can be evaluated at any z, for annealing; got one that {what}. "
+            f"Anneal from the prior: proposal='prior'."
         )

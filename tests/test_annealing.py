@@ -234,6 +234,7 @@ def test_hmc_finds_its_way_and_the_weights_have_mean_one():
     back = anneal(evaluate, evaluate(1 + 0.5 * torch.randn(500, 3, 1)), plan.backwards(), lambda: None)
     np.testing.assert_allclose(back.log_weights.exp().mean(0), 1.0, atol=5 * float(back.log_weights.exp().std()) / 22)
     np.testing.assert_allclose(run.acceptance, 0.65, atol=0.12)
+    np.testing.assert_allclose(back.acceptance, 0.65, atol=0.12)
 
 
 def test_a_density_that_is_not_finite_is_not_entered():
