@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyro
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -229,7 +230,13 @@ class Chains:
         self.latents, self.num_chains, self.num_leapfrog = latents, num_chains, num_leapfrog
         plain = with_gradients(latents)
         fast = recorded(lambda u: tuple(plain(u)), latents.draw(num_chains))
-        self.evaluate: Evaluate = lambda u: State(*fast(u))
+
+        def evaluate(u: Tensor) -> State:
+            # A trajectory may leave what is numerically possible: it is then rejected, and is no error.
+            with pyro.validation_enabled(False):
+                return State(*fast(u))
+
+        self.evaluate: Evaluate = evaluate
 
     def pilot(self, betas: list[float], tick: Tick) -> Plan:
         """Find the step sizes."""

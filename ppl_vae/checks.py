@@ -38,9 +38,12 @@ def check(
     with torch.no_grad(), pair.evaluating():
         try:
             traces = probe(pair, args, proposal=proposal)
+            whole = _is_for_all(traces, len(args[0]), len(source))
         except _RunError:
             if len(source) == len(args[0]):
                 raise
+            whole = True
+        if whole and len(args[0]) < len(source):
             # A program may only run on all the data: with a plate of fixed size, or parameters for each datum.
             args = _to(next(source.batches(len(source))), pair)
             traces = probe(pair, args, proposal=proposal)
@@ -50,13 +53,19 @@ def check(
     return traces, len(args[0])
 
 
+def _is_for_all(traces: list[poutine.Trace], num_run: int, num_data: int) -> bool:
+    """Return whether a plate of a run on a part of the data is made for all of them, and does not follow the part."""
+    frames = (f for trace in traces for site in samples(trace).values() for f in site["cond_indep_stack"])
+    return any(f.full_size == num_data and f.size != num_run for f in frames)
+
+
 def probe(pair: Pair, args: Args, *, proposal: str = "guide") -> list[poutine.Trace]:
     """Run a pair once on some data and check that the two fit together; return [model trace, guide trace].
 
     Raises:
         InputError: a program that fails on these data, or two programs whose latent sites differ.
     """
-    if pair.guide is None and proposal == "guide":
+    if pair.guide is None and proposal != "prior":
         raise InputError("Expected a guide Q(z | x); got none. Give one, or use proposal='prior'.")
     try:
         model_trace = poutine.trace(pair.model).get_trace(*args)
@@ -135,7 +144,7 @@ def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a.numel() == b.numel() and bool((a.reshape(-1) == b.reshape(-1)).all())
+    return b.dim() > 0 and len(a) == len(b) and a.numel() == b.numel() and bool((a.reshape(-1) == b.reshape(-1)).all())
 
 
 def _outside_message(name: str, fn: Any, x: Tensor) -> str:

@@ -13,18 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ppl_vae import trust
-from ppl_vae.diagnostics import MIN_SAMPLES, Array, Curve, khat_threshold
+from ppl_vae import summary, trust
+from ppl_vae.diagnostics import MIN_SAMPLES, Array, Curve
 from ppl_vae.errors import InputError, reason
 from ppl_vae.files import written_whole
-from ppl_vae.report import Mean, Report, number, spread
-
-METHODS = {
-    "importance": "importance sampling",
-    "ais": "annealed importance sampling",
-    "sandwich": "annealed importance sampling",
-}
-SOURCES = {"guide": "the guide Q(z | x)", "prior": "the prior P(z)", "refined": "the refined guide Q(z | x)"}
+from ppl_vae.report import Mean, Report
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ class Evidence:
 
     Attributes:
         log_px: log P(x) per datum, log (1/K) sum_k w_k, [N].
-        elbo: the evidence lower bound of the proposal per datum, (1/K) sum_k log w_k, [N].
+        elbo: the evidence lower bound per datum, (1/K) sum_k log w_k of importance samples, [N].
         mcse: Monte Carlo standard error of log_px, [N]: with K samples, by the delta method.
         elbo_mcse: Monte Carlo standard error of elbo, [N].
         ess: effective sample size (sum w)^2 / sum w^2, between 1 and K, [N].
@@ -73,6 +66,7 @@ class Evidence:
         event_size: how many observed numbers one datum holds.
         fingerprint: a hash of the data, so that only estimates on the same data are compared.
         seed: of the samples.
+        elbo_proposal: what those of the ELBO were drawn from: annealing from the prior has the guide's, too.
         method: "importance", "ais" or "sandwich".
         diagnostics: more numbers per datum, by name, each [N]. bias: the jackknife's estimate of that of log_px. Of
             importance sampling: draws (K of each datum), khat, log_px_psis. Of annealing: acceptance, step_size,
@@ -94,6 +88,7 @@ class Evidence:
     event_size: int
     fingerprint: str
     seed: int
+    elbo_proposal: str = "guide"
     method: str = "importance"
     diagnostics: dict[str, Array] = field(default_factory=dict)
     settings: dict[str, float] = field(default_factory=dict)
@@ -160,64 +155,7 @@ class Evidence:
 
     def report(self) -> Report:
         """Return what is printed: means with their errors, diagnostics, and the verdict."""
-        means = self.means()
-        of = "Q" if self.proposal != "prior" else "P(z)"
-        rows = [
-            ("log P(x)", means["log_px"], "nats"),
-            ("ELBO", means["elbo"], "nats, log P(x) >= ELBO"),
-            ("gap", means["gap"], f"nats, KL({of} || P(z | x)) = log P(x) - ELBO"),
-            ("bits per dim", means["bits_per_dim"], f"-log P(x) / ({self.event_size} ln 2)"),
-        ]
-        if self.sandwich is not None:
-            bounds = self.sandwich.means()
-            rows += [
-                ("simulated: lower", bounds["lower"], "nats, forward annealing of data drawn from the model"),
-                ("simulated: upper", bounds["upper"], "nats, reverse annealing from the z that made them"),
-            ]
-        lines = self._importance_lines() if self.method == "importance" else self._annealing_lines()
-        return Report(self._headline(), rows, [*lines, self.verdict()])
-
-    def _headline(self) -> str:
-        what = f"log P(x) of {len(self)} data by {METHODS[self.method]}"
-        if self.method == "importance":
-            used = self.diagnostics["draws"]
-            more = f" to {used.max():.0f}" if used.max() > self.num_samples else ""
-            return f"{what}, K = {self.num_samples}{more} samples from {SOURCES[self.proposal]}"
-        steps = self.settings["num_temperatures"]
-        return f"{what}, {self.num_samples} chains over {steps:.0f} temperatures from {SOURCES[self.proposal]}"
-
-    def _importance_lines(self) -> list[str]:
-        lines = [
-            f"effective sample size: median {np.median(self.ess):.1f}, smallest {self.ess.min():.1f}, "
-            f"of {self.num_samples}"
-        ]
-        if self.num_samples >= MIN_SAMPLES:
-            khat, limit = self.khat, khat_threshold(self.diagnostics["draws"])
-            smoothed = float(self.log_px_psis.mean())
-            lines.append(
-                f"Pareto k-hat: median {np.median(khat):.2f}, largest {khat.max():.2f}, "
-                f"{int((khat > limit).sum())} of {len(self)} above {np.min(limit):.2f}; log P(x) with tails smoothed "
-                f"{smoothed:.3f}; bias of a finite K about {number(float(self.diagnostics['bias'].mean()))} nats"
-            )
-        return lines
-
-    def _annealing_lines(self) -> list[str]:
-        plain = self.diagnostics["log_px_importance"]
-        lines = [
-            f"HMC: accepted rate {spread(self.diagnostics['acceptance'])}; chains: standard deviation of log w "
-            f"{spread(self.diagnostics['chain_spread'])}",
-            f"bias of so few chains about {number(float(self.diagnostics['bias'].mean()))} nats; "
-            f"importance sampling with K = {self.settings['num_samples']:.0f} gave log P(x) {plain.mean():.3f}",
-        ]
-        if self.sandwich is not None:
-            low, high = self.sandwich.interval()
-            width = self.sandwich.means()["width"]
-            lines.append(
-                f"sandwich: log P(x) of {len(self.sandwich.lower)} simulated data is in [{low:.3f}, {high:.3f}]; where "
-                f"the model fits, the estimate on real data is too low by about {max(width.value, 0.0):.3f} nats at "
-                f"most (MCSE {number(width.mcse)})"
-            )
-        return lines
+        return summary.report(self)
 
     def __str__(self) -> str:
         return str(self.report())

@@ -107,7 +107,8 @@ def train(
         folder.write_json(config | {"versions": versions})
         for role in config["copied"]:
             folder.write(f"{role}.py", sources[role])
-        (folder / "evidence.nc").unlink(missing_ok=True)  # of weights that will be replaced
+        for old in folder.path.glob("evidence*.nc"):  # of weights that will be replaced
+            old.unlink()
 
     fitted = fit(
         built,
@@ -152,25 +153,25 @@ def evaluate(
 
     Returns:
         `Evidence`. By importance sampling from the guide, that of the whole test split is written to evidence.nc,
-        unless one of more samples is there; any other is written to evidence-METHOD-SPLIT.nc.
+        unless one of more samples is there; any other to evidence-METHOD-PROPOSAL-SPLIT-NUMBER.nc.
 
     Raises:
         InputError: no run there, or an option that is out of range.
     """
     run = run if isinstance(run, Run) else load(run)
     evidence = estimate_evidence(run.model, run.guide, part(run, split, num_data), method=method, **options)
-    plain = method == "importance" and evidence.proposal == "guide"
-    if not plain or split != "test" or num_data is not None:
-        evidence.save(run.path / f"evidence-{method}-{split}.nc")
-    elif _samples_of_kept(run) <= evidence.num_samples:
+    usual = method == "importance" and evidence.proposal == "guide" and split == "test" and num_data is None
+    if not usual:
+        evidence.save(run.path / f"evidence-{method}-{evidence.proposal}-{split}-{len(evidence)}.nc")
+    elif _samples_of_kept(run) <= evidence.diagnostics["draws"].max():
         evidence.save(run.path / "evidence.nc")
     return evidence
 
 
-def _samples_of_kept(run: Run) -> int:
+def _samples_of_kept(run: Run) -> float:
     """Return how many samples the estimate in the run folder has; none where there is none that can be read."""
     try:
-        return run.evidence.num_samples if run.evidence is not None else 0
+        return run.evidence.diagnostics["draws"].max() if run.evidence is not None else 0
     except InputError:
         return 0
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ppl_vae.diagnostics import estimates
 from ppl_vae.errors import InputError, positive_int, positive_number
 from ppl_vae.pair import Pair, Program
 from ppl_vae.progress import hidden
@@ -252,22 +253,21 @@ def _estimates(own: Array, best: Array) -> dict[str, Array]:
     >>> {k: found[k].tolist() for k in ("log_px", "elbo", "best_elbo", "gap_mcse", "ess")}
     {'log_px': [1.0], 'elbo': [0.0], 'best_elbo': [1.0], 'gap_mcse': [0.0], 'ess': [4.0]}
     """
-    largest = best.max(0)
-    relative = np.exp(best - largest)
-    influence = relative / relative.mean(0)
+    of_best, of_own = estimates(best), estimates(own)
+    influence = np.exp(best - of_best["log_px"])
 
     def error(samples: Array) -> Array:
         return np.asarray(samples.std(0, ddof=1) / np.sqrt(len(samples)))
 
     return {
-        "log_px": np.log(relative.mean(0)) + largest,
-        "best_elbo": best.mean(0),
-        "elbo": own.mean(0),
-        "log_px_mcse": error(influence),
-        "best_elbo_mcse": error(best),
-        "elbo_mcse": error(own),
+        "log_px": of_best["log_px"],
+        "best_elbo": of_best["elbo"],
+        "elbo": of_own["elbo"],
+        "log_px_mcse": of_best["mcse"],
+        "best_elbo_mcse": of_best["elbo_mcse"],
+        "elbo_mcse": of_own["elbo_mcse"],
         "approximation_mcse": error(influence - best),
         "amortization_mcse": error(best - own),
         "gap_mcse": error(influence - own),
-        "ess": relative.sum(0) ** 2 / (relative**2).sum(0),
+        "ess": of_best["ess"],
     }

@@ -18,17 +18,15 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 from tqdm.auto import tqdm
 
-from ppl_vae.batches import Source, as_source
-from ppl_vae.checks import check
-from ppl_vae.errors import InputError, positive_int, reason
+from ppl_vae.batches import Source
+from ppl_vae.errors import InputError, positive_int
 from ppl_vae.pair import Pair, Program
 from ppl_vae.progress import hidden
 from ppl_vae.report import Array
-from ppl_vae.rng import seeded
-from ppl_vae.structure import Args, Given, Site, Structure, samples, structure_of, total_log_prob
-from ppl_vae.trace import get_traces
+from ppl_vae.structure import Args, Given, Site, Structure, enumerates, log_prob_by_datum, samples, total_log_prob
+from ppl_vae.trace import enumerating, one_more_plate
 from ppl_vae.usage import LatentUse, SiteUse
-from ppl_vae.work import CHUNK_NUMBERS, CHUNK_ROWS, check_densities
+from ppl_vae.work import prepared
 
 NUM_PAIRED = 2**13  # samples, of all data together, whose density under all N posteriors is found
 PAIRED_DATA = 32  # data at once there: the encoder runs anew for each chunk of samples, so the fewer the better
@@ -92,25 +90,16 @@ def latent_use(
         raise InputError("Expected num_samples of at least 2, so that errors can be stated; got 1. Raise it.")
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
-    pair = Pair(model, guide)
-    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
-        source = as_source(data, pair, ordered=True)
+    with prepared(model, guide, data, proposal="guide", seed=seed) as work:
+        pair, source, structure, rows = work.pair, work.source, work.structure, work.rows(chunk_size)
         if len(source) < 2:
             raise InputError("Expected at least 2 data, since the latents are held against each other; got 1.")
-        traces, num_run = check(pair, source)
-        structure = structure_of(traces, num_run)
-        if structure.subsampled and structure.size == len(source):  # a guide made for all the data, by its own plate
-            traces, num_run = check(pair, source, size=len(source))
-            structure = structure_of(traces, num_run)
         if structure.subsampled:
             raise InputError(
                 f"Expected programs that run on the data they are given; got a plate {structure.plate!r} that takes a "
                 f"random {structure.size} of {len(source)}. Pass it the batch: pyro.plate({structure.plate!r}, len(x))."
             )
-        check_densities(traces)
-        rows = chunk_size or min(CHUNK_ROWS, max(1, CHUNK_NUMBERS // structure.numel))
-        whole_only = num_run == len(source)  # a part of the data was tried first, and failed
-        few = len(source) if whole_only else max(1, rows // num_samples)
+        few = len(source) if work.whole_only else max(1, rows // num_samples)
         paired = max(2, min(num_samples, NUM_PAIRED // len(source)))
         drawn = []
         with tqdm(total=2 * len(source), desc="latents", unit="datum", leave=False, disable=hidden(progress)) as bar:
@@ -118,7 +107,7 @@ def latent_use(
                 args = tuple(t.to(pair.device) for t in batch)
                 drawn.append(_draw(pair, args, structure, num_samples, paired))
                 bar.update(len(batch[0]))
-            at_once = len(source) if whole_only else min(len(source), PAIRED_DATA, rows)
+            at_once = len(source) if work.whole_only else min(len(source), PAIRED_DATA, rows)
             mixture = _log_mixture(pair, source, structure, drawn, rows=rows, at_once=at_once, bar=bar)
         ratio = (mixture - torch.cat([d.log_prior for d in drawn], 1)).double().cpu().numpy()
     sites = {name: _site_use(name, drawn) for name in drawn[0].kl}
@@ -139,25 +128,34 @@ def _draw(pair: Pair, args: Args, structure: Structure, num_samples: int, paired
     n = len(args[0])
     try:
         with pyro.plate("particles", num_samples, dim=-structure.num_plates - 1):
-            model_trace, guide_trace = get_traces(pair, args)
+            guide_trace = poutine.trace(pair.guide).get_trace(*args)
+            program = enumerating(pair.model, structure) if structure.enumerated else pair.model
+            model_trace = poutine.trace(poutine.replay(program, trace=guide_trace)).get_trace(*args)
     except (ValueError, RuntimeError) as problem:
-        raise InputError(
-            f"Expected programs that work under one more plate to the left of theirs; got {type(problem).__name__}: "
-            f"{reason(problem)}. Let them take any leading batch dimensions."
-        ) from problem
+        raise one_more_plate(problem, "Let them take any leading batch dimensions.") from problem
     guided = samples(guide_trace)
-    model = {k: s for k, s in samples(model_trace).items() if k in guided and not s["is_observed"]}
+    latent = {k: s for k, s in samples(model_trace).items() if not s["is_observed"]}
+    model = {k: s for k, s in latent.items() if k in guided}
+    drawn_from_prior = [k for k, s in latent.items() if k not in guided and not enumerates(s)]
+    if drawn_from_prior or not model:
+        raise InputError(
+            f"Expected a guide that samples the latents; got one without {', '.join(drawn_from_prior or latent)}. "
+            f"Sample them there, or mark discrete ones infer={{'enumerate': 'parallel'}} in the model."
+        )
     drawn = _Drawn({}, {}, {}, {}, {}, {}, {}, torch.zeros(()))
-    if any(site["infer"].get("is_auxiliary") for site in guided.values()):
-        # An automatic guide has its densities at sites of its own, perhaps one for several of the model's.
+    log_prior = log_prob_by_datum(model_trace, latent, structure, n).expand(num_samples, n)
+    if structure.enumerated or any(site["infer"].get("is_auxiliary") for site in guided.values()):
+        # One density for several sites: discrete ones are summed out, or an automatic guide has sites of its own.
         groups = [(", ".join(model), list(guided.values()), list(model.values()))]
     else:
         groups = [(name, [guided[name]], [site]) for name, site in model.items()]
     for name, qs, ps in groups:
-        kl = _kl_per_dimension(qs[0], ps[0], structure) if len(qs) == len(ps) == 1 else None
+        single = len(qs) == len(ps) == 1 and not structure.enumerated
+        kl = _kl_per_dimension(qs[0], ps[0], structure) if single else None
         drawn.per_dimension[name] = kl is not None
         if kl is None:
-            kl = (total_log_prob(qs, structure, n) - total_log_prob(ps, structure, n)).expand(num_samples, n)[..., None]
+            log_p = log_prior if len(groups) == 1 else total_log_prob(ps, structure, n)
+            kl = (total_log_prob(qs, structure, n) - log_p).expand(num_samples, n)[..., None]
         values = torch.cat([_per_datum(p["value"], p["fn"].event_dim, structure) for p in ps], -1).double()
         drawn.kl[name] = kl.double().mean(0).cpu().numpy()
         drawn.kl_variance[name] = (kl.double().sum(-1).var(0) / num_samples).cpu().numpy()
@@ -167,7 +165,6 @@ def _draw(pair: Pair, args: Args, structure: Structure, num_samples: int, paired
         if not isinstance(site["fn"], Delta):
             drawn.axes[name] = site["value"].dim() - site["fn"].event_dim + structure.dim
             drawn.latents[name] = site["value"][:paired].movedim(drawn.axes[name], 1)
-    log_prior = total_log_prob(list(model.values()), structure, n).expand(num_samples, n)
     return drawn._replace(log_prior=log_prior[:paired])
 
 
@@ -187,7 +184,11 @@ def _log_mixture(
             for name, z in flat.items():  # the same value for each datum
                 value = z[index].unsqueeze(axes[name])
                 given[name] = value.expand(*value.shape[: axes[name]], n, *value.shape[axes[name] + 1 :])
-            with Given(given), pyro.plate("particles", len(index), dim=-structure.num_plates - 1):
+            with (
+                pyro.validation_enabled(False),
+                Given(given),
+                pyro.plate("particles", len(index), dim=-structure.num_plates - 1),
+            ):
                 guided = samples(poutine.trace(pair.guide).get_trace(*args))
             parts.append(total_log_prob(list(guided.values()), structure, n).logsumexp(1))
         total = torch.logaddexp(total, torch.cat(parts))

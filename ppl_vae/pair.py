@@ -81,7 +81,7 @@ class Pair:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Within it, modules are in evaluation mode; each gets its own mode back at the end."""
-        modes = {child: child.training for module in self.modules.values() for child in module.modules()}
+        modes = {child: child.training for module in self._all_modules() for child in module.modules()}
         self.train(False)
         try:
             yield
@@ -124,9 +124,18 @@ class Pair:
                 tensors[name].copy_(value)
 
     def train(self, mode: bool) -> None:
-        """Put all modules into training mode, or out of it."""
-        for module in self.modules.values():
+        """Put all modules into training mode, or out of it; also those that plain functions refer to."""
+        for module in self._all_modules():
             module.train(mode)
+
+    def _all_modules(self) -> list[nn.Module]:
+        found = list(self.modules.values())
+        for owner, _ in map(_unwrapped, self.programs.values()):
+            if inspect.isfunction(owner):
+                named = inspect.getclosurevars(owner)
+                referred = (*named.nonlocals.values(), *named.globals.values())
+                found += [value for value in referred if isinstance(value, nn.Module)]
+        return found
 
     @property
     def device(self) -> torch.device:

@@ -22,7 +22,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent as TorchIndependent
 from torch.distributions import TransformedDistribution as TorchTransformed
-from torch.distributions import transform_to
+from torch.distributions import constraints, transform_to
 
 from ppl_vae.errors import InputError, positive_int, positive_number, reason
 from ppl_vae.pair import Pair
@@ -133,12 +133,13 @@ def zeros(guide_trace: poutine.Trace) -> Shifts:
             "Expected a guide with a density; got one that samples no site, or points (Delta) only. "
             "Use a guide with some width, such as mean_field."
         )
-    rigid = sorted(n for n, s in sites.items() if not s["fn"].has_rsample)
+    rigid = sorted(n for n, s in sites.items() if not s["fn"].has_rsample or _has_moving_support(s["fn"]))
     if rigid:
         named = ", ".join(f"{n!r} ({type(_base(sites[n]['fn'])).__name__})" for n in rigid)
         raise InputError(
-            f"Expected a guide whose sites can all be drawn by reparameterization, so that Q can be refined by "
-            f"gradients; got {named}. Use continuous families there, such as Normal, or the guide as it is."
+            f"Expected a guide whose sites can all be drawn by reparameterization, on a support that does not depend "
+            f"on their parameters, so that Q can be refined by gradients; got {named}. Use families such as Normal or "
+            f"Beta there, or the guide as it is."
         )
     return {name: _zeros(name, site["fn"]) for name, site in sites.items()}
 
@@ -224,7 +225,7 @@ def refine(
                 before = weights(None, num_particles)
             with seeded(seed):
                 gain = gain + (weights(Shifted(found), num_particles) - before).sum(0)
-        better = gain > 0
+        better = torch.isfinite(gain) & (gain > 0)
     kept = {}
     for name, site in found.items():
         axis = len(guide_trace.nodes[name]["fn"].batch_shape) + structure.dim
@@ -261,6 +262,12 @@ def _base(fn: Any) -> Any:
     while isinstance(fn, WRAPPERS) or type(fn) in TRANSFORMED:
         fn = fn.base_dist
     return fn
+
+
+def _has_moving_support(fn: Any) -> bool:
+    """Return whether the support of a family depends on its parameters, as that of a uniform distribution does."""
+    base = type(_base(fn))
+    return any(constraints.is_dependent(c) for c in (getattr(base, "support", None),) if c is not None)
 
 
 def _parameters(base: Any, batch_shape: torch.Size) -> dict[str, Tensor]:

@@ -43,6 +43,12 @@ class Sampler:
         self.data_at_once = max(together, rows // self.at_once)
         self.calls = -(-len(work.source) // self.data_at_once) * -(-num_samples // self.at_once)
         self._compiled: LogWeights | None = None
+        self._refined: tuple[Chunk, Pair] | None = None
+
+    @property
+    def selective(self) -> bool:
+        """Whether some of a chunk's data can be had without the others (a refined guide is for all of them)."""
+        return self.work.divisible and not self.refined
 
     @property
     def compiled(self) -> bool:
@@ -88,11 +94,10 @@ class Sampler:
         return checked(Weighted.concatenated(runs), num_samples)
 
     def _run(self, pair: Pair, chunk: Chunk, count: int) -> Tensor:
-        size = chunk.size
-        if self._compiled is None or count > self.at_once or size > self.data_at_once:
-            return self._plain(pair, chunk, count)
-        full = chunk if size == self.data_at_once else chunk.select(torch.arange(self.data_at_once) % size)
-        return self._compiled(full.args)[:count, :size]  # it has one shape
+        # It has one shape; others are left to Pyro, which for the same seed gives the same samples.
+        if self._compiled is not None and (count, chunk.size) == (self.at_once, self.data_at_once):
+            return self._compiled(chunk.args)
+        return self._plain(pair, chunk, count)
 
     def _plain(self, pair: Pair, chunk: Chunk, count: int) -> Tensor:
         options = self._options(chunk) | {"vectorize": self.vectorize}
@@ -104,7 +109,10 @@ class Sampler:
     def _pair(self, chunk: Chunk) -> Pair:
         if not self.refined:
             return self.work.pair
-        return refine(self.work.pair, chunk.args, self.work.structure, subsample=chunk.subsample)
+        if self._refined is None or self._refined[0] is not chunk:
+            pair = refine(self.work.pair, chunk.args, self.work.structure, subsample=chunk.subsample)
+            self._refined = (chunk, pair)
+        return self._refined[1]
 
     def _counts(self, num_samples: int) -> list[int]:
         whole, rest = divmod(num_samples, self.at_once)

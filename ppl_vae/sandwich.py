@@ -24,7 +24,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence, Sandwich
 from ppl_vae.pair import Program
 from ppl_vae.progress import hidden
-from ppl_vae.structure import Site, samples
+from ppl_vae.structure import Given, Site, log_prob_by_datum, samples
 from ppl_vae.unconstrained import Latents
 from ppl_vae.work import Chunk, prepared
 
@@ -84,31 +84,58 @@ def bidirectional(
 
 
 def _simulated(latents: Latents) -> tuple[Chunk, Tensor, Any]:
-    """Draw x and z from the model; return a chunk that holds this x, z as u [1, N, D], and x itself."""
+    """Draw x and z from the model; return a chunk that holds this x, z as u [1, N, D], and x itself.
+
+    Raises:
+        InputError: simulated data cannot take the place of the model's arguments.
+    """
     chunk = latents.chunk
     observed = {name: site for name, site in samples(latents.trace()).items() if site["is_observed"]}
-    drawn = samples(latents.trace(poutine.uncondition))
-    args = list(chunk.args)
-    x = None
+    drawn_trace = latents.trace(poutine.uncondition)
+    drawn = samples(drawn_trace)
+    args, simulated = list(chunk.args), {}
     for name, site in observed.items():
-        at = next((i for i, arg in enumerate(chunk.args) if _holds(arg, chunk, site)), None)
-        if at is None:
+        free = [i for i, arg in enumerate(chunk.args) if i not in simulated and _holds(arg, chunk, site)]
+        if not free:
             raise InputError(
                 f"Expected the observed site {name!r} to be one of the arguments of the model, so that simulated data "
                 f"can take its place; got values that it computes. Compute them before, or use method='ais'."
             )
-        if chunk.subsample is None:
-            args[at] = x = drawn[name]["value"].reshape(args[at].shape)
-        else:
-            x = drawn[name]["value"].reshape(chunk.size, *args[at].shape[1:])
-            args[at] = args[at].index_copy(0, chunk.subsample.to(args[at].device), x)
-    if x is None:
+        # Two arguments may hold the same numbers: one of them shares its memory with what is observed.
+        at = next((i for i in free if chunk.args[i].data_ptr() == site["value"].data_ptr()), free[0])
+        value = drawn[name]["value"].reshape(chunk.size, *args[at].shape[1:]).to(args[at].dtype)
+        simulated[at] = value
+        index = chunk.subsample
+        args[at] = value if index is None else args[at].index_copy(0, index.to(args[at].device), value)
+    if not simulated:
         raise InputError("Expected a model with an observed site; got none. Give its data site obs=x.")
-    return replace(chunk, args=tuple(args)), latents.flatten(drawn, 1), x.cpu().numpy()
+    made = replace(chunk, args=tuple(args))
+    _check_same(latents, made, drawn_trace, list(observed))
+    return made, latents.flatten(drawn, 1), simulated[min(simulated)].cpu().numpy()
+
+
+def _check_same(latents: Latents, made: Chunk, drawn_trace: poutine.Trace, observed: list[str]) -> None:
+    """Check that the model, given the simulated data, has just the density of what it simulated.
+
+    A program that scores y but goes on with its argument, not with what pyro.sample returns, has not: the z
+    that it drew do not belong to the y it drew, and the upper bound would be none.
+    """
+    drawn = samples(drawn_trace)
+    given = Given({name: site["value"] for name, site in drawn.items() if name not in observed})
+    again = Latents(latents.pair, made, latents.structure, "prior").trace(given)
+    before, after = (
+        log_prob_by_datum(trace, samples(trace), latents.structure, made.size) for trace in (drawn_trace, again)
+    )
+    if not torch.allclose(before, after, rtol=1e-4, atol=1e-3):
+        raise InputError(
+            f"Expected a model that goes on with what pyro.sample returns; got another density for the data it "
+            f"simulated ({', '.join(observed)}) when it is given them. Write `y = pyro.sample('y', ..., obs=y)` for "
+            f"each observed site and use that, or use method='ais'."
+        )
 
 
 def _holds(arg: Tensor, chunk: Chunk, site: Site) -> bool:
     """Return whether an argument holds just what a site observes."""
     value = site["value"]
     part = arg if chunk.subsample is None else arg[chunk.subsample.to(arg.device)]
-    return part.numel() == value.numel() and torch.equal(part.reshape(-1), value.reshape(-1))
+    return part.numel() == value.numel() and torch.equal(part.reshape(-1), value.reshape(-1).to(part.dtype))

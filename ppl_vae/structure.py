@@ -106,8 +106,8 @@ def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
     if data is None or outside:
         raise InputError(
             f"Expected every site to stand inside one plate over the {num_data} data; got "
-            f"{', '.join(outside) or 'no site at all'} outside of it: with a global site the weights do not factor over "
-            f'the data. Put it inside `with pyro.plate("data", len(x)):`, or make it a parameter.'
+            f"{', '.join(outside) or 'no site at all'} outside of it: with a global site the weights do not factor "
+            f'over the data. Put it inside `with pyro.plate("data", len(x)):`, or make it a parameter.'
         )
     numel = {n: s["value"].numel() // data.size for n, s in sites[0].items()}
     return Structure(

@@ -45,6 +45,14 @@ def latent_sites(pair: Pair, *args: Any) -> dict[str, torch.Size]:
     return {name: site["fn"].event_shape for name, site in samples(trace).items() if not site["is_observed"]}
 
 
+def one_more_plate(problem: Exception, fix: str) -> InputError:
+    """Return what to say of programs that do not run on many samples at once."""
+    return InputError(
+        f"Expected programs that work under one more plate to the left of theirs, with values inside their supports; "
+        f"got {type(problem).__name__}: {reason(problem)}. {fix}"
+    )
+
+
 def _all_alike(latents: dict[str, Tensor]) -> bool:
     """Whether there are latents, all continuous, and all samples of them, along the first dimension, the same."""
     continuous = [z for z in latents.values() if z.is_floating_point()]
@@ -99,10 +107,7 @@ def log_weights(
     except (ValueError, RuntimeError) as problem:
         if isinstance(problem, InputError):
             raise
-        raise InputError(
-            f"Expected programs that work under one more plate to the left of theirs, with values inside their "
-            f"supports; got {type(problem).__name__}: {reason(problem)}. Mend that, or pass vectorize=False."
-        ) from problem
+        raise one_more_plate(problem, "Mend that, or pass vectorize=False.") from problem
 
 
 class Weighted(NamedTuple):

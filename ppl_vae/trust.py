@@ -120,7 +120,9 @@ def _each(text: str, *columns: NDArray[np.float64]) -> list[str]:
 def _blind_spot(evidence: "Evidence") -> str:
     if evidence.sandwich is not None:
         return ""
-    other = "method='ais' or a second guide" if evidence.method == "importance" else "method='sandwich'"
+    other = "method='ais' or a second guide"
+    if evidence.method == "ais":
+        other = "method='sandwich'" if evidence.proposal == "prior" else "proposal='prior' or method='sandwich'"
     return f" What the proposal never visits would not show: {other} can tell."
 
 

@@ -21,7 +21,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 
-from ppl_vae.errors import InputError, reason
+from ppl_vae.errors import InputError
 from ppl_vae.pair import Pair, Program
 from ppl_vae.structure import (
     FixedSubsample,
@@ -32,7 +32,7 @@ from ppl_vae.structure import (
     samples,
     sum_by_datum,
 )
-from ppl_vae.trace import enumerating, get_traces
+from ppl_vae.trace import enumerating, get_traces, one_more_plate
 from ppl_vae.work import Chunk
 
 
@@ -127,10 +127,7 @@ class Latents:
         except (ValueError, RuntimeError) as problem:
             if isinstance(problem, InputError):
                 raise
-            raise InputError(
-                f"Expected programs that work under one more plate to the left of theirs, for any values of their "
-                f"latents; got {type(problem).__name__}: {reason(problem)}. Use method='importance'."
-            ) from problem
+            raise one_more_plate(problem, "Mend that, or use method='importance'.") from problem
 
     def _densities(self, u: Tensor) -> tuple[Tensor, Tensor]:
         given, shape, num_data = _Unconstrained(self.unflatten(u)), self.structure, self.chunk.size

@@ -54,14 +54,12 @@ class Work:
         pair: the programs.
         source: the data.
         structure: what a run of the pair shows of it.
-        traces: of that run.
         whole_only: whether the programs run on all the data only.
     """
 
     pair: Pair
     source: Source
     structure: Structure
-    traces: list[Trace]
     whole_only: bool
 
     @property
@@ -104,12 +102,12 @@ def prepared(model: Program, guide: Program | None, data: Any, *, proposal: str,
         source = as_source(data, pair, ordered=True)
         traces, num_run = check(pair, source, proposal=proposal)
         structure = structure_of(traces, num_run)
-        check_densities(traces)
+        _check_densities(traces)
         # A part of the data was tried first; where only all of them run, it failed.
-        yield Work(pair, source, structure, traces, whole_only=1 < len(source) == num_run)
+        yield Work(pair, source, structure, whole_only=1 < len(source) == num_run)
 
 
-def check_densities(traces: list[Trace]) -> None:
+def _check_densities(traces: list[Trace]) -> None:
     """Refuse a guide that puts a continuous latent on a point: it has no density to weigh by."""
     model, guided = samples(traces[0]), samples(traces[1]) if len(traces) > 1 else {}
     if any(site["infer"].get("is_auxiliary") for site in guided.values()):

@@ -298,3 +298,60 @@ def test_bad_calls_say_what_to_do(call, message):
     with pytest.raises(InputError, match=message):
         call(torch.rand(6))
     pyro.clear_param_store()
+
+
+def returning(x, y):
+    """y ~ N(0, 1), z ~ N(y, 1), x ~ N(z, 1), as it should be written: it goes on with what pyro.sample returns."""
+    with pyro.plate("data", len(x)):
+        y = pyro.sample("y", dist.Normal(torch.zeros(len(x)), 1.0), obs=y)
+        z = pyro.sample("z", dist.Normal(y, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def going_on_with_the_argument(x, y):
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(torch.zeros(len(x)), 1.0), obs=y)
+        z = pyro.sample("z", dist.Normal(y, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def pair_guide(x, y):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal((x + y) / 2, 0.9))
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_the_sandwich_of_two_observed_sites(equal):
+    x = torch.zeros(200)
+    data = (x, x.clone()) if equal else (x, torch.randn(200))
+    evidence = estimate_evidence(returning, pair_guide, data, method="sandwich", **SHORT)
+    normal = torch.distributions.Normal
+    joint = normal(0.0, 1.0).log_prob(data[1]) + normal(data[1], math.sqrt(2)).log_prob(x)
+    assert holds(evidence, joint.numpy())
+    expected = -0.5 * (2 + 2 * math.log(2 * math.pi) + math.log(2))  # minus the entropy of x and y
+    low, high = evidence.sandwich.interval()
+    spread = evidence.sandwich.means()["lower"].se
+    assert low - 4 * spread < expected < high + 4 * spread
+    with pytest.raises(InputError, match="goes on with what pyro"):
+        estimate_evidence(going_on_with_the_argument, pair_guide, data, method="sandwich", **SHORT)
+
+
+def test_chains_that_leave_what_is_possible_are_rejected_not_an_error():
+    """The model looks at a value, so it cannot be recorded; far out its scale overflows."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            s = pyro.sample("s", dist.Normal(torch.zeros(()), 3.0))
+            shift = 0.0 if float(s.sum()) < 1e9 else 1.0
+            pyro.sample("x", dist.Normal(shift, (5 * s).exp()), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("s", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    x = torch.tensor([0.1, 1.0, 20.0])
+    s = torch.linspace(-30, 30, 60_001, dtype=torch.double)[:, None]
+    log_joint = dist.Normal(0.0, (5 * s).exp()).log_prob(x.double()) + dist.Normal(0.0, 3.0).log_prob(s)
+    truth = torch.logsumexp(log_joint, 0) + math.log(60 / 60_000)
+    evidence = estimate_evidence(model, guide, x, method="ais", proposal="prior", **SHORT | {"num_temperatures": 200})
+    assert (np.abs(evidence.log_px - truth.numpy()) < 5 * evidence.mcse + 0.02).all()

@@ -38,14 +38,30 @@ def test_samples_are_doubled_where_it_is_needed(linear_gaussian, chunk_size):
     assert set(draws) <= {50.0 * 2**i for i in range(9)}
     reached = draws < 12_800
     assert reached.mean() > 0.5
-    assert (evidence.mcse[reached] <= 0.1).all()
-    assert (np.abs(evidence.diagnostics["bias"][reached]) <= 0.1).all()
+    assert (evidence.mcse[reached] <= 0.1).mean() > 0.9  # the samples that decide are others
     # Nobody was given more who had enough: twice as few would have been too few.
-    enough = once.mcse <= 0.1
+    enough = once.mcse <= 0.08
     assert (draws[enough] == 50).all()
-    np.testing.assert_array_equal(evidence.log_px[draws == 50], once.log_px[draws == 50])
+    assert (draws[~enough] > 50).all()
     assert (np.abs(evidence.log_px - exact(model, x)) < 5 * evidence.mcse + 0.02).all()
     assert "K = 50 to 1" in str(evidence)
+
+
+def test_what_stops_early_is_not_too_low(linear_gaussian):
+    """Samples that decide K may not be those that answer: data would stop where their tail has not shown."""
+    model, _ = linear_gaussian
+    with torch.no_grad():
+        x = model(size=1000)
+
+    def off(x):
+        posterior = model.exact_posterior(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(posterior.mean + 0.3, 0.8 * posterior.stddev).to_event(1))
+
+    evidence = estimate_evidence(model, off, x, num_samples=25, tolerance=0.1)
+    mean = evidence.means()["log_px"]
+    error = evidence.log_px.mean() - exact(model, x).mean()
+    assert abs(error - evidence.diagnostics["bias"].mean()) < 4 * mean.mcse
 
 
 def test_where_the_tolerance_is_not_reached_is_said(linear_gaussian):
@@ -141,12 +157,11 @@ def test_draws_are_kept_from_the_posterior(linear_gaussian):
 
 def test_compiled_and_plain_give_the_same(linear_gaussian):
     model, x = linear_gaussian
-    options = dict(num_samples=40, chunk_size=400, seed=3)  # 10 data at once: the last chunk is filled up
+    options = dict(num_samples=40, chunk_size=400, seed=3)  # 10 data at once: the last chunk is left to Pyro
     plain = estimate_evidence(model, uneven(model), x[:33], compile=False, **options)
     compiled = estimate_evidence(model, uneven(model), x[:33], compile=True, **options)
-    np.testing.assert_allclose(compiled.log_px[:30], plain.log_px[:30], atol=1e-3)
+    np.testing.assert_allclose(compiled.log_px, plain.log_px, atol=1e-3)
     assert (np.abs(compiled.log_px - exact(model, x[:33])) < 5 * compiled.mcse + 0.05).all()
-    assert len(compiled) == 33
 
 
 def test_what_cannot_be_compiled_is_run_by_pyro(linear_gaussian):

@@ -20,7 +20,7 @@ from ppl_vae.guides import LinearGaussian as ExactPosterior
 from ppl_vae.guides import MeanField
 from pyro import infer
 
-from ppl_vae import InputError
+from ppl_vae import InputError, estimate_evidence
 from ppl_vae.gaps import explain_gap
 from ppl_vae.pair import Pair
 from ppl_vae.refine import refine
@@ -353,3 +353,19 @@ def test_bad_calls(linear_gaussian):
     for options in ({"num_samples": 1}, {"num_steps": 0}, {"num_particles": 0}, {"learning_rate": -1.0}):
         with pytest.raises(InputError, match=f"{next(iter(options))}.*got"):
             explain_gap(model, ExactPosterior(model), x, **options)
+
+
+def test_a_family_whose_support_moves_is_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Uniform(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Uniform(torch.full((len(x),), 0.2), 0.9))
+
+    with pytest.raises(InputError, match=r"support that does not depend on their parameters.*'z' \(Uniform\)"):
+        explain_gap(model, guide, torch.zeros(3))
+    with pytest.raises(InputError, match="a guide Q"):
+        estimate_evidence(model, None, torch.zeros(3), proposal="refined")

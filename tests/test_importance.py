@@ -413,3 +413,47 @@ def test_loaders_in_a_fixed_order_only(linear_gaussian):
     np.testing.assert_allclose(evidence.log_px, exact(model, x), atol=1e-4)
     with pytest.raises(InputError, match="shuffles"):
         estimate_evidence(model, guide, DataLoader(TensorDataset(x), shuffle=True), num_samples=3)
+
+
+def test_modules_of_plain_functions_are_put_into_evaluation_mode():
+    drop = torch.nn.Dropout(0.5)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z + drop(torch.ones_like(x)), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x - 1) / 2, 0.5**0.5))
+
+    x = torch.randn(20)
+    truth = torch.distributions.Normal(1.0, math.sqrt(2)).log_prob(x).numpy()
+    np.testing.assert_allclose(estimate_evidence(model, guide, x, num_samples=5).log_px, truth, atol=1e-5)
+    assert drop.training
+
+
+def test_one_datum_observed_in_another_shape():
+    def model(x):
+        with pyro.plate("pixels", 3, dim=-2), pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x.T)
+
+    evidence = estimate_evidence(model, lambda x: None, torch.zeros(1, 3), num_samples=2)
+    np.testing.assert_allclose(evidence.log_px, 3 * -0.5 * math.log(2 * math.pi), rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_plate_of_fixed_size_that_takes_a_random_subset(seed):
+    def model(x):
+        with pyro.plate("batch", 200, subsample_size=20) as index:
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[index])
+
+    def guide(x):
+        with pyro.plate("batch", 200, subsample_size=20) as index:
+            pyro.sample("z", dist.Normal(x[index] / 2, 0.5**0.5))
+
+    x = torch.randn(200)
+    evidence = estimate_evidence(model, guide, x, num_samples=3, seed=seed)
+    truth = torch.distributions.Normal(0.0, math.sqrt(2)).log_prob(x).numpy()
+    np.testing.assert_allclose(evidence.log_px, truth, atol=1e-5)

@@ -239,3 +239,40 @@ def test_a_kl_that_pytorch_does_not_know():
     assert site.per_dimension
     assert 0 < site.kl_mcse < 0.02
     np.testing.assert_allclose(site.kl, exact.numpy(), atol=4 * site.kl_mcse)
+
+
+def test_a_discrete_site_that_is_left_out_is_summed_out():
+    """z ~ 1/2 N(-4, 1) + 1/2 N(4, 1): the KL to it by quadrature."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(8 * c - 4, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.8 * x, 0.45))
+
+    x = torch.tensor([-5.0, -4.0, -3.0, 3.0, 4.0, 5.5])
+    use = latent_use(model, guide, x, num_samples=2000)
+    z = torch.linspace(-15, 15, 20_001)[:, None]
+    normal = torch.distributions.Normal
+    log_q = normal(0.8 * x, 0.45).log_prob(z)
+    log_p = torch.logaddexp(normal(-4.0, 1.0).log_prob(z), normal(4.0, 1.0).log_prob(z)) - math.log(2)
+    width = 30 / 20_000
+    kl = float((log_q.exp() * (log_q - log_p)).sum(0).mean() * width)
+    mixture = torch.logsumexp(log_q, 1, keepdim=True) - math.log(len(x))
+    marginal = float((mixture.exp() * (mixture - log_p)).sum() * width)
+    assert use.kl == pytest.approx(kl, abs=5 * use.kl_mcse)
+    assert use.marginal_kl == pytest.approx(marginal, abs=5 * use.marginal_kl_mcse)
+
+
+def test_a_guide_that_samples_nothing_is_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(c, 0.5), obs=x)
+
+    with pytest.raises(InputError, match="a guide that samples the latents; got one without c"):
+        latent_use(model, lambda x: None, torch.zeros(4))
