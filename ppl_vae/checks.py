@@ -55,8 +55,11 @@ def check(
 
 def _is_for_all(traces: list[poutine.Trace], num_run: int, num_data: int) -> bool:
     """Return whether a plate of a run on a part of the data is made for all of them, and does not follow the part."""
-    frames = (f for trace in traces for site in samples(trace).values() for f in site["cond_indep_stack"])
-    return any(f.full_size == num_data and f.size != num_run for f in frames)
+    for trace in traces:
+        frames = [f for site in samples(trace).values() for f in site["cond_indep_stack"] if f.vectorized]
+        if all(f.size != num_run for f in frames) and any(f.full_size == num_data for f in frames):
+            return True
+    return False
 
 
 def probe(pair: Pair, args: Args, *, proposal: str = "guide") -> list[poutine.Trace]:

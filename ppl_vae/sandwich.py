@@ -105,8 +105,11 @@ def _simulated(latents: Latents) -> tuple[Chunk, Tensor, Any]:
         at = next((i for i in free if chunk.args[i].data_ptr() == site["value"].data_ptr()), free[0])
         value = drawn[name]["value"].reshape(chunk.size, *args[at].shape[1:]).to(args[at].dtype)
         simulated[at] = value
-        index = chunk.subsample
-        args[at] = value if index is None else args[at].index_copy(0, index.to(args[at].device), value)
+        if chunk.subsample is None:
+            args[at] = value
+        else:  # without what only fills up the last subset
+            index = chunk.subsample[: chunk.num_data].to(value.device)
+            args[at] = args[at].index_copy(0, index, value[: chunk.num_data])
     if not simulated:
         raise InputError("Expected a model with an observed site; got none. Give its data site obs=x.")
     made = replace(chunk, args=tuple(args))
@@ -124,7 +127,8 @@ def _check_same(latents: Latents, made: Chunk, drawn_trace: poutine.Trace, obser
     given = Given({name: site["value"] for name, site in drawn.items() if name not in observed})
     again = Latents(latents.pair, made, latents.structure, "prior").trace(given)
     before, after = (
-        log_prob_by_datum(trace, samples(trace), latents.structure, made.size) for trace in (drawn_trace, again)
+        log_prob_by_datum(trace, samples(trace), latents.structure, made.size)[:, : made.num_data]
+        for trace in (drawn_trace, again)
     )
     if not torch.allclose(before, after, rtol=1e-4, atol=1e-3):
         raise InputError(
