@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ppl_vae.diagnostics import Array, estimates
-from ppl_vae.errors import positive_int
+from ppl_vae.errors import InputError, positive_int
 from ppl_vae.evidence import Evidence
 from ppl_vae.hmc import Evaluate, State, transition, with_gradients
 from ppl_vae.importance import importance_sampling
@@ -146,6 +146,8 @@ def annealed_importance_sampling(
     """
     for name, value in (("temperatures", num_temperatures), ("chains", num_chains), ("leapfrog", num_leapfrog)):
         positive_int(f"num_{name}", value)
+    if num_chains < 2:
+        raise InputError("Expected num_chains of at least 2, so that their spread can be seen; got 1. Raise it.")
     betas = schedule(num_temperatures)
     with prepared(model, guide, data, proposal=proposal, seed=seed) as work:
         Latents(work.pair, next(iter(work.chunks(1))), work.structure, proposal)  # refuse what cannot be annealed

@@ -103,6 +103,13 @@ def container(evidence: "Evidence") -> Any:
     >>> container(estimate)["evidence"].sizes["datum"]
     5
     """
+    doubtful = len(evidence.doubts()) if evidence.draws is not None else 0
+    if doubtful:
+        warnings.warn(
+            f"{doubtful} of {len(evidence)} data are not to be trusted (evidence.doubts()): draws resampled from a few "
+            f"samples are too narrow.",
+            stacklevel=3,
+        )
     import xarray
 
     values = evidence.to_dataset()

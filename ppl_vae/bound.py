@@ -35,7 +35,7 @@ def check_bound(
         guide: Q(z | x).
         data: as for `estimate_evidence`.
         log_px: the exact log P(x) of each datum, [N], in nats; None asks the model's `exact_log_px(x)`, and where
-            there is none, annealed importance sampling (which is a lower bound itself).
+            there is none, annealed importance sampling from the prior (which is a lower bound itself).
         num_samples: K.
         seed: of the samples.
         progress: show progress bars.
@@ -59,8 +59,10 @@ def check_bound(
     truth, source = _exact(model, data, log_px), "exact"
     error = np.zeros(len(evidence))
     if truth is None:
-        annealed = estimate_evidence(model, guide, data, method="ais", seed=seed + 1, progress=progress)
-        truth, error, source = annealed.log_px, annealed.mcse, "annealed importance sampling"
+        annealed = estimate_evidence(
+            model, guide, data, method="ais", proposal="prior", seed=seed + 1, progress=progress
+        )
+        truth, error, source = annealed.log_px, annealed.mcse, "annealed from the prior"
     if len(truth) != len(evidence):
         raise InputError(f"Expected log_px for each of the {len(evidence)} data; got {len(truth)}. Give one for each.")
     curve = evidence.curve
@@ -79,7 +81,7 @@ def check_bound(
     return (
         f"ELBO {evidence.elbo.mean():.3f} <= {name} {evidence.log_px.mean():.3f} <= log P(x) {truth.mean():.3f} "
         f"({source}) on {len(evidence)} data, within {ERRORS:.0f} Monte Carlo standard errors; "
-        f"{int(sure.sum())} data reach it."
+        f"{int(sure.sum())} of them without doubts, which reach it."
     )
 
 
@@ -110,4 +112,7 @@ def _check(low: str, below: Array, high: str, above: Array, error: Array, *, eac
         )
 
 
-_WHY = "Do model and guide score what they draw, inside the plate over the data, and is log_px of the same data?"
+_WHY = (
+    "Does the guide miss a part of the posterior? Do model and guide score what they draw, inside the plate over the "
+    "data? Is log_px of the same data?"
+)

@@ -91,7 +91,13 @@ def train(
 
 @app.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--method", "-m", default="importance", show_default=True, help="importance, ais or sandwich.")
+@click.option(
+    "--method",
+    "-m",
+    default="importance",
+    show_default=True,
+    help="importance, ais or sandwich; the last two take minutes: see --num-data.",
+)
 @click.option("--num-samples", "-k", type=int, help="K, draws of z for each datum.  [default: 1000]")
 @click.option("--proposal", help="guide, refined, or prior.  [default: guide]")
 @click.option("--tolerance", type=float, help="Double K where needed until log P(x) is known to so many nats.")
@@ -112,7 +118,8 @@ def evaluate(run: Path, doubts: bool, **options: Any) -> None:
     """  # noqa: D301  (click reads the control character)
     from ppl_vae.experiment import evaluate as run_evaluation
 
-    evidence = run_evaluation(run, **{key: value for key, value in options.items() if value is not None})
+    given = {key: value for key, value in options.items() if value is not None}
+    evidence = run_evaluation(run, **given, on_kept=lambda words: click.echo(words, err=True))
     click.echo(str(evidence))
     for doubt in evidence.doubts() if doubts else []:
         click.echo(f"datum {doubt.datum}: {doubt.reason}")
@@ -187,7 +194,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(app.main(arguments, standalone_mode=False) or 0)
     except click.ClickException as problem:
         _fail(problem.format_message())
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nStopped. Nothing new was kept; what was there before is as it was.", err=True)
         sys.exit(130)
     except Exception as problem:
         from ppl_vae.errors import InputError, NonFiniteLossError

@@ -121,7 +121,7 @@ def _table(ranked: list[tuple[str, Evidence]], differences: Array, weights: Arra
                 "dse": difference.se,
                 "warning": bool(evidence.doubts()),
                 "mcse": means["log_px"].mcse,
-                "num_samples": evidence.num_samples,
+                "num_samples": int(evidence.diagnostics.get("draws", np.array([evidence.num_samples])).max()),
                 "method": evidence.method,
                 "elbo": means["elbo"].value,
                 "gap": means["gap"].value,
@@ -132,7 +132,10 @@ def _table(ranked: list[tuple[str, Evidence]], differences: Array, weights: Arra
 
 def _of_runs(runs: Iterable[Run | str | os.PathLike[str]]) -> dict[str, Evidence]:
     """Return the estimates kept with runs, named by their folders (in full where two have one name)."""
-    opened = [run if isinstance(run, Run) else load(run) for run in runs]
+    given = list(runs)
+    if any(isinstance(one, Evidence) for one in given):
+        raise InputError("Expected evidence with the names of its models; got a list. Pass {'vae': e1, 'mixture': e2}.")
+    opened = [run if isinstance(run, Run) else load(run) for run in given]
     names = [run.path.resolve().name for run in opened]
     evidences = {}
     for run, name in zip(opened, names, strict=True):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 MIN_SAMPLES = 25  # draws that leave the five largest for a fit of their tail: a fifth of them, or 3 sqrt(K)
-EQUAL = 1e-3  # nats; log-weights closer than this are equal but for rounding
+EQUAL = 1e-2  # nats; no tail of log-weights that are all closer than this can matter
 
 
 class Curve(NamedTuple):

@@ -75,5 +75,7 @@ def estimate_evidence(
     known = list(inspect.signature(METHODS[method]).parameters)[3:]
     for name in options:
         if name not in known:
-            raise InputError(f"method={method!r} has no option {name}: {did_you_mean(name, known)}.")
+            others = [repr(m) for m, function in METHODS.items() if name in inspect.signature(function).parameters]
+            where = f"it belongs to method={' or '.join(others)}" if others else did_you_mean(name, known)
+            raise InputError(f"method={method!r} has no option {name}: {where}.")
     return METHODS[method](model, guide, data, **options)

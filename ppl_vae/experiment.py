@@ -8,7 +8,7 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,7 @@ def evaluate(
     method: str = "importance",
     split: str = "test",
     num_data: int | None = None,
+    on_kept: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Evidence:
     """Estimate log P(x) of a run's data, and keep the estimate in the run folder.
@@ -149,6 +150,7 @@ def evaluate(
         method: "importance", "ais" or "sandwich", see `estimate_evidence`.
         split: "train", "validation" or "test".
         num_data: use this many of them, evenly spaced; None uses all.
+        on_kept: called with what was done with the estimate, in words.
         options: of `estimate_evidence`, for instance num_samples=5000 or tolerance=0.05.
 
     Returns:
@@ -161,10 +163,14 @@ def evaluate(
     run = run if isinstance(run, Run) else load(run)
     evidence = estimate_evidence(run.model, run.guide, part(run, split, num_data), method=method, **options)
     usual = method == "importance" and evidence.proposal == "guide" and split == "test" and num_data is None
-    if not usual:
-        evidence.save(run.path / f"evidence-{method}-{evidence.proposal}-{split}-{len(evidence)}.nc")
-    elif _samples_of_kept(run) <= evidence.diagnostics["draws"].max():
-        evidence.save(run.path / "evidence.nc")
+    name = "evidence.nc" if usual else f"evidence-{method}-{evidence.proposal}-{split}-{len(evidence)}.nc"
+    kept = f"kept in {run.path / name}"
+    if usual and _samples_of_kept(run) > evidence.diagnostics["draws"].max():
+        kept = f"not kept: {run.path / name} has an estimate from more samples"
+    else:
+        evidence.save(run.path / name)
+    if on_kept is not None:
+        on_kept(kept)
     return evidence
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppl_vae.diagnostics import estimates
+from ppl_vae.diagnostics import estimates, khat_threshold, pareto
 from ppl_vae.errors import InputError, positive_int, positive_number
 from ppl_vae.pair import Pair, Program
 from ppl_vae.progress import hidden
@@ -43,6 +43,7 @@ class Gap:
         approximation_mcse, amortization_mcse, gap_mcse: standard errors of the differences, [N]. Both sides
             of a difference share their random numbers, so these are smaller than those of the sides.
         ess: effective sample size behind log_px, between 1 and K, [N].
+        khat: Pareto's k of the weights behind log_px, [N]; NaN for fewer than 25 samples.
         num_samples: K.
         num_steps: how many steps of Adam the refined Q had.
         fingerprint: a hash of the data.
@@ -59,6 +60,7 @@ class Gap:
     amortization_mcse: Array
     gap_mcse: Array
     ess: Array
+    khat: Array
     num_samples: int
     num_steps: int
     fingerprint: str
@@ -89,22 +91,25 @@ class Gap:
 
     def verdict(self) -> str:
         """Return one line on which part is the larger, and whether the split can be believed."""
-        few = int((self.ess < LOW_ESS - 1e-3).sum())
-        if few:
+        limit = khat_threshold(self.num_samples)
+        doubtful = int(((self.ess < LOW_ESS - 1e-3) | (self.khat > limit)).sum())
+        blind = "What Q never visits does not show here: hold log P(x) against method='ais', proposal='prior'."
+        if doubtful:
             return (
-                f"{few} of {len(self)} data have an effective sample size below {LOW_ESS:.0f}: their log P(x), and "
-                f"with it the approximation gap, is more likely too low. Raise num_samples."
+                f"{doubtful} of {len(self)} data have k-hat above {limit:.2f} or an effective sample size "
+                f"below {LOW_ESS:.0f}: their log P(x), and with it the approximation gap, is more likely too low. "
+                f"Raise num_samples. {blind}"
             )
         means = self.means()
         a, b, whole = means["approximation"], means["amortization"], means["gap"]
         if whole.value <= 2 * whole.mcse + 1e-3:
-            return "No gap to speak of: the guide is the posterior, as far as these samples show."
+            return f"No gap to speak of: the guide is the posterior, as far as these samples show. {blind}"
         larger, share, fix = (
             ("approximation", a.value, "a richer posterior family")
             if a.value >= b.value
             else ("amortization", b.value, "a larger encoder, or longer training,")
         )
-        return f"{min(share / whole.value, 1):.0%} of the gap is {larger}: {fix} would narrow it."
+        return f"{min(share / whole.value, 1):.0%} of the gap is {larger}: {fix} would narrow it. {blind}"
 
     def report(self) -> Report:
         """Return what is printed: the means with their errors, and the verdict."""
@@ -270,4 +275,5 @@ def _estimates(own: Array, best: Array) -> dict[str, Array]:
         "amortization_mcse": error(best - own),
         "gap_mcse": error(influence - own),
         "ess": of_best["ess"],
+        "khat": pareto(best)["khat"],
     }

@@ -207,6 +207,8 @@ def _kl_per_dimension(q: Site, p: Site, structure: Structure) -> Tensor | None:
     other_dims = len(other.batch_shape)  # the model's site may stand without the plate of the samples
     if one.event_shape or other.event_shape or one.batch_shape[-other_dims:] != other.batch_shape:
         return None
+    shape = torch.broadcast_shapes(one.batch_shape, other.batch_shape)
+    one, other = one.expand(shape), other.expand(shape)
     try:
         kl = kl_divergence(one, other)
     except NotImplementedError:

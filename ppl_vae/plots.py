@@ -116,7 +116,8 @@ def bound(evidence: Evidence, *, title: str = "") -> Figure:
     """Draw the bound IWAE_K, the mean over the data, against K: from the ELBO at K = 1 up to all samples.
 
     A curve that still rises at its end says that K is too small. The band is two Monte Carlo standard errors wide
-    on each side; the line is log P(x) with the tails of the weights smoothed.
+    on each side; the line is log P(x) with the tails of the weights smoothed, where their k-hat
+    lets them be.
 
     Raises:
         InputError: the evidence has no curve (it was annealed).
@@ -130,7 +131,8 @@ def bound(evidence: Evidence, *, title: str = "") -> Figure:
     figure, axes = _figure(1.6, 5.5)
     axes.fill_between(num_samples[whole], mean - 2 * error, mean + 2 * error, color="C0", alpha=0.25, linewidth=0)
     axes.plot(num_samples[whole], mean, "o-", color="C0", markersize=3, label="bound with K samples")
-    if evidence.num_samples >= MIN_SAMPLES:
+    reliable = evidence.num_samples >= MIN_SAMPLES and np.mean(evidence.khat > 0.7) < 0.25
+    if reliable:
         smoothed = float(evidence.log_px_psis.mean())
         axes.axhline(smoothed, color="0.5", linestyle="--", linewidth=1, label="log P(x), tails smoothed")
     axes.set_xscale("log")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LOW_ESS = 10.0  # below it the weights of a datum rest on a handful of samples
 LOW_CHAINS = 0.2  # of the chains of annealed importance sampling: the same for them
+FEW_CHAINS = 8  # fewer say too little of their own spread
+OPEN = 0.1  # nats that the bounds of a sandwich may be apart
 LOW_ACCEPTANCE = 0.2  # of HMC's proposals: below it the chains hardly moved
 FEW, SMALL = 0.25, 0.05  # the mean stands with at most so many doubtful data (a share), off by so little (nats)
 ROUNDING = 1e-3
@@ -46,19 +48,34 @@ def doubts(evidence: "Evidence") -> list[Doubt]:
 
 def verdict(evidence: "Evidence") -> str:
     """Return one line: whether the whole, the mean of log P(x), can be believed."""
-    if evidence.num_samples < 2:
+    if evidence.method == "importance" and evidence.num_samples < 2:
         return "Cannot be judged: with one sample for each datum log P(x) is the ELBO. Raise num_samples."
     if evidence.method == "importance" and evidence.num_samples < MIN_SAMPLES:
         return f"Cannot be judged: k-hat needs {MIN_SAMPLES} samples or more for each datum. Raise num_samples."
+    if evidence.method != "importance" and evidence.num_samples < FEW_CHAINS:
+        return f"Cannot be judged: fewer than {FEW_CHAINS} chains say too little of their own error. Raise num_chains."
+    width = 0.0 if evidence.sandwich is None else _width(evidence)
+    if not width <= OPEN:
+        return (
+            f"Not to be believed: the sandwich is open by {width:.2f} nats, so the chains miss a part of the "
+            f"posterior, or T is too small. {_remedy(evidence)}"
+        )
     found = doubts(evidence)
+    blind = _blind_spot(evidence)
     if not found:
-        return f"To be believed: nothing speaks against any of the {len(evidence)} data.{_blind_spot(evidence)}"
+        return f"To be believed: nothing speaks against any of the {len(evidence)} data.{blind}"
     counts = Counter({rule.short: int(rule.breaks.sum()) for rule in _rules(evidence) if rule.breaks.any()})
     why = counted(dict(counts.most_common()), len(evidence))
     off = _may_be_off(evidence, [doubt.datum for doubt in found])
     stands = len(found) <= FEW * len(evidence) and off <= SMALL
     start = f"To be believed as a mean, to about {max(off, 0.01):.2f} nats" if stands else "Not to be believed"
-    return f"{start}: {why}; log P(x) is more likely too low. They are listed by .doubts(). {_remedy(evidence)}"
+    return f"{start}: {why}; log P(x) is more likely too low. They are listed by .doubts(). {_remedy(evidence)}{blind}"
+
+
+def _width(evidence: "Evidence") -> float:
+    """Return how far the bounds on simulated data are apart, less what is noise."""
+    width = evidence.sandwich.means()["width"] if evidence.sandwich is not None else None
+    return 0.0 if width is None else abs(width.value) - 2 * (width.mcse if np.isfinite(width.mcse) else 0.0)
 
 
 def _may_be_off(evidence: "Evidence", doubtful: list[int]) -> float:
@@ -76,7 +93,7 @@ def _rules(evidence: "Evidence") -> Iterator[_Rule]:
     if evidence.method == "importance":
         draws, khat = diagnostics["draws"], diagnostics["khat"]
         limit = khat_threshold(draws)
-        text = "k-hat {:.2f} is above {:.2f}: the proposal is narrower than the posterior"
+        text = "k-hat {:.3f} is above {:.3f}: the proposal is narrower than the posterior, or lies elsewhere"
         yield _Rule("k-hat above its limit", khat > limit, _each(text, khat, limit))
         least = np.full(len(values), LOW_ESS)
         yield _Rule(
@@ -120,13 +137,13 @@ def _each(text: str, *columns: NDArray[np.float64]) -> list[str]:
 def _blind_spot(evidence: "Evidence") -> str:
     if evidence.sandwich is not None:
         return ""
-    other = "method='ais' or a second guide"
-    if evidence.method == "ais":
-        other = "method='sandwich'" if evidence.proposal == "prior" else "proposal='prior' or method='sandwich'"
+    other = "method='sandwich'" if evidence.proposal == "prior" else "method='ais' with proposal='prior'"
     return f" What the proposal never visits would not show: {other} can tell."
 
 
 def _remedy(evidence: "Evidence") -> str:
     if evidence.method == "importance":
-        return "Raise num_samples, use proposal='refined', or method='ais'."
-    return "Raise num_temperatures or num_chains."
+        refined = "" if evidence.proposal == "refined" else "use proposal='refined', or "
+        return f"Raise num_samples, {refined}use method='ais'.".replace("or use", "or")
+    start = "" if evidence.proposal == "prior" else ", or start at proposal='prior'"
+    return f"Raise num_temperatures or num_chains{start}."

@@ -54,7 +54,7 @@ class _Unconstrained(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
-            u, transform = self.values[msg["name"]], biject_to(msg["fn"].support)
+            u, transform = self.values[msg["name"]], _to_support(msg["fn"])
             z = transform(u)
             self.constrained[msg["name"]] = z
             self.log_jacobian[msg["name"]] = transform.log_abs_det_jacobian(u, z)
@@ -96,7 +96,7 @@ class Latents:
         parts = [torch.zeros(num_chains, self.chunk.size, 0, device=self.pair.device)]
         for name in self.names:
             site = sites[name]
-            transform = biject_to(site["fn"].support)
+            transform = _to_support(site["fn"])
             u = transform.inv(site["value"])
             event_dim = transform.domain.event_dim
             batch_dim = u.dim() - event_dim
@@ -166,6 +166,23 @@ class Latents:
         fixed = nullcontext() if index is None else FixedSubsample(self.structure.plate, index)
         with fixed, pyro.plate("chains", num_chains, dim=-self.structure.num_plates - 1):
             yield
+
+
+def _to_support(fn: Any) -> Any:
+    """Return the transform from unconstrained space to where a site's values lie.
+
+    Raises:
+        InputError: PyTorch knows none.
+    """
+    while hasattr(fn, "component_distribution"):  # a mixture lies where its components do
+        fn = fn.component_distribution
+    try:
+        return biject_to(fn.support)
+    except NotImplementedError:
+        raise InputError(
+            f"Expected latents on supports that PyTorch can transform, for annealing; got {type(fn).__name__} on "
+            f"{fn.support}. Use method='importance'."
+        ) from None
 
 
 def _in_parallel(site: Any) -> Any:

@@ -24,11 +24,13 @@ from pairs import (
     no_guide,
 )
 from ppl_vae.guides import LinearGaussian as ExactPosterior
-from ppl_vae.models import LinearGaussian
+from ppl_vae.guides import MeanField
+from ppl_vae.models import VAE, LinearGaussian
 
 from ppl_vae import InputError, estimate_evidence
 from ppl_vae.annealing import anneal, pilot, schedule
 from ppl_vae.hmc import transition, with_gradients
+from ppl_vae.priors import Mixture
 
 SHORT = dict(num_temperatures=60, num_chains=16, num_leapfrog=5, num_samples=200)
 
@@ -282,7 +284,10 @@ def normal_guide(x):
         (lambda x: estimate_evidence(poisson_model, poisson_guide, x, method="ais"), "n, discrete without end"),
         (lambda x: estimate_evidence(binarizing_model, normal_guide, x, method="sandwich"), "'x'.*it computes"),
         (lambda x: estimate_evidence(mean_model, mean_guide, x, method="aiss"), "did you mean 'ais'"),
-        (lambda x: estimate_evidence(mean_model, mean_guide, x, method="ais", tolerance=0.1), "no option tolerance"),
+        (
+            lambda x: estimate_evidence(mean_model, mean_guide, x, method="ais", tolerance=0.1),
+            "it belongs to method=.importance",
+        ),
         (lambda x: estimate_evidence(mean_model, mean_guide, x, num_chains=3), "'importance' has no option num_chains"),
         (lambda x: estimate_evidence(mean_model, mean_guide, x, method="ais", num_chains=0), "num_chains.*got 0"),
         (lambda x: estimate_evidence(mean_model, mean_guide, x, method="ais", num_temperatures=0), "temperatures.*0"),
@@ -355,3 +360,50 @@ def test_chains_that_leave_what_is_possible_are_rejected_not_an_error():
     truth = torch.logsumexp(log_joint, 0) + math.log(60 / 60_000)
     evidence = estimate_evidence(model, guide, x, method="ais", proposal="prior", **SHORT | {"num_temperatures": 200})
     assert (np.abs(evidence.log_px - truth.numpy()) < 5 * evidence.mcse + 0.02).all()
+
+
+def test_a_mode_that_the_guide_never_visits_opens_the_sandwich():
+    """x ~ N(4 |z|, 0.5): two modes, of which the guide knows one; everything from it agrees on log P(x) - log 2."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(4 * z.abs(), 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.98 * x / 4, 0.13))
+
+    x = torch.linspace(3.0, 6.0, 20)
+    z = torch.linspace(-8, 8, 40_001, dtype=torch.double)[:, None]
+    log_joint = dist.Normal(4 * z.abs(), 0.5).log_prob(x.double()) + dist.Normal(0.0, 1.0).log_prob(z)
+    truth = torch.logsumexp(log_joint, 0).numpy() + math.log(16 / 40_000)
+    one_mode = estimate_evidence(model, guide, x, method="sandwich", **SHORT)
+    assert (truth - one_mode.log_px).mean() > 0.5
+    assert "Not to be believed: the sandwich is open by" in one_mode.verdict()
+    assert "start at proposal='prior'" in one_mode.verdict()
+    both = estimate_evidence(model, guide, x, method="ais", proposal="prior", **SHORT)
+    assert abs((both.log_px - truth).mean()) < 0.1
+    assert both.elbo_proposal == "guide"
+    assert "KL(Q || P(z | x))" in str(both)
+    assert "proposal='prior' can tell" in estimate_evidence(model, guide, x, num_samples=500).verdict()
+
+
+def test_the_mixture_prior_can_be_annealed():
+    torch.manual_seed(0)
+    model = VAE((1, 3, 3), prior=Mixture(2, num_components=3))
+    with torch.no_grad():
+        x = model(size=6)
+        grid = torch.linspace(-7, 7, 281)
+        z = torch.stack(torch.meshgrid(grid, grid, indexing="ij"), -1).reshape(-1, 2)
+        log_likelihood = model.likelihood(model.decoder(z)[:, None]).log_prob(x)
+        truth = torch.logsumexp(log_likelihood + model.prior().log_prob(z)[:, None], 0) + 2 * math.log(14 / 280)
+    evidence = estimate_evidence(model, MeanField(model), x, method="sandwich", proposal="prior", **SHORT)
+    assert holds(evidence, truth.numpy())
+
+
+def test_few_chains_are_not_judged():
+    one = estimate_evidence(mean_model, mean_guide, torch.randn(3), method="ais", **SHORT | {"num_chains": 4})
+    assert "fewer than 8 chains" in one.verdict()
+    with pytest.raises(InputError, match="num_chains of at least 2"):
+        estimate_evidence(mean_model, mean_guide, torch.randn(3), method="ais", num_chains=1)

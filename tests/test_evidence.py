@@ -131,7 +131,7 @@ def test_the_text_says_what_matters():
     assert "Not to be believed: 5 of 5 data have" in str(bad)
     assert "effective sample size below 10" in str(bad)
     assert [doubt.datum for doubt in bad.doubts()] == [0, 1, 2, 3, 4]
-    assert "the proposal is narrower than the posterior" in bad.doubts()[0].reason
+    assert "the proposal is narrower than the posterior, or lies elsewhere" in bad.doubts()[0].reason
     assert "from the prior P(z)" in str(replace(bad, proposal="prior"))
     assert "log P(x) is the ELBO" in str(evidence_of(np.zeros((1, 5))))
     assert "k-hat needs 25 samples or more" in str(evidence_of(np.zeros((10, 5))))
