@@ -75,10 +75,9 @@ def pareto(log_weights: Array) -> dict[str, Array]:
     min(1 - 1 / log10 K, 0.7). Equal weights have no tail: k is minus infinity. With fewer than 25 draws both are NaN.
     Computed by ArviZ. Source: Vehtari et al., Pareto smoothed importance sampling, arXiv 1507.02646.
 
-    >>> rng = np.random.default_rng(0)
-    >>> heavy = pareto(rng.exponential(0.8, size=(4000, 1)))  # weights whose tail is Pareto's, with k = 0.8
-    >>> round(float(heavy["khat"][0]), 1)
-    0.8
+    >>> heavy = np.random.default_rng(0).exponential(0.8, size=(40_000, 1))  # weights whose tail is Pareto's, k = 0.8
+    >>> bool(abs(pareto(heavy)["khat"][0] - 0.8) < 0.1)
+    True
     """
     count, num_data = log_weights.shape
     khat, smoothed = np.full(num_data, np.nan), np.full(num_data, np.nan)

@@ -87,6 +87,7 @@ def log_weights(
 
     >>> from ppl_vae.models import LinearGaussian
     >>> from ppl_vae.guides import LinearGaussian as Posterior
+    >>> from ppl_vae.structure import structure_of
     >>> model = LinearGaussian((20,), latent_dim=4)
     >>> pair, x = Pair(model, Posterior(model)), torch.randn(5, 20)
     >>> with pair.running(), torch.no_grad():
