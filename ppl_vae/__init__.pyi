@@ -5,8 +5,9 @@ from .bound import check_bound
 from .comparison import compare
 from .errors import InputError, NonFiniteLossError
 from .estimators import estimate_evidence
+from .evaluation import evaluate, explain
 from .evidence import Evidence
-from .experiment import evaluate, new, train
+from .experiment import new, train
 from .gaps import Gap, explain_gap
 from .generate import manifold, reconstruct, sample
 from .latents import latent_use
@@ -30,6 +31,7 @@ __all__ = [
     "data",
     "estimate_evidence",
     "evaluate",
+    "explain",
     "explain_gap",
     "fit",
     "latent_use",

@@ -116,7 +116,7 @@ def evaluate(run: Path, doubts: bool, **options: Any) -> None:
     ppl-vae evaluate runs/vae-digits --tolerance 0.05 --doubts
     ppl-vae evaluate runs/vae-digits --method sandwich --num-data 50
     """  # noqa: D301  (click reads the control character)
-    from ppl_vae.experiment import evaluate as run_evaluation
+    from ppl_vae.evaluation import evaluate as run_evaluation
 
     given = {key: value for key, value in options.items() if value is not None}
     evidence = run_evaluation(run, **given, on_kept=lambda words: click.echo(words, err=True))
@@ -132,7 +132,7 @@ def evaluate(run: Path, doubts: bool, **options: Any) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
 def explain(run: Path, **options: Any) -> None:
     """Say why the ELBO of RUN is below log P(x), and which of its latents are used."""
-    from ppl_vae.experiment import explain as run_explanation
+    from ppl_vae.evaluation import explain as run_explanation
 
     gap, use = run_explanation(run, **options)
     click.echo(f"{gap}\n\n{use}")
