@@ -148,7 +148,8 @@ def log_prob_by_datum(trace: poutine.Trace, names: Iterable[str], shape: Structu
     sites = samples(trace)
     chosen = [sites[name] for name in names]
     if not any(map(enumerates, chosen)):
-        return total_log_prob(chosen, shape, num_data)
+        device = next((site["value"].device for site in sites.values()), None)
+        return total_log_prob(chosen, shape, num_data, device)
     trace.symbolize_dims()
     packed = [pack(_log_prob(site), site["infer"]["_dim_to_symbol"]) for site in chosen]
     present = {symbol for term in packed for symbol in term._pyro_dims}  # dimensions of size 1 are gone
@@ -166,10 +167,12 @@ def log_prob_by_datum(trace: poutine.Trace, names: Iterable[str], shape: Structu
     return (laid_out if len(kept) > (shape.dim in kept) else laid_out.unsqueeze(0)).expand(-1, num_data)
 
 
-def total_log_prob(sites: Iterable[Site], shape: Structure, num_data: int) -> Tensor:
+def total_log_prob(
+    sites: Iterable[Site], shape: Structure, num_data: int, device: torch.device | None = None
+) -> Tensor:
     """Return the sum of the log-probabilities of sites, none of them enumerated, for each datum, [K or 1, N]."""
     terms = [sum_by_datum(_log_prob(site), shape, num_data) for site in sites]
-    return functools.reduce(torch.add, terms) if terms else torch.zeros(1, num_data)
+    return functools.reduce(torch.add, terms) if terms else torch.zeros(1, num_data, device=device)
 
 
 def _log_prob(site: Site) -> Tensor:

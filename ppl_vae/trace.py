@@ -184,7 +184,7 @@ def draw(
     prior = log_prob_by_datum(model_trace, [n for n in weighed if not sites[n]["is_observed"]], structure, num_data)
     total = log_prob_by_datum(model_trace, weighed, structure, num_data)
     log_likelihood = total - prior
-    if guide_trace is not None:
+    if guide_trace is not None and guided:
         total = total - log_prob_by_datum(guide_trace, guided, structure, num_data)
     latents = {n: s for n, s in sites.items() if not s["is_observed"] and not enumerates(s)}
     size = (num_samples if total.shape[0] == 1 else -1, -1)

@@ -140,7 +140,7 @@ class Latents:
             latent = [name for name, site in sites.items() if not site["is_observed"]]
             base = log_prob_by_datum(model, latent, shape, num_data)
         else:
-            base = log_prob_by_datum(guide, samples(guide), shape, num_data)
+            base = log_prob_by_datum(guide, samples(guide), shape, num_data).to(u.device)
         jacobians = [sum_by_datum(term, shape, num_data) for term in given.log_jacobian.values()]
         return sum(jacobians, base).expand(u.shape[:2]), (joint - base).expand(u.shape[:2])
 
