@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.errors import InputError
 from ppl_vae.trace import Weighted
 
 Values = np.ndarray[Any, Any]
@@ -52,6 +53,9 @@ def resampled(weighted: Weighted, num_draws: int, num_data: int) -> Draws:
         num_draws: S, how many to draw for each datum, with replacement.
         num_data: how many of the data count.
 
+    Raises:
+        InputError: a datum without a weight above zero, or with one that is no number.
+
     Source: Rubin, Using the SIR algorithm to simulate posterior distributions, Bayesian Statistics 3 (1988).
 
     >>> weights = torch.tensor([[0.0], [-1e9]])
@@ -61,6 +65,12 @@ def resampled(weighted: Weighted, num_draws: int, num_data: int) -> Draws:
     """
     log_weights = weighted.log_weights[:, :num_data]
     probabilities = torch.softmax(log_weights.double(), dim=0).T
+    empty = (~torch.isfinite(probabilities)).any(1).nonzero()
+    if len(empty):
+        raise InputError(
+            f"Expected a weight above zero for each datum, to draw from its posterior; got none, or NaN, for "
+            f"{len(empty)} of {num_data} data drawn together. Raise num_samples, or leave num_draws out."
+        )
     index = torch.multinomial(probabilities, num_draws, replacement=True).T  # [S, N]
 
     def chosen(values: Tensor) -> Values:

@@ -43,10 +43,11 @@ def estimate_evidence(
             progress: show a progress bar; None shows it in a terminal and in a notebook.
             Of "importance":
             tolerance: double K, for each datum that needs it, until the standard error and the bias of log P(x)
-            are below so many nats; max_samples: how far (64 num_samples). num_draws: keep so many draws from
-            each posterior, for `to_arviz` (0). vectorize: draw many samples in one run, inside one more plate
-            (True); False for programs that cannot. compile: run a compiled graph of the programs instead of Pyro
-            ("auto": where the work is long enough to pay for compiling, which takes about half a minute).
+            are below so many nats, judged by other samples than those that answer; max_samples: how far
+            (64 num_samples). num_draws: keep so many draws from each posterior, for `to_arviz` (0). vectorize:
+            draw many samples in one run, inside one more plate (True); False for programs that cannot. compile:
+            run a compiled graph of the programs instead of Pyro ("auto": where the work is long enough to pay
+            for compiling, which takes about half a minute).
             Of "ais" and "sandwich":
             num_temperatures: T, distributions on the way from the proposal to the posterior (1000). num_chains:
             annealed side by side for each datum (16). num_leapfrog: steps of each HMC transition (10).

@@ -110,7 +110,8 @@ class Sampler:
         if not self.refined:
             return self.work.pair
         if self._refined is None or self._refined[0] is not chunk:
-            pair = refine(self.work.pair, chunk.args, self.work.structure, subsample=chunk.subsample)
+            options: dict[str, Any] = {"subsample": chunk.subsample, "vectorize": self.vectorize}
+            pair = refine(self.work.pair, chunk.args, self.work.structure, **options)
             self._refined = (chunk, pair)
         return self._refined[1]
 

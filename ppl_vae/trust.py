@@ -11,7 +11,7 @@ from ppl_vae.diagnostics import MIN_SAMPLES, khat_threshold
 from ppl_vae.report import counted
 
 if TYPE_CHECKING:
-    from ppl_vae.evidence import Evidence
+    from ppl_vae.evidence import Evidence, Sandwich
 
 LOW_ESS = 10.0  # below it the weights of a datum rest on a handful of samples
 LOW_CHAINS = 0.2  # of the chains of annealed importance sampling: the same for them
@@ -54,7 +54,7 @@ def verdict(evidence: "Evidence") -> str:
         return f"Cannot be judged: k-hat needs {MIN_SAMPLES} samples or more for each datum. Raise num_samples."
     if evidence.method != "importance" and evidence.num_samples < FEW_CHAINS:
         return f"Cannot be judged: fewer than {FEW_CHAINS} chains say too little of their own error. Raise num_chains."
-    width = 0.0 if evidence.sandwich is None else _width(evidence)
+    width = 0.0 if evidence.sandwich is None else _width(evidence.sandwich)
     if not width <= OPEN:
         return (
             f"Not to be believed: the sandwich is open by {width:.2f} nats, so the chains miss a part of the "
@@ -72,10 +72,10 @@ def verdict(evidence: "Evidence") -> str:
     return f"{start}: {why}; log P(x) is more likely too low. They are listed by .doubts(). {_remedy(evidence)}{blind}"
 
 
-def _width(evidence: "Evidence") -> float:
+def _width(sandwich: "Sandwich") -> float:
     """Return how far the bounds on simulated data are apart, less what is noise."""
-    width = evidence.sandwich.means()["width"] if evidence.sandwich is not None else None
-    return 0.0 if width is None else abs(width.value) - 2 * (width.mcse if np.isfinite(width.mcse) else 0.0)
+    width = sandwich.means()["width"]
+    return abs(width.value) - 2 * width.mcse
 
 
 def _may_be_off(evidence: "Evidence", doubtful: list[int]) -> float:
@@ -143,7 +143,7 @@ def _blind_spot(evidence: "Evidence") -> str:
 
 def _remedy(evidence: "Evidence") -> str:
     if evidence.method == "importance":
-        refined = "" if evidence.proposal == "refined" else "use proposal='refined', or "
-        return f"Raise num_samples, {refined}use method='ais'.".replace("or use", "or")
+        refined = "" if evidence.proposal == "refined" else ", use proposal='refined'"
+        return f"Raise num_samples{refined}, or method='ais'."
     start = "" if evidence.proposal == "prior" else ", or start at proposal='prior'"
     return f"Raise num_temperatures or num_chains{start}."

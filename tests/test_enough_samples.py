@@ -208,3 +208,32 @@ def test_the_refined_guide_is_a_better_proposal(linear_gaussian, method):
     assert np.median(refined.ess / refined.num_samples) > 0.3
     assert refined.mcse.mean() < 0.5 * plain.mcse.mean()
     assert (np.abs(refined.log_px - exact(model, x)) < 4.5 * refined.mcse + 1e-3).all()
+
+
+def test_draws_of_a_datum_without_any_weight_are_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1e-20), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x + 50.0, 1.0))
+
+    with pytest.raises(InputError, match=r"weight above zero .* num_draws out"):
+        estimate_evidence(model, guide, torch.zeros(3), num_samples=30, num_draws=5)
+
+
+def test_the_refined_guide_of_programs_that_draw_one_sample_in_a_run(linear_gaussian):
+    model, x = linear_gaussian
+    sizes = []
+
+    def one_by_one(x):
+        posterior = model.exact_posterior(x)
+        with pyro.plate("data", len(x)):
+            sizes.append(pyro.sample("z", dist.Normal(posterior.mean + 0.5, posterior.stddev).to_event(1)).dim())
+
+    options = {"num_samples": 30, "proposal": "refined", "vectorize": False}
+    evidence = estimate_evidence(model, one_by_one, x[:3], **options)
+    assert (np.abs(evidence.log_px - exact(model, x[:3])) < 5 * evidence.mcse + 0.05).all()
+    assert set(sizes) == {2}  # never under one more plate
