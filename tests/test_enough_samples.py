@@ -1,5 +1,7 @@
 """Is K enough? Doubling it to a tolerance, the bound against K, draws kept, and the compiled way."""
 
+import math
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -47,21 +49,26 @@ def test_samples_are_doubled_where_it_is_needed(linear_gaussian, chunk_size):
     assert "K = 50 to 1" in str(evidence)
 
 
-def test_what_stops_early_is_not_too_low(linear_gaussian):
-    """Samples that decide K may not be those that answer: data would stop where their tail has not shown."""
-    model, _ = linear_gaussian
-    with torch.no_grad():
-        x = model(size=1000)
+def test_what_stops_early_is_not_too_low():
+    """Samples that decide K may not be those that answer: data would stop where their tail has not shown.
+
+    Answered from the deciding samples the mean is 0.058 nats too low here, with a stated error of 0.0017.
+    """
+    x = torch.randn(2000, 4) * math.sqrt(2)
+    truth = torch.distributions.Normal(0.0, math.sqrt(2)).log_prob(x).sum(-1).numpy()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
 
     def off(x):
-        posterior = model.exact_posterior(x)
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(posterior.mean + 0.3, 0.8 * posterior.stddev).to_event(1))
+            pyro.sample("z", dist.Normal(x / 2 + 0.3 * math.sqrt(0.5), 0.75 * math.sqrt(0.5)).to_event(1))
 
     evidence = estimate_evidence(model, off, x, num_samples=25, tolerance=0.1)
-    mean = evidence.means()["log_px"]
-    error = evidence.log_px.mean() - exact(model, x).mean()
-    assert abs(error - evidence.diagnostics["bias"].mean()) < 4 * mean.mcse
+    error = (evidence.log_px - truth).mean() - evidence.diagnostics["bias"].mean()
+    assert abs(error) < 4 * evidence.means()["log_px"].mcse
 
 
 def test_where_the_tolerance_is_not_reached_is_said(linear_gaussian):
