@@ -1,6 +1,8 @@
 """Amortized guides Q(z | x): one file a guide."""
 
+from ppl_vae.guides.conditional import Conditional
 from ppl_vae.guides.linear_gaussian import LinearGaussian
 from ppl_vae.guides.mean_field import MeanField
+from ppl_vae.guides.no_latents import NoLatents
 
-__all__ = ["LinearGaussian", "MeanField"]
+__all__ = ["Conditional", "LinearGaussian", "MeanField", "NoLatents"]

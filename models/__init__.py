@@ -1,6 +1,10 @@
 """Generative programs P(x, z): one file a model, short enough to read whole and to edit."""
 
+from ppl_vae.models.cvae import CVAE
+from ppl_vae.models.image_completion import ImageCompletion
 from ppl_vae.models.linear_gaussian import LinearGaussian
+from ppl_vae.models.next_digit import NextDigit
+from ppl_vae.models.regressor import Regressor
 from ppl_vae.models.vae import VAE
 
-__all__ = ["VAE", "LinearGaussian"]
+__all__ = ["CVAE", "VAE", "ImageCompletion", "LinearGaussian", "NextDigit", "Regressor"]

@@ -136,6 +136,7 @@ def annealed_importance_sampling(
     num_leapfrog: int = 10,
     num_samples: int = 1000,
     proposal: str = "guide",
+    joint: bool = False,
     chunk_size: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
@@ -149,7 +150,7 @@ def annealed_importance_sampling(
     if num_chains < 2:
         raise InputError("Expected num_chains of at least 2, so that their spread can be seen; got 1. Raise it.")
     betas = schedule(num_temperatures)
-    with prepared(model, guide, data, proposal=proposal, seed=seed) as work:
+    with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
         Latents(work.pair, next(iter(work.chunks(1))), work.structure, proposal)  # refuse what cannot be annealed
     plain = importance_sampling(
         model,
@@ -157,12 +158,13 @@ def annealed_importance_sampling(
         data,
         num_samples=num_samples,
         proposal="prior" if guide is None else "guide" if proposal == "prior" else proposal,
+        joint=joint,
         chunk_size=chunk_size,
         seed=seed,
         progress=progress,
     )
     parts = []
-    with prepared(model, guide, data, proposal=proposal, seed=seed) as work:
+    with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
         run = Runner(work, proposal, num_chains, num_leapfrog, chunk_size)
         with run.progress_bar("annealing", num_temperatures, hidden(progress)) as bar:
             for chunk in run.chunks():

@@ -56,7 +56,23 @@ class Program(PyroModule):
 
 
 class Model(Program):
-    """A generative program P(x, z) = P(x | z) P(z): subclasses implement `forward(x=None, *, size=None)`."""
+    """A generative program P(x, z) = P(x | z) P(z): subclasses implement `forward(x=None, *, size=None)`.
+
+    Attributes:
+        default_guide: the name of the guide that goes with it.
+        y_from_x: whether the condition y is a part of x, so that data give the model x alone.
+    """
+
+    default_guide = "mean_field"
+    y_from_x = False
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Return one datum, of zeros, as both programs are called with it."""
+        return (torch.zeros(1, *self.event_shape),)
+
+    def data_options(self) -> dict[str, Any]:
+        """Return options of `ppl_vae.data.load` for the data that the model is made for."""
+        return {}
 
 
 class Guide(Program):
@@ -67,4 +83,4 @@ class Guide(Program):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model.event_shape)
-        self.latents = latent_sites(Pair(model), torch.zeros(1, *model.event_shape))
+        self.latents = latent_sites(Pair(model), *model.example())

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -143,14 +144,15 @@ def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source)
         except (RuntimeError, NotImplementedError):  # the support has parameters of its own for each datum
             return
         if not bool(inside.all()):
-            raise InputError(_outside_message(site["name"], site["fn"], x))
+            raise InputError(outside_message(site["name"], site["fn"], x))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return b.dim() > 0 and len(a) == len(b) and a.numel() == b.numel() and bool((a.reshape(-1) == b.reshape(-1)).all())
 
 
-def _outside_message(name: str, fn: Any, x: Tensor) -> str:
+def outside_message(name: str, fn: Any, x: Tensor) -> str:
+    """Return what to say of values outside the support of a site."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     if fn.support is constraints.boolean:
@@ -158,10 +160,14 @@ def _outside_message(name: str, fn: Any, x: Tensor) -> str:
         binarize = "Binarize the data (binarize='dynamic', or --set data.binarize=dynamic), or use"
         grey = bool(((x >= 0) & (x <= 1)).all())
         fix = f"{binarize if grey else 'Use'} a likelihood for real numbers, such as Gaussian (--likelihood gaussian)."
+    elif isinstance(fn, dist.Categorical):
+        expected, wrong = f"whole numbers from 0 to {fn.support.upper_bound}", x
+        fix = "Mend the labels, or raise the number of classes (condition.num_classes)."
     else:
         expected, wrong = str(fn.support), x
         fix = "Rescale the data, or choose a likelihood that takes them."
+    of = "" if isinstance(fn, dist.ImproperUniform) else f" for {type(fn).__name__}"
     return (
-        f"Expected {name} in {expected} for {type(fn).__name__}; got values from {float(wrong.min()):.3g} to "
+        f"Expected {name} in {expected}{of}; got values from {float(wrong.min()):.3g} to "
         f"{float(wrong.max()):.3g}. {fix}"
     )

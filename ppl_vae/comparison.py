@@ -101,6 +101,11 @@ def _check(evidences: Mapping[str, Any]) -> None:
                 f"Expected estimates on the same data; got {first_name!r} on {len(first)} data and {name!r} on "
                 f"{len(other)} others. Evaluate both on one data set and split."
             )
+        if (other.quantity, other.event_size) != (first.quantity, first.event_size):
+            raise InputError(
+                f"Expected estimates of one quantity; got {first.quantity} of {first.event_size} numbers for "
+                f"{first_name!r} and {other.quantity} of {other.event_size} for {name!r}. Compare models of one task."
+            )
 
 
 def _table(ranked: list[tuple[str, Evidence]], differences: Array, weights: Array) -> Any:

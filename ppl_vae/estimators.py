@@ -27,6 +27,7 @@ def estimate_evidence(
 
     Works for any Pyro pair whose sites stand inside a plate over the data: modules, or plain functions. Latents
     that are discrete, marked `infer={"enumerate": "parallel"}` and left out by the guide are summed out exactly.
+    Of a conditional model, whose site y is observed and marked `infer={"is_condition": True}`, it is log P(x | y).
 
     Args:
         model: P(x, z), called as `model(*batch)`.
@@ -38,8 +39,9 @@ def estimate_evidence(
         options: of all methods:
             num_samples: K, how many z are drawn for each datum (1000). proposal: "guide", "prior" (with
             "importance" the naive estimate log (1/K) sum_k P(x | z_k) with z_k ~ P(z)), or "refined" (the guide's
-            parameters optimized for each datum). chunk_size: how many (sample, datum) pairs are evaluated at once;
-            None chooses by their size. seed: of the samples (0); the global random state is left as it was.
+            parameters optimized for each datum). joint: of a conditional model log P(x, y) (False). chunk_size: how
+            many (sample, datum) pairs are evaluated at once; None chooses by their size. seed: of the samples (0);
+            the global random state is left as it was.
             progress: show a progress bar; None shows it in a terminal and in a notebook.
             Of "importance":
             tolerance: double K, for each datum that needs it, until the standard error and the bias of log P(x)

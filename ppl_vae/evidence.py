@@ -66,6 +66,7 @@ class Evidence:
         event_size: how many observed numbers one datum holds.
         fingerprint: a hash of the data, so that only estimates on the same data are compared.
         seed: of the samples.
+        quantity: what was estimated: "log P(x)", or for conditional models "log P(x | y)" or "log P(x, y)".
         elbo_proposal: what those of the ELBO were drawn from: annealing from the prior has the guide's, too.
         method: "importance", "ais" or "sandwich".
         diagnostics: more numbers per datum, by name, each [N]. bias: the jackknife's estimate of that of log_px. Of
@@ -88,6 +89,7 @@ class Evidence:
     event_size: int
     fingerprint: str
     seed: int
+    quantity: str = "log P(x)"
     elbo_proposal: str = "guide"
     method: str = "importance"
     diagnostics: dict[str, Array] = field(default_factory=dict)

@@ -24,7 +24,7 @@ from ppl_vae.rng import seeded
 from ppl_vae.runs import Run, load, refuse_other_run
 from ppl_vae.svi import fit
 
-FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "schedule", "patience")
+FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "schedule", "patience", "weight_decay")
 NUM_PICTURES = 128
 
 

@@ -1,14 +1,21 @@
-"""Generating x: from the prior with the guide thrown away, from the posterior of some x, along a grid of z."""
+"""Generating x: from the prior with the guide thrown away, from the posterior of some x, along a grid of z.
+
+What a program of ours generates is what it returns; of any other Pyro program it is the site x, else the last.
+"""
 
 from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints
 
+from ppl_vae import base
 from ppl_vae.batches import as_source
+from ppl_vae.checks import outside_message
 from ppl_vae.errors import InputError, positive_int
+from ppl_vae.given import Regenerated
 from ppl_vae.pair import Pair, Program, call_signature, program_name
 from ppl_vae.rng import seeded
 from ppl_vae.structure import samples
@@ -17,27 +24,26 @@ CHUNK = 1000  # data generated or reconstructed at once
 QUANTILE_DRAWS = 100_000
 
 
-def sample(model: Program, size: int = 1, *, mean: bool = False, seed: int = 0, **conditions: Tensor) -> Tensor:
-    """Generate new data: z ~ P(z), then x ~ P(x | z); the guide is not used.
+def sample(model: Program, size: int | None = None, *, mean: bool = False, seed: int = 0, **conditions: Any) -> Tensor:
+    """Generate new data: z ~ P(z), then x ~ P(x | z), or given y x ~ P(x | z, y); the guide is not used.
 
     Args:
         model: a program with `forward(x=None, *, size=None)`.
-        size: how many.
+        size: how many; by default as many as there are conditions, else one.
         mean: return E[x | z] instead of a draw (the usual picture of a sample).
         seed: of the draws; the global random state is left as it was.
-        **conditions: what a conditional model is given, for instance `y=labels`.
+        **conditions: what a conditional model is given, for instance `y=labels`: one for each datum, or one for all.
 
     Returns:
         x, [size, *event_shape].
 
     Raises:
-        InputError: a size below 1, or a model that cannot generate.
+        InputError: a size below 1, a model that cannot generate, or conditions of another shape, number or range.
 
     >>> from ppl_vae.models import VAE
     >>> sample(VAE((1, 8, 8)), 4).shape
     torch.Size([4, 1, 8, 8])
     """
-    positive_int("size", size)
     pair = Pair(model)
     missing = [name for name in ("size", *conditions) if not pair.accepts(name)]
     if missing:
@@ -46,11 +52,20 @@ def sample(model: Program, size: int = 1, *, mean: bool = False, seed: int = 0, 
             f"Write it as forward(self, x=None, *, size=None), and leave out obs where x is None."
         )
     given = {name: torch.as_tensor(value, device=pair.device) for name, value in conditions.items()}
+    sizes = [len(value) for value in given.values() if value.dim()]
+    size = positive_int("size", max(sizes, default=1) if size is None else size)
+    for name, value in given.items():
+        if value.dim() and len(value) not in (1, size):
+            raise InputError(f"Expected {name} for each of {size} data, or one for all; got {len(value)}.")
+        given[name] = value.expand(size, *value.shape[1:])
     parts = []
     with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
         for index in torch.arange(size).split(CHUNK):
-            some = {name: value[index] if value.dim() else value for name, value in given.items()}
-            parts.append(_data_site(poutine.trace(model).get_trace(size=len(index), **some), mean))
+            some = {name: value[index.to(value.device)] for name, value in given.items()}
+            with _AtMean(mean):
+                trace = poutine.trace(model).get_trace(size=len(index), **some)
+            _check_conditions(trace)
+            parts.append(_generated(model, trace, mean))
     return torch.cat(parts)
 
 
@@ -82,9 +97,10 @@ def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True,
         for batch in as_source(data, pair).batches(CHUNK):
             args = tuple(t.to(pair.device) for t in batch)
             guide_trace = poutine.trace(guide).get_trace(*args)
-            again = poutine.replay(poutine.uncondition(model), trace=guide_trace)
-            x = _data_site(poutine.trace(again).get_trace(*args), mean)
-            parts.append(x.reshape(args[0].shape))
+            again = poutine.replay(Regenerated()(model), trace=guide_trace)
+            with _AtMean(mean):
+                trace = poutine.trace(again).get_trace(*args)
+            parts.append(_generated(model, trace, mean).reshape(args[0].shape))
     return torch.cat(parts)
 
 
@@ -123,7 +139,8 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
         levels = (torch.arange(grid) + 0.5) / grid
         across, up = (torch.quantile(draws[:, d].float().cpu(), levels) for d in (0, 1))
         z = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), dim=-1).reshape(-1, 2).to(draws)
-        x = _data_site(poutine.trace(poutine.condition(model, {name: z})).get_trace(size=len(z)), mean=True)
+        with _AtMean(True):
+            x = _generated(model, poutine.trace(poutine.condition(model, {name: z})).get_trace(size=len(z)), mean=True)
     return x.reshape(grid, grid, *x.shape[1:])
 
 
@@ -132,11 +149,32 @@ def _draws(model: Program, name: str) -> Tensor:
     return torch.cat([samples(poutine.trace(model).get_trace(size=size))[name]["value"] for size in sizes])
 
 
-def _data_site(trace: poutine.Trace, mean: bool) -> Tensor:
-    """Return the data of a run."""
+class _AtMean(Messenger):
+    """Let the data of a program of ours be at their mean instead of drawn."""
+
+    def __init__(self, mean: bool) -> None:
+        super().__init__()
+        self.mean = mean
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if self.mean and msg["name"] == "x" and not msg["is_observed"]:
+            msg["value"] = msg["fn"].mean
+
+
+def _generated(model: Program, trace: poutine.Trace, mean: bool) -> Tensor:
+    """Return the data of a run (under `_AtMean`)."""
+    if isinstance(Pair(model).modules.get("model"), base.Model):
+        returned: Any = trace.nodes["_RETURN"]["value"]
+        return returned
     sites = samples(trace)
     site = sites[_data_name(sites)]
     return site["fn"].mean if mean else site["value"]
+
+
+def _check_conditions(trace: poutine.Trace) -> None:
+    for name, site in samples(trace).items():
+        if site["is_observed"] and not bool(site["fn"].support.check(site["value"]).all()):
+            raise InputError(outside_message(name, site["fn"], site["value"]))
 
 
 def _data_name(sites: dict[str, Any]) -> str:
@@ -144,10 +182,10 @@ def _data_name(sites: dict[str, Any]) -> str:
     return "x" if "x" in sites else list(sites)[-1]
 
 
-def takes_binary_data(model: Program) -> bool:
+def takes_binary_data(model: base.Model) -> bool:
     """Return whether a model's data are zeros and ones, read off the site that generates them."""
     with seeded(0), Pair(model).running(), torch.no_grad():
-        sites = samples(poutine.trace(model).get_trace(size=1))
+        sites = samples(poutine.trace(model).get_trace(*model.example()))
     fn = sites[_data_name(sites)]["fn"]
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist

@@ -31,6 +31,7 @@ def importance_sampling(
     *,
     num_samples: int = 1000,
     proposal: str = "guide",
+    joint: bool = False,
     tolerance: float | None = None,
     max_samples: int | None = None,
     num_draws: int = 0,
@@ -49,7 +50,7 @@ def importance_sampling(
     if num_draws:
         positive_int("num_draws", num_draws)
     most = most_samples(tolerance, num_samples, max_samples)
-    with prepared(model, guide, data, proposal=proposal, seed=seed) as work:
+    with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
         sampler = Sampler(work, num_samples, proposal, work.rows(chunk_size), vectorize)
         tallies: list[Tally] = []
         pilots: list[Array] = []
@@ -72,7 +73,7 @@ def importance_sampling(
                 bar.update(chunk.num_data)
         if tolerance is not None:
             tallies = reach(sampler, pilots, tolerance, most, hidden(progress))
-        digest = work.fingerprint()
+        digest, what = work.fingerprint(), work.quantity
     result, curve = Tally.joined(tallies)
     _check_not_nan(result["log_px"])
     own = {key: result[key] for key in ("draws", "bias", "khat", "log_px_psis")}
@@ -88,6 +89,7 @@ def importance_sampling(
         event_size=work.structure.observed_numel,
         fingerprint=digest,
         seed=seed,
+        quantity=what,
         diagnostics=own,
         settings={} if tolerance is None else {"tolerance": tolerance, "max_samples": most},
         curve=curve,

@@ -6,7 +6,7 @@ likelihood is one method (`distribution`), elementwise, and one row in `tests/te
 """
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import pyro.distributions as dist
 import torch
@@ -55,6 +55,12 @@ class Likelihood(nn.Module):
         """The shape of h for one datum: what the decoder must give."""
         first, *rest = self.event_shape
         return torch.Size([self.num_params * first, *rest])
+
+    @property
+    def support(self) -> Any:
+        """What values each number of x can have, a PyTorch constraint."""
+        with torch.no_grad():
+            return self.distribution(*(torch.zeros(()) for _ in range(self.num_params))).support
 
     def distribution(self, *params: Tensor) -> TorchDistribution:
         """Return the elementwise distribution of x given its parameters, each shaped like x."""

@@ -4,9 +4,13 @@ h is what a guide's encoder gives for one datum, of shape [..., h_dim], with any
 dimensions. A family is where a guide ends; the guide is the whole program Q(z | x).
 """
 
+from collections.abc import Mapping
+
 import pyro.distributions as dist
+import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions.transforms import ReshapeTransform
 from torch.nn.functional import softplus
 
 from ppl_vae.errors import positive_int
@@ -49,3 +53,38 @@ class DiagonalNormal(Posterior):
         """Return N(m, diag(s^2)) for h of shape [..., 2 * latent_dim]."""
         loc, raw = h.chunk(2, dim=-1)
         return dist.Normal(loc, softplus(raw) + 1e-6).to_event(1)
+
+
+class SitePosteriors(nn.Module):
+    """A diagonal Gaussian for each latent site of a model, from one vector h for all of them.
+
+    Args:
+        latents: the event shape of each site, by name.
+
+    >>> import torch
+    >>> sites = SitePosteriors({"a": torch.Size([2]), "b": torch.Size([])})
+    >>> {name: q.event_shape for name, q in sites(torch.zeros(5, sites.h_dim)).items()}
+    {'a': torch.Size([2]), 'b': torch.Size([])}
+    """
+
+    def __init__(self, latents: Mapping[str, torch.Size]) -> None:
+        super().__init__()
+        self.latents = dict(latents)
+        families = [DiagonalNormal(shape.numel()) for shape in latents.values()]
+        self.families = nn.ModuleList(families)
+        self.h_dims = [family.h_dim for family in families]
+
+    @property
+    def h_dim(self) -> int:
+        """How many numbers the encoder must give."""
+        return sum(self.h_dims)
+
+    def forward(self, h: Tensor) -> dict[str, TorchDistribution]:
+        """Return Q(z_s | h) of each site s, for h of shape [..., h_dim]."""
+        parts = zip(self.latents.items(), self.families, h.split(self.h_dims, dim=-1), strict=True)
+        return {name: _shaped(family(part), shape) for (name, shape), family, part in parts}
+
+
+def _shaped(q: TorchDistribution, shape: torch.Size) -> TorchDistribution:
+    # A family gives a vector; a site may be a number or an array.
+    return q if len(shape) == 1 else dist.TransformedDistribution(q, [ReshapeTransform(q.event_shape, shape)])

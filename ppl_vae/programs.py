@@ -19,19 +19,22 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
 
+from ppl_vae.architectures import Architecture
 from ppl_vae.base import Guide, Model
+from ppl_vae.conditions import Condition
 from ppl_vae.errors import InputError, did_you_mean, reason
 from ppl_vae.likelihoods import Likelihood
 from ppl_vae.priors import Prior
 
 # What can be swapped: its name as an option of a program -> (where its classes are, their base class).
-PARTS: dict[str, tuple[str, type[nn.Module]]] = {
+PARTS: dict[str, tuple[str, type[Any]]] = {
+    "condition": ("ppl_vae.conditions", Condition),
+    "networks": ("ppl_vae.architectures", Architecture),
     "prior": ("ppl_vae.priors", Prior),
     "likelihood": ("ppl_vae.likelihoods", Likelihood),
 }
-SWAPPABLE = {"prior": "model", "likelihood": "model", "decoder": "model", "encoder": "guide"}  # and whose they are
+SWAPPABLE = dict.fromkeys((*PARTS, "decoder"), "model") | {"encoder": "guide"}  # and whose they are
 ROLES: dict[str, type[Any]] = {"model": Model, "guide": Guide}
 
 
@@ -93,20 +96,21 @@ def names(role: str) -> list[str]:
     """Return the names of the models or guides that come with ppl-vae.
 
     >>> names("guide")
-    ['linear_gaussian', 'mean_field']
+    ['conditional', 'linear_gaussian', 'mean_field', 'no_latents']
     """
     return sorted(info.name for info in pkgutil.iter_modules([str(package_folder(f"{role}s"))]))
 
 
 def guide_for(model: str) -> str:
-    """Return the guide that goes with a model: the file's own, the one of the same name, or mean_field.
+    """Return the guide that goes with a model: the file's own, the one of the same name, or the class's default.
 
-    >>> guide_for("vae")
-    'mean_field'
+    >>> guide_for("vae"), guide_for("cvae")
+    ('mean_field', 'conditional')
     """
-    if _classes(find("model", model).module, Guide):
+    found = find("model", model)
+    if _classes(found.module, Guide):
         return model
-    return Path(model).stem if Path(model).stem in names("guide") else "mean_field"
+    return Path(model).stem if Path(model).stem in names("guide") else str(found.cls.default_guide)
 
 
 def build(
@@ -116,6 +120,8 @@ def build(
     event_shape: torch.Size,
     prior: str | None = None,
     likelihood: str | None = None,
+    condition: str | None = None,
+    networks: str | None = None,
     settings: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> tuple[Model, Guide, dict[str, Any]]:
@@ -124,8 +130,9 @@ def build(
     Args:
         model, guide: as in `find`; no guide means the one that goes with the model.
         event_shape: the shape of one datum.
-        prior, likelihood: class names in snake case; none means the model's own.
-        settings: options by "part.option", with part one of model, guide, prior, likelihood, decoder, encoder.
+        prior, likelihood, condition, networks: class names in snake case; none means the model's own.
+        settings: options by "part.option", with part one of model, guide, prior, likelihood, condition, networks,
+            decoder, encoder.
         defaults: settings for the parts that have such an option, where `settings` says nothing.
 
     Returns:
@@ -140,7 +147,7 @@ def build(
     """
     found = find("model", model)
     classes = {"model": found.cls, "guide": find("guide", guide or guide_for(model)).cls}
-    named = {"prior": prior, "likelihood": likelihood}
+    named = {"prior": prior, "likelihood": likelihood, "condition": condition, "networks": networks}
     given = _by_part(settings or {})
     suggested = _by_part(defaults or {})
     used: dict[str, Any] = {}
@@ -203,10 +210,10 @@ def make(cls: Any, options: Mapping[str, Any], part: str, *first: Any) -> Any:
 
 
 def part_names(part: str, own: ModuleType | None = None) -> dict[str, type[Any]]:
-    """Return the classes that can be a prior or a likelihood, by their name in snake case.
+    """Return the classes that can be a prior, a likelihood, ..., by their name in snake case.
 
     >>> sorted(part_names("prior"))
-    ['mixture', 'standard_normal']
+    ['conditional_normal', 'mixture', 'standard_normal']
     """
     module_name, base = PARTS[part]
     classes = _classes(importlib.import_module(module_name), base) + ([] if own is None else _classes(own, base))

@@ -22,6 +22,7 @@ from torch import Tensor
 from ppl_vae.annealing import Runner, annealed_importance_sampling, schedule, summary
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence, Sandwich
+from ppl_vae.given import Regenerated, is_condition
 from ppl_vae.pair import Program
 from ppl_vae.progress import hidden
 from ppl_vae.structure import Given, Site, log_prob_by_datum, samples
@@ -39,15 +40,19 @@ def sandwich(
     num_leapfrog: int = 10,
     num_samples: int = 1000,
     proposal: str = "guide",
+    joint: bool = False,
     chunk_size: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Evidence:
     """Anneal the data, and as many simulated ones in both directions: `estimate_evidence(method="sandwich")`."""
     options: dict[str, Any] = {"num_temperatures": num_temperatures, "num_chains": num_chains}
-    options |= {"num_leapfrog": num_leapfrog, "proposal": proposal, "chunk_size": chunk_size, "progress": progress}
-    with prepared(model, guide, data, proposal=proposal, seed=seed) as work:
-        _simulated(Latents(work.pair, next(iter(work.chunks(1))), work.structure, proposal))  # refuse before the work
+    options |= {"num_leapfrog": num_leapfrog, "proposal": proposal, "joint": joint}
+    options |= {"chunk_size": chunk_size, "progress": progress}
+    with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
+        _simulated(
+            Latents(work.pair, next(iter(work.chunks(1))), work.structure, proposal), joint
+        )  # refuse before the work
     evidence = annealed_importance_sampling(model, guide, data, num_samples=num_samples, seed=seed, **options)
     bounds = bidirectional(model, guide, data, seed=seed + 1, **options)
     return replace(evidence, method="sandwich", sandwich=bounds)
@@ -62,6 +67,7 @@ def bidirectional(
     num_chains: int,
     num_leapfrog: int,
     proposal: str,
+    joint: bool,
     chunk_size: int | None,
     seed: int,
     progress: bool | None,
@@ -69,11 +75,11 @@ def bidirectional(
     """Return bounds from both sides on log P(x) of data simulated from the model, as many as there are data."""
     betas = schedule(num_temperatures)
     parts = []
-    with prepared(model, guide, data, proposal=proposal, seed=seed) as work:
+    with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
         run = Runner(work, proposal, num_chains, num_leapfrog, chunk_size)
         with run.progress_bar("sandwich", num_temperatures, hidden(progress), runs=2) as bar:
             for chunk in run.chunks():
-                simulated, z, x = _simulated(Latents(work.pair, chunk, work.structure, proposal))
+                simulated, z, x = _simulated(Latents(work.pair, chunk, work.structure, proposal), joint)
                 chains = run.chains(simulated)
                 plan = chains.pilot(betas, bar.update)
                 lower = summary(chains.forward(plan, bar.update), plan)
@@ -83,15 +89,18 @@ def bidirectional(
     return Sandwich(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _simulated(latents: Latents) -> tuple[Chunk, Tensor, Any]:
+def _simulated(latents: Latents, joint: bool) -> tuple[Chunk, Tensor, Any]:
     """Draw x and z from the model; return a chunk that holds this x, z as u [1, N, D], and x itself.
+
+    Its conditions are given, unless they are scored (`joint`): then they are drawn, too.
 
     Raises:
         InputError: simulated data cannot take the place of the model's arguments.
     """
     chunk = latents.chunk
-    observed = {name: site for name, site in samples(latents.trace()).items() if site["is_observed"]}
-    drawn_trace = latents.trace(poutine.uncondition)
+    sites = samples(latents.trace()).items()
+    observed = {name: site for name, site in sites if site["is_observed"] and (joint or not is_condition(site))}
+    drawn_trace = latents.trace(Regenerated(joint=joint))
     drawn = samples(drawn_trace)
     args, simulated = list(chunk.args), {}
     for name, site in observed.items():

@@ -40,7 +40,7 @@ class Structure:
         full_size: how many data the plate stands for: its scale is full_size / size.
         num_plates: how many dimensions the plates of the pair take.
         numel: the largest number of values that a site of the model holds for one datum.
-        observed_numel: the number of observed values for one datum.
+        observed_numel: the number of observed and scored values for one datum.
         enumerated: whether all latents that the guide leaves out are discrete and marked to be enumerated.
     """
 
@@ -118,7 +118,7 @@ def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
         full_size=data.full_size or data.size,
         num_plates=-min(f.dim for f in frames.values()),
         numel=max(1, *numel.values()),
-        observed_numel=sum(numel[n] for n, s in sites[0].items() if s["is_observed"]),
+        observed_numel=sum(numel[n] for n, s in sites[0].items() if s["is_observed"] and s["mask"] is not False),
         enumerated=len(sites) > 1 and _left_out_are_enumerable(*sites),
     )
 

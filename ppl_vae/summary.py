@@ -38,7 +38,12 @@ def report(evidence: "Evidence") -> Report:
     never = int(np.isneginf(evidence.elbo).sum())
     if never:
         lines.append(f"the ELBO of {never} data is minus infinity: draws of {of} that the model rules out")
-    return Report(_headline(evidence), rows, [*lines, evidence.verdict()])
+
+    def worded(text: str) -> str:
+        return text.replace("log P(x)", evidence.quantity)
+
+    table = [(worded(label), mean, worded(remark)) for label, mean, remark in rows]
+    return Report(worded(_headline(evidence)), table, list(map(worded, [*lines, evidence.verdict()])))
 
 
 def _headline(evidence: "Evidence") -> str:

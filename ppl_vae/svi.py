@@ -5,6 +5,7 @@ Any Pyro pair is trained by stochastic gradients of any Pyro objective, by defau
     ELBO = E_Q[log P(x, z) - log Q(z | x)],    reparameterized where z allows it.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pyro
 import torch
 from pyro.infer import ELBO, Trace_ELBO
 from pyro.optim import PyroOptim
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 from tqdm.auto import tqdm
@@ -52,6 +53,7 @@ def fit(
     optimizer: Callable[..., Optimizer] = ADAM,
     schedule: str | Schedule = "cosine",
     patience: int | None = None,
+    weight_decay: float = 0.0,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -78,6 +80,8 @@ def fit(
         schedule: "cosine" (down to 0 over all epochs), "constant", or a function of (optimizer, epochs)
             that returns a PyTorch scheduler, stepped once an epoch.
         patience: stop after this many epochs without a better validation ELBO.
+        weight_decay: L2 penalty, (weight_decay / 2) |W|^2 beside the loss per datum, on weights (tensors of two or
+            more dimensions, no biases); it enters the gradient, as with torch.optim.Adam (not AdamW).
         seed: of everything random; the global random state is left as it was.
         out: a folder for checkpoints, history and best weights.
         resume: go on with the checkpoint in `out`, if there is one.
@@ -111,6 +115,8 @@ def fit(
         positive_int("patience", patience)
         if validation is None:
             raise InputError("Expected validation data to stop early by; got patience without validation. Give both.")
+    if isinstance(weight_decay, bool) or not isinstance(weight_decay, int | float) or not 0 <= weight_decay < math.inf:
+        raise InputError(f"Expected weight_decay to be a number of 0 or more; got {weight_decay!r}.")
     objective = Trace_ELBO() if objective is None else objective
     _check_methods(objective, optimizer, (model, guide))
     folder = None if out is None else RunFolder(out)
@@ -128,12 +134,15 @@ def fit(
             digest = "" if folder is None else fingerprint(source)
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
-        steps = optimizer(pair.parameters(), lr=learning_rate)
+        # Pyro's loss is a sum over the data of a batch.
+        groups = _groups(pair.parameters(), weight_decay * (plate_size or batch_size))
+        steps = optimizer(groups, lr=learning_rate)
         scheduler = _schedule(schedule)(steps, epochs)
         training = Training(pair, objective, steps, scheduler, (plate_size, held_out_size))
         if folder is not None:
             settings = _identity(training, digest, batch_size, seed)
             settings |= {"learning_rate": float(learning_rate), "schedule": _name(schedule)}
+            settings |= {"weight_decay": float(weight_decay)} if weight_decay else {}
             settings |= {} if schedule == "constant" else {"epochs": epochs}
             if folder.has_state:
                 training.load_state(folder.read_state_of(settings, resume))
@@ -159,6 +168,14 @@ def fit(
             pair.restore(training.best)
             pair.train(False)
     return training.result(patience)
+
+
+def _groups(parameters: list[Tensor], weight_decay: float) -> list[Any]:
+    """Return the parameters to optimize: as they are, or in two groups, of which only the weights decay."""
+    if not weight_decay:
+        return list(parameters)
+    weights, others = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() < 2]
+    return [{"params": weights, "weight_decay": weight_decay}] + ([{"params": others}] if others else [])
 
 
 def _check_methods(objective: Any, optimizer: Any, programs: tuple[Program, Program]) -> None:

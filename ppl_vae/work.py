@@ -13,6 +13,7 @@ from torch import Tensor
 from ppl_vae.batches import Source, as_source, fingerprint
 from ppl_vae.checks import check
 from ppl_vae.errors import InputError
+from ppl_vae.given import GivenConditions, check_proper, condition_names, quantity
 from ppl_vae.pair import Pair, Program
 from ppl_vae.rng import seeded
 from ppl_vae.structure import Args, Structure, samples, structure_of
@@ -55,12 +56,14 @@ class Work:
         source: the data.
         structure: what a run of the pair shows of it.
         whole_only: whether the programs run on all the data only.
+        quantity: what is estimated: log P(x), log P(x | y) or log P(x, y).
     """
 
     pair: Pair
     source: Source
     structure: Structure
     whole_only: bool
+    quantity: str = "log P(x)"
 
     @property
     def divisible(self) -> bool:
@@ -89,22 +92,29 @@ class Work:
 
 
 @contextmanager
-def prepared(model: Program, guide: Program | None, data: Any, *, proposal: str, seed: int) -> Iterator[Work]:
+def prepared(
+    model: Program, guide: Program | None, data: Any, *, proposal: str, seed: int, joint: bool = False
+) -> Iterator[Work]:
     """Check a pair against its data; within it both programs can be run, without gradients.
+
+    What the model is given, its conditions, is not scored, unless the joint log P(x, y) is asked for.
 
     Raises:
         InputError: an unknown proposal, data or programs that cannot be used, sites outside the plate over the data.
     """
     if proposal not in PROPOSALS:
         raise InputError(f"Expected proposal to be {', '.join(map(repr, PROPOSALS))}; got {proposal!r}.")
-    pair = Pair(model, guide)
+    pair = Pair(model if joint else GivenConditions()(model), guide)
     with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
         source = as_source(data, pair, ordered=True)
         traces, num_run = check(pair, source, proposal=proposal)
         structure = structure_of(traces, num_run)
         _check_densities(traces)
+        if joint:
+            check_proper(traces)
+        what = quantity(traces[0], () if joint else condition_names(samples(traces[0])))
         # A part of the data was tried first; where only all of them run, it failed.
-        yield Work(pair, source, structure, whole_only=1 < len(source) == num_run)
+        yield Work(pair, source, structure, whole_only=1 < len(source) == num_run, quantity=what)
 
 
 def _check_densities(traces: list[Trace]) -> None:

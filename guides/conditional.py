@@ -1,0 +1,39 @@
+"""The guide of conditional models: every latent site an independent Gaussian given x and y."""
+
+import pyro
+from torch import Tensor
+
+from ppl_vae.base import Guide
+from ppl_vae.conditional import ConditionalModel
+from ppl_vae.errors import InputError
+from ppl_vae.posteriors import SitePosteriors
+
+
+class Conditional(Guide):
+    """Q(z | x, y) = prod_s N(z_s; m_s(x, y), diag(s_s(x, y)^2)), a product over the model's latent sites.
+
+    Its encoder is the one that goes with the model's networks.
+    Shapes: x [N, *event_shape], y [N, *condition.shape], z_s [N, *event shape of the site].
+    Source: Sohn et al., NeurIPS 2015; Doersch, arXiv 1606.05908, section 3.
+
+    >>> import torch
+    >>> from ppl_vae.models import CVAE
+    >>> Conditional(CVAE((1, 8, 8)))(torch.zeros(5, 1, 8, 8), torch.arange(5))["z"].shape
+    torch.Size([5, 8])
+    """
+
+    def __init__(self, model: ConditionalModel) -> None:
+        super().__init__(model)
+        self.condition = model.condition
+        self.posteriors = SitePosteriors(self.latents)
+        shapes = self.condition.x_shape, self.condition.c_shape, (self.posteriors.h_dim,)
+        self.encoder = model.networks.encoder(*shapes, model.decoder)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        """Sample every latent site given x and y."""
+        generated, given = self.condition.split(x, y)
+        if given is None:
+            raise InputError("Expected labels y for Conditional; got none. Give them, or use guide semi_supervised.")
+        with self.plate(x):
+            h = self.encoder(generated, self.condition.encode(given))
+            return {name: pyro.sample(name, q) for name, q in self.posteriors(h).items()}

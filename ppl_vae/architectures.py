@@ -1,0 +1,157 @@
+"""Architectures of conditional programs: how encoder and decoder read the condition.
+
+    h = decoder(z, c),    h_Q = encoder(x, c),    with c what is read of the condition y.
+
+An architecture is a part (`--networks`): it makes a decoder for the model and an encoder that goes with it
+for the guide. A decoder without z, for a program without a latent site, has the same layers less those of z.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppl_vae.networks import MLP, NetworkFactory
+
+Shape = Sequence[int]
+
+
+class Architecture:
+    """Makes the networks of a conditional pair: subclasses implement `decoder` and `encoder`."""
+
+    def decoder(self, z_shape: Shape | None, c_shape: Shape, out_shape: Shape) -> nn.Module:
+        """Return the network that decodes z and c: it gives [..., *out_shape]; with z_shape None z is None."""
+        raise TypeError(f"{type(self).__name__} has to define decoder(z_shape, c_shape, out_shape).")
+
+    def encoder(self, x_shape: Shape, c_shape: Shape, out_shape: Shape, decoder: Any) -> nn.Module:
+        """Return the network that reads x and c: it gives [..., *out_shape]; it may share layers with a decoder."""
+        raise TypeError(f"{type(self).__name__} has to define encoder(x_shape, c_shape, out_shape, decoder).")
+
+
+class Concatenated(Architecture):
+    """One perceptron on the concatenation of what it reads.
+
+    Args:
+        hidden: the width of each hidden layer.
+        activation: as in `networks.MLP`.
+
+    >>> decoder = Concatenated(hidden=64).decoder((8,), (10,), (1, 8, 8))
+    >>> decoder(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
+    torch.Size([3, 5, 1, 8, 8])
+    """
+
+    def __init__(self, hidden: Shape | int = (512, 512), activation: str = "relu") -> None:
+        self.hidden, self.activation = hidden, activation
+
+    def _network(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
+        return MLP(in_shape, out_shape, hidden=self.hidden, activation=self.activation)
+
+    def decoder(self, z_shape: Shape | None, c_shape: Shape, out_shape: Shape) -> nn.Module:
+        """Return an MLP on z and c."""
+        return Joined([s for s in (z_shape, c_shape) if s is not None], out_shape, self._network)
+
+    def encoder(self, x_shape: Shape, c_shape: Shape, out_shape: Shape, decoder: Any) -> nn.Module:
+        """Return an MLP on x and c; it shares nothing with the decoder."""
+        return Joined([x_shape, c_shape], out_shape, self._network)
+
+
+class Joined(nn.Module):
+    """A network of several inputs: they are flattened, broadcast and concatenated; None is left out."""
+
+    def __init__(self, in_shapes: Sequence[Shape], out_shape: Shape, network: NetworkFactory) -> None:
+        super().__init__()
+        self.in_shapes = [torch.Size(shape) for shape in in_shapes]
+        self.network = network((sum(shape.numel() for shape in self.in_shapes),), out_shape)
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        """Map inputs [..., *in_shapes[i]] to [..., *out_shape]."""
+        given = [value for value in inputs if value is not None]
+        flat = [_vectors(value, shape) for value, shape in zip(given, self.in_shapes, strict=True)]
+        batch_shape = torch.broadcast_shapes(*(value.shape[:-1] for value in flat))
+        h: Tensor = self.network(torch.cat([value.expand(*batch_shape, -1) for value in flat], dim=-1))
+        return h
+
+
+class Tutorial(Architecture):
+    """The networks of the tutorial's conditional experiment, with a tower that encoder and decoder share.
+
+    Tower c-1000-500-250-250, its last layer linear; encoder x-1000-500-250, with the tower's 500 added before
+    its nonlinearity; decoder z-250 plus the tower's output, ReLU, 500-1000-x. Widths can be scaled down.
+
+    Args:
+        scale: what the widths are divided by.
+
+    Source: the code of Doersch, arXiv 1606.05908, section 4.
+
+    >>> decoder = Tutorial().decoder((30,), (28,), (756,))
+    >>> decoder(torch.zeros(3, 5, 30), torch.zeros(5, 28)).shape
+    torch.Size([3, 5, 756])
+    """
+
+    def __init__(self, scale: int = 1) -> None:
+        self.widths = tuple(max(1, width // scale) for width in (1000, 500, 250))
+
+    def decoder(self, z_shape: Shape | None, c_shape: Shape, out_shape: Shape) -> nn.Module:
+        """Return the tower, and what decodes its output and z."""
+        return TutorialDecoder(z_shape, c_shape, out_shape, self.widths)
+
+    def encoder(self, x_shape: Shape, c_shape: Shape, out_shape: Shape, decoder: Any) -> nn.Module:
+        """Return an encoder that reads the condition through the decoder's tower."""
+        return TutorialEncoder(x_shape, out_shape, self.widths, decoder.tower)
+
+
+class Tower(nn.Module):
+    """Reads the condition: c-1000-500-250-250, ReLU between, linear at the end."""
+
+    def __init__(self, c_shape: Shape, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        wide, middle, narrow = widths
+        self.c_shape = torch.Size(c_shape)
+        self.lower = MLP((self.c_shape.numel(),), (middle,), hidden=(wide,))
+        self.upper = MLP((middle,), (narrow,), hidden=(narrow,))
+
+    def forward(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the 500 values before their nonlinearity and the 250 of the last layer, for c [..., *c_shape]."""
+        middle = self.lower(_vectors(c, self.c_shape))
+        return middle, self.upper(torch.relu(middle))
+
+
+class TutorialDecoder(nn.Module):
+    """The tower's output plus a linear map of z, ReLU, 500-1000-x."""
+
+    def __init__(self, z_shape: Shape | None, c_shape: Shape, out_shape: Shape, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.tower = Tower(c_shape, widths)
+        self.from_z = None if z_shape is None else MLP(z_shape, (widths[2],), hidden=())
+        self.upper = MLP((widths[2],), out_shape, hidden=(widths[1], widths[0]))
+
+    def forward(self, z: Tensor | None, c: Tensor) -> Tensor:
+        """Map z [..., *z_shape] (None without it) and c [..., *c_shape] to [..., *out_shape]."""
+        _, h = self.tower(c)
+        if self.from_z is not None:
+            h = h + self.from_z(z)
+        decoded: Tensor = self.upper(torch.relu(h))
+        return decoded
+
+
+class TutorialEncoder(nn.Module):
+    """x-1000-500-250, with the 500 of a decoder's tower added before their nonlinearity."""
+
+    def __init__(self, x_shape: Shape, out_shape: Shape, widths: tuple[int, ...], tower: Tower) -> None:
+        super().__init__()
+        self._tower = (tower,)  # a tuple: it belongs to the model
+        self.x_shape = torch.Size(x_shape)
+        self.lower = MLP((self.x_shape.numel(),), (widths[1],), hidden=(widths[0],))
+        self.upper = MLP((widths[1],), out_shape, hidden=(widths[2],))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Map x [..., *x_shape] and c [..., *c_shape] to [..., *out_shape]."""
+        middle, _ = self._tower[0](c)
+        h: Tensor = self.upper(torch.relu(self.lower(_vectors(x, self.x_shape)) + middle))
+        return h
+
+
+def _vectors(value: Tensor, shape: torch.Size) -> Tensor:
+    """Return values [..., *shape] as vectors, [..., numel]."""
+    return value.unsqueeze(-1) if not shape else value.flatten(-len(shape)) if len(shape) > 1 else value

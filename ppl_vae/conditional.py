@@ -1,0 +1,77 @@
+"""The base class of conditional model files: the parts that P(x | z, y) P(z | y) P(y) is made of.
+
+A conditional model has one more part than a model, the condition, which says what y is (`ppl_vae.conditions`).
+Its site y is observed where y is known, drawn where it is not, and marked, so that log P(x | y) is what
+`estimate_evidence` gives unless log P(x, y) is asked for.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ppl_vae.architectures import Architecture, Concatenated
+from ppl_vae.base import Model
+from ppl_vae.conditions import Condition
+from ppl_vae.errors import InputError
+from ppl_vae.likelihoods import Bernoulli, Likelihood
+from ppl_vae.priors import Prior
+
+
+class ConditionalModel(Model):
+    """The parts of P(x | h = f(z, y)) P(z | y) P(y); a subclass writes the program, `forward`.
+
+    Args:
+        event_shape: the shape of one datum.
+        condition: P(y), and how networks read y.
+        prior: P(z), or P(z | y); None for a program without a latent site.
+        likelihood: P(x | h).
+        networks: the architecture of the networks that read z and y.
+    """
+
+    default_guide = "conditional"
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        condition: Condition,
+        prior: Prior | None,
+        likelihood: Likelihood | None = None,
+        networks: Architecture | None = None,
+    ) -> None:
+        super().__init__(event_shape)
+        self.condition = condition.bind(event_shape)
+        self.likelihood = (likelihood or Bernoulli()).bind(condition.x_shape)
+        condition.support = self.likelihood.support
+        self.networks = networks or Concatenated()
+        self.y_from_x = condition.y_from_x
+        if prior is not None:
+            self.prior = prior.bind(condition.c_shape)
+        z_shape = None if prior is None else prior.event_shape
+        self.decoder = self.networks.decoder(z_shape, condition.c_shape, self.likelihood.h_shape)
+
+    def plate(self, x: Tensor | None = None, size: int | None = None, y: Tensor | None = None) -> Any:
+        """Return the plate over the data: as many as x or y holds, or `size` of them.
+
+        Raises:
+            InputError: x or y of another shape, or not as many y as data.
+        """
+        if x is not None or y is None:
+            size = size if x is None else len(x)
+        else:
+            size = len(y) if size is None and y.dim() else size
+        self.condition.check(y)
+        if y is not None and y.dim() and len(y) != (size or 1):
+            raise InputError(f"Expected one condition y for each of {size or 1} data; got {len(y)}. Pass as many.")
+        return super().plate(x, size)
+
+    def data_options(self) -> dict[str, Any]:
+        """Return what the condition asks of the data."""
+        return self.condition.data_options()
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Return one datum and its condition, of zeros; the datum alone where y is a part of it."""
+        (x,) = super().example()
+        if self.y_from_x:
+            return (x,)
+        return x, self.condition.example()

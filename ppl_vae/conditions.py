@@ -1,0 +1,292 @@
+"""Conditions P(y): what a conditional model is given, and how its networks read it.
+
+A condition is a part like a prior: a module whose `forward()` returns a distribution, here over one y. It
+also says what shape y has, what networks read of it (`encode`), and where y and what is to be generated
+stand in a datum. A new condition is one class here and one row in `tests/test_conditions.py`.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from ppl_vae.errors import InputError, did_you_mean, positive_int
+
+
+class Condition(nn.Module):
+    """P(y) for y of shape [*shape]: subclasses implement `forward()` and `encode(y)`.
+
+    A model binds it to the shape of its data once, `bind(event_shape)`, and to the support of what
+    it generates, `support`, which is the support of pixels that are given, too.
+    """
+
+    y_from_x = False  # whether y is a part of the datum itself, not something given beside it
+    infer: Any = {"is_condition": True}  # noqa: RUF012  (the mark of the site; see ppl_vae.given)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event_shape = torch.Size()
+        self.support: Any = constraints.real
+
+    def bind(self, event_shape: Sequence[int]) -> Self:
+        """Say what shape one datum has."""
+        self.event_shape = torch.Size(event_shape)
+        return self
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of one y."""
+        raise TypeError(f"{type(self).__name__} has to define shape.")
+
+    @property
+    def c_shape(self) -> torch.Size:
+        """The shape of what networks read of one y."""
+        return self.shape
+
+    @property
+    def x_shape(self) -> torch.Size:
+        """The shape of what is generated given y: the whole datum, unless y is a part of it."""
+        return self.event_shape
+
+    def forward(self) -> TorchDistribution:
+        """Return P(y), by default flat: of a y that is always given only P(x | y) is modelled."""
+        flat = dist.ImproperUniform(self.support, torch.Size(), self.shape)
+        return flat.mask(False)
+
+    def encode(self, y: Tensor) -> Tensor:
+        """Return what networks read of y [..., *shape], [..., *c_shape]."""
+        return y
+
+    def data_options(self) -> dict[str, Any]:
+        """Return options of `ppl_vae.data.load` that give data for this condition."""
+        return {}
+
+    def example(self) -> Tensor:
+        """Return one y, of zeros, [1, *shape]."""
+        return torch.zeros(1, *self.shape)
+
+    def split(self, x: Tensor | None, y: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return what is generated and what is given, of x [N, *event_shape] and y [N, *shape].
+
+        Raises:
+            InputError: a y that is missing or of another shape.
+        """
+        self.check(y)
+        return x, y
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the whole datum [..., *event_shape] of what was generated and what was given."""
+        return x
+
+    def check(self, y: Tensor | None) -> None:
+        """Refuse a y that is missing or not of shape [N, *shape]."""
+        what = f"a condition y of shape [{', '.join(map(str, ('N', *self.shape)))}]"
+        if y is None:
+            raise InputError(f"Expected {what}; got none. Give the model y.")
+        if y.shape[y.dim() - len(self.shape) :] != self.shape or y.dim() == 0:
+            raise InputError(f"Expected {what}; got {tuple(y.shape)}. Reshape it.")
+
+
+class Label(Condition):
+    """A class label y in {0, .., num_classes - 1}, P(y) uniform; networks read it one-hot.
+
+    A label that is not known is a latent site like any other; Pyro can enumerate it.
+
+    Args:
+        num_classes: how many labels there are.
+
+    >>> Label(10).encode(torch.tensor([7, 0])).argmax(-1)
+    tensor([7, 0])
+    """
+
+    infer = {"is_condition": True, "enumerate": "parallel"}  # noqa: RUF012
+    logits: Tensor
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.num_classes = positive_int("num_classes", num_classes)
+        self.register_buffer("logits", torch.zeros(num_classes), persistent=False)
+
+    @property
+    def shape(self) -> torch.Size:
+        """A label is a number."""
+        return torch.Size()
+
+    @property
+    def c_shape(self) -> torch.Size:
+        """One-hot."""
+        return torch.Size([self.num_classes])
+
+    def forward(self) -> TorchDistribution:
+        """Return the uniform distribution over the labels."""
+        return dist.Categorical(logits=self.logits)
+
+    def encode(self, y: Tensor) -> Tensor:
+        """Return y [...] one-hot, [..., num_classes]."""
+        return (y.unsqueeze(-1) == torch.arange(self.num_classes, device=y.device)).to(self.logits)
+
+    def example(self) -> Tensor:
+        """Return one label, the first, [1]."""
+        return torch.zeros(1, dtype=torch.long)
+
+    def check(self, y: Tensor | None) -> None:
+        """Refuse labels that are not whole numbers, one for each datum."""
+        if y is None:  # then it is drawn, or summed out
+            return
+        if y.dim() > 1:
+            raise InputError(f"Expected labels y as numbers, [N]; got {tuple(y.shape)}. If one-hot, pass y.argmax(-1).")
+        if y.is_floating_point() or y.dtype == torch.bool:
+            raise InputError(f"Expected labels y as whole numbers; got {y.dtype}. Pass y.long().")
+
+
+class Visible(Condition):
+    """Some pixels of the image itself, y = x[visible]; what is generated are the others, x[hidden].
+
+    Args:
+        visible: which pixels are given: "middle_column", "quadrant" (the lower left), or an array of zeros and
+            ones with the shape of an image, [H, W] or [*event_shape], or a .npy file with one.
+
+    Raises:
+        InputError: a mask of another shape, or one that hides everything or nothing.
+
+    Source: section 4.1 of Doersch, arXiv 1606.05908; the quadrant of Sohn et al., NeurIPS 2015.
+
+    >>> condition = Visible("middle_column").bind((1, 28, 28))
+    >>> condition.shape, condition.x_shape
+    (torch.Size([28]), torch.Size([756]))
+    """
+
+    y_from_x = True
+    mask: Tensor
+    hidden_index: Tensor
+    visible_index: Tensor
+    order: Tensor
+
+    def __init__(self, visible: Any = "middle_column") -> None:
+        super().__init__()
+        self.visible = visible
+
+    def bind(self, event_shape: Sequence[int]) -> Self:
+        """Lay the mask over a datum."""
+        super().bind(event_shape)
+        mask = _mask(self.visible, self.event_shape)
+        given, hidden = mask.flatten().nonzero().flatten(), (~mask).flatten().nonzero().flatten()
+        if not len(given) or not len(hidden):
+            raise InputError(
+                f"Expected a mask with visible and with hidden pixels; got one that shows {len(given)} of "
+                f"{mask.numel()}. Mark visible pixels with 1, hidden ones with 0."
+            )
+        buffers = {"mask": mask, "visible_index": given, "hidden_index": hidden}
+        for name, value in (buffers | {"order": torch.cat([given, hidden]).argsort()}).items():
+            self.register_buffer(name, value, persistent=False)
+        return self
+
+    @property
+    def shape(self) -> torch.Size:
+        """As many as there are visible pixels."""
+        return self.visible_index.shape
+
+    @property
+    def x_shape(self) -> torch.Size:
+        """As many as there are hidden pixels."""
+        return self.hidden_index.shape
+
+    def data_options(self) -> dict[str, Any]:
+        """Return that images are binarized by a uniform threshold, drawn anew each step, as in the tutorial."""
+        return {"binarize": "random_threshold"}
+
+    def split(self, x: Tensor | None, y: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return the hidden and the visible pixels of images x; without x the visible ones of images y.
+
+        x and y are whole images, [N, *event_shape]; of y only the visible pixels are read.
+        """
+        images = y if x is None else x
+        if images is None or images.dim() < 1 or images.shape[1:] != self.event_shape:
+            what = f"whole images [{', '.join(map(str, ('N', *self.event_shape)))}], of which visible pixels are read"
+            got = "none" if images is None else str(tuple(images.shape))
+            raise InputError(f"Expected the condition y as {what}; got {got}. Reshape it.")
+        flat = images.flatten(-len(self.event_shape))
+        return None if x is None else flat[..., self.hidden_index], flat[..., self.visible_index]
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return whole images [..., *event_shape] of hidden pixels x and visible ones y."""
+        y = y.expand(*x.shape[:-1], -1)
+        whole = torch.cat([y, x], dim=-1)[..., self.order]
+        return whole.reshape(x.shape[:-1] + self.event_shape)
+
+
+class DigitString(Condition):
+    """A string of images, y_1, .., y_length; the datum is the image of the digit that succeeds it.
+
+    Args:
+        length: how many images.
+
+    >>> DigitString(3).bind((1, 28, 28)).shape
+    torch.Size([3, 1, 28, 28])
+    """
+
+    def __init__(self, length: int = 3) -> None:
+        super().__init__()
+        self.length = positive_int("length", length)
+
+    @property
+    def shape(self) -> torch.Size:
+        """So many images."""
+        return torch.Size([self.length, *self.event_shape])
+
+    def data_options(self) -> dict[str, Any]:
+        """Return that each datum comes with a string of images before it."""
+        return {"strings": self.length}
+
+
+def _middle_column(height: int, width: int) -> Tensor:
+    return (torch.arange(width) == width // 2).expand(height, width)
+
+
+def _quadrant(height: int, width: int) -> Tensor:
+    return (torch.arange(height) >= height // 2)[:, None] & (torch.arange(width) < width // 2)
+
+
+REGIONS = {"middle_column": _middle_column, "quadrant": _quadrant}
+
+
+def _mask(visible: Any, event_shape: torch.Size) -> Tensor:
+    """Return a mask of the shape of a datum, true where a pixel is visible."""
+    if isinstance(visible, str) and visible in REGIONS:
+        if len(event_shape) < 2:
+            raise InputError(f"Expected images for visible={visible!r}; got data of shape {tuple(event_shape)}.")
+        return REGIONS[visible](*event_shape[-2:]).expand(event_shape)
+    if isinstance(visible, str | os.PathLike):
+        visible = read_mask(visible)
+    try:
+        mask = torch.as_tensor(np.asarray(visible).astype(np.float64))
+    except (TypeError, ValueError):
+        raise InputError(f"Expected a mask of zeros and ones; got {type(visible).__name__} {visible!r:.40}.") from None
+    if mask.shape not in (event_shape, event_shape[-2:]):
+        raise InputError(
+            f"Expected a mask of shape {tuple(event_shape[-2:])}, that of an image; got {tuple(mask.shape)}."
+        )
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise InputError(
+            f"Expected a mask of zeros and ones; got values from {float(mask.min()):.3g} to {float(mask.max()):.3g}."
+        )
+    return mask.bool().expand(event_shape)
+
+
+def read_mask(name: str | os.PathLike[str]) -> list[Any]:
+    """Read a mask from a .npy file, as nested lists."""
+    path = Path(name)
+    if not path.suffix:
+        near = did_you_mean(str(name), REGIONS)
+        raise InputError(f"Unknown region {str(name)!r}: {near}, or give a .npy file with a mask.")
+    try:
+        return list(np.load(path, allow_pickle=False).astype(int).tolist())
+    except (OSError, ValueError) as problem:
+        raise InputError(f"Expected a .npy file with a mask in {path}; got {problem}.") from None
