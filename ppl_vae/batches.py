@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset, 
 from ppl_vae.errors import InputError
 from ppl_vae.pair import Pair, call_signature, program_name
 from ppl_vae.splits import Split
+from ppl_vae.strings import StringSplit
 
 Batch = tuple[Tensor, ...]
 
@@ -47,19 +48,25 @@ class TensorSource:
 
 
 class SplitSource:
-    """A split of a data set of ours: binarized freshly in training, read from disk if it is large."""
+    """A split of a data set of ours: binarized freshly in training, read from disk if it is large.
 
-    def __init__(self, split: Split, with_y: bool) -> None:
-        self.split, self.with_y = split, with_y
+    Args:
+        split: the data.
+        with_y: yield (x, y) where there are labels, else (x,).
+    """
+
+    def __init__(self, split: Split | StringSplit, with_y: bool) -> None:
+        self.split, self.with_y = split, with_y and split.labels is not None
 
     def __len__(self) -> int:
         return len(self.split)
 
     def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
-        """Yield batches in order with the split's fixed values, or shuffled with fresh binary draws."""
+        """Yield batches in order with the split's fixed values, or shuffled with fresh draws."""
+        split = self.split
+        x_of, y_of = (split.draw, split.draw_y) if shuffle else (split.take, split.take_y)
         for index in _indices(len(self), batch_size, shuffle):
-            x = self.split.draw(index) if shuffle else self.split.take(index)
-            yield (x, self.split.y[index]) if self.with_y and self.split.y is not None else (x,)
+            yield (x_of(index), y_of(index)) if self.with_y else (x_of(index),)
 
 
 class LoaderSource:
@@ -122,8 +129,8 @@ def fingerprint(source: Source) -> str:
 
 
 def _source(data: Any, pair: Pair) -> Source:
-    if isinstance(data, Split):
-        return SplitSource(data, with_y=pair.accepts("y"))
+    if isinstance(data, Split | StringSplit):
+        return SplitSource(data, with_y=pair.takes_labels())
     if isinstance(data, DataLoader):
         return LoaderSource(data)
     if isinstance(data, TensorDataset):

@@ -2,8 +2,10 @@
 
 Images are kept as they come (8-bit or float) and become float tensors in [0, 1], of shape
 [N, *event_shape], when a batch is taken. Binarization is either *dynamic* (each grey level is the
-probability of a one: fresh draws in training, one fixed seeded draw for everything else), by *threshold*,
-or none. The test split is for the last word only: nothing in ppl-vae chooses anything by it.
+probability of a one: fresh draws in training, one fixed seeded draw for everything else), by one *random
+threshold* for each image, by a *threshold* of one half, or none. Instead of its label, each image may come
+with a string of images that it succeeds. The test split is for the last word only: nothing in ppl-vae
+chooses anything by it.
 """
 
 import math
@@ -17,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.errors import InputError, did_you_mean
+from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.files import Array, read_arrays, read_images
 from ppl_vae.splits import Binarize, Split
+from ppl_vae.strings import StringSplit, with_strings
 
 _SEED = 19  # of the fixed splits
 
@@ -31,16 +34,18 @@ class Data:
     Attributes:
         name: how it was asked for.
         train, validation, test: its parts.
-        binarize: how they are binarized: "dynamic", "threshold" or None.
+        binarize: how they are binarized: "dynamic", "random_threshold", "threshold" or None.
         settings: what `ppl_vae.train` uses for it where nothing else is said.
+        strings: how many images the string before each image has; None without strings.
     """
 
     name: str
-    train: Split
-    validation: Split
-    test: Split
+    train: Split | StringSplit
+    validation: Split | StringSplit
+    test: Split | StringSplit
     binarize: Binarize = None
     settings: dict[str, Any] = field(default_factory=dict)
+    strings: int | None = None
 
     @property
     def event_shape(self) -> torch.Size:
@@ -55,27 +60,40 @@ def folder() -> Path:
     return Path(os.environ.get("PPL_VAE_DATA") or user_cache_dir("ppl-vae"))
 
 
-def load(name: str | os.PathLike[str], *, binarize: Binarize | Literal["default"] = "default") -> Data:
+def load(
+    name: str | os.PathLike[str],
+    *,
+    binarize: Binarize | Literal["default"] = "default",
+    strings: int | None = None,
+) -> Data:
     """Load a named data set, or a person's own `.npy`, `.npz` or folder of images.
 
     Args:
         name: digits, mnist, binarized_mnist, freyfaces, or a path. A `.npy` file or a folder is split
             80 / 10 / 10 at random, always the same way; a `.npz` file may hold `train`, `validation` and
             `test` itself (and `train_y` and so on), else `x` (and `y`).
-        binarize: "dynamic", "threshold", or None; "default" is "dynamic" for digits and mnist, else None.
+        binarize: "dynamic", "random_threshold", "threshold" (at one half), or None; "default" is "dynamic" for
+            digits and mnist, else None.
+        strings: give each image of a digit a string of so many images of the digits before it, as its y: see
+            `StringSplit`.
 
     Returns:
         `Data` with `.train`, `.validation` and `.test`, each with `.x` [N, *event_shape] and `.y`.
 
     Raises:
-        InputError: an unknown name, or a file that is missing, corrupt, empty or not numbers.
+        InputError: an unknown name, or a file that is missing, corrupt, empty or not numbers; strings of data
+            that are not labelled by digits.
 
     >>> digits = load("digits")
     >>> digits.event_shape, len(digits.train), len(digits.validation), len(digits.test)
     (torch.Size([1, 8, 8]), 1297, 200, 300)
     """
-    if binarize not in ("default", "dynamic", "threshold", None):
-        raise InputError(f"Expected binarize to be 'dynamic', 'threshold' or None; got {binarize!r}.")
+    if binarize not in ("default", "dynamic", "random_threshold", "threshold", None):
+        raise InputError(
+            f"Expected binarize to be 'random_threshold', 'dynamic', 'threshold' or None; got {binarize!r}."
+        )
+    if strings is not None:
+        positive_int("strings (how many images a string has)", strings)
     key = os.fspath(name)
     if not key:
         raise InputError(f"Expected the name of a data set or a path; got nothing. Names: {', '.join(NAMED)}.")
@@ -90,8 +108,11 @@ def load(name: str | os.PathLike[str], *, binarize: Binarize | Literal["default"
     if how is not None:
         _check_grey(key, parts)
         parts = tuple(replace(part, binarize=how) for part in parts)
-    train, validation, test = parts
-    return Data(key, train, validation.frozen(), test.frozen(), how, dict(settings))
+    train, validation, test = parts[0], parts[1].frozen(), parts[2].frozen()
+    made: dict[str, Any] = {"train": train, "validation": validation, "test": test}
+    if strings is not None:
+        made = {part: with_strings(split, strings, f"the {part} part of {key}") for part, split in made.items()}
+    return Data(key, **made, binarize=how, settings=dict(settings), strings=strings)
 
 
 def _check_grey(name: str, parts: Sequence[Split]) -> None:

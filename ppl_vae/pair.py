@@ -146,6 +146,17 @@ class Pair:
         """Whether the model takes an argument of this name."""
         return name in call_signature(self.model).parameters
 
+    def takes_labels(self) -> bool:
+        """Whether labels go to the programs after x: y is the model's second positional argument.
+
+        A model whose y is not a label but a part of x says so by a true attribute `y_from_x`.
+        """
+        parameters = list(call_signature(self.model).parameters.values())
+        second = parameters[1] if len(parameters) > 1 else None
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        from_x = getattr(_unwrapped(self.model)[0], "y_from_x", False)
+        return second is not None and second.name == "y" and second.kind in positional and not from_x
+
 
 def call_signature(program: Program) -> inspect.Signature:
     """Return what a program is called with: the arguments of `forward`, if it is a module."""

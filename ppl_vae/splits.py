@@ -1,7 +1,11 @@
 """One part of a data set: what is stored, what training sees of it, and what everything else sees.
 
-Dynamic binarization takes a grey level for the probability of a one: fresh draws in training, and one
-fixed draw, which belongs to the datum and not to the batch it comes in, for everything else.
+Dynamic binarization takes a grey level for the probability of a one, pixel by pixel:
+
+    x_i = 1[u_i < grey_i],    u_i ~ U(0, 1);
+
+a random threshold is one u for all pixels of an image. Both draw u afresh in training, and have one fixed
+draw, which belongs to the datum and not to the batch it comes in, for everything else.
 """
 
 from collections.abc import Sequence
@@ -12,9 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Binarize = Literal["dynamic", "threshold"] | None
+from ppl_vae.errors import InputError
 
-_SEED = 19  # of the fixed binary draws
+Binarize = Literal["dynamic", "random_threshold", "threshold"] | None
+
+_SEED = 19  # of the fixed draws
+PIXELS, THRESHOLDS, STRINGS = range(3)  # what a stream of fixed noise is for
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -26,7 +33,7 @@ class Split:
         rows: which of these belong to the split, [N].
         y: labels, [N], or None.
         scale: what a stored value is divided by.
-        binarize: "dynamic", "threshold" or None.
+        binarize: "dynamic", "random_threshold", "threshold" or None.
     """
 
     values: Tensor | np.ndarray[Any, Any]
@@ -57,6 +64,11 @@ class Split:
         """All data of the split, [N, *event_shape], with the fixed binary draws if it is binarized."""
         return self.take(torch.arange(len(self)))
 
+    @property
+    def labels(self) -> Tensor | None:
+        """The label of each x, [N], or None: here the same as y."""
+        return self.y
+
     def grey(self, index: Tensor) -> Tensor:
         """Return these data before binarization, as floats."""
         rows = self.rows[index]
@@ -72,12 +84,33 @@ class Split:
         if self.binarize == "threshold":
             return (x >= 0.5).to(x)
         if self.binarize == "dynamic":
-            return (_fixed_noise(self.rows[index], self.event_shape) < x).to(x)
+            return (fixed_noise(self.rows[index], self.event_shape) < x).to(x)
+        if self.binarize == "random_threshold":
+            return (fixed_noise(self.rows[index], self._one_for_each(), THRESHOLDS) < x).to(x)
         return x
 
     def draw(self, index: Tensor) -> Tensor:
         """Return these data as training sees them: binarized afresh from PyTorch's global generator."""
-        return torch.bernoulli(self.grey(index)) if self.binarize == "dynamic" else self.take(index)
+        if self.binarize == "dynamic":
+            return torch.bernoulli(self.grey(index))
+        if self.binarize == "random_threshold":
+            x = self.grey(index)
+            return (torch.rand(len(x), *self._one_for_each()) < x).to(x)
+        return self.take(index)
+
+    def take_y(self, index: Tensor) -> Tensor:
+        """Return the labels of these data.
+
+        Raises:
+            InputError: there are no labels.
+        """
+        if self.y is None:
+            raise InputError("Expected data with labels; got a split without. Give the file an array of labels, y.")
+        return self.y[index]
+
+    def draw_y(self, index: Tensor) -> Tensor:
+        """Return the labels of these data: in training the same."""
+        return self.take_y(index)
 
     def frozen(self) -> "Split":
         """Return the split with its fixed binary draws made once and kept, as bytes."""
@@ -85,15 +118,32 @@ class Split:
             return self
         return Split(self.x.to(torch.uint8), torch.arange(len(self)), self.y)
 
+    def _one_for_each(self) -> torch.Size:
+        """Return the shape of one number for all pixels of a datum."""
+        return torch.Size([1] * len(self.event_shape))
 
-def _fixed_noise(rows: Tensor, event_shape: torch.Size) -> Tensor:
-    """Return uniform noise in [0, 1) that depends on the row and the pixel only, not on the batch.
+
+def whole_labels(y: Tensor | None) -> Tensor | None:
+    """Return labels as 64-bit integers, [N], or None where there are none, or not one whole number for each datum.
+
+    >>> whole_labels(torch.tensor([0.0, 3.0])), whole_labels(torch.tensor([0.5]))
+    (tensor([0, 3]), None)
+    """
+    if y is None or y.dim() != 1:
+        return None
+    whole = y.long()
+    return whole if bool((whole == y).all()) else None
+
+
+def fixed_noise(rows: Tensor, event_shape: torch.Size, stream: int = PIXELS) -> Tensor:
+    """Return uniform noise in [0, 1) that depends on the row, the pixel and the stream only, not on the batch.
 
     A counter-based generator: the SplitMix64 hash of the number of the pixel. Source: Steele, Lea & Flood,
     Fast splittable pseudorandom number generators, OOPSLA 2014.
     """
     pixels = np.arange(event_shape.numel(), dtype=np.uint64)
-    state = rows.numpy().astype(np.uint64)[:, None] * np.uint64(len(pixels)) + pixels + np.uint64(_SEED << 32)
+    start = np.uint64((_SEED + stream) << 32)
+    state = rows.numpy().astype(np.uint64)[:, None] * np.uint64(len(pixels)) + pixels + start
     state *= np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         state ^= state >> np.uint64(shift)

@@ -50,7 +50,7 @@ def test_dynamic_binarization(digits):
 
 
 def test_fixed_noise_is_uniform_and_independent():
-    noise = splits._fixed_noise(torch.arange(5000), torch.Size([64])).numpy()
+    noise = splits.fixed_noise(torch.arange(5000), torch.Size([64])).numpy()
     assert noise.min() >= 0 and noise.max() < 1
     counts = np.histogram(noise, bins=64, range=(0, 1))[0]
     chi2 = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
@@ -63,6 +63,52 @@ def test_threshold_and_none():
     assert torch.equal(hard.train.x, (grey.train.x >= 0.5).float())
     assert torch.equal(hard.test.x, (grey.test.x >= 0.5).float())
     assert 2 < len(grey.test.x.unique()) <= 17
+
+
+def test_a_random_threshold_is_one_for_all_pixels_of_an_image():
+    ramp = data.load("digits", binarize="random_threshold")
+    grey = data.load("digits", binarize=None)
+    x, index = grey.train.x, torch.arange(1297)
+    a, b, fixed = ramp.train.draw(index), ramp.train.draw(index), ramp.train.take(index)
+    assert not torch.equal(a, b)
+    for drawn in (a, b, fixed):
+        assert set(drawn.unique().tolist()) == {0.0, 1.0}
+        assert torch.equal(drawn[x == 0], x[x == 0])  # black is 0 always, white 1
+        assert torch.equal(drawn[x == 1], x[x == 1])
+        assert (thresholds(drawn, x) <= 1).all()  # no pixel that is one is darker than one that is zero
+    assert torch.equal(ramp.train.take(index.flip(0)), fixed.flip(0))
+    assert torch.equal(ramp.train[::10].x, fixed[::10])
+    assert torch.equal(ramp.test.x[::3], ramp.test[::3].x)
+    assert torch.equal(ramp.test.draw(index[:300]), ramp.test.x)  # what is not for training is fixed
+    assert (thresholds(ramp.test.x, grey.test.x) <= 1).all()
+
+
+def thresholds(drawn, grey):
+    """Return how many times each image would have to change its threshold: 1 or less for one threshold."""
+    order = grey.flatten(1).argsort(1)
+    levels, ones = grey.flatten(1).gather(1, order), drawn.flatten(1).gather(1, order)
+    falls = (ones[:, 1:] < ones[:, :-1]) | ((ones[:, 1:] != ones[:, :-1]) & (levels[:, 1:] == levels[:, :-1]))
+    return 1 + falls.sum(1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_random_threshold_gives_the_grey_level_in_the_mean_and_pixels_that_agree(training):
+    count = 20_000
+    grey = torch.tensor([0.0, 0.1, 0.5, 0.5, 0.9, 1.0])
+    part = splits.Split(grey.expand(count, 6), torch.arange(count), binarize="random_threshold")
+    x = part.draw(torch.arange(count)) if training else part.x
+    error = (grey * (1 - grey) / count).sqrt()
+    assert ((x.mean(0) - grey).abs() <= 4.5 * error).all()
+    joint = (x[:, :, None] * x[:, None, :]).mean(0)  # P(x_i = 1, x_j = 1) = min, not the product
+    assert (joint - torch.minimum(grey[:, None], grey)).abs().max() < 4.5 * 0.5 / count**0.5
+    assert torch.equal(x[:, 2], x[:, 3])
+    assert abs(np.corrcoef(x[:-1, 2], x[1:, 2])[0, 1]) < 4.5 / count**0.5  # another one for the next image
+
+
+def test_streams_of_fixed_noise_have_nothing_to_do_with_each_other():
+    rows = torch.arange(5000)
+    noise = [splits.fixed_noise(rows, torch.Size([1]), stream).numpy()[:, 0] for stream in range(3)]
+    assert np.abs(np.corrcoef(noise) - np.eye(3)).max() < 5 / np.sqrt(5000)
 
 
 def test_mnist(real_data):
@@ -204,6 +250,8 @@ def test_binarizing_what_is_not_grey(tmp_path):
         data.load(path, binarize="dynamic")
     with pytest.raises(InputError, match="'dynamic', 'threshold' or None; got 'dynamik'"):
         data.load("digits", binarize="dynamik")
+    with pytest.raises(InputError, match=r"\[0, 1\] to binarize.*from -3"):
+        data.load(path, binarize="random_threshold")
 
 
 def test_missing_real_data_say_where_to_put_them(tmp_path, monkeypatch):
