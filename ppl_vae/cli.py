@@ -47,13 +47,16 @@ def app() -> None:
 )
 @click.option("--prior", "-p", help="P(z), for instance standard_normal or mixture.")
 @click.option("--likelihood", "-l", help="P(x | h), for instance bernoulli or gaussian.")
+@click.option("--condition", "-c", help="P(y) of a conditional model: label, visible or digit_string.")
+@click.option("--networks", "-n", help="How a conditional model reads y and z: concatenated or tutorial.")
 @click.option(
     "--set",
     "-s",
     "settings",
     multiple=True,
     type=Setting(),
-    help="An option of a part (model, guide, prior, likelihood, decoder, encoder, data, fit); may be repeated.",
+    help="An option of a part (model, guide, prior, likelihood, condition, networks, decoder, encoder, data, fit); "
+    "may be repeated.",
 )
 @click.option("--epochs", type=int, help="The same as --set fit.epochs=N.  [default: what suits the data]")
 @click.option("--batch-size", type=int, help="The same as --set fit.batch_size=N.  [default: 100]")
@@ -71,6 +74,7 @@ def train(
     ppl-vae train vae
     ppl-vae train vae --prior mixture --set prior.num_components=20
     ppl-vae train models/vae.py --data freyfaces --likelihood gaussian
+    ppl-vae train image_completion --data mnist --networks tutorial --set condition.visible=quadrant
     """  # noqa: D301  (click reads the control character)
     from ppl_vae.experiment import train as run_training
 
@@ -98,6 +102,7 @@ def train(
     show_default=True,
     help="importance, ais or sandwich; the last two take minutes: see --num-data.",
 )
+@click.option("--joint", is_flag=True, help="Of a conditional model, log P(x, y) instead of log P(x | y).")
 @click.option("--num-samples", "-k", type=int, help="K, draws of z for each datum.  [default: 1000]")
 @click.option("--proposal", help="guide, refined, or prior.  [default: guide]")
 @click.option("--tolerance", type=float, help="Double K where needed until log P(x) is known to so many nats.")
@@ -149,7 +154,7 @@ def sample(run: Path, size: int, mean: bool, seed: int, out: Path | None) -> Non
     import ppl_vae
     from ppl_vae import plots
     from ppl_vae.errors import InputError
-    from ppl_vae.experiment import save_figure
+    from ppl_vae.figures import save_figure
     from ppl_vae.files import write_array
 
     loaded = ppl_vae.load(run)

@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from ppl_vae import data as datasets
-from ppl_vae import plots, programs
+from ppl_vae import programs
 from ppl_vae.checkpoint import RunFolder
+from ppl_vae.conditions import REGIONS, read_mask
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evaluation import evaluate
+from ppl_vae.figures import draw_figures
 from ppl_vae.files import written_whole
-from ppl_vae.generate import manifold, reconstruct, sample, takes_binary_data
+from ppl_vae.generate import takes_binary_data
 from ppl_vae.rng import seeded
-from ppl_vae.runs import Run, load, refuse_other_run
+from ppl_vae.runs import DATA_OPTIONS, Run, load, refuse_other_run
 from ppl_vae.svi import fit
 
 FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "schedule", "patience", "weight_decay")
-NUM_PICTURES = 128
 
 
 def train(
@@ -35,6 +36,8 @@ def train(
     data: str = "digits",
     prior: str | None = None,
     likelihood: str | None = None,
+    condition: str | None = None,
+    networks: str | None = None,
     settings: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -48,9 +51,10 @@ def train(
         model: a name (`vae`) or a Python file with one `Model`.
         guide: a name or a file; by default the one that goes with the model.
         data: a named data set or a person's own file or folder, see `ppl_vae.data.load`.
-        prior, likelihood: class names in snake case, for instance `mixture` and `gaussian`.
-        settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are
-            model, guide, prior, likelihood, decoder, encoder, data (binarize) and fit (see `ppl_vae.fit`).
+        prior, likelihood, condition, networks: class names in snake case, for instance `mixture` and `gaussian`.
+        settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are model,
+            guide, prior, likelihood, condition, networks, decoder, encoder, data (binarize) and fit (see
+            `ppl_vae.fit`).
         out: the run folder; by default runs/ and the names of what was chosen.
         resume: go on with the run in that folder, if there is one.
         seed: of weights, batches and noise.
@@ -65,26 +69,30 @@ def train(
         NonFiniteLossError: the loss became NaN or infinite.
     """
     positive_int("num_samples", num_samples)
-    fit_options, data_options, own = _sorted_out(settings or {})
+    fit_options, data_options, own = _sorted_out(_with_mask_read(settings or {}))
     data = _resolved(data) if data not in datasets.NAMED and Path(data).exists() else data
     model = _resolved(model) if programs.is_file(model) else model
     guide = guide or programs.guide_for(model)
     guide = _resolved(guide) if programs.is_file(guide) else guide
     parts = datasets.load(data, **data_options)
-    build: dict[str, Any] = {"model": model, "guide": guide, "prior": prior, "likelihood": likelihood}
+    parts_chosen = {"prior": prior, "likelihood": likelihood, "condition": condition, "networks": networks}
+    build: dict[str, Any] = {"model": model, "guide": guide} | parts_chosen
     with seeded(seed):
         built, built_guide, used = programs.build(
             **build, event_shape=parts.event_shape, settings=own, defaults=_suggested(parts.settings)
         )
-    if parts.binarize and "binarize" not in data_options and not takes_binary_data(built):
-        parts = datasets.load(data, binarize=None)  # a likelihood for real numbers gets the grey levels
+    wanted = built.data_options() | ({} if takes_binary_data(built) else {"binarize": None})
+    if parts.binarize is None:  # these data are not binarized unless somebody says so
+        wanted.pop("binarize", None)
+    if wanted := {key: value for key, value in wanted.items() if key not in data_options}:
+        parts = datasets.load(data, **data_options, **wanted)
     fit_options = _of("fit", parts.settings) | fit_options
-    chosen = (model, None if guide == programs.guide_for(model) else guide, prior, likelihood, data)
+    chosen = (model, None if guide == programs.guide_for(model) else guide, *parts_chosen.values(), data)
     folder = RunFolder(out or Path("runs", "-".join(Path(name).stem for name in chosen if name)))
     sources = {role: programs.source(role, name) for role, name in (("model", model), ("guide", guide))}
     config: dict[str, Any] = {
         "build": build | {"settings": used},
-        "data": {"name": data, "binarize": parts.binarize, "event_shape": list(parts.event_shape)},
+        "data": {"name": data, "event_shape": list(parts.event_shape)} | _kept(parts),
         "fit": fit_options,
         "seed": seed,
         "programs": {role: hashlib.sha256(content).hexdigest() for role, content in sources.items()},
@@ -126,39 +134,6 @@ def train(
     return run
 
 
-def draw_figures(run: Run, parts: datasets.Data | None = None) -> list[Path]:
-    """Draw samples, reconstructions, the ELBO over epochs, and a two-dimensional map, into figures/."""
-    test = (parts or run.data()).test
-    x = test[:: max(1, len(test) // (NUM_PICTURES // 2))][: NUM_PICTURES // 2].x
-    figures = {"elbo": plots.history(run.history, title=run.path.name)}
-    if run.evidence is not None and run.evidence.curve is not None:
-        figures["bound"] = plots.bound(run.evidence, title=run.path.name)
-    if x.dim() == 4 and x.shape[1] in plots.CHANNELS:
-        figures["samples"] = plots.images(
-            sample(run.model, NUM_PICTURES, mean=True), title="E[x | z] for z drawn from the prior P(z)"
-        )
-        figures["reconstructions"] = plots.reconstructions(
-            x,
-            reconstruct(run.model, run.guide, x),
-            title="test data, and E[x | z] for z drawn from Q(z | x) below each",
-        )
-        if list(run.guide.latents.values()) == [(2,)]:
-            figures["manifold"] = plots.manifold(
-                manifold(run.model), title="E[x | z] over a grid of prior quantiles of z"
-            )
-    paths = []
-    for name, figure in figures.items():
-        paths.append(run.path / "figures" / f"{name}.png")
-        save_figure(figure, paths[-1])
-    return paths
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure to a file, whole or not at all."""
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:] or "png")
-
-
 def new(folder: str | os.PathLike[str]) -> list[Path]:
     """Copy the model and guide files into a folder, to be edited there.
 
@@ -193,6 +168,20 @@ def _sorted_out(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
                 raise InputError(f"Unknown option {part}.{option}: {did_you_mean(option, known)}.")
     own = {key: value for key, value in settings.items() if not key.startswith(("fit.", "data."))}
     return _of("fit", settings), _of("data", settings), own
+
+
+def _with_mask_read(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with a mask in a file replaced by the mask, so that the run does not need the file."""
+    visible = settings.get("condition.visible")
+    if isinstance(visible, str) and visible not in REGIONS:
+        return {**settings, "condition.visible": read_mask(visible)}
+    return dict(settings)
+
+
+def _kept(parts: datasets.Data) -> dict[str, Any]:
+    """Return what `load` needs to load the same data again."""
+    options = {key: getattr(parts, key, None) for key in DATA_OPTIONS}
+    return {key: value for key, value in options.items() if value is not None or key == "binarize"}
 
 
 def _of(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,39 @@ def sample(model: Program, size: int | None = None, *, mean: bool = False, seed:
     return torch.cat(parts)
 
 
+def same_latents(model: Program, size: int, *, seed: int = 0, **conditions: Any) -> Tensor:
+    """Generate data that share their z across conditions: the same style for every label.
+
+    Args:
+        model: a conditional model.
+        size: how many z are drawn, given the first condition.
+        seed: of the draws.
+        **conditions: M of them, for instance `y=torch.arange(10)`.
+
+    Returns:
+        E[x | z_k, y_m], [size, M, *event_shape].
+
+    Raises:
+        InputError: as `sample`.
+
+    >>> from ppl_vae.models import CVAE
+    >>> same_latents(CVAE((1, 8, 8)), 4, y=torch.arange(10)).shape
+    torch.Size([4, 10, 1, 8, 8])
+    """
+    pair = Pair(model)
+    first: dict[str, Any] = {
+        name: torch.as_tensor(value)[:1].expand(size, *value.shape[1:]) for name, value in conditions.items()
+    }
+    sample(model, size, seed=seed, **first)  # refuse what cannot be generated
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
+        sites = samples(poutine.trace(model).get_trace(size=size, **{n: v.to(pair.device) for n, v in first.items()}))
+    z = {name: site["value"] for name, site in sites.items() if not site["is_observed"] and name != _data_name(sites)}
+    fixed = poutine.condition(model, z)
+    count = min(len(value) for value in conditions.values())
+    each = [{name: value[m : m + 1] for name, value in conditions.items()} for m in range(count)]
+    return torch.stack([sample(fixed, size, mean=True, seed=seed, **one) for one in each], dim=1)
+
+
 def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True, seed: int = 0) -> Tensor:
     """Reconstruct data: z ~ Q(z | x), then x' ~ P(x | z).
 

@@ -17,6 +17,7 @@ CHANNELS = (1, 3)  # grey, or colours
 CELL = 0.45  # inches that one image takes
 SMALL = 16  # pixels; below it images are enlarged to be seen
 FACTOR = 4
+TINT = ((0.0, 0.15, 0.45), (0.6, 0.85, 1.0))  # what a mask makes of black and of white
 
 
 class Figure(matplotlib.figure.Figure):
@@ -63,6 +64,18 @@ def images(x: Any, *, columns: int = 16, title: str = "", smooth: bool | None = 
     axes.set_axis_off()
     axes.set_title(title, fontsize=9)
     return figure
+
+
+def tinted(x: Any, mask: Any) -> np.ndarray[Any, Any]:
+    """Return images [..., 1 or 3, H, W] in colours, [..., 3, H, W], with the pixels of a mask in blue.
+
+    >>> tinted(np.zeros((5, 1, 8, 8)), np.eye(8)).shape
+    (5, 3, 8, 8)
+    """
+    values = np.asarray(x, dtype=float)
+    values = np.broadcast_to(values, (*values.shape[:-3], 3, *values.shape[-2:]))
+    dark, light = (np.reshape(colour, (3, 1, 1)) for colour in TINT)
+    return np.where(np.asarray(mask, dtype=bool), dark + values * (light - dark), values)
 
 
 def _enlarged(x: Any) -> np.ndarray[Any, Any]:

@@ -16,6 +16,8 @@ from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.rng import seeded
 
+DATA_OPTIONS = ("binarize", "strings", "num_labels")  # of `data.load`
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
@@ -44,7 +46,8 @@ class Run:
 
     def data(self) -> datasets.Data:
         """Load the data set the run was trained on."""
-        return datasets.load(self.config["data"]["name"], binarize=self.config["data"]["binarize"])
+        kept = {key: value for key, value in self.config["data"].items() if key in DATA_OPTIONS}
+        return datasets.load(self.config["data"]["name"], **kept)
 
 
 def load(path: str | os.PathLike[str]) -> Run:

@@ -5,7 +5,6 @@ Any Pyro pair is trained by stochastic gradients of any Pyro objective, by defau
     ELBO = E_Q[log P(x, z) - log Q(z | x)],    reparameterized where z allows it.
 """
 
-import math
 import os
 import warnings
 from collections.abc import Callable
@@ -108,15 +107,11 @@ def fit(
     >>> bool(fitted.history.validation_elbo[1] > fitted.history.validation_elbo[0])
     True
     """
-    positive_int("epochs", epochs)
-    positive_int("batch_size", batch_size)
-    positive_number("learning_rate", learning_rate)
+    _check_numbers(epochs, batch_size, learning_rate, weight_decay)
     if patience is not None:
         positive_int("patience", patience)
         if validation is None:
             raise InputError("Expected validation data to stop early by; got patience without validation. Give both.")
-    if isinstance(weight_decay, bool) or not isinstance(weight_decay, int | float) or not 0 <= weight_decay < math.inf:
-        raise InputError(f"Expected weight_decay to be a number of 0 or more; got {weight_decay!r}.")
     objective = Trace_ELBO() if objective is None else objective
     _check_methods(objective, optimizer, (model, guide))
     folder = None if out is None else RunFolder(out)
@@ -168,6 +163,14 @@ def fit(
             pair.restore(training.best)
             pair.train(False)
     return training.result(patience)
+
+
+def _check_numbers(epochs: int, batch_size: int, learning_rate: float, weight_decay: float) -> None:
+    positive_int("epochs", epochs)
+    positive_int("batch_size", batch_size)
+    positive_number("learning_rate", learning_rate)
+    if weight_decay != 0:
+        positive_number("weight_decay", weight_decay)
 
 
 def _groups(parameters: list[Tensor], weight_decay: float) -> list[Any]:

@@ -1,0 +1,122 @@
+"""The figures of a run: what a trained pair makes, and how the training went."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae import plots
+from ppl_vae.conditional import ConditionalModel
+from ppl_vae.conditions import Label, Visible
+from ppl_vae.data import Data
+from ppl_vae.files import written_whole
+from ppl_vae.generate import manifold, reconstruct, same_latents, sample
+from ppl_vae.runs import Run
+from ppl_vae.splits import Split
+from ppl_vae.strings import StringSplit
+
+NUM_PICTURES = 128
+NUM_CONDITIONS = 12  # rows of a figure, one for each condition
+NUM_ANSWERS = 10  # samples in a row
+
+
+def draw_figures(run: Run, parts: Data | None = None) -> list[Path]:
+    """Draw samples, reconstructions, the ELBO over epochs, and a two-dimensional map, into figures/."""
+    test = (parts or run.data()).test
+    figures = {"elbo": plots.history(run.history, title=run.path.name)}
+    if run.evidence is not None and run.evidence.curve is not None and run.guide.latents:
+        figures["bound"] = plots.bound(run.evidence, title=run.path.name)
+    if len(test.event_shape) == 3 and test.event_shape[0] in plots.CHANNELS:
+        model = run.model
+        figures |= _of_conditions(model, test) if isinstance(model, ConditionalModel) else _of_data(run, test)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(run.path / "figures" / f"{name}.png")
+        save_figure(figure, paths[-1])
+    return paths
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure to a file, whole or not at all."""
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:] or "png")
+
+
+def _of_data(run: Run, test: Split | StringSplit) -> dict[str, plots.Figure]:
+    x = evenly(test, NUM_PICTURES // 2).x
+    figures = {
+        "samples": plots.images(sample(run.model, NUM_PICTURES, mean=True), title="E[x | z] for z drawn from P(z)"),
+        "reconstructions": plots.reconstructions(
+            x,
+            reconstruct(run.model, run.guide, x),
+            title="test data, and E[x | z] for z drawn from Q(z | x) below each",
+        ),
+    }
+    if list(run.guide.latents.values()) == [(2,)]:
+        figures["manifold"] = plots.manifold(manifold(run.model), title="E[x | z] over a grid of prior quantiles of z")
+    return figures
+
+
+def _of_conditions(model: ConditionalModel, test: Split | StringSplit) -> dict[str, plots.Figure]:
+    if isinstance(model.condition, Label):
+        labels = torch.arange(model.condition.num_classes)
+        return {"samples": labelled(model, labels)} | (
+            {
+                "styles": plots.images(
+                    same_latents(model, NUM_CONDITIONS, y=labels).flatten(0, 1),
+                    columns=len(labels),
+                    title="E[x | z, y]: one z in each row, one label in each column",
+                )
+            }
+            if hasattr(model, "prior")
+            else {}
+        )
+    chosen = evenly(test, NUM_CONDITIONS)
+    y = chosen.take(torch.arange(len(chosen))) if model.y_from_x else chosen.y
+    return {"samples": answers(model, y, truth=chosen.x)}
+
+
+def labelled(model: ConditionalModel, labels: Tensor, *, columns: int = 16, mean: bool = True, seed: int = 0) -> Any:
+    """Draw samples for each label, one row each."""
+    x = sample(model, mean=mean, seed=seed, y=labels.repeat_interleave(columns))
+    return plots.images(x, columns=columns, title=f"{_what(mean)}, one label in each row")
+
+
+def answers(
+    model: ConditionalModel,
+    y: Tensor,
+    *,
+    truth: Tensor | None = None,
+    columns: int = NUM_ANSWERS,
+    mean: bool = True,
+    seed: int = 0,
+) -> Any:
+    """Draw samples for each condition y [N, ...], one row each: what is given, the samples, and the truth.
+
+    What is given is tinted: visible pixels with the hidden ones in grey, or the images of a string.
+    """
+    x = sample(model, mean=mean, seed=seed, y=y.repeat_interleave(columns, dim=0))
+    x = x.unflatten(0, (len(y), columns))
+    if isinstance(model.condition, Visible):
+        mask = model.condition.mask
+        hidden = torch.where(mask, y, torch.full_like(y, 0.5))
+        given = plots.tinted(hidden, mask)[:, None]
+        made = plots.tinted(x, mask)
+    else:
+        given, made = plots.tinted(y, torch.ones_like(y, dtype=torch.bool)), plots.tinted(x, torch.zeros(()))
+    row = [given, made] + ([] if truth is None else [plots.tinted(truth, torch.zeros(()))[:, None]])
+    images = torch.cat([torch.as_tensor(part) for part in row], dim=1)
+    ends = "" if truth is None else "; the truth at the end"
+    return plots.images(
+        images.flatten(0, 1), columns=images.shape[1], title=f"tinted: what is given; then {_what(mean)}{ends}"
+    )
+
+
+def _what(mean: bool) -> str:
+    return "E[x | z, y] for z drawn from the prior" if mean else "draws of x given y"
+
+
+def evenly(part: Any, count: int) -> Any:
+    """Return so many data of a part, evenly spaced."""
+    return part[torch.linspace(0, len(part) - 1, min(count, len(part))).long()]
