@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.files import Array, read_arrays, read_images
-from ppl_vae.splits import Binarize, Split
+from ppl_vae.splits import Binarize, Split, whole_labels
 from ppl_vae.strings import StringSplit, with_strings
 
 _SEED = 19  # of the fixed splits
@@ -37,6 +37,9 @@ class Data:
         binarize: how they are binarized: "dynamic", "random_threshold", "threshold" or None.
         settings: what `ppl_vae.train` uses for it where nothing else is said.
         strings: how many images the string before each image has; None without strings.
+        num_labels: how many of the training data keep their labels; None if all do.
+        num_classes: the largest label of the training data + 1, hidden ones included; None without labels that are
+            whole numbers from 0 on.
     """
 
     name: str
@@ -46,6 +49,8 @@ class Data:
     binarize: Binarize = None
     settings: dict[str, Any] = field(default_factory=dict)
     strings: int | None = None
+    num_labels: int | None = None
+    num_classes: int | None = None
 
     @property
     def event_shape(self) -> torch.Size:
@@ -65,6 +70,7 @@ def load(
     *,
     binarize: Binarize | Literal["default"] = "default",
     strings: int | None = None,
+    num_labels: int | None = None,
 ) -> Data:
     """Load a named data set, or a person's own `.npy`, `.npz` or folder of images.
 
@@ -76,13 +82,15 @@ def load(
             digits and mnist, else None.
         strings: give each image of a digit a string of so many images of the digits before it, as its y: see
             `StringSplit`.
+        num_labels: hide the labels of the training data, by -1, but for so many, balanced over the classes and the
+            same every time: see `Split.hide_labels`. The other parts keep theirs.
 
     Returns:
         `Data` with `.train`, `.validation` and `.test`, each with `.x` [N, *event_shape] and `.y`.
 
     Raises:
         InputError: an unknown name, or a file that is missing, corrupt, empty or not numbers; strings of data
-            that are not labelled by digits.
+            that are not labelled by digits; labels to hide where there are none, or not so many.
 
     >>> digits = load("digits")
     >>> digits.event_shape, len(digits.train), len(digits.validation), len(digits.test)
@@ -94,6 +102,10 @@ def load(
         )
     if strings is not None:
         positive_int("strings (how many images a string has)", strings)
+    if num_labels is not None:
+        positive_int("num_labels", num_labels)
+    if strings is not None and num_labels is not None:
+        raise InputError("Expected strings or num_labels; got both. A string is made by its labels: leave one out.")
     key = os.fspath(name)
     if not key:
         raise InputError(f"Expected the name of a data set or a path; got nothing. Names: {', '.join(NAMED)}.")
@@ -109,10 +121,19 @@ def load(
         _check_grey(key, parts)
         parts = tuple(replace(part, binarize=how) for part in parts)
     train, validation, test = parts[0], parts[1].frozen(), parts[2].frozen()
+    num_classes = _num_classes(train)
+    if num_labels is not None:
+        train = train.hide_labels(num_labels)
     made: dict[str, Any] = {"train": train, "validation": validation, "test": test}
     if strings is not None:
         made = {part: with_strings(split, strings, f"the {part} part of {key}") for part, split in made.items()}
-    return Data(key, **made, binarize=how, settings=dict(settings), strings=strings)
+    asked: dict[str, Any] = {"binarize": how, "strings": strings, "num_labels": num_labels}
+    return Data(key, **made, **asked, settings=dict(settings), num_classes=num_classes)
+
+
+def _num_classes(part: Split) -> int | None:
+    labels = whole_labels(part.y)
+    return None if labels is None or bool((labels < 0).any()) else int(labels.max()) + 1
 
 
 def _check_grey(name: str, parts: Sequence[Split]) -> None:

@@ -21,6 +21,7 @@ from ppl_vae.errors import InputError
 Binarize = Literal["dynamic", "random_threshold", "threshold"] | None
 
 _SEED = 19  # of the fixed draws
+HIDDEN = -1  # the label of a datum whose label is not known
 PIXELS, THRESHOLDS, STRINGS = range(3)  # what a stream of fixed noise is for
 
 
@@ -31,7 +32,7 @@ class Split:
     Attributes:
         values: what is stored, [M, *event_shape]: a tensor, or a memory-mapped array.
         rows: which of these belong to the split, [N].
-        y: labels, [N], or None.
+        y: labels, [N], or None. A whole number of -1 is a label that is not known.
         scale: what a stored value is divided by.
         binarize: "dynamic", "random_threshold", "threshold" or None.
     """
@@ -46,7 +47,8 @@ class Split:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        labels = "without labels" if self.y is None else "with labels"
+        known = 0 if self.y is None else int(is_known(self.y).sum())
+        labels = "without labels" if self.y is None else "with labels" if known == len(self) else f"{known} with labels"
         return f"<Split of {len(self)} data of shape {tuple(self.event_shape)}, binarize={self.binarize!r}, {labels}>"
 
     def __getitem__(self, index: slice | Tensor | Sequence[int]) -> "Split":
@@ -118,9 +120,62 @@ class Split:
             return self
         return Split(self.x.to(torch.uint8), torch.arange(len(self)), self.y)
 
+    def known(self) -> "Split":
+        """Return the data whose labels are known, with them."""
+        return self[torch.zeros(len(self), dtype=torch.bool) if self.y is None else is_known(self.y)]
+
+    def unknown(self) -> "Split":
+        """Return the data whose labels are not known, without labels."""
+        return self if self.y is None else replace(self[~is_known(self.y)], y=None)
+
+    def hide_labels(self, num_labels: int) -> "Split":
+        """Return the split with all labels but `num_labels` hidden: set to -1.
+
+        Those that stay are chosen at random, the same every time, and balanced: each class in turn keeps one
+        more while it has any, so with n labels of C classes n / C of each, and those of n are among those of n + 1.
+
+        Raises:
+            InputError: no labels, labels that are not whole numbers from 0 on, or fewer data than `num_labels`.
+        """
+        classes = whole_labels(self.y)
+        if classes is None or bool((classes < 0).any()):
+            raise InputError(
+                f"Expected labels that are whole numbers from 0 on, to hide some; got {self._labels_in_words()}. "
+                f"Give the file an array of such labels, y, or leave num_labels out."
+            )
+        if num_labels > len(self):
+            raise InputError(
+                f"Expected num_labels to be at most the number of training data, {len(self)}; got {num_labels}. "
+                f"Ask for fewer, or leave it out to keep all."
+            )
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(_SEED))
+        turn = torch.empty_like(order)  # how many of its class come before a datum
+        for label in classes.unique():
+            members = (classes[order] == label).nonzero().flatten()
+            turn[members] = torch.arange(len(members))
+        kept = order[turn.argsort(stable=True)[:num_labels]]
+        return replace(self, y=torch.full_like(classes, HIDDEN).index_copy(0, kept, classes[kept]))
+
+    def _labels_in_words(self) -> str:
+        if self.y is None or self.y.dim() != 1:
+            return "none" if self.y is None else f"labels of shape {tuple(self.y.shape)}"
+        return f"values from {float(self.y.min()):.3g} to {float(self.y.max()):.3g}"
+
     def _one_for_each(self) -> torch.Size:
         """Return the shape of one number for all pixels of a datum."""
         return torch.Size([1] * len(self.event_shape))
+
+
+def is_known(y: Tensor) -> Tensor:
+    """Return which labels are known, [N]: all but a whole number of -1, where that is the only one below zero.
+
+    >>> is_known(torch.tensor([3, -1, 0])), is_known(torch.tensor([-2, -1, 0])), is_known(torch.tensor([0.5, -1.0]))
+    (tensor([ True, False,  True]), tensor([True, True, True]), tensor([True, True]))
+    """
+    whole = y.long()  # a byte cannot be compared with -1
+    if y.dim() != 1 or y.is_floating_point() or bool((whole < HIDDEN).any()):
+        return torch.ones(len(y), dtype=torch.bool)
+    return whole != HIDDEN
 
 
 def whole_labels(y: Tensor | None) -> Tensor | None:

@@ -7,6 +7,8 @@ from PIL import Image
 
 from ppl_vae import InputError, data, files, splits
 
+X = np.ones((20, 5))
+
 
 def test_digits(digits):
     assert digits.event_shape == (1, 8, 8)
@@ -105,6 +107,80 @@ def test_a_random_threshold_gives_the_grey_level_in_the_mean_and_pixels_that_agr
     assert abs(np.corrcoef(x[:-1, 2], x[1:, 2])[0, 1]) < 4.5 / count**0.5  # another one for the next image
 
 
+def test_few_labels(digits):
+    few = data.load("digits", num_labels=103)
+    assert few.num_labels == 103 and few.num_classes == digits.num_classes == 10
+    known = few.train.y >= 0
+    assert int(known.sum()) == 103
+    assert torch.equal(few.train.y[known], digits.train.y[known])
+    assert (few.train.y[~known] == -1).all()
+    assert sorted(few.train.y[known].bincount().tolist()) == [10] * 7 + [11] * 3
+    assert torch.equal(few.train.x, digits.train.x)
+    for part in ("validation", "test"):
+        assert torch.equal(getattr(few, part).y, getattr(digits, part).y)
+    assert torch.equal(data.load("digits", num_labels=103).train.y, few.train.y)
+    # Nothing in the rows says who keeps a label, and more labels are those of fewer, and some.
+    assert abs(float(known.nonzero().float().mean()) / 1297 - 0.5) < 5 * (1 / 12 / 103) ** 0.5
+    more = data.load("digits", num_labels=500).train.y
+    assert torch.equal(more[known], digits.train.y[known])
+    assert torch.equal(data.load("digits", num_labels=1297).train.y, digits.train.y)
+    one = data.load("digits", num_labels=1)
+    assert int((one.train.y >= 0).sum()) == 1 and one.num_classes == 10
+    assert "103 with labels" in repr(few.train) and ", with labels" in repr(few.test)
+
+
+def test_known_and_unknown(digits):
+    few = data.load("digits", num_labels=100).train
+    known, unknown = few.known(), few.unknown()
+    assert (len(known), len(unknown), unknown.y) == (100, 1197, None)
+    assert torch.equal(known.y, few.y[few.y >= 0])
+    assert torch.equal(known.x, few.x[few.y >= 0])
+    assert torch.equal(unknown.x, few.x[few.y < 0])
+    assert (len(digits.test.known()), len(digits.test.unknown())) == (300, 0)
+    assert (len(unknown.known()), len(unknown.unknown())) == (0, 1197)
+
+
+def test_balanced_as_far_as_a_class_has_data(tmp_path):
+    y = np.repeat([0.0, 2.0, 3.0], [5, 45, 100])
+    np.savez(tmp_path / "a.npz", train=np.ones((150, 5)), train_y=y, valid=X, test=X)
+    loaded = data.load(tmp_path / "a.npz", num_labels=75)
+    assert loaded.train.y.dtype == torch.int64
+    assert loaded.train.known().y.bincount().tolist() == [5, 0, 35, 35]
+    assert loaded.num_classes == 4
+    assert splits.is_known(torch.tensor([255, 254], dtype=torch.uint8)).all()
+    assert splits.is_known(torch.tensor([True, False])).all()
+    assert data.load(tmp_path / "a.npz").train.y.dtype == torch.float64
+
+
+def test_num_classes(tmp_path):
+    assert data.load(spoil(tmp_path, "a.npy", x=X)).num_classes is None
+    assert data.load(spoil(tmp_path, "a.npz", x=X, y=np.linspace(0, 1, 20))).num_classes is None
+    assert data.load(spoil(tmp_path, "a.npz", x=X, y=np.arange(20) - 3)).num_classes is None
+    assert data.load(spoil(tmp_path, "a.npz", x=X, y=np.full(20, 6))).num_classes == 7
+
+
+@pytest.mark.parametrize(
+    ("arrays", "num_labels", "message"),
+    [
+        (dict(x=X, y=np.arange(20)), 0, "num_labels to be a whole number of at least 1; got 0"),
+        (dict(x=X, y=np.arange(20)), 2.5, "num_labels .* got 2.5"),
+        (dict(x=X, y=np.arange(20)), 17, "at most the number of training data, 16; got 17"),
+        (dict(x=X), 3, "to hide some; got none"),
+        (dict(x=X, y=np.linspace(0, 1, 20)), 3, "whole numbers from 0 on, to hide some; got values from 0"),
+        (dict(x=X, y=-np.arange(20)), 3, "whole numbers from 0 on, to hide some; got values from -"),
+        (dict(x=X, y=np.ones((20, 2))), 3, r"to hide some; got labels of shape \(16, 2\)"),
+    ],
+)
+def test_labels_that_cannot_be_hidden(tmp_path, arrays, num_labels, message):
+    with pytest.raises(InputError, match=message):
+        data.load(spoil(tmp_path, "a.npz", **arrays), num_labels=num_labels)
+
+
+def test_strings_or_few_labels():
+    with pytest.raises(InputError, match="strings or num_labels; got both"):
+        data.load("digits", strings=3, num_labels=100)
+
+
 def test_streams_of_fixed_noise_have_nothing_to_do_with_each_other():
     rows = torch.arange(5000)
     noise = [splits.fixed_noise(rows, torch.Size([1]), stream).numpy()[:, 0] for stream in range(3)]
@@ -201,7 +277,6 @@ def deep(folder):
     return folder
 
 
-X = np.ones((20, 5))
 CASES = {
     "unknown": (lambda t: "mnits", "Unknown data set 'mnits': did you mean 'mnist'"),
     "missing": (lambda t: t / "no.npy", "does not exist"),
