@@ -24,16 +24,18 @@ class Conditional(Guide):
 
     def __init__(self, model: ConditionalModel) -> None:
         super().__init__(model)
-        self.condition = model.condition
+        self._condition = (model.condition,)  # a tuple: it is a part of the model
         self.posteriors = SitePosteriors(self.latents)
-        shapes = self.condition.x_shape, self.condition.c_shape, (self.posteriors.h_dim,)
+        condition = model.condition
+        shapes = condition.x_shape, condition.c_shape, (self.posteriors.h_dim,)
         self.encoder = model.networks.encoder(*shapes, model.decoder)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Sample every latent site given x and y."""
-        generated, given = self.condition.split(x, y)
+        (condition,) = self._condition
+        generated, given = condition.split(x, y)
         if given is None:
             raise InputError("Expected labels y for Conditional; got none. Give them, or use guide semi_supervised.")
         with self.plate(x):
-            h = self.encoder(generated, self.condition.encode(given))
+            h = self.encoder(generated, condition.encode(given))
             return {name: pyro.sample(name, q) for name, q in self.posteriors(h).items()}

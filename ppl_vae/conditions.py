@@ -5,19 +5,18 @@ also says what shape y has, what networks read of it (`encode`), and where y and
 stand in a datum. A new condition is one class here and one row in `tests/test_conditions.py`.
 """
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ppl_vae.errors import InputError, did_you_mean, positive_int
+from ppl_vae.errors import InputError, positive_int
+from ppl_vae.masks import mask_of
+from ppl_vae.networks import MLP
 
 
 class Condition(nn.Module):
@@ -176,7 +175,7 @@ class Visible(Condition):
     def bind(self, event_shape: Sequence[int]) -> Self:
         """Lay the mask over a datum."""
         super().bind(event_shape)
-        mask = _mask(self.visible, self.event_shape)
+        mask = mask_of(self.visible, self.event_shape)
         given, hidden = mask.flatten().nonzero().flatten(), (~mask).flatten().nonzero().flatten()
         if not len(given) or not len(hidden):
             raise InputError(
@@ -225,68 +224,44 @@ class Visible(Condition):
 class DigitString(Condition):
     """A string of images, y_1, .., y_length; the datum is the image of the digit that succeeds it.
 
+    One small network reads each image, whatever its place; other networks are given what it made of them.
+
     Args:
         length: how many images.
+        num_features: what is read of one image.
+        hidden: the widths of the network that reads it.
 
-    >>> DigitString(3).bind((1, 28, 28)).shape
-    torch.Size([3, 1, 28, 28])
+    >>> condition = DigitString(3).bind((1, 28, 28))
+    >>> condition.shape, condition.c_shape
+    (torch.Size([3, 1, 28, 28]), torch.Size([3, 32]))
     """
 
-    def __init__(self, length: int = 3) -> None:
+    def __init__(self, length: int = 3, num_features: int = 32, hidden: Sequence[int] | int = (256,)) -> None:
         super().__init__()
-        self.length = positive_int("length", length)
+        self.length, self.num_features = positive_int("length", length), positive_int("num_features", num_features)
+        self.hidden = hidden
+
+    def bind(self, event_shape: Sequence[int]) -> Self:
+        """Make the network that reads one image."""
+        super().bind(event_shape)
+        self.reader = MLP(event_shape, (self.num_features,), hidden=self.hidden)
+        return self
 
     @property
     def shape(self) -> torch.Size:
         """So many images."""
         return torch.Size([self.length, *self.event_shape])
 
+    @property
+    def c_shape(self) -> torch.Size:
+        """So many features of each image."""
+        return torch.Size([self.length, self.num_features])
+
+    def encode(self, y: Tensor) -> Tensor:
+        """Return features [..., length, num_features] of images y [..., *shape]."""
+        features: Tensor = self.reader(y)
+        return features
+
     def data_options(self) -> dict[str, Any]:
         """Return that each datum comes with a string of images before it."""
         return {"strings": self.length}
-
-
-def _middle_column(height: int, width: int) -> Tensor:
-    return (torch.arange(width) == width // 2).expand(height, width)
-
-
-def _quadrant(height: int, width: int) -> Tensor:
-    return (torch.arange(height) >= height // 2)[:, None] & (torch.arange(width) < width // 2)
-
-
-REGIONS = {"middle_column": _middle_column, "quadrant": _quadrant}
-
-
-def _mask(visible: Any, event_shape: torch.Size) -> Tensor:
-    """Return a mask of the shape of a datum, true where a pixel is visible."""
-    if isinstance(visible, str) and visible in REGIONS:
-        if len(event_shape) < 2:
-            raise InputError(f"Expected images for visible={visible!r}; got data of shape {tuple(event_shape)}.")
-        return REGIONS[visible](*event_shape[-2:]).expand(event_shape)
-    if isinstance(visible, str | os.PathLike):
-        visible = read_mask(visible)
-    try:
-        mask = torch.as_tensor(np.asarray(visible).astype(np.float64))
-    except (TypeError, ValueError):
-        raise InputError(f"Expected a mask of zeros and ones; got {type(visible).__name__} {visible!r:.40}.") from None
-    if mask.shape not in (event_shape, event_shape[-2:]):
-        raise InputError(
-            f"Expected a mask of shape {tuple(event_shape[-2:])}, that of an image; got {tuple(mask.shape)}."
-        )
-    if not bool(((mask == 0) | (mask == 1)).all()):
-        raise InputError(
-            f"Expected a mask of zeros and ones; got values from {float(mask.min()):.3g} to {float(mask.max()):.3g}."
-        )
-    return mask.bool().expand(event_shape)
-
-
-def read_mask(name: str | os.PathLike[str]) -> list[Any]:
-    """Read a mask from a .npy file, as nested lists."""
-    path = Path(name)
-    if not path.suffix:
-        near = did_you_mean(str(name), REGIONS)
-        raise InputError(f"Unknown region {str(name)!r}: {near}, or give a .npy file with a mask.")
-    try:
-        return list(np.load(path, allow_pickle=False).astype(int).tolist())
-    except (OSError, ValueError) as problem:
-        raise InputError(f"Expected a .npy file with a mask in {path}; got {problem}.") from None

@@ -16,12 +16,12 @@ from typing import Any
 from ppl_vae import data as datasets
 from ppl_vae import programs
 from ppl_vae.checkpoint import RunFolder
-from ppl_vae.conditions import REGIONS, read_mask
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evaluation import evaluate
 from ppl_vae.figures import draw_figures
 from ppl_vae.files import written_whole
 from ppl_vae.generate import takes_binary_data
+from ppl_vae.masks import REGIONS, read_mask
 from ppl_vae.rng import seeded
 from ppl_vae.runs import DATA_OPTIONS, Run, load, refuse_other_run
 from ppl_vae.svi import fit
@@ -53,7 +53,7 @@ def train(
         data: a named data set or a person's own file or folder, see `ppl_vae.data.load`.
         prior, likelihood, condition, networks: class names in snake case, for instance `mixture` and `gaussian`.
         settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are model,
-            guide, prior, likelihood, condition, networks, decoder, encoder, data (binarize) and fit (see
+            guide, prior, likelihood, condition, networks, decoder, encoder, data (binarize, num_labels) and fit (see
             `ppl_vae.fit`).
         out: the run folder; by default runs/ and the names of what was chosen.
         resume: go on with the run in that folder, if there is one.
@@ -79,7 +79,7 @@ def train(
     build: dict[str, Any] = {"model": model, "guide": guide} | parts_chosen
     with seeded(seed):
         built, built_guide, used = programs.build(
-            **build, event_shape=parts.event_shape, settings=own, defaults=_suggested(parts.settings)
+            **build, event_shape=parts.event_shape, settings=own, defaults=_suggested(parts)
         )
     wanted = built.data_options() | ({} if takes_binary_data(built) else {"binarize": None})
     if parts.binarize is None:  # these data are not binarized unless somebody says so
@@ -162,7 +162,7 @@ def new(folder: str | os.PathLike[str]) -> list[Path]:
 
 def _sorted_out(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Split settings into those of fit, those of the data, and those of the programs and their parts."""
-    for part, known in (("fit", FIT_OPTIONS), ("data", ("binarize",))):
+    for part, known in (("fit", FIT_OPTIONS), ("data", ("binarize", "num_labels"))):
         for option in _of(part, settings):
             if option not in known:
                 raise InputError(f"Unknown option {part}.{option}: {did_you_mean(option, known)}.")
@@ -189,8 +189,10 @@ def _of(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {k.removeprefix(f"{part}."): v for k, v in settings.items() if k.startswith(f"{part}.")}
 
 
-def _suggested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if not key.startswith("fit.")}
+def _suggested(parts: datasets.Data) -> dict[str, Any]:
+    """Return what suits the data, as settings of the programs' parts."""
+    suits = {key: value for key, value in parts.settings.items() if not key.startswith("fit.")}
+    return suits | ({} if parts.num_classes is None else {"condition.num_classes": parts.num_classes})
 
 
 def _resolved(name: str) -> str:

@@ -1,0 +1,64 @@
+"""Masks: which pixels of an image are visible, by the name of a region, as an array, or from a file."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae.errors import InputError, did_you_mean
+
+
+def _middle_column(height: int, width: int) -> Tensor:
+    return (torch.arange(width) == width // 2).expand(height, width)
+
+
+def _quadrant(height: int, width: int) -> Tensor:
+    return (torch.arange(height) >= height // 2)[:, None] & (torch.arange(width) < width // 2)
+
+
+REGIONS = {"middle_column": _middle_column, "quadrant": _quadrant}
+
+
+def mask_of(visible: Any, event_shape: torch.Size) -> Tensor:
+    """Return a mask of the shape of a datum, true where a pixel is visible.
+
+    Raises:
+        InputError: an unknown region, or a mask that is no array of zeros and ones in the shape of an image.
+
+    >>> mask_of("quadrant", torch.Size([1, 4, 4])).int().squeeze().tolist()
+    [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
+    """
+    if isinstance(visible, str) and visible in REGIONS:
+        if len(event_shape) < 2:
+            raise InputError(f"Expected images for visible={visible!r}; got data of shape {tuple(event_shape)}.")
+        return REGIONS[visible](*event_shape[-2:]).expand(event_shape)
+    if isinstance(visible, str | os.PathLike):
+        visible = read_mask(visible)
+    try:
+        mask = torch.as_tensor(np.asarray(visible).astype(np.float64))
+    except (TypeError, ValueError):
+        raise InputError(f"Expected a mask of zeros and ones; got {type(visible).__name__} {visible!r:.40}.") from None
+    if mask.shape not in (event_shape, event_shape[-2:]):
+        raise InputError(
+            f"Expected a mask of shape {tuple(event_shape[-2:])}, that of an image; got {tuple(mask.shape)}."
+        )
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise InputError(
+            f"Expected a mask of zeros and ones; got values from {float(mask.min()):.3g} to {float(mask.max()):.3g}."
+        )
+    return mask.bool().expand(event_shape)
+
+
+def read_mask(name: str | os.PathLike[str]) -> list[Any]:
+    """Read a mask from a .npy file, as nested lists."""
+    path = Path(name)
+    if not path.suffix:
+        near = did_you_mean(str(name), REGIONS)
+        raise InputError(f"Unknown region {str(name)!r}: {near}, or give a .npy file with a mask.")
+    try:
+        return list(np.load(path, allow_pickle=False).astype(int).tolist())
+    except (OSError, ValueError) as problem:
+        raise InputError(f"Expected a .npy file with a mask in {path}; got {problem}.") from None
