@@ -2,7 +2,8 @@
 
 A data set of ours, a tensor, an array, a tuple of them, a PyTorch `Dataset` or a `DataLoader` becomes a
 `Source`: its length, and tuples of tensors that a program is called with. What fits in memory is held as
-tensors and batched by index; only a `DataLoader` is iterated as it is.
+tensors and batched by index; only a `DataLoader` is iterated as it is. Where some labels are not known (-1),
+the data come in batches of two kinds: (x, y), and (x,) alone.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset, 
 
 from ppl_vae.errors import InputError
 from ppl_vae.pair import Pair, call_signature, program_name
-from ppl_vae.splits import Split
+from ppl_vae.splits import Split, is_known
 from ppl_vae.strings import StringSplit
 
 Batch = tuple[Tensor, ...]
@@ -86,27 +87,57 @@ class LoaderSource:
             yield from zip(*(t.split(size) for t in tensors), strict=True)
 
 
+class PartlyLabelled:
+    """Data of which some have labels: batches (x, y) of these, and batches (x,) of the others.
+
+    Args:
+        labelled: those with labels.
+        unlabelled: the others, without.
+    """
+
+    def __init__(self, labelled: Source, unlabelled: Source) -> None:
+        kinds = {"labelled": labelled, "unlabelled": unlabelled}
+        self.kinds = {kind: source for kind, source in kinds.items() if len(source)}
+
+    def __len__(self) -> int:
+        return sum(map(len, self.kinds.values()))
+
+    def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
+        """Yield all labelled batches, then all others; or shuffled batches, the two kinds in a random order."""
+        counts = [-(-len(source) // batch_size) for source in self.kinds.values()]
+        order = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        if shuffle:
+            order = order[torch.randperm(len(order))]
+        batches = [source.batches(batch_size, shuffle=shuffle) for source in self.kinds.values()]
+        for kind in order.tolist():
+            yield next(batches[kind])
+
+
 def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
     """Turn what a person passed as data into a source of batches that fits the model.
 
     Args:
         data: what the person passed.
         pair: the programs that will be called with it.
-        ordered: refuse data whose order changes from pass to pass.
+        ordered: refuse data whose order changes from pass to pass, and data of which only some have labels.
 
     Raises:
         InputError: no data, data of different lengths, of a kind that is not known, or more or fewer
-            tensors than the model takes.
+            tensors than the model takes; labels that are partly missing where the programs need them.
 
     >>> from ppl_vae.models import VAE
     >>> len(as_source(torch.zeros(5, 1, 8, 8), Pair(VAE((1, 8, 8)))))
     5
     """
     source = _source(data, pair)
+    if pair.takes_labels():
+        source = _by_kind(source)
     if ordered and isinstance(source, LoaderSource) and isinstance(source.loader.sampler, RandomSampler):
         raise InputError("Expected data in a fixed order; got a DataLoader that shuffles. Pass shuffle=False to it.")
     if len(source) == 0:
         raise InputError("Expected at least one datum; got an empty data set.")
+    if isinstance(source, PartlyLabelled):
+        _check_partly_labelled(source, pair, ordered)
     first = next(iter(source.batches(1)))
     try:
         call_signature(pair.model).bind(*first)
@@ -120,6 +151,8 @@ def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
 
 def fingerprint(source: Source) -> str:
     """Return a hash of the data in their order: equal for equal numbers, however they are batched."""
+    if isinstance(source, PartlyLabelled):
+        return "".join(kind + fingerprint(part) for kind, part in source.kinds.items())
     digests: list[Any] = []
     for batch in source.batches(1000):
         digests = digests or [hashlib.sha256(f"{t.dtype}{tuple(t.shape[1:])}".encode()) for t in batch]
@@ -155,6 +188,39 @@ def _source(data: Any, pair: Pair) -> Source:
         + (" Pass .to_numpy() of it." if hasattr(data, "to_numpy") else "")
         + (" Pass one of its splits: .train, .validation or .test." if hasattr(data, "train") else "")
     )
+
+
+def _by_kind(source: Source) -> Source:
+    """Return a source of labelled and unlabelled batches if some of its labels are not known."""
+    if isinstance(source, SplitSource) and isinstance(source.split, Split) and source.split.y is not None:
+        split = source.split
+        if not bool(is_known(source.split.y).all()):
+            return PartlyLabelled(SplitSource(split.known(), True), SplitSource(split.unknown(), False))
+    if isinstance(source, TensorSource) and len(source.tensors) == 2:
+        x, y = source.tensors
+        known = is_known(y)
+        if not bool(known.all()):
+            return PartlyLabelled(TensorSource((x[known], y[known])), TensorSource((x[~known],)))
+    return source
+
+
+def _check_partly_labelled(source: PartlyLabelled, pair: Pair, ordered: bool) -> None:
+    """Refuse labels that are partly missing where log P(x | y) is asked for, or where a program cannot do without."""
+    missing = f"{len(source.kinds['unlabelled'])} of {len(source)} data without a label (-1)"
+    if ordered:
+        raise InputError(
+            f"Expected a label for each datum, or data without labels; got {missing}. Pass x alone (split.x) for "
+            f"log P(x), or the labelled part (split.known()) for that given y."
+        )
+    for program in pair.programs.values():
+        try:
+            call_signature(program).bind(None)
+        except TypeError as problem:
+            raise InputError(
+                f"Expected programs that can be called with x alone; got {missing}, and "
+                f"{program_name(program)}{call_signature(program)} ({problem}). Give y a default of None and sample "
+                f"it where it is None, or pass the labelled part only (split.known())."
+            ) from None
 
 
 def _as_tuple(batch: Any) -> Batch:

@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppl_vae.batches import Source
+from ppl_vae.batches import PartlyLabelled, Source
 from ppl_vae.errors import InputError, reason
 from ppl_vae.pair import Pair, program_name
 from ppl_vae.structure import Args, samples
@@ -27,13 +27,16 @@ def check(
 ) -> tuple[list[poutine.Trace], int]:
     """Check data and programs against each other; return the traces of one run, and on how many data.
 
-    The programs are run on `size` data, or on a part; only if that fails, on all. Call it within
-    `pair.running()`.
+    The programs are run on `size` data, or on a part; only if that fails, on all. Where some data have labels and
+    some have none, both kinds are checked, and the traces are those of the last; the pair has seen them all.
+    Call it within `pair.running()`.
 
     Raises:
         InputError: NaN or infinite data, programs that fail or do not fit together, or data outside the
             support of the likelihood.
     """
+    if isinstance(source, PartlyLabelled):
+        return _check_kinds(pair, source, size=size, proposal=proposal)
     _check_finite(source)
     args = _to(next(source.batches(size or min(PROBE_SIZE, max(1, len(source) - 1)))), pair)
     with torch.no_grad(), pair.evaluating():
@@ -52,6 +55,16 @@ def check(
             if site["is_observed"]:
                 _check_support(pair, site, args, source)
     return traces, len(args[0])
+
+
+def _check_kinds(pair: Pair, source: PartlyLabelled, **options: Any) -> tuple[list[poutine.Trace], int]:
+    for kind, part in source.kinds.items():
+        try:
+            traces, num_data = check(pair, part, **options)
+        except InputError as problem:
+            raise InputError(f"{problem} (This is of the {len(part)} {kind} data.)") from problem
+        pair.see(traces)
+    return traces, num_data
 
 
 def _is_for_all(traces: list[poutine.Trace], num_run: int, num_data: int) -> bool:

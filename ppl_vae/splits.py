@@ -174,7 +174,7 @@ def is_known(y: Tensor) -> Tensor:
     """
     whole = y.long()  # a byte cannot be compared with -1
     if y.dim() != 1 or y.is_floating_point() or bool((whole < HIDDEN).any()):
-        return torch.ones(len(y), dtype=torch.bool)
+        return torch.ones(len(y), dtype=torch.bool, device=y.device)
     return whole != HIDDEN
 
 
