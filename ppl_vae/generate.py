@@ -127,7 +127,7 @@ def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True,
     pair = Pair(model, guide)
     parts = []
     with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
-        for batch in as_source(data, pair).batches(CHUNK):
+        for batch in as_source(data, pair, ordered=True).batches(CHUNK):
             args = tuple(t.to(pair.device) for t in batch)
             guide_trace = poutine.trace(guide).get_trace(*args)
             again = poutine.replay(Regenerated()(model), trace=guide_trace)
