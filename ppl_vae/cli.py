@@ -145,32 +145,25 @@ def explain(run: Path, **options: Any) -> None:
 
 @app.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--size", "-n", type=int, default=128, show_default=True, help="How many.")
+@click.option("--size", "-n", type=int, help="How many; for each condition.  [default: what fills a picture]")
+@click.option("--label", "-l", type=int, help="What a model of labels is given.  [default: each label]")
+@click.option("--condition", "-c", type=click.Path(path_type=Path), help="A file with what the model is given.")
 @click.option("--mean/--no-mean", default=True, show_default=True, help="E[x | z], or draws of x.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="A .png or .npy file.  [default: in RUN/figures]")
-def sample(run: Path, size: int, mean: bool, seed: int, out: Path | None) -> None:
-    """Generate new data from the model of RUN: z from the prior, the guide thrown away."""
-    import ppl_vae
-    from ppl_vae import plots
-    from ppl_vae.errors import InputError
-    from ppl_vae.figures import save_figure
-    from ppl_vae.files import write_array
+def sample(run: Path, **options: Any) -> None:
+    """Generate new data from the model of RUN: z from the prior, the guide thrown away.
 
-    loaded = ppl_vae.load(run)
-    path = out or loaded.path / "figures" / f"{'samples' if mean else 'draws'}-{seed}.png"
-    picture = len(loaded.model.event_shape) == 3 and loaded.model.event_shape[0] in plots.CHANNELS
-    if path.suffix not in (".npy", ".png") or (path.suffix == ".png" and not picture):
-        raise InputError(
-            f"Expected a .npy file{' or a .png picture' if picture else ', as these data are no pictures'}; "
-            f"got {path}. Name one with --out."
-        )
-    x = ppl_vae.sample(loaded.model, size, mean=mean, seed=seed)
-    if path.suffix == ".npy":
-        write_array(path, x.numpy())
-    else:
-        save_figure(plots.images(x), path)
-    click.echo(str(path))
+    A conditional model is given a label, or what stands in a file (an image, a folder of images, an array); else it
+    is given test data.
+
+    \b
+    ppl-vae sample runs/cvae-digits --label 7
+    ppl-vae sample runs/image_completion-mnist --condition half.png
+    """  # noqa: D301  (click reads the control character)
+    from ppl_vae.sampling import sample_run
+
+    click.echo(str(sample_run(run, **options)))
 
 
 @app.command()

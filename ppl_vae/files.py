@@ -66,14 +66,14 @@ def _native(array: Array) -> Array:
 
 
 def read_images(path: Path) -> Array:
-    """Return all images of a folder and its subfolders in order of their names, [N, C, H, W] of bytes.
+    """Return all images of a folder and its subfolders in order of their names, or one image, [N, C, H, W] of bytes.
 
     Raises:
         InputError: no images, an unreadable one, or two sizes.
     """
     from PIL import Image
 
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise InputError(f"Expected images ({', '.join(IMAGE_SUFFIXES[:3])}, ...) in {path}; got none.")
     images: list[Array] = []

@@ -1,0 +1,146 @@
+"""Samples of a run as a file: a picture or an array, for no condition, a label, or conditions read from a file."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae import plots
+from ppl_vae.conditional import ConditionalModel
+from ppl_vae.conditions import DigitString, Label
+from ppl_vae.errors import InputError
+from ppl_vae.figures import NUM_ANSWERS, NUM_CONDITIONS, NUM_PICTURES, answers, evenly, labelled, save_figure
+from ppl_vae.files import read_arrays, read_images, write_array
+from ppl_vae.generate import sample, takes_binary_data
+from ppl_vae.runs import Run, load
+
+
+def sample_run(
+    run: Run | str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    label: int | None = None,
+    condition: str | os.PathLike[str] | None = None,
+    mean: bool = True,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Generate new data from the model of a run, and write them to a file.
+
+    Args:
+        run: a run, or the path of its folder.
+        size: how many; of a conditional model how many for each condition. None takes what fills a figure.
+        label: what a model of labels is given; None gives it each label.
+        condition: a file with what a conditional model is given, see `read_conditions`; None takes test data.
+        mean: E[x | z], or draws of x.
+        seed: of the draws.
+        out: a .png or .npy file; None writes a picture into the run's figures/. An array is [size, *event_shape],
+            or [M, size, *event_shape] for M conditions.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InputError: no run there, a label or a condition that the model does not take, or an unknown kind of file.
+    """
+    run = run if isinstance(run, Run) else load(run)
+    path = Path(out or run.path / "figures" / f"{'samples' if mean else 'draws'}-{seed}.png")
+    picture = len(run.model.event_shape) == 3 and run.model.event_shape[0] in plots.CHANNELS
+    if path.suffix not in (".npy", ".png") or (path.suffix == ".png" and not picture):
+        raise InputError(
+            f"Expected a .npy file{' or a .png picture' if picture else ', as these data are no pictures'}; "
+            f"got {path}. Name one with --out."
+        )
+    model = run.model
+    if not isinstance(model, ConditionalModel):
+        _refuse_conditions(model, label, condition)
+        _write(path, sample(model, size or NUM_PICTURES, mean=mean, seed=seed))
+        return path
+    y = _conditions(run, model, label, condition)
+    if path.suffix == ".npy" or (isinstance(model.condition, Label) and len(y) == 1):
+        count = size or (NUM_PICTURES if len(y) == 1 else NUM_ANSWERS)
+        x = sample(model, mean=mean, seed=seed, y=y.repeat_interleave(count, dim=0))
+        _write(path, x if len(y) == 1 else x.unflatten(0, (len(y), count)))
+    elif isinstance(model.condition, Label):
+        save_figure(labelled(model, y, columns=size or 16, mean=mean, seed=seed), path)
+    else:
+        save_figure(answers(model, y, columns=size or NUM_ANSWERS, mean=mean, seed=seed), path)
+    return path
+
+
+def read_conditions(model: ConditionalModel, path: str | os.PathLike[str]) -> Tensor:
+    """Read what a conditional model is given: M conditions from a file, or from a folder of images.
+
+    Labels: a .npy file of whole numbers. Images to be completed: one image, a folder of them, or an array [H, W]
+    or [M, H, W]; only their visible pixels are read. Strings of L images: a folder of M L images in the order of
+    their names, one image with L beside each other, or an array [L, H, W] or [M, L, H, W]. Grey levels become black
+    and white at one half for a model of binary data.
+
+    Raises:
+        InputError: no such file, one that cannot be read, or arrays that do not have the shape of the conditions.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"Expected a file with conditions in {path}; got no such file.")
+    if path.suffix in (".npy", ".npz"):
+        arrays = read_arrays(path)
+        values = arrays.get("y", next(iter(arrays.values())))
+    else:
+        values = read_images(path)
+    if values.dtype.kind not in "buif" or not values.size:
+        raise InputError(f"Expected numbers in {path}; got an array of dtype {values.dtype} and shape {values.shape}.")
+    if isinstance(model.condition, Label):
+        return torch.from_numpy(values.astype(np.int64).reshape(-1))
+    grey = values.astype(np.float32) / (255 if values.dtype == np.uint8 and values.max() > 1 else 1)
+    y = _in_shape(torch.from_numpy(grey), model, path)
+    return (y >= 0.5).to(y) if takes_binary_data(model) else y
+
+
+def _in_shape(images: Tensor, model: ConditionalModel, path: Path) -> Tensor:
+    """Return images as conditions, [M, *shape of what the model is given]."""
+    channels, height, width = model.event_shape if len(model.event_shape) == 3 else (1, 1, len(model.event_shape))
+    shape = (model.condition.length if isinstance(model.condition, DigitString) else 1, *model.event_shape)
+    if images.dim() == 4 and images.shape[1] == 3 and channels == 1:
+        images = images.mean(1, keepdim=True)  # a grey image stored in colours
+    if images.shape[-2:] == (height, width * shape[0]) and shape[0] > 1:  # images beside each other
+        images = torch.stack(images.split(width, dim=-1), dim=-3 if images.dim() == 2 else -4)
+    numel = torch.Size(shape).numel()
+    if images.shape[-2:] != (height, width) or images.numel() % numel:
+        each = f"strings of {shape[0]} images" if isinstance(model.condition, DigitString) else "images"
+        raise InputError(
+            f"Expected {each} of shape {tuple(model.event_shape)} as conditions in {path}; got {tuple(images.shape)}. "
+            f"Resize them, or give as many as the model was trained with."
+        )
+    y = images.reshape(-1, *shape)
+    return y if isinstance(model.condition, DigitString) else y.squeeze(1)
+
+
+def _conditions(run: Run, model: ConditionalModel, label: int | None, condition: Any) -> Tensor:
+    is_label = isinstance(model.condition, Label)
+    if label is not None and (condition is not None or not is_label):
+        got = "a file with conditions, too" if condition is not None else f"{type(model).__name__}, which takes images"
+        raise InputError(f"Expected --label for a model of labels; got {got}. Use one: --label, or --condition FILE.")
+    if condition is not None:
+        return read_conditions(model, condition)
+    if isinstance(model.condition, Label):
+        return torch.arange(model.condition.num_classes) if label is None else torch.tensor([label])
+    test = evenly(run.data().test, NUM_CONDITIONS)
+    return test.x if model.y_from_x else test.y
+
+
+def _refuse_conditions(model: Any, label: int | None, condition: Any) -> None:
+    if label is not None or condition is not None:
+        raise InputError(
+            f"Expected a conditional model to give a {'label' if condition is None else 'condition'}; got "
+            f"{type(model).__name__}. Leave it out, or train one: ppl-vae train cvae."
+        )
+
+
+def _write(path: Path, x: Tensor) -> None:
+    if path.suffix == ".npy":
+        write_array(path, x.numpy())
+    else:
+        save_figure(plots.images(x), path)
