@@ -1,6 +1,8 @@
 """The result of asking a conditional model many times: numbers, text and HTML."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.report import Array, Mean, Report, number
 
+KINDS = {"means": "E[x | z, y]", "draws": "a draw of x"}
 COUNTS = (1, 2, 5, 10, 20, 50, 100)  # K in "the best of K answers"
 
 
@@ -77,16 +80,12 @@ class OneToMany:
     def share_of_real(self, *, mean: bool = True, against: bool = False) -> Mean:
         """Return the diversity of the answers divided by that of real data: 1 is as diverse as they are.
 
-        The means E[x | z, y] are compared with grey levels, the draws with the data as the model sees them.
-
-        Raises:
-            InputError: means, where there are no grey levels.
+        The draws are compared with the data as the model sees them, the means E[x | z, y] with data before noise was
+        added to each pixel on its own, that is with grey levels under dynamic binarization.
         """
         one = self.against if against and self.against is not None else self.model
-        real = self.real.distance_of_grey if mean else self.real.distance
-        if real is None:
-            raise InputError("Expected data before binarization to compare means with; got none. Pass grey=.")
-        above, below = _mean((one.means if mean else one.draws).diversity), _mean_of_pairs(real)
+        above = _mean((one.means if mean else one.draws).diversity)
+        below = self._real(mean)
         share = above.value / below.value if below.value else float("nan")
         # By the delta method, each error standing on its own, though both come from the same test data.
         error = float(np.hypot(above.se, share * below.se) / below.value) if below.value else float("nan")
@@ -111,6 +110,15 @@ class OneToMany:
         return self.report().html()
 
     @property
+    def _has_grey(self) -> bool:
+        return self.real.distance_of_grey is not None
+
+    def _real(self, grey: bool) -> Mean:
+        """Return how different real data of one condition are, in grey levels where they are asked for and known."""
+        known = self.real.distance_of_grey if grey else None
+        return _mean_of_pairs(self.real.distance if known is None else known)
+
+    @property
     def _both(self) -> list[Measured]:
         return [self.model] if self.against is None else [self.model, self.against]
 
@@ -123,49 +131,42 @@ class OneToMany:
 
     def _error_rows(self) -> list[tuple[str, Mean, str]]:
         rows = []
-        for what, kind in (("E[x | z, y]", "means"), ("a draw of x", "draws")):
-            for count in sorted({1, self.num_answers}):
-                label = f"error of {kind}" if count == 1 else f"  best of {count}"
-                remark = f"{what}, squared, per pixel, " if count == 1 else ""
-                rows += [
-                    (label, _mean(getattr(one, kind).best_of(count)), remark + one.name if i == 0 else one.name)
-                    for i, one in enumerate(self._both)
-                ]
+        for kind, what in KINDS.items():
+            rows += self._rows(f"error of {kind}", f"of {what}, squared, per pixel", lambda a: a.best_of(1), kind)
+            rows += self._rows(f"  best of {self.num_answers}", "", lambda a: a.best_of(self.num_answers), kind)
         return rows
 
     def _diversity_rows(self) -> list[tuple[str, Mean, str]]:
         rows = []
-        for kind, real, name in (
-            ("means", self.real.distance_of_grey, "grey levels of real data"),
-            ("draws", self.real.distance, "real data"),
-        ):
-            for one in self._both:
-                remark = "of two answers, squared distance per pixel, " if one is self.model else ""
-                share = ""
-                if real is not None:
-                    ratio = self.share_of_real(mean=kind == "means", against=one is self.against)
-                    share = f": {ratio.value:.3f} (s.e. {number(ratio.se)}) of real"
-                label = f"diversity of {kind}"
-                rows.append((label, _mean(getattr(one, kind).diversity), f"{remark}{one.name}{share}"))
-            if real is not None:
-                rows.append(("  real data", _mean_of_pairs(real), f"{name} of one condition"))
+        for kind in KINDS:
+            grey = kind == "means" and self._has_grey
+            own = self._rows(f"diversity of {kind}", "of two, squared, per pixel", lambda a: a.diversity, kind)
+            shares = [self.share_of_real(mean=kind == "means", against=one is self.against) for one in self._both]
+            rows += [
+                (label, mean, f"{remark}: {share.value:.3f} (s.e. {number(share.se)}) of real")
+                for (label, mean, remark), share in zip(own, shares, strict=True)
+            ]
+            rows.append(("  real data", self._real(grey), f"of one condition{', grey levels' if grey else ''}"))
         return rows
 
     def _reading_rows(self) -> list[tuple[str, Mean, str]]:
+        rows: list[tuple[str, Mean, str]] = []
         if self.classifier is None:
-            return []
-        rows = []
-        kinds = (
-            ("means", self.classifier.accuracy_of_grey, "grey levels"),
-            ("draws", self.classifier.accuracy, "data"),
-        )
-        for kind, limit, name in kinds:
-            for one in self._both:
-                right = getattr(one, kind).read_right
-                remark = "as the right label, by a classifier, " if one is self.model else ""
-                rows.append((f"{kind} read right", _mean(right), remark + one.name))
-            rows.append(("  limit", limit, f"{name} of real test images that it reads right"))
+            return rows
+        for kind in KINDS:
+            grey = kind == "means" and self._has_grey
+            limit = self.classifier.accuracy_of_grey if grey else self.classifier.accuracy
+            rows += self._rows(f"{kind} read right", "by a classifier", lambda a: a.read_right, kind)
+            rows.append(("  limit", limit, f"real test images{', grey levels' if grey else ''}, read by it"))
         return rows
+
+    def _rows(self, label: str, remark: str, of: Callable[[Answers], Any], kind: str) -> list[tuple[str, Mean, str]]:
+        """Return a row for each model, with a remark in the first."""
+        start = f"{remark}, " if remark else ""
+        return [
+            (label, _mean(of(getattr(one, kind))), f"{start if one is self.model else ''}{one.name}")
+            for one in self._both
+        ]
 
     def _lines(self) -> list[str]:
         lines = []
@@ -185,12 +186,14 @@ class OneToMany:
             "Diversity of draws counts noise in single pixels, too: it cannot tell many answers from one blur. That "
             "of means can."
         )
-        return lines + [f"{one.name}: {one.evidence.verdict()}" for one in self._both]
+        verdicts = [one.evidence.verdict().replace("log P(x)", one.evidence.quantity) for one in self._both]
+        return lines + [f"{one.name}: {verdict}" for one, verdict in zip(self._both, verdicts, strict=True)]
 
     def _when_better(self, against: Measured) -> str:
-        limit = against.means.best_of(1).mean()
-        counts = range(1, self.num_answers + 1)
-        first = next((k for k in counts if self.model.means.best_of(k).mean() < limit), None)
+        """Say from which K on the model is nearer to the truth, by more than two (paired) standard errors."""
+        one = against.means.best_of(1)
+        gains = {k: _mean(one - self.model.means.best_of(k)) for k in range(1, self.num_answers + 1)}
+        first = next((k for k, gain in gains.items() if gain.value > 2 * np.nan_to_num(gain.se)), None)
         how = f"from K = {first} on" if first else f"for no K up to {self.num_answers}"
         return f"the best of K means is nearer to the truth than one mean of {against.name} {how}"
 

@@ -127,7 +127,8 @@ class Real:
 
     Attributes:
         distance: (1/D) |x - x'|^2, the mean over the other real data x' with the condition of x, [N].
-        distance_of_grey: the same of data before they were binarized, [N], or None.
+        distance_of_grey: the same before noise was added to each pixel on its own, [N]: of grey levels under dynamic
+            binarization; None where there are none.
         nearness: how far the conditions of x' are from that of x, (1/V) |y - y'|^2 over the V visible pixels, on
             average, [N]; None where they have just the same.
     """
@@ -142,7 +143,7 @@ def real_answers(
     split: Split | StringSplit,
     index: Tensor,
     *,
-    grey: Split | None = None,
+    grey: Split | StringSplit | None = None,
     num_nearest: int = 10,
 ) -> Real:
     """Return how far data of a split are from other real data of the same condition.
@@ -155,7 +156,7 @@ def real_answers(
         model: says what the condition is.
         split: the real data.
         index: which of them to compare with the others, [N].
-        grey: the same data before they were binarized.
+        grey: the same data before they were dynamically binarized.
         num_nearest: how many data have the condition of another, where it is visible pixels.
 
     Raises:

@@ -13,6 +13,7 @@ regressor, all of whose pixels are independent, is as diverse as the data once e
 E[x | z, y] that differs from answer to answer only if z says something: for a regressor it is one and the same.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,6 @@ from ppl_vae.conditional import ConditionalModel
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.estimators import estimate_evidence
 from ppl_vae.pair import Program
-from ppl_vae.rng import seeded
 from ppl_vae.splits import Split
 from ppl_vae.strings import StringSplit
 
@@ -36,12 +36,12 @@ def measure_one_to_many(
     *,
     against: tuple[Program, Program | None] | None = None,
     classifier: Classifier | None = None,
-    grey: Split | None = None,
+    grey: Split | StringSplit | None = None,
     num_samples: int = 1000,
     num_answers: int = 20,
     num_nearest: int = 10,
     num_data: int | None = None,
-    names: tuple[str, str] | None = None,
+    names: Sequence[str] | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> OneToMany:
@@ -53,7 +53,8 @@ def measure_one_to_many(
         split: real data with their conditions, neither trained nor chosen on: the test split.
         against: another model of the same task with its guide, for instance a regressor.
         classifier: reads the answers, see `fit_classifier`; not used where only pixels are given.
-        grey: the same data before they were binarized, to compare E[x | z, y] with.
+        grey: the same data before they were dynamically binarized, which is noise in each pixel on its own: what
+            E[x | z, y] is compared with. None compares with the data themselves, right where they have no such noise.
         num_samples: K of the importance estimate of log P(x | y).
         num_answers: A, how many answers to each condition, at least 2.
         num_nearest: how many real data stand in for one condition, where it is visible pixels.
@@ -97,7 +98,7 @@ def measure_one_to_many(
     index = torch.linspace(0, len(split) - 1, count).long()
     chosen = split[index]
     reader = None if pairs[0][0].y_from_x else classifier
-    with seeded(seed), torch.no_grad():
+    with torch.no_grad():
         real = real_answers(pairs[0][0], split, index, grey=grey, num_nearest=num_nearest)
     measured = []
     for name, (program, its_guide) in zip(names or _names(pairs), pairs, strict=False):
