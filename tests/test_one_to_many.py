@@ -247,9 +247,21 @@ def test_classifier_reads_real_digits(classifier, digits_test):
         assert accuracy.se == pytest.approx(np.sqrt(accuracy.value * (1 - accuracy.value) / 299))
 
 
-def test_classifier_sees_training_data_only_and_is_seeded(classifier):
+def test_classifier_learns_from_training_data_only(tmp_path):
+    """Light and dark images are called 1 and 0 in the training data, and the other way round in the others."""
+    y = np.arange(200) % 2
+    x = np.random.default_rng(0).random((200, 4, 4)) * 0.2 + 0.8 * y[:, None, None]
+    own = {"train": x, "valid": x, "test": x, "train_y": y, "valid_y": 1 - y, "test_y": 1 - y}
+    np.savez(tmp_path / "own.npz", **{k: v.astype(np.float32) for k, v in own.items()})
+    reader = fit_classifier(data.load(tmp_path / "own.npz"), num_images=20_000)
+    assert reader.accuracy.value == reader.accuracy_of_grey.value == 0
+
+
+def test_classifier_is_seeded():
     digits = data.load("digits")
+    before = torch.random.get_rng_state()
     one, again, other = (fit_classifier(digits, num_images=3000, seed=s) for s in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), before)
     x = digits.test.x.flatten(1).numpy()
     np.testing.assert_array_equal(one.network.predict_proba(x), again.network.predict_proba(x))
     assert (one.network.predict_proba(x) != other.network.predict_proba(x)).any()
