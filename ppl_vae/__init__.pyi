@@ -1,16 +1,19 @@
 from . import data, likelihoods, networks, plots, posteriors, priors
+from .answered import OneToMany
 from .arviz_export import to_arviz
 from .base import Guide, Model
 from .bound import check_bound
+from .classifier import fit_classifier
 from .comparison import compare
 from .errors import InputError, NonFiniteLossError
 from .estimators import estimate_evidence
-from .evaluation import evaluate, explain
+from .evaluation import evaluate, explain, measure
 from .evidence import Evidence
 from .experiment import new, train
 from .gaps import Gap, explain_gap
 from .generate import manifold, reconstruct, sample
 from .latents import latent_use
+from .one_to_many import measure_one_to_many
 from .runs import Run, load
 from .svi import fit
 from .training import Fit
@@ -25,6 +28,7 @@ __all__ = [
     "LatentUse",
     "Model",
     "NonFiniteLossError",
+    "OneToMany",
     "Run",
     "check_bound",
     "compare",
@@ -34,10 +38,13 @@ __all__ = [
     "explain",
     "explain_gap",
     "fit",
+    "fit_classifier",
     "latent_use",
     "likelihoods",
     "load",
     "manifold",
+    "measure",
+    "measure_one_to_many",
     "networks",
     "new",
     "plots",

@@ -186,6 +186,24 @@ def new(folder: Path) -> None:
     click.echo(f"\nEdit one, then: ppl-vae train {folder / 'models' / 'vae.py'}")
 
 
+@app.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--against", type=click.Path(path_type=Path), help="Another run of the same task: the regressor.")
+@click.option("--num-samples", "-k", type=int, default=1000, show_default=True, help="K of log P(x | y).")
+@click.option("--num-answers", type=int, default=20, show_default=True, help="Answers to each condition.")
+@click.option("--num-data", type=int, default=1000, show_default=True, help="Conditions, of evenly spaced test data.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the samples and of the classifier.")
+def measure(run: Path, **options: Any) -> None:
+    """Measure the answers of RUN, a conditional model, to conditions with many right ones.
+
+    \b
+    ppl-vae measure runs/cvae-digits --against runs/regressor-label-digits
+    """  # noqa: D301  (click reads the control character)
+    from ppl_vae.evaluation import measure as run_measures
+
+    click.echo(str(run_measures(run, **options)))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; what a person can mend ends in one line and exit code 2."""
     try:

@@ -1,4 +1,4 @@
-"""Questions to a run folder: what log P(x) is, and why the ELBO is lower."""
+"""Questions to a run folder: what log P(x) is, why the ELBO is lower, and what one condition is answered."""
 
 import os
 from collections.abc import Callable
@@ -6,11 +6,15 @@ from typing import Any
 
 import torch
 
+from ppl_vae import data as datasets
+from ppl_vae.answered import OneToMany
+from ppl_vae.classifier import fit_classifier
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.estimators import estimate_evidence
 from ppl_vae.evidence import Evidence
 from ppl_vae.gaps import Gap, explain_gap
 from ppl_vae.latents import latent_use
+from ppl_vae.one_to_many import conditional, measure_one_to_many
 from ppl_vae.runs import Run, load
 from ppl_vae.splits import Split
 from ppl_vae.usage import LatentUse
@@ -93,6 +97,64 @@ def explain(
     chosen = part(run, split, num_data)
     gap = explain_gap(run.model, run.guide, chosen, seed=seed, progress=progress)
     return gap, latent_use(run.model, run.guide, chosen, seed=seed, progress=progress)
+
+
+def measure(
+    run: Run | str | os.PathLike[str],
+    *,
+    against: Run | str | os.PathLike[str] | None = None,
+    num_samples: int = 1000,
+    num_answers: int = 20,
+    num_data: int | None = 1000,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> OneToMany:
+    """Measure on the test split what a run makes of conditions with many right answers.
+
+    Where there is a right label, a classifier is trained on real data (`fit_classifier`) and reads the answers.
+
+    Args:
+        run: a run of a conditional model, or the path of its folder.
+        against: another run of the same task on the same data, for instance of the regressor.
+        num_samples: K of the importance estimate of log P(x | y).
+        num_answers: how many answers to each condition.
+        num_data: ask the conditions of so many test data, evenly spaced; None asks all.
+        seed: of the samples, and of the classifier.
+        progress: show progress bars.
+
+    Returns:
+        `OneToMany` (see `measure_one_to_many`).
+
+    Raises:
+        InputError: no run there, a run without a condition or with other data, or an option that is out of range.
+    """
+    run = run if isinstance(run, Run) else load(run)
+    other = against if isinstance(against, Run) or against is None else load(against)
+    runs = [run] if other is None else [run, other]
+    model = conditional(run.model)
+    tested = [{key: one.config["data"].get(key) for key in ("name", "binarize", "strings")} for one in runs]
+    if tested[0] != tested[-1]:
+        raise InputError(
+            f"Expected two runs on the same test data; got {run.path} on {tested[0]} and {runs[-1].path} on "
+            f"{tested[-1]}. Train one of them anew."
+        )
+    parts = run.data()
+    grey = datasets.load(parts.name, binarize=None).test if parts.binarize == "dynamic" else None
+    names = [one.path.resolve().name for one in runs]
+    return measure_one_to_many(
+        model,
+        run.guide,
+        parts.test,
+        against=None if other is None else (other.model, other.guide),
+        classifier=None if model.y_from_x else fit_classifier(parts, seed=seed, progress=progress),
+        grey=grey,
+        num_samples=num_samples,
+        num_answers=num_answers,
+        num_data=num_data,
+        names=names if len(set(names)) == len(names) else [str(one.path) for one in runs],
+        seed=seed,
+        progress=progress,
+    )
 
 
 def part(run: Run, split: str, num_data: int | None) -> Split:
