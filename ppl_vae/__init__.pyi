@@ -1,7 +1,8 @@
-from . import data, likelihoods, networks, plots, posteriors, priors
+from . import data, likelihoods, networks, objectives, plots, posteriors, priors
 from .arviz_export import to_arviz
 from .base import Guide, Model
 from .bound import check_bound
+from .classification import accuracy
 from .comparison import compare
 from .errors import InputError, NonFiniteLossError
 from .estimators import estimate_evidence
@@ -26,6 +27,7 @@ __all__ = [
     "Model",
     "NonFiniteLossError",
     "Run",
+    "accuracy",
     "check_bound",
     "compare",
     "data",
@@ -40,6 +42,7 @@ __all__ = [
     "manifold",
     "networks",
     "new",
+    "objectives",
     "plots",
     "posteriors",
     "priors",
