@@ -235,6 +235,28 @@ def test_the_auxiliary_term_of_plain_functions_with_particles():
     assert accuracy(guide, (x, y)) == pytest.approx(2 / 3)
 
 
+def test_a_fit_is_resumed_with_the_same_objective_only(tmp_path):
+    model, guide = linear_pair()
+    x, y = torch.randn(30, 4), torch.arange(30) % 4 - 1
+    options = dict(epochs=1, out=tmp_path, resume=True)
+    fit(model, guide, (x, y), objective=Classifying(Trace_ELBO(num_particles=3), weight=5), **options)
+    for other in (Classifying(Trace_ELBO(num_particles=3), weight=6), Classifying(Trace_ELBO(), weight=5)):
+        with pytest.raises(InputError, match=r"objective=Classifying\(Trace_ELBO, weight=5\)\(3\)"):
+            fit(model, guide, (x, y), objective=other, **options)
+
+
+def test_accuracy_leaves_dropout_out():
+    model, _ = linear_pair()
+
+    def network(in_shape, out_shape):
+        return torch.nn.Sequential(LINEAR(in_shape, out_shape), torch.nn.Dropout(0.9))
+
+    guide = SemiSupervised(model, classifier=network)
+    x = torch.randn(100, 4)
+    assert accuracy(guide, (x, guide.classifier[0](x).argmax(-1))) == 1.0
+    assert guide.training
+
+
 def test_accuracy_counts_the_most_probable_label():
     _, guide = linear_pair()
     x = torch.randn(2500, 4)
@@ -272,6 +294,8 @@ def test_the_command_line_chooses_guide_and_objective(run, tmp_path):  # noqa: F
     config = json.loads((folder / "run.json").read_text())
     assert config["build"]["guide"] == "semi_supervised"
     assert config["objective"] == {"weight": Classifying().weight}
+    fitted_with = torch.load(folder / "last.pt", weights_only=True)["settings"]["objective"]
+    assert fitted_with == f"{Classifying().__name__}(1)"
     loaded = ppl_vae.load(folder)
     assert config["result"]["accuracy"] == pytest.approx(accuracy(loaded.guide, loaded.data().test))
     assert f"Q(y | x) is right for {config['result']['accuracy']:.2%} of the test data" in out
