@@ -44,7 +44,7 @@ class Classifying(ELBO):
     'Classifying(Trace_ELBO, weight=2.5)'
     """
 
-    def __init__(self, elbo: ELBO | None = None, *, weight: float = 50.0) -> None:
+    def __init__(self, elbo: ELBO | None = None, *, weight: float = 100.0) -> None:
         if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise InputError(f"Expected the weight of log Q(y | x) to be 0 or more; got {weight!r}.")
         self.elbo: Any = elbo or TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
