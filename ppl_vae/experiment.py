@@ -25,6 +25,7 @@ from ppl_vae.files import written_whole
 from ppl_vae.generate import takes_binary_data
 from ppl_vae.masks import REGIONS, read_mask
 from ppl_vae.objectives import Classifying
+from ppl_vae.pair import Pair
 from ppl_vae.rng import seeded
 from ppl_vae.runs import DATA_OPTIONS, Run, load, refuse_other_run
 from ppl_vae.splits import Split, is_known
@@ -82,7 +83,7 @@ def train(
     data = _resolved(data) if data not in datasets.NAMED and Path(data).exists() else data
     model = _resolved(model) if programs.is_file(model) else model
     parts = datasets.load(data, **data_options)
-    usual_guide = programs.guide_for(model, partly_labelled=_partly_labelled(parts))
+    usual_guide = programs.guide_for(model, partly_labelled=_partly_labelled(parts.train))
     guide = _resolved(guide) if guide and programs.is_file(guide) else guide or usual_guide
     parts_chosen = {"prior": prior, "likelihood": likelihood, "condition": condition, "networks": networks}
     build: dict[str, Any] = {"model": model, "guide": guide} | parts_chosen
@@ -97,6 +98,11 @@ def train(
         parts = datasets.load(data, **data_options, **wanted)
     fit_options = _of("fit", parts.settings) | fit_options
     objective = _objective(built_guide, guide, objective_options)
+    if Pair(built).takes_labels() and _partly_labelled(parts.test):
+        raise InputError(
+            f"Expected labels of all test data, to estimate log P(x | y); got some that are missing (-1) in {data}. "
+            f"Give a file with train, validation, test and train_y, validation_y, test_y; missing in train_y only."
+        )
     chosen = (model, None if guide == usual_guide else guide, *parts_chosen.values(), data)
     folder = RunFolder(out or Path("runs", "-".join(Path(name).stem for name in chosen if name)))
     sources = {role: programs.source(role, name) for role, name in (("model", model), ("guide", guide))}
@@ -194,9 +200,8 @@ def _objective(guide: Guide, name: str, options: Mapping[str, Any]) -> Classifyi
     return None
 
 
-def _partly_labelled(parts: datasets.Data) -> bool:
-    train = parts.train
-    return isinstance(train, Split) and train.y is not None and not bool(is_known(train.y).all())
+def _partly_labelled(split: Any) -> bool:
+    return isinstance(split, Split) and split.y is not None and not bool(is_known(split.y).all())
 
 
 def _with_mask_read(settings: Mapping[str, Any]) -> dict[str, Any]:
