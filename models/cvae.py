@@ -25,6 +25,8 @@ class CVAE(ConditionalModel):
     torch.Size([2, 1, 8, 8])
     """
 
+    partly_labelled_guide = "semi_supervised"
+
     def __init__(
         self,
         event_shape: Sequence[int],

@@ -1,8 +1,9 @@
-from . import data, likelihoods, networks, plots, posteriors, priors
+from . import data, likelihoods, networks, objectives, plots, posteriors, priors
 from .answered import OneToMany
 from .arviz_export import to_arviz
 from .base import Guide, Model
 from .bound import check_bound
+from .classification import accuracy
 from .classifier import fit_classifier
 from .comparison import compare
 from .errors import InputError, NonFiniteLossError
@@ -30,6 +31,7 @@ __all__ = [
     "NonFiniteLossError",
     "OneToMany",
     "Run",
+    "accuracy",
     "check_bound",
     "compare",
     "data",
@@ -47,6 +49,7 @@ __all__ = [
     "measure_one_to_many",
     "networks",
     "new",
+    "objectives",
     "plots",
     "posteriors",
     "priors",

@@ -6,13 +6,15 @@ An architecture is a part (`--networks`): it makes a decoder for the model and a
 for the guide. A decoder without z, for a program without a latent site, has the same layers less those of z.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from ppl_vae.networks import MLP, NetworkFactory
+from ppl_vae.networks import MLP
 
 Shape = Sequence[int]
 
@@ -44,7 +46,7 @@ class Concatenated(Architecture):
     def __init__(self, hidden: Shape | int = (512, 512), activation: str = "relu") -> None:
         self.hidden, self.activation = hidden, activation
 
-    def _network(self, in_shape: Shape, out_shape: Shape) -> nn.Module:
+    def _network(self, in_shape: Shape, out_shape: Shape) -> MLP:
         return MLP(in_shape, out_shape, hidden=self.hidden, activation=self.activation)
 
     def decoder(self, z_shape: Shape | None, c_shape: Shape, out_shape: Shape) -> nn.Module:
@@ -57,9 +59,13 @@ class Concatenated(Architecture):
 
 
 class Joined(nn.Module):
-    """A network of several inputs: they are flattened, broadcast and concatenated; None is left out."""
+    """An MLP of several inputs: they are flattened, broadcast and concatenated; None is left out.
 
-    def __init__(self, in_shapes: Sequence[Shape], out_shape: Shape, network: NetworkFactory) -> None:
+    The first layer is linear, W (z, c) = W_z z + W_c c: an input that is the same for many of another goes through
+    it once, as x does for all labels that are summed out.
+    """
+
+    def __init__(self, in_shapes: Sequence[Shape], out_shape: Shape, network: Callable[[Shape, Shape], MLP]) -> None:
         super().__init__()
         self.in_shapes = [torch.Size(shape) for shape in in_shapes]
         self.network = network((sum(shape.numel() for shape in self.in_shapes),), out_shape)
@@ -68,9 +74,14 @@ class Joined(nn.Module):
         """Map inputs [..., *in_shapes[i]] to [..., *out_shape]."""
         given = [value for value in inputs if value is not None]
         flat = [_vectors(value, shape) for value, shape in zip(given, self.in_shapes, strict=True)]
-        batch_shape = torch.broadcast_shapes(*(value.shape[:-1] for value in flat))
-        h: Tensor = self.network(torch.cat([value.expand(*batch_shape, -1) for value in flat], dim=-1))
-        return h
+        layers: list[Any] = list(self.network.layers)
+        first, *rest = layers
+        weights = first.weight.split([value.shape[-1] for value in flat], dim=-1)
+        parts = [linear(value, weight) for value, weight in zip(flat, weights, strict=True)]
+        h: Tensor = functools.reduce(torch.add, parts) + first.bias
+        for layer in rest:
+            h = layer(h)
+        return h.reshape(h.shape[:-1] + self.network.out_shape)
 
 
 class Tutorial(Architecture):

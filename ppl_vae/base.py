@@ -60,10 +60,12 @@ class Model(Program):
 
     Attributes:
         default_guide: the name of the guide that goes with it.
+        partly_labelled_guide: of the one for data of which some have no label, if it is another.
         y_from_x: whether the condition y is a part of x, so that data give the model x alone.
     """
 
     default_guide = "mean_field"
+    partly_labelled_guide: str | None = None
     y_from_x = False
 
     def example(self) -> tuple[Tensor, ...]:
@@ -78,8 +80,11 @@ class Model(Program):
 class Guide(Program):
     """An amortized guide Q(z | x) for a model: subclasses implement `forward(x)`.
 
-    `latents` names the model's latent sites with the event shape of each, read off the model's trace.
+    `latents` names the model's latent sites with the event shape of each, read off the model's trace. A guide that
+    has a site y, Q(y | x), where it is given x alone, `classifies`.
     """
+
+    classifies = False
 
     def __init__(self, model: Model) -> None:
         super().__init__(model.event_shape)

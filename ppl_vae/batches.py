@@ -90,6 +90,9 @@ class LoaderSource:
 class PartlyLabelled:
     """Data of which some have labels: batches (x, y) of these, and batches (x,) of the others.
 
+    Shuffled, there are as many of one kind as of the other, the rarer kind in smaller batches, so that an optimizer
+    hears of the labels all the time, not now and then.
+
     Args:
         labelled: those with labels.
         unlabelled: the others, without.
@@ -104,11 +107,14 @@ class PartlyLabelled:
 
     def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
         """Yield all labelled batches, then all others; or shuffled batches, the two kinds in a random order."""
-        counts = [-(-len(source) // batch_size) for source in self.kinds.values()]
+        sources = list(self.kinds.values())
+        most = max(-(-len(source) // batch_size) for source in sources)
+        sizes = [-(-len(source) // most) if shuffle else batch_size for source in sources]
+        counts = [-(-len(source) // size) for source, size in zip(sources, sizes, strict=True)]
         order = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         if shuffle:
             order = order[torch.randperm(len(order))]
-        batches = [source.batches(batch_size, shuffle=shuffle) for source in self.kinds.values()]
+        batches = [source.batches(size, shuffle=shuffle) for source, size in zip(sources, sizes, strict=True)]
         for kind in order.tolist():
             yield next(batches[kind])
 

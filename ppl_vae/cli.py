@@ -55,8 +55,8 @@ def app() -> None:
     "settings",
     multiple=True,
     type=Setting(),
-    help="An option of a part (model, guide, prior, likelihood, condition, networks, decoder, encoder, data, fit); "
-    "may be repeated.",
+    help="An option of a part (model, guide, prior, likelihood, condition, networks, decoder, encoder, classifier, "
+    "data, fit, objective); may be repeated.",
 )
 @click.option("--epochs", type=int, help="The same as --set fit.epochs=N.  [default: what suits the data]")
 @click.option("--batch-size", type=int, help="The same as --set fit.batch_size=N.  [default: 100]")
@@ -75,6 +75,7 @@ def train(
     ppl-vae train vae --prior mixture --set prior.num_components=20
     ppl-vae train models/vae.py --data freyfaces --likelihood gaussian
     ppl-vae train image_completion --data mnist --networks tutorial --set condition.visible=quadrant
+    ppl-vae train cvae --set data.num_labels=100
     """  # noqa: D301  (click reads the control character)
     from ppl_vae.experiment import train as run_training
 
@@ -88,6 +89,8 @@ def train(
     result = run.config["result"]
     click.echo(f"fitted in {result['seconds']} s, best epoch {result['best_epoch']} of {len(run.history.epoch)}\n")
     click.echo(str(run.evidence))
+    if "accuracy" in result:
+        click.echo(f"\nQ(y | x) is right for {result['accuracy']:.2%} of the test data")
     click.echo(f"\n{run.path}/: weights, history.csv, evidence.nc")
     for figure in sorted((run.path / "figures").glob("*.png")):
         click.echo(str(figure))

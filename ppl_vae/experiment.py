@@ -15,18 +15,27 @@ from typing import Any
 
 from ppl_vae import data as datasets
 from ppl_vae import programs
+from ppl_vae.base import Guide
 from ppl_vae.checkpoint import RunFolder
+from ppl_vae.classification import accuracy
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evaluation import evaluate
 from ppl_vae.figures import draw_figures
 from ppl_vae.files import written_whole
 from ppl_vae.generate import takes_binary_data
 from ppl_vae.masks import REGIONS, read_mask
+from ppl_vae.objectives import Classifying
+from ppl_vae.pair import Pair
 from ppl_vae.rng import seeded
 from ppl_vae.runs import DATA_OPTIONS, Run, load, refuse_other_run
+from ppl_vae.splits import Split, is_known
 from ppl_vae.svi import fit
 
-FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "schedule", "patience", "weight_decay")
+OPTIONS = {  # of what is no part of the programs
+    "fit": ("epochs", "batch_size", "learning_rate", "schedule", "patience", "weight_decay"),
+    "data": ("binarize", "num_labels"),
+    "objective": ("weight",),
+}
 
 
 def train(
@@ -49,12 +58,13 @@ def train(
 
     Args:
         model: a name (`vae`) or a Python file with one `Model`.
-        guide: a name or a file; by default the one that goes with the model.
+        guide: a name or a file; by default the one that goes with the model and, where labels are missing, with that.
         data: a named data set or a person's own file or folder, see `ppl_vae.data.load`.
         prior, likelihood, condition, networks: class names in snake case, for instance `mixture` and `gaussian`.
         settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are model,
-            guide, prior, likelihood, condition, networks, decoder, encoder, data (binarize, num_labels) and fit (see
-            `ppl_vae.fit`).
+            guide, prior, likelihood, condition, networks, decoder, encoder, classifier, data (binarize, num_labels),
+            fit (see `ppl_vae.fit`), and objective (weight, see `ppl_vae.objectives.Classifying`, which fits guides that
+            classify).
         out: the run folder; by default runs/ and the names of what was chosen.
         resume: go on with the run in that folder, if there is one.
         seed: of weights, batches and noise.
@@ -62,19 +72,19 @@ def train(
         progress: show progress bars; None shows them in a terminal and in a notebook.
 
     Returns:
-        `Run`, with the trained pair, its history and its evidence.
+        `Run`, with the trained pair, its history and its evidence, and the accuracy of a guide that classifies.
 
     Raises:
         InputError: a name, an option, a file or data that cannot be used; a folder with another run in it.
         NonFiniteLossError: the loss became NaN or infinite.
     """
     positive_int("num_samples", num_samples)
-    fit_options, data_options, own = _sorted_out(_with_mask_read(settings or {}))
+    fit_options, data_options, objective_options, own = _sorted_out(_with_mask_read(settings or {}))
     data = _resolved(data) if data not in datasets.NAMED and Path(data).exists() else data
     model = _resolved(model) if programs.is_file(model) else model
-    guide = guide or programs.guide_for(model)
-    guide = _resolved(guide) if programs.is_file(guide) else guide
     parts = datasets.load(data, **data_options)
+    usual_guide = programs.guide_for(model, partly_labelled=_partly_labelled(parts.train))
+    guide = _resolved(guide) if guide and programs.is_file(guide) else guide or usual_guide
     parts_chosen = {"prior": prior, "likelihood": likelihood, "condition": condition, "networks": networks}
     build: dict[str, Any] = {"model": model, "guide": guide} | parts_chosen
     with seeded(seed):
@@ -87,13 +97,20 @@ def train(
     if wanted := {key: value for key, value in wanted.items() if key not in data_options}:
         parts = datasets.load(data, **data_options, **wanted)
     fit_options = _of("fit", parts.settings) | fit_options
-    chosen = (model, None if guide == programs.guide_for(model) else guide, *parts_chosen.values(), data)
+    objective = _objective(built_guide, guide, objective_options)
+    if Pair(built).takes_labels() and _partly_labelled(parts.test):
+        raise InputError(
+            f"Expected labels of all test data, to estimate log P(x | y); got some that are missing (-1) in {data}. "
+            f"Give a file with train, validation, test and train_y, validation_y, test_y; missing in train_y only."
+        )
+    chosen = (model, None if guide == usual_guide else guide, *parts_chosen.values(), data)
     folder = RunFolder(out or Path("runs", "-".join(Path(name).stem for name in chosen if name)))
     sources = {role: programs.source(role, name) for role, name in (("model", model), ("guide", guide))}
     config: dict[str, Any] = {
         "build": build | {"settings": used},
         "data": {"name": data, "event_shape": list(parts.event_shape)} | _kept(parts),
         "fit": fit_options,
+        **({} if objective is None else {"objective": {"weight": objective.weight}}),
         "seed": seed,
         "programs": {role: hashlib.sha256(content).hexdigest() for role, content in sources.items()},
         "copied": [role for role in sources if programs.is_file(build[role])],
@@ -116,6 +133,7 @@ def train(
         parts.train,
         validation=parts.validation,
         **fit_options,
+        objective=objective,
         seed=seed,
         out=folder.path,
         resume=resume,
@@ -126,7 +144,7 @@ def train(
         "best_epoch": fitted.best_epoch,
         "stopped": fitted.stopped,
         "seconds": round(fitted.seconds, 1),
-    }
+    } | ({"accuracy": accuracy(built_guide, parts.test)} if built_guide.classifies and parts.test.y is not None else {})
     folder.write_json(config | {"versions": versions, "result": result})
     evaluate(folder.path, num_samples=num_samples, progress=progress)
     run = load(folder.path)
@@ -160,14 +178,30 @@ def new(folder: str | os.PathLike[str]) -> list[Path]:
     return list(targets)
 
 
-def _sorted_out(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Split settings into those of fit, those of the data, and those of the programs and their parts."""
-    for part, known in (("fit", FIT_OPTIONS), ("data", ("binarize", "num_labels"))):
+def _sorted_out(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Split settings into those of fit, of the data, of the objective, and of the programs and their parts."""
+    for part, known in OPTIONS.items():
         for option in _of(part, settings):
             if option not in known:
                 raise InputError(f"Unknown option {part}.{option}: {did_you_mean(option, known)}.")
-    own = {key: value for key, value in settings.items() if not key.startswith(("fit.", "data."))}
-    return _of("fit", settings), _of("data", settings), own
+    own = {key: value for key, value in settings.items() if key.partition(".")[0] not in OPTIONS}
+    return [*(_of(part, settings) for part in OPTIONS), own]
+
+
+def _objective(guide: Guide, name: str, options: Mapping[str, Any]) -> Classifying | None:
+    """Return the objective of a guide that classifies; None means the usual one."""
+    if guide.classifies:
+        return programs.make(Classifying, options, "objective")
+    if options:
+        raise InputError(
+            f"Expected a guide that classifies, such as semi_supervised, for objective.{next(iter(options))}; got "
+            f"{name}. Choose one (--guide), or leave it out."
+        )
+    return None
+
+
+def _partly_labelled(split: Any) -> bool:
+    return isinstance(split, Split) and split.y is not None and not bool(is_known(split.y).all())
 
 
 def _with_mask_read(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,10 @@ PARTS: dict[str, tuple[str, type[Any]]] = {
     "prior": ("ppl_vae.priors", Prior),
     "likelihood": ("ppl_vae.likelihoods", Likelihood),
 }
-SWAPPABLE = dict.fromkeys((*PARTS, "decoder"), "model") | {"encoder": "guide"}  # and whose they are
+SWAPPABLE = dict.fromkeys((*PARTS, "decoder"), "model") | {
+    "encoder": "guide",
+    "classifier": "guide",
+}  # and whose they are
 ROLES: dict[str, type[Any]] = {"model": Model, "guide": Guide}
 
 
@@ -96,21 +99,25 @@ def names(role: str) -> list[str]:
     """Return the names of the models or guides that come with ppl-vae.
 
     >>> names("guide")
-    ['conditional', 'linear_gaussian', 'mean_field', 'no_latents']
+    ['conditional', 'linear_gaussian', 'mean_field', 'no_latents', 'semi_supervised']
     """
     return sorted(info.name for info in pkgutil.iter_modules([str(package_folder(f"{role}s"))]))
 
 
-def guide_for(model: str) -> str:
+def guide_for(model: str, *, partly_labelled: bool = False) -> str:
     """Return the guide that goes with a model: the file's own, the one of the same name, or the class's default.
 
-    >>> guide_for("vae"), guide_for("cvae")
-    ('mean_field', 'conditional')
+    >>> guide_for("vae"), guide_for("cvae"), guide_for("cvae", partly_labelled=True)
+    ('mean_field', 'conditional', 'semi_supervised')
     """
     found = find("model", model)
     if _classes(found.module, Guide):
         return model
-    return Path(model).stem if Path(model).stem in names("guide") else str(found.cls.default_guide)
+    return Path(model).stem if Path(model).stem in names("guide") else _default_guide(found.cls, partly_labelled)
+
+
+def _default_guide(cls: Any, partly_labelled: bool) -> str:
+    return str((partly_labelled and cls.partly_labelled_guide) or cls.default_guide)
 
 
 def build(
@@ -132,7 +139,7 @@ def build(
         event_shape: the shape of one datum.
         prior, likelihood, condition, networks: class names in snake case; none means the model's own.
         settings: options by "part.option", with part one of model, guide, prior, likelihood, condition, networks,
-            decoder, encoder.
+            decoder, encoder, classifier.
         defaults: settings for the parts that have such an option, where `settings` says nothing.
 
     Returns:
@@ -182,7 +189,7 @@ def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for key, value in settings.items():
         part, _, option = key.partition(".")
         if part not in parts or not option:
-            near = did_you_mean(part, [*parts, "fit", "data"])
+            near = did_you_mean(part, [*parts, "fit", "data", "objective"])
             raise InputError(f"Expected settings named part.option; got {key!r}. As part, {near}.")
         if part in ROLES and option in SWAPPABLE:
             raise InputError(f"Expected --{option}, or {option}.option=value; got {key!r}. Use one of these.")

@@ -1,0 +1,66 @@
+"""The guide for labels that are partly missing: a classifier of x, then a Gaussian given x and its label."""
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor
+
+from ppl_vae.base import Guide
+from ppl_vae.conditional import ConditionalModel
+from ppl_vae.conditions import Label
+from ppl_vae.errors import InputError
+from ppl_vae.networks import MLP, NetworkFactory
+from ppl_vae.posteriors import SitePosteriors
+
+
+class SemiSupervised(Guide):
+    """Q(z, y | x) = Q(y | x) prod_s N(z_s; m_s(x, y), diag(s_s(x, y)^2)): a classifier, then a product over sites.
+
+    Where y is given it is not sampled, and this is Q(z | x, y). Where it is not, `TraceEnum_ELBO` sums it out and
+    other objectives draw it. The encoder is the one that goes with the model's networks.
+    Shapes: x [N, *event_shape], y [N], z_s [N, *event shape of the site].
+    Source: Kingma et al., arXiv 1406.5298 (M2).
+
+    Raises:
+        InputError: a model whose condition is not a label.
+
+    >>> import torch
+    >>> from ppl_vae.models import CVAE
+    >>> guide = SemiSupervised(CVAE((1, 8, 8)))
+    >>> sorted(guide(torch.zeros(5, 1, 8, 8))), sorted(guide(torch.zeros(5, 1, 8, 8), torch.arange(5)))
+    (['y', 'z'], ['z'])
+    """
+
+    classifies = True
+
+    def __init__(self, model: ConditionalModel, classifier: NetworkFactory = MLP) -> None:
+        condition = getattr(model, "condition", None)
+        if not isinstance(condition, Label):
+            got = "none" if condition is None else type(condition).__name__
+            raise InputError(
+                f"Expected a model whose condition is a Label for SemiSupervised; got {got} in {type(model).__name__}. "
+                f"Use cvae, or another guide."
+            )
+        super().__init__(model)
+        self._condition = (condition,)  # a tuple: it is a part of the model
+        self.posteriors = SitePosteriors(self.latents)
+        self.encoder = model.networks.encoder(
+            self.event_shape, condition.c_shape, (self.posteriors.h_dim,), model.decoder
+        )
+        self.classifier = classifier(self.event_shape, condition.c_shape)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        """Sample the label, if it is not given, and every other latent site given x and the label."""
+        (condition,) = self._condition
+        condition.check(y)
+        drawn: dict[str, Tensor] = {}
+        with self.plate(x):
+            if y is None:
+                q = dist.Categorical(logits=self.classifier(x))
+                drawn["y"] = y = pyro.sample("y", q, infer={"enumerate": "parallel"})
+            h = self.encoder(x, condition.encode(y))
+            return drawn | {name: pyro.sample(name, q) for name, q in self.posteriors(h).items()}
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Return the logits of Q(y | x), [..., num_classes], for x [..., *event_shape]."""
+        logits: Tensor = self.classifier(x)
+        return logits
