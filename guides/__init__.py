@@ -2,5 +2,6 @@
 
 from ppl_vae.guides.linear_gaussian import LinearGaussian
 from ppl_vae.guides.mean_field import MeanField
+from ppl_vae.guides.quantile_map import QuantileMap
 
-__all__ = ["LinearGaussian", "MeanField"]
+__all__ = ["LinearGaussian", "MeanField", "QuantileMap"]

@@ -93,7 +93,7 @@ def names(role: str) -> list[str]:
     """Return the names of the models or guides that come with ppl-vae.
 
     >>> names("guide")
-    ['linear_gaussian', 'mean_field']
+    ['linear_gaussian', 'mean_field', 'quantile_map']
     """
     return sorted(info.name for info in pkgutil.iter_modules([str(package_folder(f"{role}s"))]))
 

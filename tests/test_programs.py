@@ -67,7 +67,7 @@ def write(tmp_path, text, name="own.py"):
 
 
 def test_names():
-    assert programs.names("model") == ["linear_gaussian", "vae"]
+    assert programs.names("model") == ["linear_gaussian", "quantile_map", "vae"]
     model, guide, used = programs.build("vae", event_shape=SHAPE)
     assert isinstance(model.prior, StandardNormal)
     assert isinstance(guide, MeanField)
