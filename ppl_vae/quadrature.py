@@ -165,10 +165,13 @@ def _integrals(work: Work, chunk: Chunk) -> tuple[Tensor, Tensor]:
             return log_px, elbo
         mass = (log_joint + log_widths - log_px).exp()
         mean = (mass * z).sum(0)
-        around = [prior, q, (mean, (mass * (z - mean) ** 2).sum(0).sqrt())]
+        # A posterior that falls between two nodes looks like a point: its neighbourhood is searched then.
+        peak = log_joint.argmax(0, keepdim=True).clamp(1, len(z) - 2)
+        spacing = (z.gather(0, peak + 1) - z.gather(0, peak - 1)).squeeze(0)
+        around = [prior, q, (mean, (mass * (z - mean) ** 2).sum(0).sqrt().maximum(2 * spacing / REACH))]
     raise InputError(
         f"Expected integrals over {name} that settle in {ROUNDS} rounds; got changes of up to "
-        f"{float(change.max()):.2g} nats. Put the pair in double precision (model.double())."
+        f"{float(change.max()):.2g} nats. Put the pair in double precision (model.double()), or use estimate_evidence."
     )
 
 
