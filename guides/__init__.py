@@ -4,6 +4,7 @@ from ppl_vae.guides.conditional import Conditional
 from ppl_vae.guides.linear_gaussian import LinearGaussian
 from ppl_vae.guides.mean_field import MeanField
 from ppl_vae.guides.no_latents import NoLatents
+from ppl_vae.guides.quantile_map import QuantileMap
 from ppl_vae.guides.semi_supervised import SemiSupervised
 
-__all__ = ["Conditional", "LinearGaussian", "MeanField", "NoLatents", "SemiSupervised"]
+__all__ = ["Conditional", "LinearGaussian", "MeanField", "NoLatents", "QuantileMap", "SemiSupervised"]

@@ -4,7 +4,8 @@ from ppl_vae.models.cvae import CVAE
 from ppl_vae.models.image_completion import ImageCompletion
 from ppl_vae.models.linear_gaussian import LinearGaussian
 from ppl_vae.models.next_digit import NextDigit
+from ppl_vae.models.quantile_map import QuantileMap
 from ppl_vae.models.regressor import Regressor
 from ppl_vae.models.vae import VAE
 
-__all__ = ["CVAE", "VAE", "ImageCompletion", "LinearGaussian", "NextDigit", "Regressor"]
+__all__ = ["CVAE", "VAE", "ImageCompletion", "LinearGaussian", "NextDigit", "QuantileMap", "Regressor"]
