@@ -109,7 +109,7 @@ def test_new_copies_files_that_train(run):
     prior = ppl_vae.load("r").model.prior  # the run has its own copy, and what it says holds
     assert (type(prior).__name__, prior.latent_dim, prior.num_components) == ("Mixture", 4, 7)
     code, _, err = run("new", "mine")
-    assert code == 2 and "linear_gaussian.py" in err
+    assert code == 2 and "cvae.py" in err
     assert path.read_text() == "broken now"
 
 

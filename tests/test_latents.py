@@ -162,7 +162,7 @@ def test_a_mixture_prior_is_taken_as_a_whole(digits):
     assert use.sites["z"].variance.shape == (3,)
     with torch.no_grad(), Pair(vae, guide).running():
         h = guide.encoder(digits.test.x[:50])
-        q = guide.posteriors[0](h)
+        q = guide.posteriors(h)["z"]
         z = q.sample((2000,))
         expected = float((q.log_prob(z) - vae.prior().log_prob(z)).mean())
     assert use.kl == pytest.approx(expected, abs=5 * use.kl_mcse)

@@ -120,7 +120,7 @@ def test_quadrature_against_the_closed_form_of_two_gaussians(double, sigma):
     with torch.no_grad():
         posterior = model.exact_posterior(x)
         p = torch.distributions.Normal(posterior.mean[:, 0], posterior.covariance_matrix[:, 0, 0].sqrt())
-        q = guide.posteriors[0](guide.encoder(x))
+        q = guide.posteriors(guide.encoder(x))["z"]
         kl = torch.distributions.kl_divergence(torch.distributions.Normal(q.mean[:, 0], q.stddev[:, 0]), p)
         rtol = 1e-7 if double else 1e-3  # the closed form cancels digits where sigma is small
         np.testing.assert_allclose(exact.kl, kl, rtol=rtol)

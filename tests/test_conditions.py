@@ -1,0 +1,181 @@
+"""Conditions and conditional models: one contract for all, against independent arithmetic, and what is refused."""
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro import poutine
+
+import ppl_vae
+from ppl_vae import InputError, guides, models
+from ppl_vae.architectures import Concatenated, Tutorial
+from ppl_vae.conditions import DigitString, Label, Visible
+from ppl_vae.priors import ConditionalNormal, StandardNormal
+from ppl_vae.sampling import read_conditions
+
+SHAPE = (1, 4, 4)
+SMALL = {"networks": Concatenated(hidden=8)}
+IMAGES = torch.bernoulli(torch.full((6, *SHAPE), 0.5), generator=torch.Generator().manual_seed(0))
+STRINGS = torch.stack([IMAGES, 1 - IMAGES], dim=1)
+LABELS = torch.arange(6) % 3
+PAIRS = {
+    "cvae": (lambda: models.CVAE(SHAPE, Label(3), StandardNormal(2), **SMALL), (IMAGES, LABELS)),
+    "cvae, prior": (
+        lambda: models.CVAE(SHAPE, Label(3), ConditionalNormal(2, 4), **SMALL),
+        (IMAGES, LABELS),
+    ),
+    "completion": (lambda: models.ImageCompletion(SHAPE, Visible(), StandardNormal(2), **SMALL), (IMAGES,)),
+    "tutorial": (
+        lambda: models.ImageCompletion(SHAPE, Visible("quadrant"), ConditionalNormal(2), networks=Tutorial(20)),
+        (IMAGES,),
+    ),
+    "next digit": (
+        lambda: models.NextDigit(SHAPE, DigitString(2, 4, 8), StandardNormal(2), **SMALL),
+        (IMAGES, STRINGS),
+    ),
+    "regressor": (lambda: models.Regressor(SHAPE, **SMALL), (IMAGES,)),
+    "regressor, tutorial": (lambda: models.Regressor(SHAPE, networks=Tutorial(20)), (IMAGES,)),
+    "regressor, label": (lambda: models.Regressor(SHAPE, Label(3), **SMALL), (IMAGES, LABELS)),
+}
+
+
+def guide_of(model):
+    return guides.NoLatents(model) if isinstance(model, models.Regressor) else guides.Conditional(model)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_contract(name):
+    make, batch = PAIRS[name]
+    torch.manual_seed(0)
+    model = make()
+    guide = guide_of(model)
+    with pyro.plate("samples", 5, dim=-2):  # one more plate to the left
+        guide_trace = poutine.trace(guide).get_trace(*batch)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
+    model_trace.compute_log_prob()
+    assert model_trace.nodes["x"]["log_prob"].shape == (5, 6)
+    pyro.clear_param_store()
+
+    before = {k: v.clone() for m in (model, guide) for k, v in m.named_parameters()}
+    ppl_vae.fit(model, guide, batch, epochs=20, learning_rate=0.01, schedule="constant", progress=False)
+    for k, v in (pair for m in (model, guide) for pair in m.named_parameters()):
+        assert torch.isfinite(v).all() and (v != before[k]).any(), k
+    evidence = ppl_vae.estimate_evidence(model, guide, batch, num_samples=200)
+    assert evidence.quantity == "log P(x | y)"
+    assert (evidence.gap > -4 * np.hypot(evidence.mcse, evidence.elbo_mcse) - 1e-4).all()
+
+    other = make()
+    other_guide = guide_of(other)
+    other.load_state_dict(model.state_dict())
+    other_guide.load_state_dict(guide.state_dict())
+    again = ppl_vae.estimate_evidence(other, other_guide, batch, num_samples=200)
+    np.testing.assert_array_equal(again.log_px, evidence.log_px)
+    y = batch[-1]
+    assert ppl_vae.sample(model, y=y).shape == (6, *SHAPE)
+    assert ppl_vae.reconstruct(model, guide, batch).shape == (6, *SHAPE)
+    kept = ppl_vae.sample(model, 3, y=y[:1])  # one condition for all
+    assert kept.shape == (3, *SHAPE)
+    if isinstance(model.condition, Visible):
+        assert (kept[:, model.condition.mask] == y[:1][:, model.condition.mask]).all()
+
+
+def test_log_px_of_a_regressor_is_the_sum_over_pixels():
+    model = models.Regressor(SHAPE, Label(3), **SMALL)
+    y = torch.arange(6) % 3
+    with torch.no_grad():
+        logits = model.decoder(None, torch.nn.functional.one_hot(y, 3).float())
+    expected = -torch.nn.functional.binary_cross_entropy_with_logits(logits, IMAGES, reduction="none").sum((1, 2, 3))
+    evidence = ppl_vae.estimate_evidence(model, guides.NoLatents(model), (IMAGES, y), num_samples=3)
+    np.testing.assert_allclose(evidence.log_px, expected, rtol=1e-5)
+    joint = ppl_vae.estimate_evidence(model, guides.NoLatents(model), (IMAGES, y), num_samples=3, joint=True)
+    np.testing.assert_allclose(joint.log_px, expected - np.log(3), rtol=1e-5)
+    assert joint.quantity == "log P(x, y)" and "log P(x, y)" in str(joint)
+
+
+def test_visible_splits_and_joins():
+    mask = torch.zeros(4, 4)
+    mask[1, 2] = mask[3, 0] = 1
+    for condition, count in ((Visible(mask), 2), (Visible("middle_column"), 4), (Visible("quadrant"), 4)):
+        condition.bind(SHAPE)
+        x, y = condition.split(IMAGES, None)
+        assert (x.shape, y.shape) == ((6, 16 - count), (6, count))
+        torch.testing.assert_close(condition.join(x, y), IMAGES)
+        torch.testing.assert_close(condition.join(x.expand(5, 6, -1), y)[3], IMAGES)
+    assert Visible("middle_column").bind((1, 28, 28)).mask.nonzero()[:, 2].unique().tolist() == [14]
+
+
+def test_the_tutorials_networks_have_its_widths():
+    model = models.ImageCompletion((1, 28, 28), prior=StandardNormal(30), networks=Tutorial())
+    guide = guides.Conditional(model)
+    widths = sorted(tuple(p.shape) for m in (model, guide) for p in m.parameters() if p.dim() == 2)
+    tower = [(1000, 28), (500, 1000), (250, 500), (250, 250)]
+    decoder, encoder = (
+        [(250, 30), (500, 250), (1000, 500), (756, 1000)],
+        [(1000, 756), (500, 1000), (250, 500), (60, 250)],
+    )
+    assert widths == sorted(tower + decoder + encoder)
+
+
+def test_one_z_across_all_labels():
+    from ppl_vae.generate import same_latents
+
+    model = models.CVAE(SHAPE, Label(3), StandardNormal(2), **SMALL)
+    x = same_latents(model, 4, y=torch.arange(3))
+    assert x.shape == (4, 3, *SHAPE)
+    torch.testing.assert_close(x[:, :1], same_latents(model, 4, y=torch.arange(1)))
+
+
+def test_conditions_from_files(tmp_path):
+    from PIL import Image
+
+    model = models.NextDigit(SHAPE, DigitString(2), **SMALL)
+    np.save(tmp_path / "one.npy", STRINGS[0, :, 0].numpy())
+    torch.testing.assert_close(read_conditions(model, tmp_path / "one.npy"), STRINGS[:1])
+    (tmp_path / "folder").mkdir()
+    for i, image in enumerate(STRINGS.flatten(0, 1)[:4, 0]):
+        Image.fromarray((255 * image).byte().numpy()).save(tmp_path / "folder" / f"{i}.png")
+    torch.testing.assert_close(read_conditions(model, tmp_path / "folder"), STRINGS[:2])
+    strip = torch.cat([*STRINGS[0, :, 0]], dim=-1)
+    Image.fromarray((255 * strip).byte().numpy()).save(tmp_path / "strip.png")
+    torch.testing.assert_close(read_conditions(model, tmp_path / "strip.png"), STRINGS[:1])
+    np.save(tmp_path / "three.npy", STRINGS[:3, 0, 0].numpy())
+    with pytest.raises(InputError, match="strings of 2 images"):
+        read_conditions(model, tmp_path / "three.npy")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Visible(torch.ones(4, 4)).bind(SHAPE), "shows 16 of 16"),
+        (lambda: Visible(torch.zeros(4, 4)).bind(SHAPE), "shows 0 of 16"),
+        (lambda: Visible(torch.ones(5, 4)).bind(SHAPE), r"mask of shape \(4, 4\).*got \(5, 4\)"),
+        (lambda: Visible(torch.full((4, 4), 0.5)).bind(SHAPE), "zeros and ones"),
+        (lambda: Visible("middle").bind(SHAPE), "middle_column"),
+        (lambda: DigitString(0), "length.*got 0"),
+        (lambda: ppl_vae.sample(models.CVAE(SHAPE, Label(3)), y=torch.tensor([3])), "from 0 to 2.*got values from 3"),
+        (lambda: ppl_vae.sample(models.CVAE(SHAPE, Label(3)), y=torch.tensor([0.5])), "whole numbers"),
+        (lambda: ppl_vae.sample(models.CVAE(SHAPE, Label(3)), y=torch.eye(3).long()), r"argmax"),
+        (lambda: ppl_vae.sample(models.CVAE(SHAPE, Label(3)), 4, y=torch.arange(3)), "each of 4 data"),
+        (lambda: ppl_vae.sample(models.ImageCompletion(SHAPE), y=torch.zeros(2, 1, 5, 5)), r"\[N, 1, 4, 4\].*got"),
+        (lambda: ppl_vae.sample(models.ImageCompletion(SHAPE), y=0.5 * IMAGES), r"y in \{0, 1\}"),
+        (lambda: ppl_vae.sample(models.ImageCompletion(SHAPE), 3), "got none"),
+        (lambda: ppl_vae.sample(models.NextDigit(SHAPE), y=STRINGS), r"\[N, 3, 1, 4, 4\].*got"),
+        (lambda: models.VAE(SHAPE, ConditionalNormal(2))(size=1), "model with a condition"),
+        (lambda: guides.NoLatents(models.VAE(SHAPE)), "without latent sites"),
+    ],
+)
+def test_what_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_a_label_out_of_range_is_refused_before_training():
+    model = models.CVAE(SHAPE, Label(3), StandardNormal(2), **SMALL)
+    with pytest.raises(InputError, match=r"from 0 to 2.*got values from 0 to 7"):
+        ppl_vae.fit(model, guides.Conditional(model), (IMAGES, torch.tensor([0, 1, 2, 0, 1, 7])), epochs=1)
+
+
+def test_a_flat_condition_has_no_joint():
+    model = models.ImageCompletion(SHAPE, prior=StandardNormal(2), **SMALL)
+    with pytest.raises(InputError, match="Leave joint out"):
+        ppl_vae.estimate_evidence(model, guides.Conditional(model), IMAGES, joint=True)
