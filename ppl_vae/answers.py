@@ -216,8 +216,9 @@ def _distance(x: Tensor, index: Tensor, others: Tensor) -> Array:
     return torch.cat([((x[n][:, None] - x[m]) ** 2).mean((1, 2)) for n, m in pairs]).double().numpy()
 
 
-def given(model: ConditionalModel, split: Split | StringSplit, index: Tensor) -> Tensor:
-    """Return the conditions of some data as `sample` takes them."""
+def given(model: ConditionalModel, split: Split | StringSplit, index: Tensor | None = None) -> Tensor:
+    """Return the conditions of some data, or of all, as `sample` takes them."""
+    index = torch.arange(len(split)) if index is None else index
     return split.take(index) if model.y_from_x else split.take_y(index)
 
 

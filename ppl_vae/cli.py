@@ -199,12 +199,18 @@ def new(folder: Path) -> None:
 def measure(run: Path, **options: Any) -> None:
     """Measure the answers of RUN, a conditional model, to conditions with many right ones.
 
+    What is printed is kept in RUN/measures.txt, and answers are drawn beside the truth in RUN/figures.
+
     \b
-    ppl-vae measure runs/cvae-digits --against runs/regressor-label-digits
+    ppl-vae measure runs/image_completion-mnist --against runs/regressor-mnist
     """  # noqa: D301  (click reads the control character)
+    from ppl_vae.evaluation import keep_measures
     from ppl_vae.evaluation import measure as run_measures
 
-    click.echo(str(run_measures(run, **options)))
+    found = run_measures(run, **options)
+    click.echo(f"{found}\n")
+    for path in keep_measures(found, run, options["against"]):
+        click.echo(str(path))
 
 
 def main(arguments: list[str] | None = None) -> None:

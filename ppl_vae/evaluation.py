@@ -2,19 +2,23 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ppl_vae import data as datasets
 from ppl_vae.answered import OneToMany
+from ppl_vae.checkpoint import RunFolder
 from ppl_vae.classifier import fit_classifier
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.estimators import estimate_evidence
 from ppl_vae.evidence import Evidence
+from ppl_vae.figures import beside, save_figure
 from ppl_vae.gaps import Gap, explain_gap
 from ppl_vae.latents import latent_use
 from ppl_vae.one_to_many import conditional, measure_one_to_many
+from ppl_vae.plots import is_picture
 from ppl_vae.runs import Run, load
 from ppl_vae.splits import Split
 from ppl_vae.usage import LatentUse
@@ -155,6 +159,26 @@ def measure(
         seed=seed,
         progress=progress,
     )
+
+
+def keep_measures(
+    found: OneToMany, run: str | os.PathLike[str], against: str | os.PathLike[str] | None = None
+) -> list[Path]:
+    """Write what `measure` found into the folder of its run, and draw one answer to each of 60 conditions.
+
+    Returns:
+        The files: measures.txt, and figures/answers.png with the model, the other model, and the truth side by side.
+    """
+    runs = [load(path) for path in (run, against) if path is not None]
+    names = [one.name for one in (found.model, found.against) if one is not None]
+    folder = runs[0].path
+    RunFolder(folder).write("measures.txt", f"{found}\n".encode())
+    written = [folder / "measures.txt"]
+    if is_picture(runs[0].model.event_shape):
+        written.append(folder / "figures" / "answers.png")
+        models = {name: conditional(one.model) for name, one in zip(names, runs, strict=True)}
+        save_figure(beside(models, runs[0].data().test), written[-1])
+    return written
 
 
 def part(run: Run, split: str, num_data: int | None) -> Split:

@@ -1,5 +1,6 @@
 """The figures of a run: what a trained pair makes, and how the training went."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import plots
+from ppl_vae.answers import given
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.conditions import Label, Visible
 from ppl_vae.data import Data
@@ -27,7 +29,7 @@ def draw_figures(run: Run, parts: Data | None = None) -> list[Path]:
     figures = {"elbo": plots.history(run.history, title=run.path.name)}
     if run.evidence is not None and run.evidence.curve is not None and run.guide.latents:
         figures["bound"] = plots.bound(run.evidence, title=run.path.name)
-    if len(test.event_shape) == 3 and test.event_shape[0] in plots.CHANNELS:
+    if plots.is_picture(test.event_shape):
         model = run.model
         figures |= _of_conditions(model, test) if isinstance(model, ConditionalModel) else _of_data(run, test)
     paths = []
@@ -73,8 +75,7 @@ def _of_conditions(model: ConditionalModel, test: Split | StringSplit) -> dict[s
             else {}
         )
     chosen = evenly(test, NUM_CONDITIONS)
-    y = chosen.take(torch.arange(len(chosen))) if model.y_from_x else chosen.y
-    return {"samples": answers(model, y, truth=chosen.x)}
+    return {"samples": answers(model, given(model, chosen), truth=chosen.x)}
 
 
 def labelled(model: ConditionalModel, labels: Tensor, *, columns: int = 16, mean: bool = True, seed: int = 0) -> Any:
@@ -101,16 +102,35 @@ def answers(
     if isinstance(model.condition, Visible):
         mask = model.condition.mask
         hidden = torch.where(mask, y, torch.full_like(y, 0.5))
-        given = plots.tinted(hidden, mask)[:, None]
+        shown = plots.tinted(hidden, mask)[:, None]
         made = plots.tinted(x, mask)
     else:
-        given, made = plots.tinted(y, torch.ones_like(y, dtype=torch.bool)), plots.tinted(x, torch.zeros(()))
-    row = [given, made] + ([] if truth is None else [plots.tinted(truth, torch.zeros(()))[:, None]])
+        shown, made = plots.tinted(y, torch.ones_like(y, dtype=torch.bool)), plots.tinted(x, torch.zeros(()))
+    row = [shown, made] + ([] if truth is None else [plots.tinted(truth, torch.zeros(()))[:, None]])
     images = torch.cat([torch.as_tensor(part) for part in row], dim=1)
     ends = "" if truth is None else "; the truth at the end"
     return plots.images(
         images.flatten(0, 1), columns=images.shape[1], title=f"tinted: what is given; then {_what(mean)}{ends}"
     )
+
+
+def beside(
+    models: Mapping[str, ConditionalModel], split: Split | StringSplit, *, num_data: int = 60, seed: int = 0
+) -> Any:
+    """Draw one answer of each model to the same conditions, evenly spaced in a split, and the truth, side by side.
+
+    Visible pixels are tinted, as in figure 8 of Doersch, arXiv 1606.05908; it has 60 test digits in rows of 15.
+    """
+    chosen = evenly(split, num_data)
+    panels = {}
+    for name, model in models.items():
+        panels[name] = plots.tinted(sample(model, mean=True, seed=seed, y=given(model, chosen)), _mask(model))
+    return plots.side_by_side(panels | {"the truth": plots.tinted(chosen.x, _mask(model))})
+
+
+def _mask(model: ConditionalModel) -> Tensor:
+    """Return which pixels of a datum are given."""
+    return model.condition.mask if isinstance(model.condition, Visible) else torch.zeros(())
 
 
 def _what(mean: bool) -> str:

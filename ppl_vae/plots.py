@@ -1,6 +1,7 @@
 """Figures: functions of arrays and results, never of models; each returns a Matplotlib figure."""
 
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.figure
@@ -27,6 +28,11 @@ class Figure(matplotlib.figure.Figure):
         buffer = io.BytesIO()
         self.savefig(buffer, format="png")
         return buffer.getvalue()
+
+
+def is_picture(event_shape: Sequence[int]) -> bool:
+    """Say whether data of this shape can be drawn as images, [1 or 3, H, W]."""
+    return len(event_shape) == 3 and event_shape[0] in CHANNELS
 
 
 def tile(images: Any, columns: int) -> np.ndarray[Any, Any]:
@@ -98,6 +104,24 @@ def reconstructions(x: Any, reconstructed: Any, *, columns: int = 16, title: str
         columns, usable = len(a), len(a)
     pairs = [rows[i : i + columns] for i in range(0, usable, columns) for rows in (a, b)]
     return images(np.concatenate(pairs), columns=columns, title=title)
+
+
+def side_by_side(panels: Mapping[str, Any], *, columns: int = 15, smooth: bool | None = None) -> Figure:
+    """Draw several sets of images [N, C, H, W] beside each other, each in rows of `columns` below its title.
+
+    >>> side_by_side({"ours": np.zeros((60, 1, 8, 8)), "the truth": np.ones((60, 3, 8, 8))}).axes[1].get_title()
+    'the truth'
+    """
+    smalls = [min(np.shape(x)[-2:]) < SMALL if smooth is None else smooth for x in panels.values()]
+    canvases = [tile(_enlarged(x) if small else x, columns) for x, small in zip(panels.values(), smalls, strict=True)]
+    height, width = canvases[0].shape[:2]
+    across = len(panels) * columns * CELL * 0.75
+    figure = Figure(figsize=(across, across / len(panels) * height / width + 0.3), layout="constrained", dpi=100)
+    for axes, title, canvas in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, canvases, strict=True):
+        axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=9)
+    return figure
 
 
 def manifold(x: Any, *, title: str = "") -> Figure:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import plots
+from ppl_vae.answers import given
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.conditions import DigitString, Label
 from ppl_vae.errors import InputError
@@ -48,7 +49,7 @@ def sample_run(
     """
     run = run if isinstance(run, Run) else load(run)
     path = Path(out or run.path / "figures" / f"{'samples' if mean else 'draws'}-{seed}.png")
-    picture = len(run.model.event_shape) == 3 and run.model.event_shape[0] in plots.CHANNELS
+    picture = plots.is_picture(run.model.event_shape)
     if path.suffix not in (".npy", ".png") or (path.suffix == ".png" and not picture):
         raise InputError(
             f"Expected a .npy file{' or a .png picture' if picture else ', as these data are no pictures'}; "
@@ -127,8 +128,7 @@ def _conditions(run: Run, model: ConditionalModel, label: int | None, condition:
         return read_conditions(model, condition)
     if isinstance(model.condition, Label):
         return torch.arange(model.condition.num_classes) if label is None else torch.tensor([label])
-    test = evenly(run.data().test, NUM_CONDITIONS)
-    return test.x if model.y_from_x else test.y
+    return given(model, evenly(run.data().test, NUM_CONDITIONS))
 
 
 def _refuse_conditions(model: Any, label: int | None, condition: Any) -> None:

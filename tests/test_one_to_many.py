@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -311,5 +312,6 @@ def test_from_the_command_line(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     code, out, _ = call("a", "--against", "b", "-k", "20", "--num-data", "30", "--num-answers", "4")
     assert code == 0 and "a, beside b; 30 test data, 4 answers" in out
+    assert Path("a/measures.txt").read_text() in out and Path("a/figures/answers.png").exists()
     code, _, err = call("a", "--against", "c")
     assert code == 2 and "two runs on the same test data" in err
