@@ -8,14 +8,15 @@ from torch import Tensor
 from ppl_vae.architectures import Architecture
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.conditions import Condition, DigitString
-from ppl_vae.likelihoods import Likelihood
+from ppl_vae.likelihoods import Gaussian, Likelihood
 from ppl_vae.priors import Prior, StandardNormal
 
 
 class NextDigit(ConditionalModel):
     """P(x, z | y) = P(x | h = f(z, y)) P(z), with y images of 3, 4, 5, say, and x one of a 6 in any handwriting.
 
-    Nothing tells it what the images show, nor what succeeds what: it has to find out.
+    Nothing tells it what the images show, nor what succeeds what: it has to find out. The images are grey: of small
+    ones that are made black and white at random, too little of the handwriting is left for z.
     Shapes: y [N, length, *event_shape], z [N, latent_dim], x [N, *event_shape].
     Source: Doersch, arXiv 1606.05908, section 3.
 
@@ -32,7 +33,9 @@ class NextDigit(ConditionalModel):
         likelihood: Likelihood | None = None,
         networks: Architecture | None = None,
     ) -> None:
-        super().__init__(event_shape, condition or DigitString(3), prior or StandardNormal(8), likelihood, networks)
+        super().__init__(
+            event_shape, condition or DigitString(3), prior or StandardNormal(8), likelihood or Gaussian(), networks
+        )
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """Observe x after the string y, or generate what succeeds y."""
