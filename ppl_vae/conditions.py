@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ppl_vae.errors import InputError, positive_int
+from ppl_vae.given import is_improper
 from ppl_vae.masks import mask_of
 from ppl_vae.networks import MLP
 
@@ -85,10 +86,12 @@ class Condition(nn.Module):
         return x
 
     def check(self, y: Tensor | None) -> None:
-        """Refuse a y that is missing or not of shape [N, *shape]."""
+        """Refuse a y that is not of shape [N, *shape], or missing though P(y) is flat."""
         what = f"a condition y of shape [{', '.join(map(str, ('N', *self.shape)))}]"
-        if y is None:
-            raise InputError(f"Expected {what}; got none. Give the model y.")
+        if y is None:  # then it is drawn, or summed out
+            if is_improper(self()):
+                raise InputError(f"Expected {what}; got none. Give the model y.")
+            return
         if y.shape[y.dim() - len(self.shape) :] != self.shape or y.dim() == 0:
             raise InputError(f"Expected {what}; got {tuple(y.shape)}. Reshape it.")
 
@@ -137,7 +140,7 @@ class Label(Condition):
 
     def check(self, y: Tensor | None) -> None:
         """Refuse labels that are not whole numbers, one for each datum."""
-        if y is None:  # then it is drawn, or summed out
+        if y is None:
             return
         if y.dim() > 1:
             raise InputError(f"Expected labels y as numbers, [N]; got {tuple(y.shape)}. If one-hot, pass y.argmax(-1).")

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pyro import poutine
+from pyro.distributions import ImproperUniform
 from pyro.poutine.messenger import Messenger
 
 from ppl_vae.errors import InputError
@@ -77,11 +78,15 @@ def check_proper(traces: Iterable[poutine.Trace]) -> None:
     """
     for trace in traces:
         for name, site in samples(trace).items():
-            fn = site["fn"]
-            while hasattr(fn, "base_dist"):
-                fn = fn.base_dist
-            if is_condition(site) and type(fn).__name__ == "ImproperUniform":
+            if is_condition(site) and is_improper(site["fn"]):
                 raise InputError(
                     f"Expected a model with a P({name}) for joint=True; got one that is always given {name!r} and has "
                     f"no density of it. Leave joint out: the estimate is of log P(x | {name})."
                 )
+
+
+def is_improper(fn: Any) -> bool:
+    """Say whether a distribution is flat: it has no density, and nothing can be drawn from it."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, ImproperUniform)

@@ -1,7 +1,10 @@
 """Conditions and conditional models: one contract for all, against independent arithmetic, and what is refused."""
 
+import math
+
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
@@ -9,7 +12,7 @@ from pyro import poutine
 import ppl_vae
 from ppl_vae import InputError, guides, models
 from ppl_vae.architectures import Concatenated, Tutorial
-from ppl_vae.conditions import DigitString, Label, Visible
+from ppl_vae.conditions import Condition, DigitString, Label, Visible
 from ppl_vae.priors import ConditionalNormal, StandardNormal
 from ppl_vae.sampling import read_conditions
 
@@ -179,3 +182,27 @@ def test_a_flat_condition_has_no_joint():
     model = models.ImageCompletion(SHAPE, prior=StandardNormal(2), **SMALL)
     with pytest.raises(InputError, match="Leave joint out"):
         ppl_vae.estimate_evidence(model, guides.Conditional(model), IMAGES, joint=True)
+
+
+class Angle(Condition):
+    """The example of CONTRIBUTING.md: a condition with a density of its own, drawn where it is not given."""
+
+    shape = torch.Size()
+    c_shape = torch.Size([2])
+
+    def forward(self):
+        return dist.Uniform(-math.pi, math.pi)
+
+    def encode(self, y):
+        return torch.stack([y.cos(), y.sin()], dim=-1)
+
+
+def test_a_condition_of_ones_own():
+    model = models.CVAE(SHAPE, Angle(), StandardNormal(2), **SMALL)
+    guide = guides.Conditional(model)
+    assert ppl_vae.sample(model, 3).shape == (3, *SHAPE)
+    given, joint = (
+        ppl_vae.estimate_evidence(model, guide, (IMAGES, torch.linspace(-3, 3, 6)), num_samples=30, joint=joint).log_px
+        for joint in (False, True)
+    )
+    assert given - joint == pytest.approx(np.full(6, math.log(2 * math.pi)), abs=1e-4)
