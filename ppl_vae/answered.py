@@ -186,8 +186,7 @@ class OneToMany:
             "Diversity of draws counts noise in single pixels, too: it cannot tell many answers from one blur. That "
             "of means can."
         )
-        verdicts = [one.evidence.verdict().replace("log P(x)", one.evidence.quantity) for one in self._both]
-        return lines + [f"{one.name}: {verdict}" for one, verdict in zip(self._both, verdicts, strict=True)]
+        return lines + [f"{one.name}: {one.evidence.verdict()}" for one in self._both]
 
     def _when_better(self, against: Measured) -> str:
         """Say from which K on the model is nearer to the truth, by more than two (paired) standard errors."""

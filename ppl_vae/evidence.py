@@ -17,7 +17,7 @@ from ppl_vae import summary, trust
 from ppl_vae.diagnostics import MIN_SAMPLES, Array, Curve
 from ppl_vae.errors import InputError, reason
 from ppl_vae.files import written_whole
-from ppl_vae.report import Mean, Report
+from ppl_vae.report import Mean, Report, in_words_of
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Evidence:
 
     def verdict(self) -> str:
         """Return one line on whether the mean log P(x) can be believed."""
-        return trust.verdict(self)
+        return in_words_of(self.quantity, trust.verdict(self))
 
     def report(self) -> Report:
         """Return what is printed: means with their errors, diagnostics, and the verdict."""

@@ -48,6 +48,7 @@ class Gap:
         num_steps: how many steps of Adam the refined Q had.
         fingerprint: a hash of the data.
         seed: of the samples.
+        quantity: what log_px is: "log P(x)", or for conditional models "log P(x | y)".
     """
 
     log_px: Array
@@ -65,6 +66,7 @@ class Gap:
     num_steps: int
     fingerprint: str
     seed: int
+    quantity: str = "log P(x)"
 
     def __len__(self) -> int:
         return len(self.log_px)
@@ -126,7 +128,7 @@ class Gap:
             f"K = {self.num_samples} samples"
         )
         rows = [(labels[name][0], mean, labels[name][1]) for name, mean in self.means().items()]
-        return Report(headline, rows, [self.verdict()])
+        return Report(headline, rows, [self.verdict()]).about(self.quantity)
 
     def __str__(self) -> str:
         return str(self.report())
@@ -221,9 +223,16 @@ def explain_gap(
                 weights = _paired((pair, refined), chunk.args, structure, num_samples, at_once, **options)
                 parts.append(_estimates(*(part[:, : chunk.num_data] for part in weights)))
                 bar.update(chunk.num_data)
-        digest = work.fingerprint()
+        digest, what = work.fingerprint(), work.quantity
     arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    return Gap(**arrays, num_samples=num_samples, num_steps=num_steps, fingerprint=digest, seed=seed)
+    return Gap(
+        **arrays,
+        num_samples=num_samples,
+        num_steps=num_steps,
+        fingerprint=digest,
+        seed=seed,
+        quantity=what,
+    )
 
 
 def _paired(

@@ -39,11 +39,7 @@ def report(evidence: "Evidence") -> Report:
     if never:
         lines.append(f"the ELBO of {never} data is minus infinity: draws of {of} that the model rules out")
 
-    def worded(text: str) -> str:
-        return text.replace("log P(x)", evidence.quantity)
-
-    table = [(worded(label), mean, worded(remark)) for label, mean, remark in rows]
-    return Report(worded(_headline(evidence)), table, list(map(worded, [*lines, evidence.verdict()])))
+    return Report(_headline(evidence), rows, [*lines, evidence.verdict()]).about(evidence.quantity)
 
 
 def _headline(evidence: "Evidence") -> str:
