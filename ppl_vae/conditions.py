@@ -89,7 +89,7 @@ class Condition(nn.Module):
         what = f"a condition y of shape [{', '.join(map(str, ('N', *self.shape)))}]"
         if y is None:
             raise InputError(f"Expected {what}; got none. Give the model y.")
-        if y.shape[y.dim() - len(self.shape) :] != self.shape or y.dim() == 0:
+        if y.dim() <= len(self.shape) or y.shape[y.dim() - len(self.shape) :] != self.shape:
             raise InputError(f"Expected {what}; got {tuple(y.shape)}. Reshape it.")
 
 
