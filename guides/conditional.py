@@ -16,6 +16,9 @@ class Conditional(Guide):
     Shapes: x [N, *event_shape], y [N, *condition.shape], z_s [N, *event shape of the site].
     Source: Sohn et al., NeurIPS 2015; Doersch, arXiv 1606.05908, section 3.
 
+    Raises:
+        InputError: a model without a condition; in use, no labels.
+
     >>> import torch
     >>> from ppl_vae.models import CVAE
     >>> Conditional(CVAE((1, 8, 8)))(torch.zeros(5, 1, 8, 8), torch.arange(5))["z"].shape
@@ -23,6 +26,11 @@ class Conditional(Guide):
     """
 
     def __init__(self, model: ConditionalModel) -> None:
+        if not isinstance(model, ConditionalModel):
+            raise InputError(
+                f"Expected a conditional model, such as CVAE, for Conditional; got {type(model).__name__}. Use another "
+                f"guide, for instance {model.default_guide}."
+            )
         super().__init__(model)
         self._condition = (model.condition,)  # a tuple: it is a part of the model
         self.posteriors = SitePosteriors(self.latents)

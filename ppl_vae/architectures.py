@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ppl_vae.errors import positive_int
 from ppl_vae.networks import MLP
 
 Shape = Sequence[int]
@@ -91,7 +92,10 @@ class Tutorial(Architecture):
     its nonlinearity; decoder z-250 plus the tower's output, ReLU, 500-1000-x. Widths can be scaled down.
 
     Args:
-        scale: what the widths are divided by.
+        scale: what the widths are divided by, a whole number.
+
+    Raises:
+        InputError: a scale below 1.
 
     Source: the code of Doersch, arXiv 1606.05908, section 4.
 
@@ -101,7 +105,7 @@ class Tutorial(Architecture):
     """
 
     def __init__(self, scale: int = 1) -> None:
-        self.widths = tuple(max(1, width // scale) for width in (1000, 500, 250))
+        self.widths = tuple(max(1, width // positive_int("scale", scale)) for width in (1000, 500, 250))
 
     def decoder(self, z_shape: Shape | None, c_shape: Shape, out_shape: Shape) -> nn.Module:
         """Return the tower, and what decodes its output and z."""

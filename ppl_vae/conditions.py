@@ -92,7 +92,7 @@ class Condition(nn.Module):
             if is_improper(self()):
                 raise InputError(f"Expected {what}; got none. Give the model y.")
             return
-        if y.shape[y.dim() - len(self.shape) :] != self.shape or y.dim() == 0:
+        if y.dim() <= len(self.shape) or y.shape[y.dim() - len(self.shape) :] != self.shape:
             raise InputError(f"Expected {what}; got {tuple(y.shape)}. Reshape it.")
 
 

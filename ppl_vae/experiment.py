@@ -13,6 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from ppl_vae import data as datasets
 from ppl_vae import programs
 from ppl_vae.base import Guide
@@ -205,11 +208,13 @@ def _partly_labelled(split: Any) -> bool:
 
 
 def _with_mask_read(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with a mask in a file replaced by the mask, so that the run does not need the file."""
+    """Return the settings with a mask as nested lists, so that run.json holds it and the run needs no file."""
     visible = settings.get("condition.visible")
-    if isinstance(visible, str) and visible not in REGIONS:
-        return {**settings, "condition.visible": read_mask(visible)}
-    return dict(settings)
+    if isinstance(visible, str | os.PathLike) and visible not in REGIONS:
+        visible = read_mask(visible)
+    if isinstance(visible, np.ndarray | torch.Tensor):
+        visible = visible.tolist()
+    return dict(settings) | ({} if visible is None else {"condition.visible": visible})
 
 
 def _kept(parts: datasets.Data) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError, did_you_mean
+from ppl_vae.files import read_arrays
 
 
 def _middle_column(height: int, width: int) -> Tensor:
@@ -45,20 +46,26 @@ def mask_of(visible: Any, event_shape: torch.Size) -> Tensor:
         raise InputError(
             f"Expected a mask of shape {tuple(event_shape[-2:])}, that of an image; got {tuple(mask.shape)}."
         )
-    if not bool(((mask == 0) | (mask == 1)).all()):
+    wrong = mask[(mask != 0) & (mask != 1)]
+    if len(wrong):
         raise InputError(
-            f"Expected a mask of zeros and ones; got values from {float(mask.min()):.3g} to {float(mask.max()):.3g}."
+            f"Expected a mask of zeros and ones; got values from {float(wrong.min()):.3g} to {float(wrong.max()):.3g}."
         )
     return mask.bool().expand(event_shape)
 
 
-def read_mask(name: str | os.PathLike[str]) -> list[Any]:
-    """Read a mask from a .npy file, as nested lists."""
+def read_mask(name: str | os.PathLike[str]) -> Any:
+    """Read a mask from a .npy file, as nested lists, which fit into a run.json.
+
+    Raises:
+        InputError: no such region or file, or one that cannot be read.
+    """
     path = Path(name)
     if not path.suffix:
         near = did_you_mean(str(name), REGIONS)
         raise InputError(f"Unknown region {str(name)!r}: {near}, or give a .npy file with a mask.")
-    try:
-        return list(np.load(path, allow_pickle=False).astype(int).tolist())
-    except (OSError, ValueError) as problem:
-        raise InputError(f"Expected a .npy file with a mask in {path}; got {problem}.") from None
+    if path.suffix != ".npy" or not path.is_file():
+        raise InputError(
+            f"Expected a .npy file with a mask; got {path}{'' if path.exists() else ', which does not exist'}."
+        )
+    return read_arrays(path)["x"].tolist()

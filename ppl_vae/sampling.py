@@ -12,11 +12,12 @@ from ppl_vae import plots
 from ppl_vae.answers import given
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.conditions import DigitString, Label
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, positive_int
 from ppl_vae.figures import NUM_ANSWERS, NUM_CONDITIONS, NUM_PICTURES, answers, evenly, labelled, save_figure
 from ppl_vae.files import read_arrays, read_images, write_array
 from ppl_vae.generate import sample, takes_binary_data
 from ppl_vae.runs import Run, load
+from ppl_vae.splits import whole_labels
 
 
 def sample_run(
@@ -45,8 +46,11 @@ def sample_run(
         The path of the file.
 
     Raises:
-        InputError: no run there, a label or a condition that the model does not take, or an unknown kind of file.
+        InputError: no run there, a size below 1, a label or a condition that the model does not take, or an unknown
+            kind of file.
     """
+    if size is not None:
+        positive_int("size", size)
     run = run if isinstance(run, Run) else load(run)
     path = Path(out or run.path / "figures" / f"{'samples' if mean else 'draws'}-{seed}.png")
     picture = plots.is_picture(run.model.event_shape)
@@ -91,12 +95,23 @@ def read_conditions(model: ConditionalModel, path: str | os.PathLike[str]) -> Te
         values = arrays.get("y", next(iter(arrays.values())))
     else:
         values = read_images(path)
+        if values.shape[1] == 3 and model.event_shape[0] == 1:
+            values = values.mean(1, keepdims=True).astype(np.uint8)  # a grey image stored in colours
     if values.dtype.kind not in "buif" or not values.size:
         raise InputError(f"Expected numbers in {path}; got an array of dtype {values.dtype} and shape {values.shape}.")
     if isinstance(model.condition, Label):
-        return torch.from_numpy(values.astype(np.int64).reshape(-1))
-    grey = values.astype(np.float32) / (255 if values.dtype == np.uint8 and values.max() > 1 else 1)
-    y = _in_shape(torch.from_numpy(grey), model, path)
+        labels = whole_labels(torch.as_tensor(np.atleast_1d(values)))
+        if labels is None:
+            raise InputError(
+                f"Expected labels in {path}, one whole number each; got an array of dtype {values.dtype} and shape "
+                f"{values.shape}. Give a .npy file of labels, or use --label."
+            )
+        return labels
+    grey = np.asarray(values, dtype=np.float32) / (255 if values.dtype == np.uint8 and values.max() > 1 else 1)
+    y = _in_shape(torch.as_tensor(grey), model, path)
+    _, read = model.condition.split(None, y)  # hidden pixels may be anything
+    if read is None or not bool(torch.isfinite(read).all()):
+        raise InputError(f"Expected finite numbers in {path}; got NaN or infinity. Replace them.")
     return (y >= 0.5).to(y) if takes_binary_data(model) else y
 
 
@@ -104,10 +119,9 @@ def _in_shape(images: Tensor, model: ConditionalModel, path: Path) -> Tensor:
     """Return images as conditions, [M, *shape of what the model is given]."""
     channels, height, width = model.event_shape if len(model.event_shape) == 3 else (1, 1, len(model.event_shape))
     shape = (model.condition.length if isinstance(model.condition, DigitString) else 1, *model.event_shape)
-    if images.dim() == 4 and images.shape[1] == 3 and channels == 1:
-        images = images.mean(1, keepdim=True)  # a grey image stored in colours
     if images.shape[-2:] == (height, width * shape[0]) and shape[0] > 1:  # images beside each other
-        images = torch.stack(images.split(width, dim=-1), dim=-3 if images.dim() == 2 else -4)
+        has_channels = images.dim() == 4 or (images.dim() == 3 and channels > 1)
+        images = torch.stack(images.split(width, dim=-1), dim=-4 if has_channels else -3)
     numel = torch.Size(shape).numel()
     if images.shape[-2:] != (height, width) or images.numel() % numel:
         each = f"strings of {shape[0]} images" if isinstance(model.condition, DigitString) else "images"

@@ -13,8 +13,10 @@ import ppl_vae
 from ppl_vae import InputError, guides, models
 from ppl_vae.architectures import Concatenated, Tutorial
 from ppl_vae.conditions import Condition, DigitString, Label, Visible
+from ppl_vae.given import Regenerated
+from ppl_vae.pair import Pair
 from ppl_vae.priors import ConditionalNormal, StandardNormal
-from ppl_vae.sampling import read_conditions
+from ppl_vae.sampling import read_conditions, sample_run
 
 SHAPE = (1, 4, 4)
 SMALL = {"networks": Concatenated(hidden=8)}
@@ -146,6 +148,56 @@ def test_conditions_from_files(tmp_path):
         read_conditions(model, tmp_path / "three.npy")
 
 
+def test_three_images_are_no_colours_and_strips_stay_apart(tmp_path):
+    from PIL import Image
+
+    model = models.NextDigit(SHAPE, DigitString(3), **SMALL)
+    strings = torch.stack([IMAGES, 1 - IMAGES, IMAGES.flip(-1)], dim=1)[:3]  # three strings of three
+    np.save(tmp_path / "strings.npy", strings[:, :, 0].numpy())
+    torch.testing.assert_close(read_conditions(model, tmp_path / "strings.npy"), strings)
+    np.save(tmp_path / "strips.npy", torch.cat([*strings[:, :, 0].unbind(1)], dim=-1).numpy())
+    torch.testing.assert_close(read_conditions(model, tmp_path / "strips.npy"), strings)
+    completion = models.ImageCompletion(SHAPE, **SMALL)
+    coloured = (255 * IMAGES[0]).byte().permute(1, 2, 0).expand(4, 4, 3)
+    Image.fromarray(coloured.numpy()).save(tmp_path / "coloured.png")
+    torch.testing.assert_close(read_conditions(completion, tmp_path / "coloured.png"), IMAGES[:1])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([1.5, 2.0]), "one whole number each; got an array of dtype float64"),
+        (np.zeros((4, 4)), r"one whole number each.*shape \(4, 4\)"),
+        (np.array([np.nan]), "one whole number each"),
+    ],
+)
+def test_labels_in_files(tmp_path, values, message):
+    model = models.CVAE(SHAPE, Label(3), **SMALL)
+    np.save(tmp_path / "labels.npy", np.array([2.0, 0.0]))
+    assert read_conditions(model, tmp_path / "labels.npy").tolist() == [2, 0]
+    np.save(tmp_path / "labels.npy", values)
+    with pytest.raises(InputError, match=message):
+        read_conditions(model, tmp_path / "labels.npy")
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.full((4, 4), 0.5), "zeros and ones; got values from 0.5"),
+        (np.full((4, 4), np.nan), "zeros and ones"),
+        (np.array(1), r"got \(\)"),
+        (None, "No data left"),
+    ],
+)
+def test_masks_in_files(tmp_path, mask, message):
+    path = tmp_path / "mask.npy"
+    np.save(path, np.eye(4))
+    assert torch.equal(Visible(path).bind(SHAPE).mask[0], torch.eye(4).bool())
+    path.write_bytes(b"") if mask is None else np.save(path, mask)
+    with pytest.raises(InputError, match=message):
+        Visible(path).bind(SHAPE)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -165,6 +217,11 @@ def test_conditions_from_files(tmp_path):
         (lambda: ppl_vae.sample(models.NextDigit(SHAPE), y=STRINGS), r"\[N, 3, 1, 4, 4\].*got"),
         (lambda: models.VAE(SHAPE, ConditionalNormal(2))(size=1), "model with a condition"),
         (lambda: guides.NoLatents(models.VAE(SHAPE)), "without latent sites"),
+        (lambda: guides.Conditional(models.VAE(SHAPE)), "conditional model.*got VAE.*mean_field"),
+        (lambda: ppl_vae.sample(models.CVAE(SHAPE, Label(3)), y=torch.tensor([True])), "whole numbers; got torch.bool"),
+        (lambda: ppl_vae.sample(models.NextDigit(SHAPE, DigitString(2)), y=STRINGS[0]), r"\[N, 2, 1, 4, 4\].*got"),
+        (lambda: Tutorial(0), "scale.*got 0"),
+        (lambda: Visible("mask.npz").bind(SHAPE), "got mask.npz, which does not exist"),
     ],
 )
 def test_what_is_refused(call, message):
@@ -216,3 +273,78 @@ def test_reports_say_what_is_given():
     for report in (str(evidence), str(gap), evidence.verdict()):
         assert "log P(x | y)" in report and "log P(x)" not in report
     assert "Q(z | x, y)" in str(evidence)
+
+
+def test_hidden_pixels_in_files_may_be_unknown(tmp_path):
+    model = models.ImageCompletion(SHAPE, **SMALL)
+    np.save(tmp_path / "image.npy", torch.where(model.condition.mask, IMAGES[0], torch.nan)[0].numpy())
+    given = read_conditions(model, tmp_path / "image.npy")
+    assert torch.equal(given[:, model.condition.mask], IMAGES[:1, model.condition.mask])
+    for wrong, message in ((np.full((4, 4), np.nan), "finite"), (np.array(1.0), r"got \(\)")):
+        np.save(tmp_path / "image.npy", wrong)
+        with pytest.raises(InputError, match=message):
+            read_conditions(model, tmp_path / "image.npy")
+
+
+def test_an_unknown_label_is_no_condition():
+    """log P(x) = log (1/3) sum_y P(x | y), not the P(x | y) of some y, nor a sum without P(y)."""
+    model = models.Regressor(SHAPE, Label(3), **SMALL)
+    with torch.no_grad():
+        logits = model.decoder(None, torch.eye(3))
+    each = torch.distributions.Bernoulli(logits=logits[:, None]).log_prob(IMAGES).sum((2, 3, 4))
+    evidence = ppl_vae.estimate_evidence(model, guides.NoLatents(model), IMAGES, num_samples=3)
+    assert evidence.quantity == "log P(x)"
+    np.testing.assert_allclose(evidence.log_px, each.logsumexp(0) - np.log(3), rtol=1e-5)
+
+
+def test_a_condition_after_a_latent_site_is_refused_unless_it_is_scored():
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y, infer={"is_condition": True})
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x + y) / 3, 3**-0.5))
+
+    x, y = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match="'y' before all latent sites; got it after z"):
+        ppl_vae.estimate_evidence(model, guide, (x, y), num_samples=3)
+    exact = torch.distributions.MultivariateNormal(torch.zeros(2), torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+    joint = ppl_vae.estimate_evidence(model, guide, (x, y), num_samples=3, joint=True)
+    np.testing.assert_allclose(joint.log_px, exact.log_prob(torch.stack([x, y], -1)), rtol=1e-4)
+
+
+def test_conditions_are_drawn_anew_only_where_they_are_scored():
+    model = models.CVAE(SHAPE, Label(1000), StandardNormal(2), **SMALL)
+    for joint in (False, True):
+        pyro.set_rng_seed(0)
+        with Pair(model).running():
+            sites = poutine.trace(Regenerated(joint=joint)(model)).get_trace(IMAGES, LABELS).nodes
+        assert not torch.equal(sites["x"]["value"], IMAGES)
+        assert torch.equal(sites["y"]["value"], LABELS) is not joint
+
+
+def test_what_conditions_ask_of_the_data():
+    asked = [c.data_options() for c in (Label(), Visible(), DigitString(5))]
+    assert asked == [{}, {"binarize": "random_threshold"}, {"strings": 5}]
+
+
+def test_the_reader_of_a_string_has_the_widths_that_are_asked_for():
+    reader = DigitString(2, num_features=4, hidden=(7, 5)).bind(SHAPE).reader
+    assert [tuple(p.shape) for p in reader.parameters() if p.dim() == 2] == [(7, 16), (5, 7), (4, 5)]
+
+
+@pytest.mark.parametrize("form", [np.asarray, torch.as_tensor, "file"])
+def test_a_run_holds_the_mask_it_was_given(tmp_path, form):
+    mask = np.eye(8, dtype=int)
+    np.save(tmp_path / "mask.npy", mask)
+    visible = tmp_path / "mask.npy" if form == "file" else form(mask)
+    settings = {"condition.visible": visible, "networks.hidden": 8, "fit.epochs": 1}
+    run = ppl_vae.train("image_completion", settings=settings, num_samples=2, out=tmp_path / "run", progress=False)
+    (tmp_path / "mask.npy").unlink()
+    assert torch.equal(ppl_vae.load(run.path).model.condition.mask[0], torch.eye(8).bool())
+    for size in (0, -1):
+        with pytest.raises(InputError, match="size"):
+            sample_run(run, size=size)
