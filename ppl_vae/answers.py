@@ -170,8 +170,9 @@ def real_answers(
     else:
         if len(split) < 2:
             raise InputError("Expected at least two data to compare; got one.")
-        near = nearest(given_part(model, split.take(everything)), index, num_nearest)
-        nearness, *found = (_distance(x, index, near) for x in (given_part(model, split.take(everything)), *kinds))
+        visible = given_part(model, split.take(everything))
+        near = nearest(visible, index, num_nearest)
+        nearness, *found = (_distance(x, index, near) for x in (visible, *kinds))
     return Real(found[0], found[1] if grey is not None else None, nearness)
 
 

@@ -99,14 +99,12 @@ def answers(
     """
     x = sample(model, mean=mean, seed=seed, y=y.repeat_interleave(columns, dim=0))
     x = x.unflatten(0, (len(y), columns))
+    mask = _mask(model)
     if isinstance(model.condition, Visible):
-        mask = model.condition.mask
-        hidden = torch.where(mask, y, torch.full_like(y, 0.5))
-        shown = plots.tinted(hidden, mask)[:, None]
-        made = plots.tinted(x, mask)
+        shown = plots.tinted(torch.where(mask, y, torch.full_like(y, 0.5)), mask)[:, None]
     else:
-        shown, made = plots.tinted(y, torch.ones_like(y, dtype=torch.bool)), plots.tinted(x, torch.zeros(()))
-    row = [shown, made] + ([] if truth is None else [plots.tinted(truth, torch.zeros(()))[:, None]])
+        shown = plots.tinted(y, torch.ones(()))
+    row = [shown, plots.tinted(x, mask)] + ([] if truth is None else [plots.tinted(truth, torch.zeros(()))[:, None]])
     images = torch.cat([torch.as_tensor(part) for part in row], dim=1)
     ends = "" if truth is None else "; the truth at the end"
     return plots.images(
