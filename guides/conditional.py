@@ -4,7 +4,7 @@ import pyro
 from torch import Tensor
 
 from ppl_vae.base import Guide
-from ppl_vae.conditional import ConditionalModel
+from ppl_vae.conditional import ConditionalModel, check_latents, check_number
 from ppl_vae.errors import InputError
 from ppl_vae.posteriors import SitePosteriors
 
@@ -17,7 +17,7 @@ class Conditional(Guide):
     Source: Sohn et al., NeurIPS 2015; Doersch, arXiv 1606.05908, section 3.
 
     Raises:
-        InputError: a model without a condition; in use, no labels.
+        InputError: a model without a condition or without latent sites; in use, no labels, or not one for each x.
 
     >>> import torch
     >>> from ppl_vae.models import CVAE
@@ -32,6 +32,7 @@ class Conditional(Guide):
                 f"guide, for instance {model.default_guide}."
             )
         super().__init__(model)
+        check_latents(self, model)
         self._condition = (model.condition,)  # a tuple: it is a part of the model
         self.posteriors = SitePosteriors(self.latents)
         condition = model.condition
@@ -45,5 +46,6 @@ class Conditional(Guide):
         if given is None:
             raise InputError("Expected labels y for Conditional; got none. Give them, or use guide semi_supervised.")
         with self.plate(x):
+            check_number(given, len(x))
             h = self.encoder(generated, condition.encode(given))
             return {name: pyro.sample(name, q) for name, q in self.posteriors(h).items()}

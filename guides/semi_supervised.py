@@ -5,7 +5,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_vae.base import Guide
-from ppl_vae.conditional import ConditionalModel
+from ppl_vae.conditional import ConditionalModel, check_latents, check_number
 from ppl_vae.conditions import Label
 from ppl_vae.errors import InputError
 from ppl_vae.networks import MLP, NetworkFactory
@@ -21,7 +21,7 @@ class SemiSupervised(Guide):
     Source: Kingma et al., arXiv 1406.5298 (M2).
 
     Raises:
-        InputError: a model whose condition is not a label.
+        InputError: a model whose condition is not a label, or without latent sites; in use, not one label for each x.
 
     >>> import torch
     >>> from ppl_vae.models import CVAE
@@ -41,6 +41,7 @@ class SemiSupervised(Guide):
                 f"Use cvae, or another guide."
             )
         super().__init__(model)
+        check_latents(self, model)
         self._condition = (condition,)  # a tuple: it is a part of the model
         self.posteriors = SitePosteriors(self.latents)
         self.encoder = model.networks.encoder(
@@ -54,6 +55,7 @@ class SemiSupervised(Guide):
         condition.check(y)
         drawn: dict[str, Tensor] = {}
         with self.plate(x):
+            check_number(y, len(x))
             if y is None:
                 q = dist.Categorical(logits=self.classifier(x))
                 drawn["y"] = y = pyro.sample("y", q, infer={"enumerate": "parallel"})
