@@ -68,8 +68,8 @@ def measure_one_to_many(
         `OneToMany`. Standard errors are over the N test data, and hold the noise of A answers, too.
 
     Raises:
-        InputError: a model without a condition, models of two tasks, data without labels where the right label is
-            asked for, or numbers that are out of range.
+        InputError: a model without a condition, models of two tasks, data that are no split, or without labels where
+            the right label is asked for, not one name for each model, or numbers that are out of range.
 
     Source: the questions of section 4 of Doersch, arXiv 1606.05908; the best of K of Sohn et al., NeurIPS 2015.
 
@@ -89,9 +89,18 @@ def measure_one_to_many(
         positive_int(option, value)
     if num_answers < 2:
         raise InputError("Expected num_answers to be at least 2, to see whether two differ; got 1.")
+    for part in (split, *([] if grey is None else [grey])):
+        if not isinstance(part, Split | StringSplit):
+            raise InputError(
+                f"Expected a Split of data with their conditions; got {type(part).__name__}. Take one from data.load, "
+                f"for instance data.load('digits').test."
+            )
     pairs = [(conditional(model), guide), *([] if against is None else [(conditional(against[0]), against[1])])]
     if len(pairs) > 1:
         _check_task(pairs[0][0], pairs[1][0])
+    names = _names(pairs) if names is None else names
+    if isinstance(names, str) or len(names) != len(pairs):
+        raise InputError(f"Expected a list of {len(pairs)} names, one for each model; got {names!r}. Give as many.")
     if not pairs[0][0].y_from_x:
         right_labels(split)
     count = len(split) if num_data is None else min(positive_int("num_data", num_data), len(split))
@@ -101,7 +110,7 @@ def measure_one_to_many(
     with torch.no_grad():
         real = real_answers(pairs[0][0], split, index, grey=grey, num_nearest=num_nearest)
     measured = []
-    for name, (program, its_guide) in zip(names or _names(pairs), pairs, strict=False):
+    for name, (program, its_guide) in zip(names, pairs, strict=True):
         options: dict[str, Any] = {"seed": seed, "progress": progress}
         evidence = estimate_evidence(program, its_guide, chosen, num_samples=num_samples, **options)
         options |= {"num_answers": num_answers, "classifier": reader}

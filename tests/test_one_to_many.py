@@ -287,6 +287,11 @@ def test_wrong_things_are_said(digits_test, random_thresholds, tmp_path):
         measured(model, guide, digits_test[:5], num_samples=2)
     with pytest.raises(InputError, match="at least two data"):
         measured(left, Conditional(left), random_thresholds[:1], num_samples=2)
+    with pytest.raises(InputError, match=r"Expected a Split of data.*got tuple"):
+        measured(model, guide, (digits_test.x, digits_test.y))
+    for names in (["a"], ["a", "b", "c"], "ab"):
+        with pytest.raises(InputError, match="list of 2 names"):
+            measured(model, guide, digits_test, against=(model, guide), names=names)
     with pytest.raises(InputError, match="num_answers to be at least 2"):
         measured(model, guide, digits_test, num_answers=1)
     for option in ("num_samples", "num_answers", "num_nearest", "num_data"):
