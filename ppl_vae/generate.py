@@ -3,6 +3,8 @@
 What a program of ours generates is what it returns; of any other Pyro program it is the site x, else the last.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,8 @@ from torch.distributions import constraints
 from ppl_vae import base
 from ppl_vae.batches import as_source
 from ppl_vae.checks import outside_message
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.conditional import ConditionalModel
+from ppl_vae.errors import InputError, positive_int, reason
 from ppl_vae.given import Regenerated
 from ppl_vae.pair import Pair, Program, call_signature, program_name
 from ppl_vae.rng import seeded
@@ -32,7 +35,8 @@ def sample(model: Program, size: int | None = None, *, mean: bool = False, seed:
         size: how many; by default as many as there are conditions, else one.
         mean: return E[x | z] instead of a draw (the usual picture of a sample).
         seed: of the draws; the global random state is left as it was.
-        **conditions: what a conditional model is given, for instance `y=labels`: one for each datum, or one for all.
+        **conditions: what a conditional model is given, for instance `y=labels`: one for each datum, or one for all;
+            None leaves one out.
 
     Returns:
         x, [size, *event_shape].
@@ -51,7 +55,7 @@ def sample(model: Program, size: int | None = None, *, mean: bool = False, seed:
             f"Expected a model that takes {', '.join(missing)}; got {program_name(model)}{call_signature(model)}. "
             f"Write it as forward(self, x=None, *, size=None), and leave out obs where x is None."
         )
-    given = {name: torch.as_tensor(value, device=pair.device) for name, value in conditions.items()}
+    given = _as_given(pair, conditions)
     sizes = [len(value) for value in given.values() if value.dim()]
     size = positive_int("size", max(sizes, default=1) if size is None else size)
     for name, value in given.items():
@@ -62,7 +66,7 @@ def sample(model: Program, size: int | None = None, *, mean: bool = False, seed:
     with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
         for index in torch.arange(size).split(CHUNK):
             some = {name: value[index.to(value.device)] for name, value in given.items()}
-            with _AtMean(mean):
+            with _AtMean(mean), _in_one_sentence():
                 trace = poutine.trace(model).get_trace(size=len(index), **some)
             _check_conditions(trace)
             parts.append(_generated(model, trace, mean))
@@ -82,23 +86,25 @@ def same_latents(model: Program, size: int, *, seed: int = 0, **conditions: Any)
         E[x | z_k, y_m], [size, M, *event_shape].
 
     Raises:
-        InputError: as `sample`.
+        InputError: as `sample`, or no condition.
 
     >>> from ppl_vae.models import CVAE
     >>> same_latents(CVAE((1, 8, 8)), 4, y=torch.arange(10)).shape
     torch.Size([4, 10, 1, 8, 8])
     """
     pair = Pair(model)
-    first: dict[str, Any] = {
-        name: torch.as_tensor(value)[:1].expand(size, *value.shape[1:]) for name, value in conditions.items()
-    }
+    given = {name: torch.atleast_1d(value) for name, value in _as_given(pair, conditions).items()}
+    if not given:
+        raise InputError("Expected conditions that share their z; got none. Give some, such as y=torch.arange(10).")
+    positive_int("size", size)
+    first: dict[str, Any] = {name: value[:1].expand(size, *value.shape[1:]) for name, value in given.items()}
     sample(model, size, seed=seed, **first)  # refuse what cannot be generated
     with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
-        sites = samples(poutine.trace(model).get_trace(size=size, **{n: v.to(pair.device) for n, v in first.items()}))
+        sites = samples(poutine.trace(model).get_trace(size=size, **first))
     z = {name: site["value"] for name, site in sites.items() if not site["is_observed"] and name != _data_name(sites)}
     fixed = poutine.condition(model, z)
-    count = min(len(value) for value in conditions.values())
-    each = [{name: value[m : m + 1] for name, value in conditions.items()} for m in range(count)]
+    count = min(len(value) for value in given.values())
+    each = [{name: value[m : m + 1] for name, value in given.items()} for m in range(count)]
     return torch.stack([sample(fixed, size, mean=True, seed=seed, **one) for one in each], dim=1)
 
 
@@ -126,7 +132,7 @@ def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True,
     """
     pair = Pair(model, guide)
     parts = []
-    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad(), _in_one_sentence():
         for batch in as_source(data, pair, ordered=True).batches(CHUNK):
             args = tuple(t.to(pair.device) for t in batch)
             guide_trace = poutine.trace(guide).get_trace(*args)
@@ -204,10 +210,59 @@ def _generated(model: Program, trace: poutine.Trace, mean: bool) -> Tensor:
     return site["fn"].mean if mean else site["value"]
 
 
+def _as_given(pair: Pair, conditions: dict[str, Any]) -> dict[str, Tensor]:
+    """Return conditions as tensors that the model takes, without those that are None.
+
+    Raises:
+        InputError: no numbers, or a y of a `ConditionalModel` that is of another shape, not finite or out of range.
+    """
+    given = {}
+    for name, value in conditions.items():
+        if value is None:
+            continue
+        try:
+            given[name] = torch.as_tensor(value, device=pair.device)
+        except (TypeError, ValueError, RuntimeError):
+            got = f"{type(value).__name__} {value!r:.40}"
+            raise InputError(f"Expected {name} as numbers; got {got}. Give a tensor of them.") from None
+        if not given[name].numel():
+            raise InputError(f"Expected at least one {name}; got none. Give one, or leave {name} out.")
+    model = pair.modules.get("model")
+    if isinstance(model, ConditionalModel) and "y" in given:
+        given["y"] = _checked(model, given["y"])
+    return given
+
+
+def _checked(model: ConditionalModel, y: Tensor) -> Tensor:
+    """Return a condition in the dtype of the model, unless it is a whole number, once it is seen to be in range."""
+    if model.condition.example().is_floating_point():
+        dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
+        y = y.to(next(dtypes, torch.get_default_dtype()))
+    _, read = model.condition.split(None, y)
+    if read is None or not bool(torch.isfinite(read).all()):
+        raise InputError("Expected finite conditions y; got NaN or infinity. Replace them.")
+    _check_range("y", model.condition(), read)
+    return y
+
+
 def _check_conditions(trace: poutine.Trace) -> None:
     for name, site in samples(trace).items():
-        if site["is_observed"] and not bool(site["fn"].support.check(site["value"]).all()):
-            raise InputError(outside_message(name, site["fn"], site["value"]))
+        if site["is_observed"]:
+            _check_range(name, site["fn"], site["value"])
+
+
+def _check_range(name: str, fn: Any, value: Tensor) -> None:
+    if not bool(fn.support.check(value).all()):
+        raise InputError(outside_message(name, fn, value))
+
+
+@contextmanager
+def _in_one_sentence() -> Iterator[None]:
+    """Leave out the table of all shapes that Pyro adds to what a program refuses."""
+    try:
+        yield
+    except InputError as problem:
+        raise InputError(reason(problem)) from None
 
 
 def _data_name(sites: dict[str, Any]) -> str:

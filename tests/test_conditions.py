@@ -13,6 +13,7 @@ import ppl_vae
 from ppl_vae import InputError, guides, models
 from ppl_vae.architectures import Concatenated, Tutorial
 from ppl_vae.conditions import Condition, DigitString, Label, Visible
+from ppl_vae.generate import same_latents
 from ppl_vae.given import Regenerated
 from ppl_vae.pair import Pair
 from ppl_vae.priors import ConditionalNormal, StandardNormal
@@ -122,12 +123,44 @@ def test_the_tutorials_networks_have_its_widths():
 
 
 def test_one_z_across_all_labels():
-    from ppl_vae.generate import same_latents
-
     model = models.CVAE(SHAPE, Label(3), StandardNormal(2), **SMALL)
     x = same_latents(model, 4, y=torch.arange(3))
     assert x.shape == (4, 3, *SHAPE)
     torch.testing.assert_close(x[:, :1], same_latents(model, 4, y=torch.arange(1)))
+    torch.testing.assert_close(x, same_latents(model, 4, y=[0, 1, 2]))
+    torch.testing.assert_close(x[:, :1], same_latents(model, 4, y=0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8, torch.bool])
+def test_images_of_any_dtype_are_conditions(dtype):
+    for name, y in (("completion", IMAGES), ("next digit", STRINGS)):
+        model = PAIRS[name][0]()
+        torch.testing.assert_close(ppl_vae.sample(model, y=y.to(dtype)), ppl_vae.sample(model, y=y))
+    model = models.ImageCompletion(SHAPE, **SMALL).double()
+    assert ppl_vae.sample(model, y=IMAGES).dtype == torch.float64
+
+
+def test_conditions_that_cannot_be_given():
+    labels, completion = models.CVAE(SHAPE, Label(3), **SMALL), models.ImageCompletion(SHAPE, **SMALL)
+    nan = torch.full((2, *SHAPE), torch.nan)
+    for call, message in (
+        (lambda: ppl_vae.sample(completion, y=None), "of which visible pixels are read; got none"),
+        (lambda: ppl_vae.sample(models.NextDigit(SHAPE), y=None), "got none. Give the model y"),
+        (lambda: ppl_vae.sample(labels, y="seven"), "y as numbers; got str 'seven'"),
+        (lambda: ppl_vae.sample(labels, y=[]), "at least one y; got none"),
+        (lambda: ppl_vae.sample(completion, y=nan), "finite conditions y; got NaN"),
+        (lambda: ppl_vae.sample(models.NextDigit(SHAPE, DigitString(2)), y=nan.expand(2, 2, 1, 4, 4)), "finite"),
+        (lambda: same_latents(labels, 4), "share their z; got none"),
+        (lambda: same_latents(labels, 4, y=None), "share their z; got none"),
+        (lambda: same_latents(labels, 4, y=[0, 3]), "got values from 0 to 3"),
+        (lambda: ppl_vae.reconstruct(labels, guides.Conditional(labels), (IMAGES, LABELS.float())), r"y\.long"),
+    ):
+        with pytest.raises(InputError, match=message) as refused:
+            call()
+        assert "\n" not in str(refused.value)
+    assert ppl_vae.sample(labels, 2, y=None).shape == (2, *SHAPE)  # drawn
+    hidden = torch.where(completion.condition.mask, IMAGES, torch.nan)
+    torch.testing.assert_close(ppl_vae.sample(completion, y=hidden), ppl_vae.sample(completion, y=IMAGES))
 
 
 def test_conditions_from_files(tmp_path):
