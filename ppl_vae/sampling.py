@@ -81,11 +81,13 @@ def read_conditions(model: ConditionalModel, path: str | os.PathLike[str]) -> Te
 
     Labels: a .npy file of whole numbers. Images to be completed: one image, a folder of them, or an array [H, W]
     or [M, H, W]; only their visible pixels are read. Strings of L images: a folder of M L images in the order of
-    their names, one image with L beside each other, or an array [L, H, W] or [M, L, H, W]. Grey levels become black
-    and white at one half for a model of binary data.
+    their names, one image with L beside each other, or an array [L, H, W] or [M, L, H, W]. Data that are no images
+    are arrays [D] or [M, D]. Bytes are divided by 255. Grey levels become black and white at one half for a model of
+    binary data.
 
     Raises:
-        InputError: no such file, one that cannot be read, or arrays that do not have the shape of the conditions.
+        InputError: no such file, one that cannot be read, arrays that do not have the shape of the conditions, or,
+            for a model of binary data, grey levels that are neither bytes nor in [0, 1].
     """
     path = Path(path)
     if not path.exists():
@@ -112,18 +114,25 @@ def read_conditions(model: ConditionalModel, path: str | os.PathLike[str]) -> Te
     _, read = model.condition.split(None, y)  # hidden pixels may be anything
     if read is None or not bool(torch.isfinite(read).all()):
         raise InputError(f"Expected finite numbers in {path}; got NaN or infinity. Replace them.")
-    return (y >= 0.5).to(y) if takes_binary_data(model) else y
+    if not takes_binary_data(model):
+        return y
+    if bool(((read < 0) | (read > 1)).any()):
+        raise InputError(
+            f"Expected bytes (uint8) or grey levels in [0, 1] as conditions in {path}; got {values.dtype} from "
+            f"{float(read.min()):.3g} to {float(read.max()):.3g}. Divide them by the largest grey level there can be."
+        )
+    return (y >= 0.5).to(y)
 
 
 def _in_shape(images: Tensor, model: ConditionalModel, path: Path) -> Tensor:
     """Return images as conditions, [M, *shape of what the model is given]."""
-    channels, height, width = model.event_shape if len(model.event_shape) == 3 else (1, 1, len(model.event_shape))
     shape = (model.condition.length if isinstance(model.condition, DigitString) else 1, *model.event_shape)
-    if images.shape[-2:] == (height, width * shape[0]) and shape[0] > 1:  # images beside each other
-        has_channels = images.dim() == 4 or (images.dim() == 3 and channels > 1)
-        images = torch.stack(images.split(width, dim=-1), dim=-4 if has_channels else -3)
+    *height, width = plane = shape[1:][-2:]  # of data that are no images [D]
+    if images.shape[-len(plane) :] == (*height, width * shape[0]) and shape[0] > 1:  # images beside each other
+        has_channels = images.dim() == 4 or (images.dim() == 3 and len(shape) == 4 and shape[1] > 1)
+        images = torch.stack(images.split(width, dim=-1), dim=-len(plane) - 1 - has_channels)
     numel = torch.Size(shape).numel()
-    if images.shape[-2:] != (height, width) or images.numel() % numel:
+    if images.shape[-len(plane) :] != plane or images.numel() % numel:
         each = f"strings of {shape[0]} images" if isinstance(model.condition, DigitString) else "images"
         raise InputError(
             f"Expected {each} of shape {tuple(model.event_shape)} as conditions in {path}; got {tuple(images.shape)}. "

@@ -15,6 +15,7 @@ from ppl_vae.architectures import Concatenated, Tutorial
 from ppl_vae.conditions import Condition, DigitString, Label, Visible
 from ppl_vae.generate import same_latents
 from ppl_vae.given import Regenerated
+from ppl_vae.likelihoods import Bernoulli, Gaussian
 from ppl_vae.pair import Pair
 from ppl_vae.priors import ConditionalNormal, StandardNormal
 from ppl_vae.sampling import read_conditions, sample_run
@@ -211,6 +212,39 @@ def test_labels_in_files(tmp_path, values, message):
     np.save(tmp_path / "labels.npy", values)
     with pytest.raises(InputError, match=message):
         read_conditions(model, tmp_path / "labels.npy")
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("largest", [255, 16])
+def test_grey_levels_that_are_neither_bytes_nor_in_the_unit_interval(tmp_path, dtype, largest):
+    grey = (largest * np.linspace(0, 1, 16)).reshape(4, 4)
+    binary, real = (models.ImageCompletion(SHAPE, likelihood=kind(), **SMALL) for kind in (Bernoulli, Gaussian))
+    path = tmp_path / "grey.npy"
+    np.save(path, grey.astype(dtype))
+    with pytest.raises(InputError, match=rf"uint8.*\[0, 1\].*got {np.dtype(dtype)} from"):
+        read_conditions(binary, path)
+    np.testing.assert_allclose(read_conditions(real, path)[0, 0], grey.astype(dtype), rtol=1e-6)
+    np.save(path, (255 * np.eye(4)).astype(np.uint8))
+    for model in (binary, real):
+        torch.testing.assert_close(read_conditions(model, path)[0, 0], torch.eye(4))
+    np.save(path, np.where(binary.condition.mask[0], np.eye(4), largest))  # of hidden pixels nothing is asked
+    assert torch.equal(read_conditions(binary, path)[0, 0, :, 2], torch.eye(4)[2])
+
+
+def test_data_that_are_no_images_are_conditions(tmp_path):
+    model = models.ImageCompletion((6,), Visible([1, 1, 0, 0, 0, 0]), **SMALL)
+    vectors = np.arange(18).reshape(3, 6) % 2
+    for saved, expected in ((vectors, vectors), (vectors[0], vectors[:1])):
+        np.save(tmp_path / "vectors.npy", saved)
+        np.testing.assert_array_equal(read_conditions(model, tmp_path / "vectors.npy"), expected)
+    np.save(tmp_path / "vectors.npy", np.ones((3, 5)))
+    with pytest.raises(InputError, match=r"shape \(6,\) as conditions.*got \(3, 5\)"):
+        read_conditions(model, tmp_path / "vectors.npy")
+    strings = np.arange(24).reshape(2, 2, 6) % 2
+    for saved in (strings, strings.reshape(2, 12)):
+        np.save(tmp_path / "strings.npy", saved)
+        given = read_conditions(models.NextDigit((6,), DigitString(2), **SMALL), tmp_path / "strings.npy")
+        np.testing.assert_array_equal(given, strings)
 
 
 @pytest.mark.parametrize(
