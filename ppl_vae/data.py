@@ -77,7 +77,8 @@ def load(
     Args:
         name: digits, mnist, binarized_mnist, freyfaces, or a path. A `.npy` file or a folder is split
             80 / 10 / 10 at random, always the same way; a `.npz` file may hold `train`, `validation` and
-            `test` itself (and `train_y` and so on), else `x` (and `y`).
+            `test` itself (and `train_y` and so on), else `x` (and `y`). Labels become integers if all of them are
+            whole numbers, however they are stored.
         binarize: "dynamic", "random_threshold", "threshold" (at one half), or None; "default" is "dynamic" for
             digits and mnist, else None.
         strings: give each image of a digit a string of so many images of the digits before it, as its y: see
@@ -226,7 +227,7 @@ def _own(path: Path) -> tuple[Split, ...]:
         if len(set(shapes)) > 1:
             raise InputError(f"Expected data of one shape in {path}; got {shapes} in its three parts. Make them equal.")
         scale = max(part.scale for part in parts)  # one scale for all three
-        return tuple(replace(part, scale=scale) for part in parts)
+        return _with_whole_labels(tuple(replace(part, scale=scale) for part in parts))
     key = "x" if "x" in arrays else next((k for k, a in arrays.items() if a.ndim > 1), None)
     if key is None or (len(arrays) > 1 and key != "x"):
         raise InputError(
@@ -235,7 +236,15 @@ def _own(path: Path) -> tuple[Split, ...]:
         )
     whole = _part(path, arrays, key)
     tenth = max(1, len(whole) // 10)
-    return _split(whole.values, (tenth, tenth), whole.y, whole.scale)
+    return _with_whole_labels(_split(whole.values, (tenth, tenth), whole.y, whole.scale))
+
+
+def _with_whole_labels(parts: tuple[Split, ...]) -> tuple[Split, ...]:
+    """Let the labels of all parts be integers, if all are whole numbers: also 0.0, 1.0, ..., and false and true."""
+    labels = [whole_labels(part.y) for part in parts]
+    if any(y is None and part.y is not None for y, part in zip(labels, parts, strict=True)):
+        return parts
+    return tuple(replace(part, y=y) for y, part in zip(labels, parts, strict=True))
 
 
 def _part(path: Path, arrays: dict[str, Array], key: str) -> Split:

@@ -149,7 +149,7 @@ def test_balanced_as_far_as_a_class_has_data(tmp_path):
     assert loaded.num_classes == 4
     assert splits.is_known(torch.tensor([255, 254], dtype=torch.uint8)).all()
     assert splits.is_known(torch.tensor([True, False])).all()
-    assert data.load(tmp_path / "a.npz").train.y.dtype == torch.float64
+    assert data.load(tmp_path / "a.npz").train.y.dtype == torch.int64
 
 
 def test_num_classes(tmp_path):
@@ -157,6 +157,26 @@ def test_num_classes(tmp_path):
     assert data.load(spoil(tmp_path, "a.npz", x=X, y=np.linspace(0, 1, 20))).num_classes is None
     assert data.load(spoil(tmp_path, "a.npz", x=X, y=np.arange(20) - 3)).num_classes is None
     assert data.load(spoil(tmp_path, "a.npz", x=X, y=np.full(20, 6))).num_classes == 7
+
+
+@pytest.mark.parametrize("dtype", [float, np.float32, bool, np.uint8, np.int16])
+def test_labels_that_are_whole_numbers_become_integers(tmp_path, dtype):
+    y = (np.arange(20) % 2).astype(dtype)
+    parts = {"train": X, "train_y": y, "validation": X, "test": X, "test_y": y}
+    for arrays in ({"x": X, "y": y}, parts):
+        loaded = data.load(spoil(tmp_path, "a.npz", **arrays))
+        assert loaded.num_classes == 2
+        for part in (loaded.train, loaded.test):
+            assert part.y.dtype == torch.int64 and set(part.y.tolist()) <= {0, 1}
+    np.testing.assert_array_equal(loaded.train.y, y)
+    assert loaded.validation.y is None
+
+
+def test_labels_stay_numbers_if_some_are_not_whole(tmp_path):
+    y = np.arange(20.0)
+    parts = {"train": X, "train_y": y, "validation": X, "validation_y": y, "test": X, "test_y": y + 0.5}
+    for arrays in ({"x": X, "y": y / 2}, parts):
+        assert data.load(spoil(tmp_path, "a.npz", **arrays)).train.y.is_floating_point()
 
 
 @pytest.mark.parametrize(
