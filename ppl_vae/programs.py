@@ -38,6 +38,7 @@ SWAPPABLE = dict.fromkeys((*PARTS, "decoder"), "model") | {
     "encoder": "guide",
     "classifier": "guide",
 }  # and whose they are
+AN_IMAGE = torch.Size([1, 2, 2])  # what every model with parts takes; the classes of its parts are the same for all
 ROLES: dict[str, type[Any]] = {"model": Model, "guide": Guide}
 
 
@@ -240,7 +241,10 @@ def _part_class(part: str, name: str | None, model: Found, program: Any, event_s
     if part not in PARTS:  # a network: the one the program uses where nothing is said
         return _options(program)[part].default
     if name is None:
-        return type(getattr(model.cls(event_shape), part))
+        try:
+            return type(getattr(model.cls(event_shape), part))
+        except InputError:  # a default refuses these data, as a region of an image does; what is given may take them
+            return type(getattr(model.cls(AN_IMAGE), part))
     known = part_names(part, model.module)
     if name not in known:
         raise InputError(f"Unknown {part} {name!r}: {did_you_mean(name, known)}.")

@@ -108,6 +108,16 @@ def test_options_of_the_prior_the_model_itself_uses():
     assert model.prior.latent_dim == 3
 
 
+def test_a_mask_is_looked_at_before_the_default_condition():
+    mask = [1, 0, 0, 1, 0]
+    settings = {"condition.visible": mask, "networks.hidden": 3, "prior.latent_dim": 2}
+    model, _, used = programs.build("image_completion", event_shape=torch.Size([5]), settings=settings)
+    assert model.condition.mask.tolist() == [bool(m) for m in mask]
+    assert (model.prior.latent_dim, used) == (2, settings)
+    with pytest.raises(InputError, match=r"Expected images for visible='middle_column'; got data of shape \(5,\)"):
+        programs.build("image_completion", event_shape=torch.Size([5]), settings={"prior.latent_dim": 2})
+
+
 def test_what_a_file_says_holds(tmp_path):
     path = write(tmp_path, OWN)
     model, _, used = programs.build(path, event_shape=SHAPE, defaults={"prior.latent_dim": 7})
