@@ -233,14 +233,14 @@ def test_grey_levels_that_are_neither_bytes_nor_in_the_unit_interval(tmp_path, d
 
 def test_data_that_are_no_images_are_conditions(tmp_path):
     model = models.ImageCompletion((6,), Visible([1, 1, 0, 0, 0, 0]), **SMALL)
-    vectors = np.arange(18).reshape(3, 6) % 2
+    vectors = np.eye(6)[:3]
     for saved, expected in ((vectors, vectors), (vectors[0], vectors[:1])):
         np.save(tmp_path / "vectors.npy", saved)
         np.testing.assert_array_equal(read_conditions(model, tmp_path / "vectors.npy"), expected)
     np.save(tmp_path / "vectors.npy", np.ones((3, 5)))
     with pytest.raises(InputError, match=r"shape \(6,\) as conditions.*got \(3, 5\)"):
         read_conditions(model, tmp_path / "vectors.npy")
-    strings = np.arange(24).reshape(2, 2, 6) % 2
+    strings = np.eye(6)[:4].reshape(2, 2, 6)
     for saved in (strings, strings.reshape(2, 12)):
         np.save(tmp_path / "strings.npy", saved)
         given = read_conditions(models.NextDigit((6,), DigitString(2), **SMALL), tmp_path / "strings.npy")
