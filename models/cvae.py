@@ -25,6 +25,7 @@ class CVAE(ConditionalModel):
     torch.Size([2, 1, 8, 8])
     """
 
+    completes = False
     partly_labelled_guide = "semi_supervised"
 
     def __init__(

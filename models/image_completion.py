@@ -25,6 +25,8 @@ class ImageCompletion(ConditionalModel):
     torch.Size([2, 1, 8, 8])
     """
 
+    completes = True
+
     def __init__(
         self,
         event_shape: Sequence[int],

@@ -25,6 +25,8 @@ class NextDigit(ConditionalModel):
     torch.Size([2, 1, 8, 8])
     """
 
+    completes = False
+
     def __init__(
         self,
         event_shape: Sequence[int],

@@ -30,6 +30,7 @@ class ConditionalModel(Model):
     """
 
     default_guide = "conditional"
+    completes: bool | None = None  # whether x and y are parts of one datum; None leaves it to the condition
 
     def __init__(
         self,
@@ -40,6 +41,12 @@ class ConditionalModel(Model):
         networks: Architecture | None = None,
     ) -> None:
         super().__init__(event_shape)
+        if self.completes not in (None, condition.y_from_x):
+            raise InputError(
+                f"Expected a condition that is {'a part of x, such as Visible,' if self.completes else 'no part of x'} "
+                f"for {type(self).__name__}; got {type(condition).__name__}. Choose another condition, or "
+                f"{'a model such as CVAE' if self.completes else 'ImageCompletion'}."
+            )
         self.condition = condition.bind(event_shape)
         self.likelihood = (likelihood or Bernoulli()).bind(condition.x_shape)
         condition.support = self.likelihood.support

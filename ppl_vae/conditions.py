@@ -11,6 +11,7 @@ from typing import Any, Self
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -146,6 +147,12 @@ class Label(Condition):
             raise InputError(f"Expected labels y as numbers, [N]; got {tuple(y.shape)}. If one-hot, pass y.argmax(-1).")
         if y.is_floating_point() or y.dtype == torch.bool:
             raise InputError(f"Expected labels y as whole numbers; got {y.dtype}. Pass y.long().")
+        # Run by hand; what fits, estimates or samples looks at all labels once, before it starts.
+        if not am_i_wrapped() and bool(((y < 0) | (y >= self.num_classes)).any()):
+            raise InputError(
+                f"Expected labels y from 0 to {self.num_classes - 1}; got values from {y.min()} to {y.max()}. "
+                f"Mend them, or raise num_classes."
+            )
 
 
 class Visible(Condition):
@@ -209,6 +216,8 @@ class Visible(Condition):
 
         x and y are whole images, [N, *event_shape]; of y only the visible pixels are read.
         """
+        if x is not None and y is not None:
+            raise InputError("Expected x, or y to complete; got both. Pass whole images x alone: y is a part of them.")
         images = y if x is None else x
         if images is None or images.dim() < 1 or images.shape[1:] != self.event_shape:
             what = f"whole images [{', '.join(map(str, ('N', *self.event_shape)))}], of which visible pixels are read"
@@ -245,7 +254,13 @@ class DigitString(Condition):
         self.hidden = hidden
 
     def bind(self, event_shape: Sequence[int]) -> Self:
-        """Make the network that reads one image."""
+        """Make the network that reads one image.
+
+        Raises:
+            InputError: it belongs to another model.
+        """
+        if hasattr(self, "reader"):
+            raise InputError("Expected a DigitString of its own for each model; got one in use. Make another.")
         super().bind(event_shape)
         self.reader = MLP(event_shape, (self.num_features,), hidden=self.hidden)
         return self

@@ -19,7 +19,9 @@ import torch
 from ppl_vae import data as datasets
 from ppl_vae import programs
 from ppl_vae.base import Guide
+from ppl_vae.batches import as_source
 from ppl_vae.checkpoint import RunFolder
+from ppl_vae.checks import check
 from ppl_vae.classification import accuracy
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evaluation import evaluate
@@ -122,6 +124,9 @@ def train(
         "python": platform.python_version()
     }
     refuse_other_run(folder, config, resume)
+    pair = Pair(built, built_guide)
+    with pair.running(), seeded(seed):
+        check(pair, as_source(parts.test, pair))  # fit looks at the others
 
     def write_what_is_run() -> None:
         folder.write_json(config | {"versions": versions})

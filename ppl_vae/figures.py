@@ -14,6 +14,7 @@ from ppl_vae.conditions import Label, Visible
 from ppl_vae.data import Data
 from ppl_vae.files import written_whole
 from ppl_vae.generate import manifold, reconstruct, same_latents, sample
+from ppl_vae.given import is_improper
 from ppl_vae.runs import Run
 from ppl_vae.splits import Split
 from ppl_vae.strings import StringSplit
@@ -26,7 +27,9 @@ NUM_ANSWERS = 10  # samples in a row
 def draw_figures(run: Run, parts: Data | None = None) -> list[Path]:
     """Draw samples, reconstructions, the ELBO over epochs, and a two-dimensional map, into figures/."""
     test = (parts or run.data()).test
-    figures = {"elbo": plots.history(run.history, title=run.path.name)}
+    joint = isinstance(run.model, ConditionalModel) and not is_improper(run.model.condition())
+    what = ": ELBO of log P(x, y)" if joint else ""
+    figures = {"elbo": plots.history(run.history, title=f"{run.path.name}{what}")}
     if run.evidence is not None and run.evidence.curve is not None and run.guide.latents:
         figures["bound"] = plots.bound(run.evidence, title=run.path.name)
     if plots.is_picture(test.event_shape):

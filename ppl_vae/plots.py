@@ -18,7 +18,7 @@ CHANNELS = (1, 3)  # grey, or colours
 CELL = 0.45  # inches that one image takes
 SMALL = 16  # pixels; below it images are enlarged to be seen
 FACTOR = 4
-TINT = ((0.0, 0.15, 0.45), (0.6, 0.85, 1.0))  # what a mask makes of black and of white
+TINT = ((0.05, 0.25, 0.7), (0.65, 0.9, 1.0))  # what a mask makes of black and of white
 
 
 class Figure(matplotlib.figure.Figure):
@@ -116,7 +116,7 @@ def side_by_side(panels: Mapping[str, Any], *, columns: int = 15, smooth: bool |
     canvases = [tile(_enlarged(x) if small else x, columns) for x, small in zip(panels.values(), smalls, strict=True)]
     height, width = canvases[0].shape[:2]
     across = len(panels) * columns * CELL * 0.75
-    figure = Figure(figsize=(across, across / len(panels) * height / width + 0.3), layout="constrained", dpi=100)
+    figure = Figure(figsize=(across, across / len(panels) * height / width + 0.3), layout="constrained", dpi=150)
     for axes, title, canvas in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, canvases, strict=True):
         axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axes.set_axis_off()

@@ -118,7 +118,13 @@ class ConditionalNormal(Prior):
         self.network: MLP | None = None
 
     def bind(self, c_shape: Sequence[int]) -> Self:
-        """Make the network for c of this shape."""
+        """Make the network for c of this shape.
+
+        Raises:
+            InputError: it belongs to another model.
+        """
+        if self.network is not None:
+            raise InputError("Expected a ConditionalNormal of its own for each model; got one in use. Make another.")
         self.network = MLP(c_shape, (2 * self.latent_dim,), hidden=self.hidden)
         return self
 

@@ -57,7 +57,9 @@ def choose_products(graph: fx.Graph) -> None:
         values = [n.meta["val"] for n in (x, transposed, *bias)]
         fits = all(v.dtype == torch.float32 and v.device.type == "cpu" for v in values)
         is_linear = transposed.target is aten.t.default and all(n.meta["val"].dim() == 1 for n in bias)
-        if fits and is_linear and onednn_is_faster(torch.get_num_threads()):
+        # On a part of a weight, which has gaps between its rows, oneDNN is more than ten times slower.
+        whole = is_linear and transposed.args[0].meta["val"].is_contiguous()
+        if fits and whole and onednn_is_faster(torch.get_num_threads()):
             with graph.inserting_before(node):
                 arguments = (x, transposed.args[0], *(bias or [None]))
                 ours = graph.call_function(torch.ops.ppl_vae.linear.default, arguments)

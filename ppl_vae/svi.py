@@ -13,7 +13,7 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceGraph_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -27,7 +27,7 @@ from ppl_vae.errors import InputError, did_you_mean, positive_int, positive_numb
 from ppl_vae.pair import Pair, Program
 from ppl_vae.progress import hidden
 from ppl_vae.rng import seeded
-from ppl_vae.structure import structure_of
+from ppl_vae.structure import samples, structure_of
 from ppl_vae.training import SETUP, VALIDATION_BATCH, Fit, Training
 
 Schedule = Callable[[Optimizer, int], LRScheduler]
@@ -62,6 +62,8 @@ def fit(
     """Fit a model and a guide to data by stochastic variational inference.
 
         maximize  sum_x E_Q(z | x)[log P(x, z) - log Q(z | x)]
+
+    Of a conditional model with a P(y) this is the ELBO of log P(x, y), below that of log P(x | y) by -log P(y).
 
     Modules continue from the weights they have; what plain functions keep in `pyro.param` starts anew. The
     weights of the best epoch are put back at the end, however it ends.
@@ -121,6 +123,7 @@ def fit(
             source = as_source(data, pair)
             held_out = None if validation is None else as_source(validation, pair)
             traces, num_data = check(pair, source, size=batch_size)
+            _check_all_sampled(objective, traces)
             pair.see(traces)
             plate_size = _fixed_plate_size(traces, num_data)
             held_out_size = (
@@ -129,11 +132,9 @@ def fit(
             digest = "" if folder is None else fingerprint(source)
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
-        # Pyro's loss is a sum over the data of a batch.
-        groups = _groups(pair.parameters(), weight_decay * (plate_size or batch_size))
-        steps = optimizer(groups, lr=learning_rate)
+        steps = optimizer(_groups(pair.parameters(), weight_decay), lr=learning_rate)
         scheduler = _schedule(schedule)(steps, epochs)
-        training = Training(pair, objective, steps, scheduler, (plate_size, held_out_size))
+        training = Training(pair, objective, steps, scheduler, (plate_size, held_out_size), weight_decay=weight_decay)
         if folder is not None:
             settings = _identity(training, digest, batch_size, seed)
             settings |= {"learning_rate": float(learning_rate), "schedule": _name(schedule)}
@@ -193,6 +194,18 @@ def _check_methods(objective: Any, optimizer: Any, programs: tuple[Program, Prog
         raise InputError(
             f"Expected an objective that works with modules; got {type(objective).__name__}, which finds parameters in "
             f"Pyro's global store only. Use {type(objective).__name__.removeprefix('Jit')}."
+        )
+
+
+def _check_all_sampled(objective: ELBO, traces: list[Any]) -> None:
+    """Refuse an objective that does not sum over the latent sites which the guide leaves out."""
+    latents, *guided = ({n for n, s in samples(trace).items() if not s["is_observed"]} for trace in traces)
+    left_out = sorted(latents.difference(*guided))
+    if left_out and isinstance(objective, Trace_ELBO | TraceGraph_ELBO | RenyiELBO):
+        raise InputError(
+            f"Expected a guide that samples {', '.join(map(repr, left_out))}, which is not given; got none with "
+            f"{type(objective).__name__}, which cannot sum over it. Give it, or use a guide that samples it, or "
+            f"TraceEnum_ELBO(max_plate_nesting=1)."
         )
 
 

@@ -54,8 +54,10 @@ class Training:
         optimizer: Optimizer,
         scheduler: LRScheduler,
         plate_sizes: tuple[int | None, int | None],
+        *,
+        weight_decay: float,
     ) -> None:
-        self.pair, self.plate_sizes = pair, plate_sizes
+        self.pair, self.plate_sizes, self.weight_decay = pair, plate_sizes, weight_decay
         self.objective: Any = objective  # the base class of all Pyro objectives does not declare their methods
         self.optimizer, self.scheduler = optimizer, scheduler
         self.parameters = pair.parameters()
@@ -122,6 +124,8 @@ class Training:
 
     def _step(self, args: Batch) -> float:
         self.optimizer.zero_grad()
+        if self.weight_decay:  # of the loss per datum; Pyro's is a sum over the plate
+            self.optimizer.param_groups[0]["weight_decay"] = self.weight_decay * (self.plate_sizes[0] or len(args[0]))
         loss = _number(self.objective.loss_and_grads(self.pair.model, self.pair.guide, *args))
         if math.isfinite(loss):
             self.optimizer.step()

@@ -10,6 +10,7 @@ from pairs import PyroTutorialVAE, hierarchical_guide, hierarchical_model, mean_
 from ppl_vae.guides import LinearGaussian as ExactPosterior
 from ppl_vae.guides import MeanField
 from ppl_vae.models import VAE
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae import InputError, capture, likelihoods, products
 from ppl_vae.capture import CannotCapture, bernoulli_log_prob, compiling_pays, log_weights_function
@@ -175,3 +176,19 @@ def test_compiling_pays_only_for_much_work():
     assert not compiling_pays(1.0)
     assert not compiling_pays(capture.COMPILE_SECONDS)
     assert compiling_pays(100 * capture.COMPILE_SECONDS)
+
+
+def test_products_with_a_part_of_a_weight_stay_as_they_are(monkeypatch):
+    """A network of two inputs splits its first weight; of such a part oneDNN's product is very slow."""
+    monkeypatch.setattr(products, "onednn_is_faster", lambda threads: True)
+    weight = torch.randn(6, 5)
+
+    def product(x, weight):
+        left, right = weight.split([2, 3], dim=-1)
+        return x[:, :2] @ left.t() + x[:, 2:] @ right.t() + x @ weight.t()
+
+    graph = make_fx(product, tracing_mode="fake")(torch.randn(4, 5), weight)
+    products.choose_products(graph.graph)
+    targets = [node.target for node in graph.graph.nodes]
+    assert targets.count(torch.ops.ppl_vae.linear.default) == 1
+    assert targets.count(torch.ops.aten.mm.default) == 2

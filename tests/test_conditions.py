@@ -423,3 +423,47 @@ def test_a_run_holds_the_mask_it_was_given(tmp_path, form):
     for size in (0, -1):
         with pytest.raises(InputError, match="size"):
             sample_run(run, size=size)
+
+
+@pytest.mark.parametrize("program", ["model", "guide"])
+@pytest.mark.parametrize("label", [-1, 3, 12])
+def test_labels_out_of_range_by_hand(program, label):
+    model = models.CVAE(SHAPE, Label(3), StandardNormal(2), **SMALL)
+    run = model if program == "model" else guides.Conditional(model)
+    with pytest.raises(InputError, match=rf"labels y from 0 to 2; got values from .*{label}"):
+        run(IMAGES, torch.full((6,), label))
+
+
+def test_visible_pixels_are_given_once():
+    model = models.ImageCompletion(SHAPE, **SMALL)
+    with pytest.raises(InputError, match="got both"):
+        model(IMAGES, y=IMAGES)
+
+
+def test_parts_that_learn_belong_to_one_model():
+    for part, make in (
+        (DigitString(2), lambda part: models.NextDigit(SHAPE, part)),
+        (ConditionalNormal(2), lambda part: models.CVAE(SHAPE, prior=part)),
+    ):
+        make(part)
+        with pytest.raises(InputError, match=f"Expected a {type(part).__name__} of its own"):
+            make(part)
+
+
+def test_conditions_a_model_cannot_take():
+    for make, condition, expected in (
+        (models.CVAE, Visible(), "no part of x for CVAE; got Visible"),
+        (models.NextDigit, Visible(), "no part of x for NextDigit; got Visible"),
+        (models.ImageCompletion, Label(3), "a part of x, such as Visible, for ImageCompletion; got Label"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            make(SHAPE, condition)
+
+
+def test_labels_of_the_test_split_are_checked_before_training(tmp_path):
+    x, y = IMAGES.numpy(), LABELS.numpy()
+    parts = {"train": x, "validation": x, "test": x, "train_y": y, "validation_y": y, "test_y": y + 4}
+    np.savez(tmp_path / "a.npz", **parts)
+    with pytest.raises(InputError, match="whole numbers from 0 to 2 for Categorical; got values from 4 to 6"):
+        ppl_vae.train("cvae", data=tmp_path / "a.npz", settings={"condition.num_classes": 3}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -11,6 +11,7 @@ from pairs import PyroTutorialVAE, mean_guide, mean_model
 from ppl_vae.guides import LinearGaussian as ExactPosterior
 from ppl_vae.models import LinearGaussian
 from pyro import infer, poutine
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ppl_vae import InputError, NonFiniteLossError, estimate_evidence, fit
@@ -498,3 +499,40 @@ def test_grey_data_that_the_program_itself_turns_over(digits):
     x[500] = 0.3
     with pytest.raises(InputError, match=r"in \{0, 1\} for Bernoulli"):
         fit(model, vae.guide, x)
+
+
+@pytest.mark.parametrize("data", [torch.zeros(95, 2), DataLoader(TensorDataset(torch.zeros(95, 2)), batch_size=20)])
+def test_weight_decay_is_l2_on_weights_beside_the_loss_of_each_datum(data):
+    """Without another gradient SGD takes a weight W to W prod_b (1 - lr weight_decay n_b), with n_b data in step b."""
+
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.ones(1, 1)), nn.Parameter(torch.ones(1))
+
+    unused = Unused()
+
+    def model(x):
+        pyro.module("unused", unused)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(0 * unused.weight.sum() + 0 * unused.bias, 1).expand([2]).to_event(1), obs=x)
+
+    options = {"optimizer": torch.optim.SGD, "learning_rate": 1e-3, "schedule": "constant"}
+    fit(model, lambda x: None, data, epochs=2, batch_size=20, weight_decay=0.5, **options)
+    step = [1 - 1e-3 * 0.5 * size for size in (20, 20, 20, 20, 15)]
+    assert unused.weight.item() == pytest.approx(math.prod(step) ** 2, rel=1e-5)
+    assert unused.bias.item() == 1
+
+
+def test_a_latent_that_nobody_samples_is_refused_unless_it_is_summed_out():
+    def model(x):
+        weight = pyro.param("weight", torch.zeros(2))
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(logits=torch.zeros(2)), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(weight[k], 1.0), obs=x)
+
+    x = torch.randn(20)
+    with pytest.raises(InputError, match=r"guide that samples 'k'.*Trace_ELBO, which cannot sum over it"):
+        fit(model, lambda x: None, x, epochs=1)
+    fitted = fit(model, lambda x: None, x, epochs=1, objective=infer.TraceEnum_ELBO(max_plate_nesting=1))
+    assert fitted.history.train_elbo[0] == pytest.approx(float(dist.Normal(0.0, 1.0).log_prob(x).mean()), abs=0.01)
