@@ -4,7 +4,7 @@ import pyro
 from torch import Tensor
 
 from ppl_vae.base import Guide
-from ppl_vae.conditional import ConditionalModel, check_latents, check_number
+from ppl_vae.conditional import ConditionalModel, check_number
 from ppl_vae.errors import InputError
 from ppl_vae.posteriors import SitePosteriors
 
@@ -32,7 +32,6 @@ class Conditional(Guide):
                 f"guide, for instance {model.default_guide}."
             )
         super().__init__(model)
-        check_latents(self, model)
         self._condition = (model.condition,)  # a tuple: it is a part of the model
         self.posteriors = SitePosteriors(self.latents)
         condition = model.condition

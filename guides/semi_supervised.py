@@ -5,7 +5,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_vae.base import Guide
-from ppl_vae.conditional import ConditionalModel, check_latents, check_number
+from ppl_vae.conditional import ConditionalModel, check_number
 from ppl_vae.conditions import Label
 from ppl_vae.errors import InputError
 from ppl_vae.networks import MLP, NetworkFactory
@@ -41,7 +41,6 @@ class SemiSupervised(Guide):
                 f"Use cvae, or another guide."
             )
         super().__init__(model)
-        check_latents(self, model)
         self._condition = (condition,)  # a tuple: it is a part of the model
         self.posteriors = SitePosteriors(self.latents)
         self.encoder = model.networks.encoder(

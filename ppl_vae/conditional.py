@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ppl_vae.architectures import Architecture, Concatenated
-from ppl_vae.base import Guide, Model
+from ppl_vae.base import Model
 from ppl_vae.conditions import Condition
 from ppl_vae.errors import InputError
 from ppl_vae.likelihoods import Bernoulli, Likelihood
@@ -87,12 +87,3 @@ def check_number(y: Tensor | None, size: int) -> None:
     """Refuse conditions that are not one for each of `size` data; a number stands for all."""
     if y is not None and y.dim() and len(y) != size:
         raise InputError(f"Expected one condition y for each of {size} data; got {len(y)}. Pass as many.")
-
-
-def check_latents(guide: Guide, model: Model) -> None:
-    """Refuse a model without latent sites, for which the encoder of a guide would have nothing to give."""
-    if not guide.latents:
-        raise InputError(
-            f"Expected a model with latent sites for {type(guide).__name__}; got {type(model).__name__}, which has "
-            f"none. Use another guide, for instance {model.default_guide}."
-        )

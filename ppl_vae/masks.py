@@ -34,7 +34,10 @@ def mask_of(visible: Any, event_shape: torch.Size) -> Tensor:
     """
     if isinstance(visible, str) and visible in REGIONS:
         if len(event_shape) < 2:
-            raise InputError(f"Expected images for visible={visible!r}; got data of shape {tuple(event_shape)}.")
+            raise InputError(
+                f"Expected images for visible={visible!r}; got data of shape {tuple(event_shape)}. Give a mask of ones "
+                f"(visible) and zeros."
+            )
         return REGIONS[visible](*event_shape[-2:]).expand(event_shape)
     if isinstance(visible, str | os.PathLike):
         visible = read_mask(visible)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions.transforms import ReshapeTransform
 from torch.nn.functional import softplus
 
-from ppl_vae.errors import positive_int
+from ppl_vae.errors import InputError, positive_int
 
 
 class Posterior(nn.Module):
@@ -61,6 +61,9 @@ class SitePosteriors(nn.Module):
     Args:
         latents: the event shape of each site, by name.
 
+    Raises:
+        InputError: there is no latent site.
+
     >>> import torch
     >>> sites = SitePosteriors({"a": torch.Size([2]), "b": torch.Size([])})
     >>> {name: q.event_shape for name, q in sites(torch.zeros(5, sites.h_dim)).items()}
@@ -69,6 +72,8 @@ class SitePosteriors(nn.Module):
 
     def __init__(self, latents: Mapping[str, torch.Size]) -> None:
         super().__init__()
+        if not latents:
+            raise InputError("Expected a model with latent sites for this guide; got one without. Use no_latents.")
         self.latents = dict(latents)
         families = [DiagonalNormal(shape.numel()) for shape in latents.values()]
         self.families = nn.ModuleList(families)

@@ -287,10 +287,11 @@ def test_masks_in_files(tmp_path, mask, message):
         (lambda: guides.Conditional(models.VAE(SHAPE)), "conditional model.*got VAE.*mean_field"),
         (lambda: ppl_vae.sample(models.CVAE(SHAPE, Label(3)), y=torch.tensor([True])), "whole numbers; got torch.bool"),
         (lambda: ppl_vae.sample(models.NextDigit(SHAPE, DigitString(2)), y=STRINGS[0]), r"\[N, 2, 1, 4, 4\].*got"),
-        (lambda: guides.Conditional(models.Regressor(SHAPE)), "latent sites for Conditional.*Regressor.*no_latents"),
+        (lambda: guides.Conditional(models.Regressor(SHAPE)), "latent sites.*no_latents"),
+        (lambda: guides.MeanField(models.Regressor(SHAPE)), "latent sites.*no_latents"),
         (
             lambda: guides.SemiSupervised(models.Regressor(SHAPE, Label(3))),
-            "latent sites for SemiSupervised; got Regressor, which has none.*no_latents",
+            "latent sites.*no_latents",
         ),
         (lambda: guides.Conditional(models.CVAE(SHAPE, Label(3)))(IMAGES, LABELS[:3]), "each of 6 data; got 3"),
         (lambda: guides.Conditional(models.CVAE(SHAPE, Label(3)))(IMAGES, LABELS[:1]), "each of 6 data; got 1"),
