@@ -142,6 +142,11 @@ class Evidence:
             "bits_per_dim": Mean.of(self.log_px * to_bits, self.mcse * abs(to_bits)),
         }
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether log P(x) is not an estimate, as no latent site is sampled."""
+        return "exact" in self.settings
+
     def doubts(self) -> list[trust.Doubt]:
         """Return the data whose log P(x) is not to be trusted, each with the reason in words.
 

@@ -51,7 +51,8 @@ def importance_sampling(
         positive_int("num_draws", num_draws)
     most = most_samples(tolerance, num_samples, max_samples)
     with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
-        sampler = Sampler(work, num_samples, proposal, work.rows(chunk_size), vectorize)
+        once = work.exact and not num_draws  # all weights of a datum are the same
+        sampler = Sampler(work, 1 if once else num_samples, proposal, work.rows(chunk_size), vectorize)
         tallies: list[Tally] = []
         pilots: list[Array] = []
         kept: list[Draws] = []
@@ -65,7 +66,8 @@ def importance_sampling(
                     if not tallies and not pilots:
                         sampler.compile(chunk, compile)
                         bar.set_description("log P(x), compiled" if sampler.compiled else "log P(x)")
-                    weights = sampler.weights(chunk, num_samples)
+                    weights = sampler.weights(chunk, 1 if once else num_samples)
+                    weights = np.broadcast_to(weights, (num_samples, chunk.size)) if once else weights
                 if tolerance is None:
                     tallies.append(Tally.of(weights[:, : chunk.num_data], num_samples))
                 else:
@@ -73,9 +75,10 @@ def importance_sampling(
                 bar.update(chunk.num_data)
         if tolerance is not None:
             tallies = reach(sampler, pilots, tolerance, most, hidden(progress))
-        digest, what = work.fingerprint(), work.quantity
+        digest, what, exact = work.fingerprint(), work.quantity, work.exact
     result, curve = Tally.joined(tallies)
     _check_not_nan(result["log_px"])
+    settings = {} if tolerance is None else {"tolerance": tolerance, "max_samples": float(most)}
     own = {key: result[key] for key in ("draws", "bias", "khat", "log_px_psis")}
     return Evidence(
         log_px=result["log_px"],
@@ -91,7 +94,7 @@ def importance_sampling(
         seed=seed,
         quantity=what,
         diagnostics=own,
-        settings={} if tolerance is None else {"tolerance": tolerance, "max_samples": most},
+        settings=settings | ({"exact": 1.0} if exact else {}),
         curve=curve,
         draws=Draws.concatenated(kept) if kept else None,
     )

@@ -28,6 +28,8 @@ def report(evidence: "Evidence") -> Report:
         ("gap", means["gap"], f"nats, KL({of} || P(z | x)) = log P(x) - ELBO"),
         ("bits per dim", means["bits_per_dim"], f"-log P(x) / ({evidence.event_size} ln 2)"),
     ]
+    if evidence.is_exact:
+        rows = [row for row in rows if row[0] not in ("ELBO", "gap")]
     if evidence.sandwich is not None:
         bounds = evidence.sandwich.means()
         rows += [
@@ -43,6 +45,8 @@ def report(evidence: "Evidence") -> Report:
 
 
 def _headline(evidence: "Evidence") -> str:
+    if evidence.is_exact:
+        return f"log P(x) of {len(evidence)} data, exactly: no latent site is sampled"
     what = f"log P(x) of {len(evidence)} data by {METHODS[evidence.method]}"
     source = SOURCES[evidence.proposal]
     if evidence.method == "importance":
@@ -54,6 +58,8 @@ def _headline(evidence: "Evidence") -> str:
 
 
 def _importance_lines(evidence: "Evidence") -> list[str]:
+    if evidence.is_exact:
+        return []
     most = evidence.diagnostics["draws"].max()
     lines = [
         f"effective sample size: median {np.median(evidence.ess):.1f}, smallest {evidence.ess.min():.1f}, of {most:.0f}"

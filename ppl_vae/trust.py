@@ -48,12 +48,8 @@ def doubts(evidence: "Evidence") -> list[Doubt]:
 
 def verdict(evidence: "Evidence") -> str:
     """Return one line: whether the whole, the mean of log P(x), can be believed."""
-    if evidence.method == "importance" and evidence.num_samples < 2:
-        return "Cannot be judged: with one sample for each datum log P(x) is the ELBO. Raise num_samples."
-    if evidence.method == "importance" and evidence.num_samples < MIN_SAMPLES:
-        return f"Cannot be judged: k-hat needs {MIN_SAMPLES} samples or more for each datum. Raise num_samples."
-    if evidence.method != "importance" and evidence.num_samples < FEW_CHAINS:
-        return f"Cannot be judged: fewer than {FEW_CHAINS} chains say too little of their own error. Raise num_chains."
+    if too_few := _too_few(evidence):
+        return f"Cannot be judged: {too_few}"
     width = 0.0 if evidence.sandwich is None else _width(evidence.sandwich)
     if not width <= OPEN:
         return (
@@ -61,6 +57,8 @@ def verdict(evidence: "Evidence") -> str:
             f"posterior, or T is too small. {_remedy(evidence)}"
         )
     found = doubts(evidence)
+    if evidence.is_exact and not found:
+        return "Exact: nothing is estimated."
     blind = _blind_spot(evidence)
     if not found:
         return f"To be believed: nothing speaks against any of the {len(evidence)} data.{blind}"
@@ -70,6 +68,18 @@ def verdict(evidence: "Evidence") -> str:
     stands = len(found) <= FEW * len(evidence) and off <= SMALL
     start = f"To be believed as a mean, to about {max(off, 0.01):.2f} nats" if stands else "Not to be believed"
     return f"{start}: {why}; log P(x) is more likely too low. They are listed by .doubts(). {_remedy(evidence)}{blind}"
+
+
+def _too_few(evidence: "Evidence") -> str:
+    """Say why so few samples do not show their own error; nothing if they do."""
+    if evidence.method != "importance":
+        few = f"fewer than {FEW_CHAINS} chains say too little of their own error. Raise num_chains."
+        return few if evidence.num_samples < FEW_CHAINS else ""
+    if evidence.is_exact or evidence.num_samples >= MIN_SAMPLES:
+        return ""
+    if evidence.num_samples < 2:
+        return "with one sample for each datum log P(x) is the ELBO. Raise num_samples."
+    return f"k-hat needs {MIN_SAMPLES} samples or more for each datum. Raise num_samples."
 
 
 def _width(sandwich: "Sandwich") -> float:
@@ -90,6 +100,8 @@ def _may_be_off(evidence: "Evidence", doubtful: list[int]) -> float:
 def _rules(evidence: "Evidence") -> Iterator[_Rule]:
     values, diagnostics = evidence, evidence.diagnostics
     yield _Rule("no finite log P(x)", ~np.isfinite(values.log_px), _each("log P(x) is {:.0f}", values.log_px))
+    if evidence.is_exact:
+        return
     if evidence.method == "importance":
         draws, khat = diagnostics["draws"], diagnostics["khat"]
         limit = khat_threshold(draws)

@@ -57,6 +57,7 @@ class Work:
         structure: what a run of the pair shows of it.
         whole_only: whether the programs run on all the data only.
         quantity: what is estimated: log P(x), log P(x | y) or log P(x, y).
+        exact: whether no latent site is sampled: there is none, or all are summed out; then one sample says all.
     """
 
     pair: Pair
@@ -64,6 +65,7 @@ class Work:
     structure: Structure
     whole_only: bool
     quantity: str = "log P(x)"
+    exact: bool = False
 
     @property
     def divisible(self) -> bool:
@@ -114,7 +116,8 @@ def prepared(
             check_proper(traces)
         what = quantity(traces[0], () if joint else condition_names(samples(traces[0])))
         # A part of the data was tried first; where only all of them run, it failed.
-        yield Work(pair, source, structure, whole_only=1 < len(source) == num_run, quantity=what)
+        exact = all(site["is_observed"] for site in samples(traces[-1]).values())
+        yield Work(pair, source, structure, whole_only=1 < len(source) == num_run, quantity=what, exact=exact)
 
 
 def _check_densities(traces: list[Trace]) -> None:

@@ -468,3 +468,24 @@ def test_labels_of_the_test_split_are_checked_before_training(tmp_path):
     with pytest.raises(InputError, match="whole numbers from 0 to 2 for Categorical; got values from 4 to 6"):
         ppl_vae.train("cvae", data=tmp_path / "a.npz", settings={"condition.num_classes": 3}, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("num_samples", [1, 1000])
+def test_without_a_latent_site_nothing_is_estimated(num_samples, tmp_path):
+    model = models.Regressor(SHAPE, Label(3), **SMALL)
+    evidence = ppl_vae.estimate_evidence(model, guides.NoLatents(model), (IMAGES, LABELS), num_samples=num_samples)
+    with torch.no_grad():
+        exact = model.likelihood(model.decoder(None, model.condition.encode(LABELS))).log_prob(IMAGES)
+    np.testing.assert_allclose(evidence.log_px, exact, rtol=1e-6)
+    assert evidence.is_exact and not evidence.doubts() and evidence.num_samples == num_samples
+    assert "exactly" in str(evidence) and "ELBO" not in str(evidence) and "Exact" in evidence.verdict()
+    evidence.save(tmp_path / "evidence.nc")
+    assert str(ppl_vae.Evidence.load(tmp_path / "evidence.nc")) == str(evidence)
+
+
+def test_with_a_latent_site_it_is_an_estimate():
+    model = models.CVAE(SHAPE, Label(3), StandardNormal(2), **SMALL)
+    for proposal in ("guide", "prior"):
+        guide = guides.Conditional(model) if proposal == "guide" else None
+        evidence = ppl_vae.estimate_evidence(model, guide, (IMAGES, LABELS), num_samples=30, proposal=proposal)
+        assert not evidence.is_exact and evidence.mcse.min() > 0
