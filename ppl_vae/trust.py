@@ -93,7 +93,7 @@ def _may_be_off(evidence: "Evidence", doubtful: list[int]) -> float:
     diagnostics = evidence.diagnostics
     smoothed = diagnostics.get("log_px_psis", evidence.log_px)
     signs = np.abs(np.stack([evidence.mcse, diagnostics["bias"], smoothed - evidence.log_px]))
-    worst = np.nan_to_num(signs, nan=np.inf).max(0)
+    worst = np.nan_to_num(signs, nan=np.inf, posinf=np.inf).max(0)
     return float(worst[doubtful].sum() / len(evidence))
 
 
