@@ -178,7 +178,7 @@ def outside_message(name: str, fn: Any, x: Tensor) -> str:
         fix = "Mend the labels, or raise the number of classes (condition.num_classes)."
     else:
         expected, wrong = str(fn.support), x
-        fix = "Rescale the data, or choose a likelihood that takes them."
+        fix = "Rescale them, or choose a part (likelihood, condition) that takes them."
     of = "" if isinstance(fn, dist.ImproperUniform) else f" for {type(fn).__name__}"
     return (
         f"Expected {name} in {expected}{of}; got values from {float(wrong.min()):.3g} to "

@@ -52,7 +52,10 @@ def most_probable(guide: Program, x: Tensor) -> Tensor:
     Raises:
         InputError: a guide without a discrete site y on x alone.
     """
-    sites = samples(poutine.trace(guide).get_trace(x))
+    try:
+        sites = samples(poutine.trace(guide).get_trace(x))
+    except InputError:  # it asks for the label
+        sites = {}
     if "y" not in sites or not sites["y"]["fn"].has_enumerate_support:
         raise InputError(
             f"Expected a guide with a discrete site 'y' where it is called with x alone; got {sorted(sites)} in "

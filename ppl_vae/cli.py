@@ -149,7 +149,7 @@ def explain(run: Path, **options: Any) -> None:
 @app.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--size", "-n", type=int, help="How many; for each condition.  [default: what fills a picture]")
-@click.option("--label", "-l", type=int, help="What a model of labels is given.  [default: each label]")
+@click.option("--label", "-l", type=int, multiple=True, help="What is given; may be repeated.  [default: each]")
 @click.option("--condition", "-c", type=click.Path(path_type=Path), help="A file with what the model is given.")
 @click.option("--mean/--no-mean", default=True, show_default=True, help="E[x | z], or draws of x.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
@@ -157,8 +157,8 @@ def explain(run: Path, **options: Any) -> None:
 def sample(run: Path, **options: Any) -> None:
     """Generate new data from the model of RUN: z from the prior, the guide thrown away.
 
-    A conditional model is given a label, or what stands in a file (an image, a folder of images, an array); else it
-    is given test data.
+    A conditional model is given a label, or what stands in a file: an image, a folder of images, an array; a string of
+    images also beside each other in one image. Else it is given test data.
 
     \b
     ppl-vae sample runs/cvae-digits --label 7

@@ -240,10 +240,10 @@ def _own(path: Path) -> tuple[Split, ...]:
 
 
 def _with_whole_labels(parts: tuple[Split, ...]) -> tuple[Split, ...]:
-    """Let the labels of all parts be integers, if all are whole numbers: also 0.0, 1.0, ..., and false and true."""
+    """Let the labels of all parts be integers, if all are whole (also 0.0, 1.0, ..., false, true), else floats."""
     labels = [whole_labels(part.y) for part in parts]
     if any(y is None and part.y is not None for y, part in zip(labels, parts, strict=True)):
-        return parts
+        labels = [None if part.y is None else part.y.to(torch.get_default_dtype()) for part in parts]
     return tuple(replace(part, y=y) for y, part in zip(labels, parts, strict=True))
 
 

@@ -1,7 +1,7 @@
 """Questions to a run folder: what log P(x) is, why the ELBO is lower, and what one condition is answered."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,18 @@ def evaluate(
 
     Returns:
         `Evidence`. By importance sampling from the guide, that of the whole test split is written to evidence.nc,
-        unless one of more samples is there; any other to evidence-METHOD-PROPOSAL-SPLIT-NUMBER.nc.
+        unless one of more samples is there; any other to evidence-METHOD-PROPOSAL-SPLIT-NUMBER.nc, of log P(x, y) to
+        evidence-joint-....
 
     Raises:
         InputError: no run there, or an option that is out of range.
     """
     run = run if isinstance(run, Run) else load(run)
     evidence = estimate_evidence(run.model, run.guide, part(run, split, num_data), method=method, **options)
-    usual = method == "importance" and evidence.proposal == "guide" and split == "test" and num_data is None
-    name = "evidence.nc" if usual else f"evidence-{method}-{evidence.proposal}-{split}-{len(evidence)}.nc"
+    joint = bool(options.get("joint"))
+    usual = method == "importance" and evidence.proposal == "guide" and split == "test" and not (num_data or joint)
+    whose = f"evidence{'-joint' if joint else ''}-{method}-{evidence.proposal}-{split}-{len(evidence)}.nc"
+    name = "evidence.nc" if usual else whose
     kept = f"kept in {run.path / name}"
     if usual and _samples_of_kept(run) > evidence.diagnostics["draws"].max():
         kept = f"not kept: {run.path / name} has an estimate from more samples"
@@ -139,8 +142,8 @@ def measure(
     tested = [{key: one.config["data"].get(key) for key in ("name", "binarize", "strings")} for one in runs]
     if tested[0] != tested[-1]:
         raise InputError(
-            f"Expected two runs on the same test data; got {run.path} on {tested[0]} and {runs[-1].path} on "
-            f"{tested[-1]}. Train one of them anew."
+            f"Expected two runs on the same test data; got {run.path} on {_in_words(tested[0])} and {runs[-1].path} on "
+            f"{_in_words(tested[-1])}. Train one of them with the other's --likelihood, --condition and data options."
         )
     parts = run.data()
     grey = datasets.load(parts.name, binarize=None).test if parts.binarize == "dynamic" else None
@@ -159,6 +162,11 @@ def measure(
         seed=seed,
         progress=progress,
     )
+
+
+def _in_words(data: Mapping[str, Any]) -> str:
+    options = (f"data.{key}={value}" for key, value in data.items() if key != "name" and value is not None)
+    return " ".join((str(data["name"]), *options))
 
 
 def keep_measures(

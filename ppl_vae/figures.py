@@ -10,7 +10,7 @@ from torch import Tensor
 from ppl_vae import plots
 from ppl_vae.answers import given
 from ppl_vae.conditional import ConditionalModel
-from ppl_vae.conditions import Label, Visible
+from ppl_vae.conditions import DigitString, Label, Visible
 from ppl_vae.data import Data
 from ppl_vae.files import written_whole
 from ppl_vae.generate import manifold, reconstruct, same_latents, sample
@@ -74,7 +74,7 @@ def _of_conditions(model: ConditionalModel, test: Split | StringSplit) -> dict[s
                     title="E[x | z, y]: one z in each row, one label in each column",
                 )
             }
-            if hasattr(model, "prior")
+            if _has_latents(model)
             else {}
         )
     chosen = evenly(test, NUM_CONDITIONS)
@@ -82,9 +82,11 @@ def _of_conditions(model: ConditionalModel, test: Split | StringSplit) -> dict[s
 
 
 def labelled(model: ConditionalModel, labels: Tensor, *, columns: int = 16, mean: bool = True, seed: int = 0) -> Any:
-    """Draw samples for each label, one row each."""
+    """Draw samples for each label, one row each; the one E[x | y] of a model without a latent site in one row."""
+    if mean and not _has_latents(model):
+        return plots.images(sample(model, mean=True, y=labels), columns=len(labels), title="E[x | y] of each label")
     x = sample(model, mean=mean, seed=seed, y=labels.repeat_interleave(columns))
-    return plots.images(x, columns=columns, title=f"{_what(mean)}, one label in each row")
+    return plots.images(x, columns=columns, title=f"{_what(model, mean)}, one label in each row")
 
 
 def answers(
@@ -98,21 +100,22 @@ def answers(
 ) -> Any:
     """Draw samples for each condition y [N, ...], one row each: what is given, the samples, and the truth.
 
-    What is given is tinted: visible pixels with the hidden ones in grey, or the images of a string.
+    What is given is tinted, if it is an image: visible pixels with the hidden ones in grey, or the images of a string.
+    A model without a latent site has one E[x | y], which is drawn once.
     """
+    columns = 1 if mean and not _has_latents(model) else columns
     x = sample(model, mean=mean, seed=seed, y=y.repeat_interleave(columns, dim=0))
-    x = x.unflatten(0, (len(y), columns))
     mask = _mask(model)
+    row = {f"{_what(model, mean)}": plots.tinted(x.unflatten(0, (len(y), columns)), mask)}
     if isinstance(model.condition, Visible):
-        shown = plots.tinted(torch.where(mask, y, torch.full_like(y, 0.5)), mask)[:, None]
-    else:
-        shown = plots.tinted(y, torch.ones(()))
-    row = [shown, plots.tinted(x, mask)] + ([] if truth is None else [plots.tinted(truth, torch.zeros(()))[:, None]])
-    images = torch.cat([torch.as_tensor(part) for part in row], dim=1)
-    ends = "" if truth is None else "; the truth at the end"
-    return plots.images(
-        images.flatten(0, 1), columns=images.shape[1], title=f"tinted: what is given; then {_what(mean)}{ends}"
-    )
+        given_part = torch.where(mask, y, torch.full_like(y, 0.5))
+        row = {"given (tinted)": plots.tinted(given_part, mask)[:, None]} | row
+    elif isinstance(model.condition, DigitString):
+        row = {"given (tinted)": plots.tinted(y, torch.ones(()))} | row
+    if truth is not None:
+        row["truth"] = plots.tinted(truth, torch.zeros(()))[:, None]
+    images = torch.cat([torch.as_tensor(part) for part in row.values()], dim=1)
+    return plots.images(images.flatten(0, 1), columns=images.shape[1], title=", ".join(row))
 
 
 def beside(
@@ -134,8 +137,13 @@ def _mask(model: ConditionalModel) -> Tensor:
     return model.condition.mask if isinstance(model.condition, Visible) else torch.zeros(())
 
 
-def _what(mean: bool) -> str:
-    return "E[x | z, y] for z drawn from the prior" if mean else "draws of x given y"
+def _has_latents(model: ConditionalModel) -> bool:
+    return hasattr(model, "prior")
+
+
+def _what(model: ConditionalModel, mean: bool) -> str:
+    of = "E[x | z, y]" if _has_latents(model) else "E[x | y]"
+    return of if mean else "draws of x"
 
 
 def evenly(part: Any, count: int) -> Any:

@@ -238,6 +238,7 @@ def _checked(model: ConditionalModel, y: Tensor) -> Tensor:
     if model.condition.example().is_floating_point():
         dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
         y = y.to(next(dtypes, torch.get_default_dtype()))
+    y = y[None] if y.shape == model.condition.shape == torch.Size() else y  # a number stands for all
     _, read = model.condition.split(None, y)
     if read is None or not bool(torch.isfinite(read).all()):
         raise InputError("Expected finite conditions y; got NaN or infinity. Replace them.")

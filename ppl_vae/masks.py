@@ -44,15 +44,17 @@ def mask_of(visible: Any, event_shape: torch.Size) -> Tensor:
     try:
         mask = torch.as_tensor(np.asarray(visible).astype(np.float64))
     except (TypeError, ValueError):
-        raise InputError(f"Expected a mask of zeros and ones; got {type(visible).__name__} {visible!r:.40}.") from None
+        got = f"{type(visible).__name__} {visible!r:.40}"
+        raise InputError(f"Expected a mask of zeros and ones; got {got}. Give an array.") from None
     if mask.shape not in (event_shape, event_shape[-2:]):
         raise InputError(
-            f"Expected a mask of shape {tuple(event_shape[-2:])}, that of an image; got {tuple(mask.shape)}."
+            f"Expected a mask of shape {tuple(event_shape[-2:])}, that of an image; got {tuple(mask.shape)}. Resize it."
         )
     wrong = mask[(mask != 0) & (mask != 1)]
     if len(wrong):
         raise InputError(
-            f"Expected a mask of zeros and ones; got values from {float(wrong.min()):.3g} to {float(wrong.max()):.3g}."
+            f"Expected a mask of zeros and ones; got values from {float(wrong.min()):.3g} to {float(wrong.max()):.3g}. "
+            f"Mark visible pixels with 1, hidden ones with 0."
         )
     return mask.bool().expand(event_shape)
 
@@ -69,6 +71,7 @@ def read_mask(name: str | os.PathLike[str]) -> Any:
         raise InputError(f"Unknown region {str(name)!r}: {near}, or give a .npy file with a mask.")
     if path.suffix != ".npy" or not path.is_file():
         raise InputError(
-            f"Expected a .npy file with a mask; got {path}{'' if path.exists() else ', which does not exist'}."
+            f"Expected a .npy file with a mask; got {path}{'' if path.exists() else ', which does not exist'}. "
+            f"Name one, or a region: {', '.join(REGIONS)}."
         )
     return read_arrays(path)["x"].tolist()

@@ -16,6 +16,7 @@ from ppl_vae.evidence import Evidence
 
 CHANNELS = (1, 3)  # grey, or colours
 CELL = 0.45  # inches that one image takes
+LETTER = 0.075  # inches, in a title
 SMALL = 16  # pixels; below it images are enlarged to be seen
 FACTOR = 4
 TINT = ((0.05, 0.25, 0.7), (0.65, 0.9, 1.0))  # what a mask makes of black and of white
@@ -63,9 +64,10 @@ def images(x: Any, *, columns: int = 16, title: str = "", smooth: bool | None = 
     Images of fewer than 16 pixels are shown smoothly enlarged, as the eye cannot read 8 x 8 squares;
     `smooth=False` shows their pixels, `smooth=True` enlarges any.
     """
+    columns = max(1, min(columns, len(x)))
     small = min(np.shape(x)[-2:]) < SMALL
     canvas = tile(_enlarged(x) if (small if smooth is None else smooth) else x, columns)
-    figure, axes = _figure(canvas.shape[1] / canvas.shape[0], columns * CELL)
+    figure, axes = _figure(canvas.shape[1] / canvas.shape[0], columns * CELL, len(title) * LETTER)
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(title, fontsize=9)
@@ -179,6 +181,6 @@ def bound(evidence: Evidence, *, title: str = "") -> Figure:
     return figure
 
 
-def _figure(aspect: float, width: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, width / aspect + 0.3), layout="constrained", dpi=100)
+def _figure(aspect: float, width: float, least_width: float = 0.0) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(max(width, least_width), width / aspect + 0.3), layout="constrained", dpi=100)
     return figure, figure.add_subplot()

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,28 @@ def refuse_other_run(folder: RunFolder, config: dict[str, Any], resume: bool) ->
         one.get("fit", {}).pop("epochs", None)
     differing = [key for key in config if held.get(key) != now[key]]
     if differing or not resume:
-        what = f"a run with another {', '.join(differing)}" if differing else "this run already"
+        what = f"a run with other {_differences(held, now, differing)}" if differing else "this run already"
         fix = (
             "Choose another folder (--out)"
             if differing
             else "Go on with it (--resume), or choose another folder (--out)"
         )
         raise InputError(f"Expected {folder.path} to be free for this run; got {what}. {fix}.")
+
+
+def _differences(held: Mapping[str, Any], now: Mapping[str, Any], keys: list[str]) -> str:
+    """Return in words which options differ, and how: those there, and those asked for."""
+    there, asked = ({k: v for key in keys for k, v in _options(key, one.get(key))} for one in (held, now))
+    names = [name for name in there | asked if there.get(name) != asked.get(name)]
+    return ", ".join(
+        f"{name} ({there.get(name, 'unset')!s:.20}, not {asked.get(name, 'unset')!s:.20})" for name in names
+    )
+
+
+def _options(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            grouped = name in ("fit", "data", "objective", "programs")
+            yield from _options(f"{name}.{key}" if grouped else key, inner)
+    else:
+        yield name, value

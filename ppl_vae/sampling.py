@@ -1,6 +1,7 @@
 """Samples of a run as a file: a picture or an array, for no condition, a label, or conditions read from a file."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from ppl_vae import plots
 from ppl_vae.answers import given
 from ppl_vae.conditional import ConditionalModel
-from ppl_vae.conditions import DigitString, Label
+from ppl_vae.conditions import DigitString, Label, Visible
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.figures import NUM_ANSWERS, NUM_CONDITIONS, NUM_PICTURES, answers, evenly, labelled, save_figure
 from ppl_vae.files import read_arrays, read_images, write_array
@@ -24,7 +25,7 @@ def sample_run(
     run: Run | str | os.PathLike[str],
     *,
     size: int | None = None,
-    label: int | None = None,
+    label: int | Sequence[int] | None = None,
     condition: str | os.PathLike[str] | None = None,
     mean: bool = True,
     seed: int = 0,
@@ -35,7 +36,7 @@ def sample_run(
     Args:
         run: a run, or the path of its folder.
         size: how many; of a conditional model how many for each condition. None takes what fills a figure.
-        label: what a model of labels is given; None gives it each label.
+        label: what a model of labels is given, one or several; None gives it each label.
         condition: a file with what a conditional model is given, see `read_conditions`; None takes test data.
         mean: E[x | z], or draws of x.
         seed: of the draws.
@@ -52,7 +53,9 @@ def sample_run(
     if size is not None:
         positive_int("size", size)
     run = run if isinstance(run, Run) else load(run)
-    path = Path(out or run.path / "figures" / f"{'samples' if mean else 'draws'}-{seed}.png")
+    labels = [] if label is None else [label] if isinstance(label, int) else list(label)
+    of = "".join([*(f"-label{one}" for one in labels), "" if condition is None else f"-{Path(condition).stem}"])
+    path = Path(out or run.path / "figures" / f"{'samples' if mean else 'draws'}{of}-{seed}.png")
     picture = plots.is_picture(run.model.event_shape)
     if path.suffix not in (".npy", ".png") or (path.suffix == ".png" and not picture):
         raise InputError(
@@ -61,10 +64,10 @@ def sample_run(
         )
     model = run.model
     if not isinstance(model, ConditionalModel):
-        _refuse_conditions(model, label, condition)
+        _refuse_conditions(model, labels, condition)
         _write(path, sample(model, size or NUM_PICTURES, mean=mean, seed=seed))
         return path
-    y = _conditions(run, model, label, condition)
+    y = _conditions(run, model, labels, condition)
     if path.suffix == ".npy" or (isinstance(model.condition, Label) and len(y) == 1):
         count = size or (NUM_PICTURES if len(y) == 1 else NUM_ANSWERS)
         x = sample(model, mean=mean, seed=seed, y=y.repeat_interleave(count, dim=0))
@@ -82,8 +85,8 @@ def read_conditions(model: ConditionalModel, path: str | os.PathLike[str]) -> Te
     Labels: a .npy file of whole numbers. Images to be completed: one image, a folder of them, or an array [H, W]
     or [M, H, W]; only their visible pixels are read. Strings of L images: a folder of M L images in the order of
     their names, one image with L beside each other, or an array [L, H, W] or [M, L, H, W]. Data that are no images
-    are arrays [D] or [M, D]. Bytes are divided by 255. Grey levels become black and white at one half for a model of
-    binary data.
+    are arrays [D] or [M, D], and conditions of one's own [M, *condition.shape]. Bytes are divided by 255. Grey levels
+    become black and white at one half for a model of binary data.
 
     Raises:
         InputError: no such file, one that cannot be read, arrays that do not have the shape of the conditions, or,
@@ -109,6 +112,8 @@ def read_conditions(model: ConditionalModel, path: str | os.PathLike[str]) -> Te
                 f"{values.shape}. Give a .npy file of labels, or use --label."
             )
         return labels
+    if not isinstance(model.condition, Visible | DigitString):
+        return _of_its_shape(torch.as_tensor(values.astype(np.float32)), model, path)
     grey = np.asarray(values, dtype=np.float32) / (255 if values.dtype == np.uint8 and values.max() > 1 else 1)
     y = _in_shape(torch.as_tensor(grey), model, path)
     _, read = model.condition.split(None, y)  # hidden pixels may be anything
@@ -124,6 +129,18 @@ def read_conditions(model: ConditionalModel, path: str | os.PathLike[str]) -> Te
     return (y >= 0.5).to(y)
 
 
+def _of_its_shape(y: Tensor, model: ConditionalModel, path: Path) -> Tensor:
+    """Return conditions that are no images, [M, *shape of one]."""
+    shape = model.condition.shape
+    y = y[None] if y.shape == shape else y
+    if y.shape[1:] != shape or not bool(torch.isfinite(y).all()):
+        raise InputError(
+            f"Expected finite conditions of shape [{', '.join(map(str, ('M', *shape)))}] in {path}; got "
+            f"{tuple(y.shape)}{'' if y.shape[1:] != shape else ' with NaN or infinity'}. Mend the array."
+        )
+    return y
+
+
 def _in_shape(images: Tensor, model: ConditionalModel, path: Path) -> Tensor:
     """Return images as conditions, [M, *shape of what the model is given]."""
     shape = (model.condition.length if isinstance(model.condition, DigitString) else 1, *model.event_shape)
@@ -136,26 +153,32 @@ def _in_shape(images: Tensor, model: ConditionalModel, path: Path) -> Tensor:
         each = f"strings of {shape[0]} images" if isinstance(model.condition, DigitString) else "images"
         raise InputError(
             f"Expected {each} of shape {tuple(model.event_shape)} as conditions in {path}; got {tuple(images.shape)}. "
-            f"Resize them, or give as many as the model was trained with."
+            f"{'Give so many for each string' if isinstance(model.condition, DigitString) else 'Resize them'}."
         )
     y = images.reshape(-1, *shape)
     return y if isinstance(model.condition, DigitString) else y.squeeze(1)
 
 
-def _conditions(run: Run, model: ConditionalModel, label: int | None, condition: Any) -> Tensor:
+def _conditions(run: Run, model: ConditionalModel, labels: list[int], condition: Any) -> Tensor:
     is_label = isinstance(model.condition, Label)
-    if label is not None and (condition is not None or not is_label):
-        got = "a file with conditions, too" if condition is not None else f"{type(model).__name__}, which takes images"
-        raise InputError(f"Expected --label for a model of labels; got {got}. Use one: --label, or --condition FILE.")
+    if labels and (condition is not None or not is_label):
+        got = "a file with conditions, too" if is_label else f"{type(model).__name__}, which is given no label"
+        raise InputError(f"Expected a model of labels for --label, and no file; got {got}. Use --condition FILE alone.")
     if condition is not None:
-        return read_conditions(model, condition)
+        y = read_conditions(model, condition)
+        if isinstance(model.condition, Visible | DigitString) and bool(y.max() > 1 >= run.data().test.x.max()):
+            raise InputError(
+                f"Expected grey levels in [0, 1], as in {run.config['data']['name']}, or bytes (uint8) in {condition}; "
+                f"got values up to {float(y.max()):.3g}. Divide them by the largest grey level there can be."
+            )
+        return y
     if isinstance(model.condition, Label):
-        return torch.arange(model.condition.num_classes) if label is None else torch.tensor([label])
+        return torch.tensor(labels) if labels else torch.arange(model.condition.num_classes)
     return given(model, evenly(run.data().test, NUM_CONDITIONS))
 
 
-def _refuse_conditions(model: Any, label: int | None, condition: Any) -> None:
-    if label is not None or condition is not None:
+def _refuse_conditions(model: Any, labels: list[int], condition: Any) -> None:
+    if labels or condition is not None:
         raise InputError(
             f"Expected a conditional model to give a {'label' if condition is None else 'condition'}; got "
             f"{type(model).__name__}. Leave it out, or train one: ppl-vae train cvae."

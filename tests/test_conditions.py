@@ -1,6 +1,7 @@
 """Conditions and conditional models: one contract for all, against independent arithmetic, and what is refused."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -13,6 +14,7 @@ import ppl_vae
 from ppl_vae import InputError, guides, models
 from ppl_vae.architectures import Concatenated, Tutorial
 from ppl_vae.conditions import Condition, DigitString, Label, Visible
+from ppl_vae.figures import labelled
 from ppl_vae.generate import same_latents
 from ppl_vae.given import Regenerated
 from ppl_vae.likelihoods import Bernoulli, Gaussian
@@ -489,3 +491,71 @@ def test_with_a_latent_site_it_is_an_estimate():
         guide = guides.Conditional(model) if proposal == "guide" else None
         evidence = ppl_vae.estimate_evidence(model, guide, (IMAGES, LABELS), num_samples=30, proposal=proposal)
         assert not evidence.is_exact and evidence.mcse.min() > 0
+
+
+ANGLED = """
+import math
+
+import pyro.distributions as dist
+import torch
+from ppl_vae.conditions import Condition
+from ppl_vae.models import CVAE
+
+
+class Angle(Condition):
+    shape = torch.Size()
+    c_shape = torch.Size([2])
+
+    def forward(self):
+        return dist.Uniform(-math.pi, math.pi)
+
+    def encode(self, y):
+        return torch.stack([y.cos(), y.sin()], dim=-1)
+
+
+class Angled(CVAE):
+    def __init__(self, event_shape, condition=None, prior=None, likelihood=None, networks=None):
+        super().__init__(event_shape, condition or Angle(), prior, likelihood, networks)
+"""
+
+
+def test_a_run_with_a_condition_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("angled.py").write_text(ANGLED)
+    np.savez("angles.npz", x=IMAGES.numpy().repeat(5, 0), y=np.linspace(-3, 3, 30))
+    few = {"fit.epochs": 1}
+    run = ppl_vae.train("angled.py", data="angles.npz", settings=few, num_samples=2, out="run", progress=False)
+    assert (run.path / "figures" / "samples.png").exists()
+    np.save("two.npy", np.array([0.5, 1.5]))
+    sample_run(run, condition="two.npy", size=3, out="x.npy")
+    assert np.load("x.npy").shape == (2, 3, *SHAPE)
+    assert ppl_vae.sample(run.model, 4, y=0.5).shape == (4, *SHAPE)
+    shape = (np.zeros((2, 2)), r"\[M\].*got \(2, 2\)")
+    for wrong, message in (shape, (np.array([np.nan]), "NaN"), ([4.0], "y in Interval")):
+        np.save("two.npy", wrong)
+        with pytest.raises(InputError, match=message):
+            sample_run(run, condition="two.npy")
+
+
+def test_samples_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = {"networks.hidden": 8, "fit.epochs": 1}
+    run = ppl_vae.train("cvae", settings=few, num_samples=30, out="cvae", progress=False)
+    sample_run(run, label=[7, 3], size=2, out="x.npy")
+    assert np.load("x.npy").shape == (2, 2, 1, 8, 8)
+    assert sample_run(run, label=7).name == "samples-label7-0.png"
+    before = (run.path / "evidence.nc").read_bytes()
+    assert ppl_vae.evaluate(run, num_samples=40, joint=True).quantity == "log P(x, y)"
+    assert (run.path / "evidence.nc").read_bytes() == before
+    assert (run.path / "evidence-joint-importance-guide-test-300.nc").exists()
+
+    grey = ppl_vae.train("next_digit", settings=few, num_samples=2, out="next", progress=False)
+    np.save("string.npy", np.full((3, 8, 8), 16.0))
+    with pytest.raises(InputError, match=r"grey levels in \[0, 1\].*up to 16"):
+        sample_run(grey, condition="string.npy")
+
+
+def test_one_answer_of_a_regressor_is_drawn_once():
+    model = models.Regressor(SHAPE, Label(3), **SMALL)
+    once, often = (labelled(model, torch.arange(3), mean=mean).get_size_inches() for mean in (True, False))
+    assert once[0] < often[0]
