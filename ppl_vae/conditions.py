@@ -146,7 +146,7 @@ class Label(Condition):
         if y.dim() > 1:
             raise InputError(f"Expected labels y as numbers, [N]; got {tuple(y.shape)}. If one-hot, pass y.argmax(-1).")
         if y.is_floating_point() or y.dtype == torch.bool:
-            raise InputError(f"Expected labels y as whole numbers; got {y.dtype}. Pass y.long().")
+            raise InputError(f"Expected labels y as whole numbers; got {y.dtype}. Store integers (y.long()).")
         # Run by hand; what fits, estimates or samples looks at all labels once, before it starts.
         if not am_i_wrapped() and bool(((y < 0) | (y >= self.num_classes)).any()):
             raise InputError(

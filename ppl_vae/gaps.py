@@ -205,6 +205,8 @@ def explain_gap(
         positive_int("chunk_size", chunk_size)
     parts = []
     with prepared(model, guide, data, proposal="guide", seed=seed) as work:
+        if work.exact:
+            raise InputError("Expected a guide that samples latent sites; got none: the ELBO is log P(x), with no gap.")
         rows, pair, structure = work.rows(chunk_size), work.pair, work.structure
         few = max(1, min(rows // num_particles, HELD_WEIGHTS // num_samples))
         with tqdm(total=len(work.source), desc="gap", unit="datum", leave=False, disable=hidden(progress)) as bar:

@@ -17,10 +17,12 @@ from pairs import (
     mean_model,
 )
 from ppl_vae.guides import LinearGaussian as ExactPosterior
-from ppl_vae.guides import MeanField
+from ppl_vae.guides import MeanField, NoLatents
+from ppl_vae.models import Regressor
 from pyro import infer
 
 from ppl_vae import InputError, estimate_evidence
+from ppl_vae.conditions import Label
 from ppl_vae.gaps import explain_gap
 from ppl_vae.pair import Pair
 from ppl_vae.refine import refine
@@ -369,3 +371,9 @@ def test_a_family_whose_support_moves_is_refused():
         explain_gap(model, guide, torch.zeros(3))
     with pytest.raises(InputError, match="a guide Q"):
         estimate_evidence(model, None, torch.zeros(3), proposal="refined")
+
+
+def test_without_latents_there_is_no_gap():
+    model = Regressor((1, 4, 4), Label(3))
+    with pytest.raises(InputError, match="got none: the ELBO is log P"):
+        explain_gap(model, NoLatents(model), (torch.zeros(5, 1, 4, 4), torch.arange(5) % 3))
