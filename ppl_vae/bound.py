@@ -50,9 +50,9 @@ def check_bound(
     Source: Burda et al., arXiv 1509.00519, theorem 1.
 
     >>> from ppl_vae.models import LinearGaussian
-    >>> from ppl_vae.guides import MeanField
+    >>> from ppl_vae.guides import LinearGaussian as Posterior
     >>> model = LinearGaussian((20,), latent_dim=4)
-    >>> check_bound(model, MeanField(model), model(size=64).detach()).startswith("ELBO -")
+    >>> check_bound(model, Posterior(model), model(size=64).detach()).startswith("ELBO -")
     True
     """
     evidence = estimate_evidence(model, guide, data, num_samples=num_samples, seed=seed, progress=progress)
