@@ -18,7 +18,7 @@ class ImageCompletion(ConditionalModel):
     Called with whole images, [N, *event_shape]: `model(images)` observes both their parts, `model(y=images)`
     reads the visible pixels and returns whole images in which the others are drawn.
     Shapes: y [N, V], z [N, latent_dim], x [N, H], with V + H pixels in an image.
-    Source: Doersch, arXiv 1606.05908, section 4.1.
+    Source: Doersch, arXiv 1606.05908, section 4.
 
     >>> import torch
     >>> ImageCompletion((1, 8, 8))(y=torch.zeros(2, 1, 8, 8)).shape

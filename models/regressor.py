@@ -17,7 +17,7 @@ class Regressor(ConditionalModel):
     The condition says which task it is: `Visible` completes images, `DigitString` draws the next digit, `Label`
     draws a digit of that label.
     Shapes: as those of the model for that task.
-    Source: the baseline of Doersch, arXiv 1606.05908, section 4.1.
+    Source: the baseline of Doersch, arXiv 1606.05908, section 4.
 
     >>> import torch
     >>> Regressor((1, 8, 8))(y=torch.zeros(2, 1, 8, 8)).shape

@@ -165,7 +165,7 @@ class Visible(Condition):
     Raises:
         InputError: a mask of another shape, or one that hides everything or nothing.
 
-    Source: section 4.1 of Doersch, arXiv 1606.05908; the quadrant of Sohn et al., NeurIPS 2015.
+    Source: section 4 of Doersch, arXiv 1606.05908; the quadrant of Sohn et al., NeurIPS 2015.
 
     >>> condition = Visible("middle_column").bind((1, 28, 28))
     >>> condition.shape, condition.x_shape

@@ -123,7 +123,7 @@ def beside(
 ) -> Any:
     """Draw one answer of each model to the same conditions, evenly spaced in a split, and the truth, side by side.
 
-    Visible pixels are tinted, as in figure 8 of Doersch, arXiv 1606.05908; it has 60 test digits in rows of 15.
+    Visible pixels are tinted, as in the figure of Doersch, arXiv 1606.05908, section 4: 60 test digits in rows of 15.
     """
     chosen = evenly(split, num_data)
     panels = {}

@@ -140,7 +140,7 @@ def _draw(pair: Pair, args: Args, structure: Structure, num_samples: int, paired
     drawn_from_prior = [k for k, s in latent.items() if k not in guided and not enumerates(s)]
     if drawn_from_prior or not model:
         raise InputError(
-            f"Expected a guide that samples the latents; got one without {', '.join(drawn_from_prior or latent)}. "
+            f"Expected a guide that samples the latents; got one without {', '.join(drawn_from_prior or latent) or 'any'}. "
             f"Sample them there, or mark discrete ones infer={{'enumerate': 'parallel'}} in the model."
         )
     drawn = _Drawn({}, {}, {}, {}, {}, {}, {}, torch.zeros(()))

@@ -53,7 +53,7 @@ def sample_run(
     if size is not None:
         positive_int("size", size)
     run = run if isinstance(run, Run) else load(run)
-    labels = [] if label is None else [label] if isinstance(label, int) else list(label)
+    labels = [] if label is None else np.atleast_1d(label).tolist()
     of = "".join([*(f"-label{one}" for one in labels), "" if condition is None else f"-{Path(condition).stem}"])
     path = Path(out or run.path / "figures" / f"{'samples' if mean else 'draws'}{of}-{seed}.png")
     picture = plots.is_picture(run.model.event_shape)
