@@ -139,8 +139,9 @@ def _draw(pair: Pair, args: Args, structure: Structure, num_samples: int, paired
     model = {k: s for k, s in latent.items() if k in guided}
     drawn_from_prior = [k for k, s in latent.items() if k not in guided and not enumerates(s)]
     if drawn_from_prior or not model:
+        without = ", ".join(drawn_from_prior or latent) or "any"
         raise InputError(
-            f"Expected a guide that samples the latents; got one without {', '.join(drawn_from_prior or latent) or 'any'}. "
+            f"Expected a guide that samples the latents; got one without {without}. "
             f"Sample them there, or mark discrete ones infer={{'enumerate': 'parallel'}} in the model."
         )
     drawn = _Drawn({}, {}, {}, {}, {}, {}, {}, torch.zeros(()))
