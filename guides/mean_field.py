@@ -1,6 +1,7 @@
 """The mean-field guide: every latent site an independent Gaussian given x."""
 
 import pyro
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl_vae.base import Guide, Model
@@ -29,4 +30,8 @@ class MeanField(Guide):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Sample every latent site given x."""
         with self.plate(x):
-            return {name: pyro.sample(name, q) for name, q in self.posteriors(self.encoder(x)).items()}
+            return {name: pyro.sample(name, q) for name, q in self.posterior(x).items()}
+
+    def posterior(self, x: Tensor) -> dict[str, TorchDistribution]:
+        """Return Q(z_s | x) of each site, for x [..., *event_shape]."""
+        return self.posteriors(self.encoder(x))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
@@ -81,11 +82,22 @@ class Guide(Program):
     """An amortized guide Q(z | x) for a model: subclasses implement `forward(x)`.
 
     `latents` names the model's latent sites with the event shape of each, read off the model's trace. A guide that
-    has a site y, Q(y | x), where it is given x alone, `classifies`.
+    can say Q of a site before anything is sampled has `posterior(x)`, too, which a prior made of posteriors
+    (`VampPrior`) reads. One that has a site y, Q(y | x), where it is given x alone, `classifies`.
     """
 
     classifies = False
 
     def __init__(self, model: Model) -> None:
         super().__init__(model.event_shape)
+        for part in model.modules():
+            meet: Any = getattr(part, "meet", None)
+            if meet is not None:
+                meet(self)
         self.latents = latent_sites(Pair(model), *model.example())
+
+    def posterior(self, x: Tensor) -> dict[str, TorchDistribution]:
+        """Return Q(z_s | x) of each site s that depends on nothing but x, for x [..., *event_shape]."""
+        raise InputError(
+            f"Expected a guide with a posterior(x) of each site; got {type(self).__name__}. Use mean_field."
+        )

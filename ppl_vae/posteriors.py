@@ -4,33 +4,20 @@ h is what a guide's encoder gives for one datum, of shape [..., h_dim], with any
 dimensions. A family is where a guide ends; the guide is the whole program Q(z | x).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions.transforms import ReshapeTransform
-from torch.nn.functional import softplus
 
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError
+from ppl_vae.flows import FlowPosterior
+from ppl_vae.gaussians import diagonal_normal
+from ppl_vae.parts import Posterior
 
-
-class Posterior(nn.Module):
-    """Q(z | h) for z of shape [latent_dim]: subclasses implement `forward(h)` and say their `h_dim`."""
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        self.latent_dim = positive_int("latent_dim", latent_dim)
-
-    @property
-    def h_dim(self) -> int:
-        """How many numbers the encoder must give."""
-        raise TypeError(f"{type(self).__name__} has to define h_dim.")
-
-    def forward(self, h: Tensor) -> TorchDistribution:
-        """Return Q(z | h) for h of shape [..., h_dim]."""
-        raise TypeError(f"{type(self).__name__} has to define forward(h) and return Q(z | h).")
+__all__ = ["DiagonalNormal", "FlowPosterior", "Posterior", "SitePosteriors"]
 
 
 class DiagonalNormal(Posterior):
@@ -51,15 +38,15 @@ class DiagonalNormal(Posterior):
 
     def forward(self, h: Tensor) -> TorchDistribution:
         """Return N(m, diag(s^2)) for h of shape [..., 2 * latent_dim]."""
-        loc, raw = h.chunk(2, dim=-1)
-        return dist.Normal(loc, softplus(raw) + 1e-6).to_event(1)
+        return diagonal_normal(h)
 
 
 class SitePosteriors(nn.Module):
-    """A diagonal Gaussian for each latent site of a model, from one vector h for all of them.
+    """A posterior of one family for each latent site of a model, from one vector h for all of them.
 
     Args:
         latents: the event shape of each site, by name.
+        family: makes the family of a site from its size.
 
     Raises:
         InputError: there is no latent site.
@@ -70,12 +57,12 @@ class SitePosteriors(nn.Module):
     {'a': torch.Size([2]), 'b': torch.Size([])}
     """
 
-    def __init__(self, latents: Mapping[str, torch.Size]) -> None:
+    def __init__(self, latents: Mapping[str, torch.Size], family: Callable[[int], Posterior] = DiagonalNormal) -> None:
         super().__init__()
         if not latents:
             raise InputError("Expected a model with latent sites for this guide; got one without. Use no_latents.")
         self.latents = dict(latents)
-        families = [DiagonalNormal(shape.numel()) for shape in latents.values()]
+        families = [family(shape.numel()) for shape in latents.values()]
         self.families = nn.ModuleList(families)
         self.h_dims = [family.h_dim for family in families]
 

@@ -5,46 +5,22 @@ The prior says what z is, so it holds the size of z. A new prior is one class he
 its prior as `prior(c)`, with c what networks read of the condition; most priors are independent of it.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, positive_int, positive_number
+from ppl_vae.flows import Flow
+from ppl_vae.gaussians import GaussianMixture, diagonal_normal
 from ppl_vae.networks import MLP
+from ppl_vae.parts import Prior
 
-
-class Prior(nn.Module):
-    """P(z) for z of shape [latent_dim]: subclasses implement `forward(c=None)`.
-
-    `forward()` returns a distribution with an empty batch shape and event shape [latent_dim]; the
-    plates of the program that samples from it give it its batch dimensions. `zeros` [latent_dim] is there to
-    build on: it moves with the module to another device or precision.
-    """
-
-    zeros: Tensor
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        self.latent_dim = positive_int("latent_dim", latent_dim)
-        self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
-
-    @property
-    def event_shape(self) -> torch.Size:
-        """The shape of one z."""
-        return torch.Size([self.latent_dim])
-
-    def bind(self, c_shape: Sequence[int]) -> Self:
-        """Say what shape c has, what networks read of the condition; a conditional model does it once."""
-        return self
-
-    def forward(self, c: Tensor | None = None) -> TorchDistribution:
-        """Return P(z), or P(z | y) for c [..., *c_shape]."""
-        raise TypeError(f"{type(self).__name__} has to define forward() and return P(z).")
+__all__ = ["ConditionalNormal", "Flow", "Laplace", "Mixture", "Prior", "StandardNormal", "StudentT", "VampPrior"]
 
 
 class StandardNormal(Prior):
@@ -65,6 +41,57 @@ class StandardNormal(Prior):
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
         """Return N(0, I) with event shape [latent_dim]."""
         return dist.Normal(self.zeros, torch.ones_like(self.zeros)).to_event(1)
+
+
+class Laplace(Prior):
+    """Independent Laplace distributions, P(z) = prod_i exp(-|z_i|) / 2: sparser codes than the Gaussian's.
+
+    Args:
+        latent_dim: the size of z.
+
+    Source: the sparse prior of Barello, Charles & Pillow, Sparse-Coding Variational Auto-Encoders, bioRxiv 399246.
+
+    >>> Laplace(8)().log_prob(torch.zeros(8)).exp().item() == 0.5**8
+    True
+    """
+
+    def __init__(self, latent_dim: int = 8) -> None:
+        super().__init__(latent_dim)
+
+    def forward(self, c: Tensor | None = None) -> TorchDistribution:
+        """Return independent Laplace distributions of scale 1, event shape [latent_dim]."""
+        return dist.Laplace(self.zeros, torch.ones_like(self.zeros)).to_event(1)
+
+
+class StudentT(Prior):
+    """Independent Student-t distributions, P(z) = prod_i t_df(z_i): heavy tails, for outlying codes.
+
+    Args:
+        latent_dim: the size of z.
+        df: degrees of freedom: a number is fixed, None lets it be learned, one for each dimension, from 5 on.
+
+    Raises:
+        InputError: degrees of freedom that are not above zero.
+
+    Source: Takahashi et al., Student-t Variational Autoencoder for Robust Density Estimation, IJCAI 2018.
+
+    >>> StudentT(8, df=3)().sample().shape
+    torch.Size([8])
+    """
+
+    log_df: Tensor
+
+    def __init__(self, latent_dim: int = 8, df: float | None = 5.0) -> None:
+        super().__init__(latent_dim)
+        log_df = torch.full((latent_dim,), math.log(5.0 if df is None else positive_number("df", df)))
+        if df is None:
+            self.log_df = nn.Parameter(log_df)
+        else:
+            self.register_buffer("log_df", log_df)
+
+    def forward(self, c: Tensor | None = None) -> TorchDistribution:
+        """Return independent t distributions of scale 1, event shape [latent_dim]."""
+        return dist.StudentT(self.log_df.exp(), self.zeros, torch.ones_like(self.zeros)).to_event(1)
 
 
 class Mixture(Prior):
@@ -91,8 +118,7 @@ class Mixture(Prior):
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
         """Return the mixture with event shape [latent_dim]."""
-        components = dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)
+        return GaussianMixture(self.logits, self.loc, self.log_scale.exp())
 
 
 class ConditionalNormal(Prior):
@@ -135,5 +161,63 @@ class ConditionalNormal(Prior):
                 "Expected a model with a condition for ConditionalNormal; got one without. Use another prior, such as "
                 "StandardNormal, or a conditional model, such as CVAE."
             )
-        loc, raw = self.network(c).chunk(2, dim=-1)
-        return dist.Normal(loc, softplus(raw) + 1e-6).to_event(1)
+        return diagonal_normal(self.network(c))
+
+
+class VampPrior(Prior):
+    """A mixture of the guide's own posteriors at learned pseudo-inputs, P(z) = (1 / C) sum_c Q(z | u_c).
+
+    The guide that is made for the model gives Q; without one there is no P(z) yet. Means and scales come from its
+    encoder, so the prior is as multimodal as the aggregate posterior, and cannot drift away from it.
+
+    Args:
+        latent_dim: the size of z.
+        num_components: C, the number of pseudo-inputs; they start at noise about 0.5.
+        inputs: start at these instead, [C, *event_shape], for instance some training data.
+
+    Raises:
+        InputError: in use, no guide, or one that has not just one site with a Q(z | x) of its own.
+
+    Source: Tomczak & Welling, arXiv 1705.07120.
+
+    >>> from ppl_vae.guides import MeanField
+    >>> from ppl_vae.models import VAE
+    >>> model = VAE((1, 8, 8), prior=VampPrior(8, num_components=5))
+    >>> guide = MeanField(model)
+    >>> model.prior().sample((3,)).shape
+    torch.Size([3, 8])
+    """
+
+    def __init__(self, latent_dim: int = 8, num_components: int = 500, inputs: Tensor | None = None) -> None:
+        super().__init__(latent_dim)
+        self.num_components = positive_int("num_components", num_components) if inputs is None else len(inputs)
+        self.inputs = None if inputs is None else nn.Parameter(inputs.detach().clone())
+        self._guide: tuple[Any, ...] = ()  # a tuple, so that it does not become a part of the model
+
+    def meet(self, guide: Any) -> None:
+        """Take the posteriors of this guide from now on; a guide says so itself as it is made for the model."""
+        self._guide = (guide,)
+        if self.inputs is None:
+            self.inputs = nn.Parameter(torch.randn(self.num_components, *guide.event_shape).to(self.zeros) / 2 + 0.5)
+
+    def forward(self, c: Tensor | None = None) -> TorchDistribution:
+        """Return the mixture with event shape [latent_dim]."""
+        if not self._guide:
+            raise InputError(
+                "Expected a guide, for VampPrior is made of its Q(z | x); got none. Make one for the model."
+            )
+        (guide,) = self._guide
+        if not hasattr(guide, "latents"):  # it is being made, and asks what shape z has
+            return dist.Normal(self.zeros, torch.ones_like(self.zeros)).to_event(1)
+        posteriors = list(guide.posterior(self.inputs).values())
+        if len(posteriors) != 1 or posteriors[0].event_shape != self.event_shape:
+            raise InputError(
+                f"Expected a guide with one site of shape {tuple(self.event_shape)} that depends on x "
+                f"alone for VampPrior; got {[tuple(q.event_shape) for q in posteriors]}. Use another prior, or mean_field."
+            )
+        (q,) = posteriors
+        logits = torch.zeros_like(self.zeros[:1]).expand(self.num_components)
+        normal = getattr(q, "base_dist", None)
+        if isinstance(normal, dist.Normal):
+            return GaussianMixture(logits, normal.loc, normal.scale)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), q)

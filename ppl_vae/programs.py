@@ -224,7 +224,10 @@ def part_names(part: str, own: ModuleType | None = None) -> dict[str, type[Any]]
     ['conditional_normal', 'mixture', 'standard_normal']
     """
     module_name, base = PARTS[part]
-    classes = _classes(importlib.import_module(module_name), base) + ([] if own is None else _classes(own, base))
+    shelf = importlib.import_module(module_name)
+    listed = [getattr(shelf, name) for name in getattr(shelf, "__all__", ())] or _classes(shelf, base)
+    classes = [cls for cls in listed if inspect.isclass(cls) and issubclass(cls, base) and cls is not base]
+    classes += [] if own is None else _classes(own, base)
     return {snake_case(cls.__name__): cls for cls in classes}
 
 

@@ -1,0 +1,174 @@
+"""Normalizing flows, through zuko: the only file that imports it.
+
+    log p(z) = log N(f(z); 0, I) + log |det df/dz|
+
+f is autoregressive, so that one direction takes one pass through its networks and the other as many passes as z has
+dimensions. A prior has to be evaluated at any z, so there f is the fast one; a posterior is mostly evaluated at what it
+has just drawn, so there it is f^-1 (inverse autoregressive), which remembers what it drew.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import Distribution, Transform, constraints
+
+from ppl_vae.errors import InputError, did_you_mean, positive_int
+from ppl_vae.gaussians import diagonal_normal
+from ppl_vae.networks import widths
+from ppl_vae.parts import Posterior, Prior
+
+KINDS = ("neural_spline", "masked_autoregressive")
+
+
+def autoregressive(kind: str, features: int, context: int, transforms: int, hidden: Sequence[int] | int) -> Any:
+    """Return a lazy transform of zuko's, z given a context -> f, made of so many autoregressive ones.
+
+    Raises:
+        InputError: an unknown kind, or numbers that are not above zero.
+    """
+    if kind not in KINDS:
+        raise InputError(f"Unknown kind of flow {kind!r}: {did_you_mean(str(kind), KINDS)}.")
+    zuko_flows = _import_zuko()
+    make = zuko_flows.NSF if kind == "neural_spline" else zuko_flows.MAF
+    options = {"transforms": positive_int("transforms", transforms), "hidden_features": widths("hidden", hidden)}
+    # One dimension has no order to reverse; zuko warns of it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make(features, context, **options).transform
+
+
+def _import_zuko() -> Any:
+    """Import zuko's flows, and undo what its import does to every distribution: it switches validation off."""
+    validate, arg_constraints = Distribution._validate_args, Distribution.__dict__["arg_constraints"]
+    from zuko import flows
+
+    Distribution._validate_args = validate
+    Distribution.arg_constraints = arg_constraints  # type: ignore[method-assign]
+    return flows
+
+
+class Remembering(Transform):
+    """A transform of zuko's as one of PyTorch's, with the log-determinant of the last call at hand.
+
+    Args:
+        transform: maps values and computes log-determinants together, by `call_and_ladj`.
+        inverse: the same for its inverse.
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, transform: Any, inverse: Any) -> None:
+        super().__init__(cache_size=1)
+        self.forwards, self.backwards = transform, inverse
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None  # x, y = transform(x), log |det dy/dx|
+
+    def with_cache(self, cache_size: int = 1) -> "Remembering":
+        """Return the transform itself, which always remembers one call."""
+        return self
+
+    def _call(self, x: Tensor) -> Tensor:
+        y, log_det = self.forwards.call_and_ladj(x)
+        self._last = x, y, log_det
+        return y
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        x, log_det = self.backwards.call_and_ladj(y)
+        self._last = x, y, -log_det
+        return x
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return log |det dy/dx| in nats, [...], for x and y [..., D]."""
+        if self._last is None or x is not self._last[0] or y is not self._last[1]:
+            _, log_det = self.forwards.call_and_ladj(x)
+            return log_det
+        return self._last[2]
+
+
+class Flow(Prior):
+    """A normalizing flow, P(z) = N(f(z); 0, I) |det df/dz|, with f autoregressive: evaluated in one pass.
+
+    To draw z takes as many passes as z has dimensions.
+
+    Args:
+        latent_dim: the size of z.
+        kind: "neural_spline" (monotonic rational-quadratic splines on [-5, 5]) or "masked_autoregressive" (affine).
+        transforms: how many are composed; the order of the dimensions is reversed from one to the next.
+        hidden: the widths of the network of each.
+
+    Raises:
+        InputError: an unknown kind, or numbers that are not above zero.
+
+    Source: Papamakarios et al., arXiv 1705.07057; Durkan et al., arXiv 1906.04032; zuko.
+
+    >>> Flow(3, transforms=2, hidden=(16,))().log_prob(torch.zeros(5, 3)).shape
+    torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 8,
+        kind: str = "neural_spline",
+        transforms: int = 3,
+        hidden: Sequence[int] | int = (64, 64),
+    ) -> None:
+        super().__init__(latent_dim)
+        self.flow = autoregressive(kind, latent_dim, 0, transforms, hidden)
+
+    def forward(self, c: Tensor | None = None) -> TorchDistribution:
+        """Return the flow, event shape [latent_dim]."""
+        f = self.flow()
+        base = dist.Normal(self.zeros, torch.ones_like(self.zeros)).to_event(1)
+        return dist.TransformedDistribution(base, [Remembering(f.inv, f)])
+
+
+class FlowPosterior(Posterior):
+    """An inverse autoregressive flow, z = f^-1(u) given h, u ~ N(m(h), diag(s(h)^2)): drawn in one pass.
+
+    To evaluate a z that it has not just drawn takes as many passes as z has dimensions.
+
+    Args:
+        latent_dim: the size of z.
+        kind: "neural_spline" or "masked_autoregressive": of f^-1.
+        transforms: how many are composed.
+        hidden: the widths of the network of each.
+        context_dim: how many numbers of h all of them read.
+
+    Raises:
+        InputError: an unknown kind, or numbers that are not above zero.
+
+    Source: Kingma et al., arXiv 1606.04934; Durkan et al., arXiv 1906.04032; zuko.
+
+    >>> family = FlowPosterior(3, transforms=2, hidden=(16,))
+    >>> family(torch.zeros(5, family.h_dim)).rsample().shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        kind: str = "neural_spline",
+        transforms: int = 3,
+        hidden: Sequence[int] | int = (64, 64),
+        context_dim: int = 32,
+    ) -> None:
+        super().__init__(latent_dim)
+        self.context_dim = positive_int("context_dim", context_dim)
+        self.flow = autoregressive(kind, latent_dim, context_dim, transforms, hidden)
+
+    @property
+    def h_dim(self) -> int:
+        """A mean and a scale for each dimension of u, and what the transforms read."""
+        return 2 * self.latent_dim + self.context_dim
+
+    def forward(self, h: Tensor) -> TorchDistribution:
+        """Return Q(z | h) for h of shape [..., h_dim]."""
+        gaussian, context = h.split([2 * self.latent_dim, self.context_dim], dim=-1)
+        transform = self.flow(context)
+        return dist.TransformedDistribution(diagonal_normal(gaussian), [Remembering(transform, transform.inv)])
