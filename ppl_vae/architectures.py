@@ -7,7 +7,7 @@ for the guide. A decoder without z, for a program without a latent site, has the
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ppl_vae.errors import positive_int
-from ppl_vae.networks import MLP
+from ppl_vae.networks import MLP, NetworkFactory
 
 Shape = Sequence[int]
 
@@ -66,10 +66,10 @@ class Joined(nn.Module):
     it once, as x does for all labels that are summed out.
     """
 
-    def __init__(self, in_shapes: Sequence[Shape], out_shape: Shape, network: Callable[[Shape, Shape], MLP]) -> None:
+    def __init__(self, in_shapes: Sequence[Shape], out_shape: Shape, network: NetworkFactory) -> None:
         super().__init__()
         self.in_shapes = [torch.Size(shape) for shape in in_shapes]
-        self.network = network((sum(shape.numel() for shape in self.in_shapes),), out_shape)
+        self.network: Any = network((sum(shape.numel() for shape in self.in_shapes),), out_shape)
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
         """Map inputs [..., *in_shapes[i]] to [..., *out_shape]."""

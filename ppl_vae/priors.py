@@ -212,8 +212,8 @@ class VampPrior(Prior):
         posteriors = list(guide.posterior(self.inputs).values())
         if len(posteriors) != 1 or posteriors[0].event_shape != self.event_shape:
             raise InputError(
-                f"Expected a guide with one site of shape {tuple(self.event_shape)} that depends on x "
-                f"alone for VampPrior; got {[tuple(q.event_shape) for q in posteriors]}. Use another prior, or mean_field."
+                f"Expected a guide with one site of shape {tuple(self.event_shape)} that depends on x alone for "
+                f"VampPrior; got {[tuple(q.event_shape) for q in posteriors]}. Use another prior, or mean_field."
             )
         (q,) = posteriors
         logits = torch.zeros_like(self.zeros[:1]).expand(self.num_components)

@@ -100,7 +100,7 @@ def names(role: str) -> list[str]:
     """Return the names of the models or guides that come with ppl-vae.
 
     >>> names("guide")
-    ['conditional', 'linear_gaussian', 'mean_field', 'no_latents', 'quantile_map', 'semi_supervised']
+    ['conditional', 'hierarchical', 'linear_gaussian', 'mean_field', 'no_latents', 'quantile_map', 'semi_supervised']
     """
     return sorted(info.name for info in pkgutil.iter_modules([str(package_folder(f"{role}s"))]))
 
@@ -221,7 +221,7 @@ def part_names(part: str, own: ModuleType | None = None) -> dict[str, type[Any]]
     """Return the classes that can be a prior, a likelihood, ..., by their name in snake case.
 
     >>> sorted(part_names("prior"))
-    ['conditional_normal', 'mixture', 'standard_normal']
+    ['conditional_normal', 'flow', 'laplace', 'mixture', 'standard_normal', 'student_t', 'vamp_prior']
     """
     module_name, base = PARTS[part]
     shelf = importlib.import_module(module_name)

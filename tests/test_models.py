@@ -20,9 +20,12 @@ MODELS = {
     "vae": lambda: models.VAE(SHAPE, StandardNormal(2), Bernoulli(), decoder=SMALL),
     "vae mixture gaussian": lambda: models.VAE(SHAPE, Mixture(2, num_components=3), Gaussian(), decoder=SMALL),
     "linear_gaussian": lambda: models.LinearGaussian(SHAPE, latent_dim=2),
+    "hierarchical": lambda: models.Hierarchical(SHAPE, StandardNormal(2), Bernoulli(), decoder=SMALL, latent_dim=2),
 }
 PAIRS = [(name, partial(guides.MeanField, encoder=SMALL)) for name in MODELS] + [
-    ("linear_gaussian", guides.LinearGaussian)
+    ("linear_gaussian", guides.LinearGaussian),
+    ("hierarchical", partial(guides.Hierarchical, encoder=SMALL)),
+    ("hierarchical", partial(guides.Hierarchical, encoder=SMALL, direction="bottom_up")),
 ]
 
 
@@ -38,7 +41,8 @@ def test_model_and_guide(name, make_guide):
         guide_trace = poutine.trace(guide).get_trace(x)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
     model_trace.compute_log_prob()
-    assert model_trace.nodes["z"]["value"].shape == (5, 6, 2)
+    for latent in guide.latents:
+        assert model_trace.nodes[latent]["value"].shape == (5, 6, 2)
     assert model_trace.nodes["x"]["log_prob"].shape == (5, 6)
     pyro.clear_param_store()
 
@@ -128,3 +132,32 @@ def test_mean_field_takes_sites_of_any_shape():
     exact = torch.distributions.MultivariateNormal(torch.zeros(6), covariance).log_prob(x).numpy()
     evidence = ppl_vae.estimate_evidence(model, guide, x, num_samples=2000)
     assert (np.abs(evidence.log_px - exact) < 4 * evidence.mcse + 1e-3).mean() > 0.9
+
+
+@pytest.mark.parametrize("direction", ["top_down", "bottom_up"])
+def test_two_stochastic_layers_against_quadrature(direction):
+    """log P(x) is the double sum over a grid of (z1, z2)."""
+    model = models.Hierarchical((3,), StandardNormal(1), Gaussian(0.5), decoder=SMALL, latent_dim=1)
+    guide = guides.Hierarchical(model, SMALL, direction)
+    x = ppl_vae.sample(model, 300)
+    ppl_vae.fit(model, guide, x, epochs=40, learning_rate=0.01)
+    evidence = ppl_vae.estimate_evidence(model, guide, x[:20], num_samples=2000)
+    grid = torch.linspace(-8, 8, 401)
+    z2, z1 = (z.unsqueeze(-1) for z in torch.meshgrid(grid, grid, indexing="ij"))
+    with torch.no_grad():
+        loc, raw = model.between(z2).chunk(2, -1)
+        scale = torch.nn.functional.softplus(raw) + 1e-6
+        normal = torch.distributions.Normal
+        log_pz = (normal(0.0, 1.0).log_prob(z2) + normal(loc, scale).log_prob(z1)).squeeze(-1)
+        mean = model.decoder(torch.cat([z1, z2], -1))
+        log_px = [(log_pz + normal(mean, 0.5).log_prob(v).sum(-1)).double().logsumexp((0, 1)) for v in x[:20]]
+    exact = torch.stack(log_px).numpy() + 2 * np.log(16 / 400)
+    assert np.abs(evidence.log_px - exact).max() < 5 * evidence.mcse.max()
+    assert -0.005 < (exact - evidence.elbo).mean() < 0.1
+
+
+def test_two_layers_need_two_sites():
+    with pytest.raises(InputError, match="two latent vectors z1 and z2.*Use another guide"):
+        guides.Hierarchical(models.VAE(SHAPE))
+    with pytest.raises(InputError, match="did you mean 'top_down'"):
+        guides.Hierarchical(models.Hierarchical(SHAPE), direction="topdown")

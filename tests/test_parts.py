@@ -8,17 +8,26 @@ from safetensors.torch import load, save
 
 from ppl_vae import InputError
 from ppl_vae.likelihoods import Bernoulli, Gaussian
-from ppl_vae.networks import MLP
+from ppl_vae.networks import MLP, GatedMLP
 from ppl_vae.posteriors import DiagonalNormal
-from ppl_vae.priors import Mixture, StandardNormal
+from ppl_vae.priors import Flow, Laplace, Mixture, StandardNormal, StudentT
 
-PRIORS = [lambda: StandardNormal(3), lambda: Mixture(3, num_components=4)]
+PRIORS = [
+    lambda: StandardNormal(3),
+    lambda: Laplace(3),
+    lambda: StudentT(3, df=3),
+    lambda: StudentT(3, df=None),
+    lambda: Mixture(3, num_components=4),
+    lambda: Flow(3, transforms=2, hidden=(8,)),
+    lambda: Flow(3, "masked_autoregressive", transforms=2, hidden=(8,)),
+]
 LIKELIHOODS = [Bernoulli, Gaussian, lambda: Gaussian(sigma=0.3)]
 POSTERIORS = [lambda: DiagonalNormal(3)]
 NETWORKS = [
     lambda i, o: MLP(i, o, hidden=(7, 6)),
     lambda i, o: MLP(i, o, hidden=5, activation="tanh"),
     lambda i, o: MLP(i, o, hidden=()),
+    lambda i, o: GatedMLP(i, o, hidden=(7, 6)),
 ]
 EVENT_SHAPES = [(4,), (1, 2, 2), (3, 2, 2)]
 
