@@ -1,6 +1,7 @@
 """Amortized guides Q(z | x): one file a guide."""
 
 from ppl_vae.guides.conditional import Conditional
+from ppl_vae.guides.discrete import Discrete
 from ppl_vae.guides.hierarchical import Hierarchical
 from ppl_vae.guides.linear_gaussian import LinearGaussian
 from ppl_vae.guides.mean_field import MeanField
@@ -8,4 +9,13 @@ from ppl_vae.guides.no_latents import NoLatents
 from ppl_vae.guides.quantile_map import QuantileMap
 from ppl_vae.guides.semi_supervised import SemiSupervised
 
-__all__ = ["Conditional", "Hierarchical", "LinearGaussian", "MeanField", "NoLatents", "QuantileMap", "SemiSupervised"]
+__all__ = [
+    "Conditional",
+    "Discrete",
+    "Hierarchical",
+    "LinearGaussian",
+    "MeanField",
+    "NoLatents",
+    "QuantileMap",
+    "SemiSupervised",
+]

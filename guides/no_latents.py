@@ -1,4 +1,4 @@
-"""The guide of a model without latent sites: there is nothing to infer, and the ELBO is log P(x)."""
+"""The guide of a model without latent sites, or with all of them summed out: the ELBO is log P(x)."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from ppl_vae.errors import InputError
 
 
 class NoLatents(Guide):
-    """Q over no latent site at all, for `models/regressor.py`.
+    """Q over no latent site at all, for `models/regressor.py`, and for `models/discrete.py` summed out exactly.
 
     >>> import torch
     >>> from ppl_vae.models import Regressor
@@ -17,10 +17,11 @@ class NoLatents(Guide):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        if self.latents:
+        left = [name for name in self.latents if name not in self.enumerable]
+        if left:
             raise InputError(
-                f"Expected a model without latent sites; got {type(model).__name__}, which has "
-                f"{', '.join(self.latents)}. Use another guide, for instance {model.default_guide}."
+                f"Expected a model without latent sites, or whose latent sites can all be summed out; got "
+                f"{type(model).__name__}, which has {', '.join(left)}. Use another, for instance {model.default_guide}."
             )
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:

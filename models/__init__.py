@@ -1,6 +1,7 @@
 """Generative programs P(x, z): one file a model, short enough to read whole and to edit."""
 
 from ppl_vae.models.cvae import CVAE
+from ppl_vae.models.discrete import Discrete
 from ppl_vae.models.hierarchical import Hierarchical
 from ppl_vae.models.image_completion import ImageCompletion
 from ppl_vae.models.linear_gaussian import LinearGaussian
@@ -9,4 +10,14 @@ from ppl_vae.models.quantile_map import QuantileMap
 from ppl_vae.models.regressor import Regressor
 from ppl_vae.models.vae import VAE
 
-__all__ = ["CVAE", "VAE", "Hierarchical", "ImageCompletion", "LinearGaussian", "NextDigit", "QuantileMap", "Regressor"]
+__all__ = [
+    "CVAE",
+    "VAE",
+    "Discrete",
+    "Hierarchical",
+    "ImageCompletion",
+    "LinearGaussian",
+    "NextDigit",
+    "QuantileMap",
+    "Regressor",
+]

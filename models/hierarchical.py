@@ -17,7 +17,7 @@ from ppl_vae.priors import Prior, StandardNormal
 class Hierarchical(Model):
     """P(x, z1, z2) = P(x | h = f(z1, z2)) N(z1; m(z2), diag(s(z2)^2)) P(z2).
 
-    The prior is of z2, `latent_dim` the size of z1; `decoder` makes both networks, f and (m, s).
+    The prior is of z2, `latent_dim` the size of z1, by default the same; `decoder` makes both networks, f and (m, s).
     Shapes: z2 [N, prior.latent_dim], z1 [N, latent_dim], h [N, *likelihood.h_shape], x [N, *event_shape].
     Source: Tomczak & Welling, arXiv 1705.07120, section 4.
 
@@ -33,14 +33,15 @@ class Hierarchical(Model):
         prior: Prior | None = None,
         likelihood: Likelihood | None = None,
         decoder: NetworkFactory = MLP,
-        latent_dim: int = 8,
+        latent_dim: int | None = None,
     ) -> None:
         super().__init__(event_shape)
         self.prior = prior or StandardNormal(8)
         self.likelihood = (likelihood or Bernoulli()).bind(event_shape)
-        top, both = self.prior.latent_dim, self.prior.latent_dim + positive_int("latent_dim", latent_dim)
-        self.between = decoder((top,), (2 * latent_dim,))
-        self.decoder = decoder((both,), self.likelihood.h_shape)
+        top = self.prior.latent_dim
+        bottom = top if latent_dim is None else positive_int("latent_dim", latent_dim)
+        self.between = decoder((top,), (2 * bottom,))
+        self.decoder = decoder((top + bottom,), self.likelihood.h_shape)
 
     def forward(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """Observe x, or generate `size` of them."""

@@ -81,9 +81,10 @@ class Model(Program):
 class Guide(Program):
     """An amortized guide Q(z | x) for a model: subclasses implement `forward(x)`.
 
-    `latents` names the model's latent sites with the event shape of each, read off the model's trace. A guide that
-    can say Q of a site before anything is sampled has `posterior(x)`, too, which a prior made of posteriors
-    (`VampPrior`) reads. One that has a site y, Q(y | x), where it is given x alone, `classifies`.
+    `latents` names the model's latent sites with the event shape of each, read off the model's trace; those that
+    Pyro can sum out are `enumerable`. A guide that can say Q of a site before anything is sampled has `posterior(x)`,
+    too, which a prior made of posteriors (`VampPrior`) reads. One that has a site y, Q(y | x), where it is given x
+    alone, `classifies`.
     """
 
     classifies = False
@@ -94,7 +95,9 @@ class Guide(Program):
             meet: Any = getattr(part, "meet", None)
             if meet is not None:
                 meet(self)
-        self.latents = latent_sites(Pair(model), *model.example())
+        sites = latent_sites(Pair(model), *model.example())
+        self.latents = {name: site["fn"].event_shape for name, site in sites.items()}
+        self.enumerable = {name for name, site in sites.items() if site["infer"].get("enumerate") == "parallel"}
 
     def posterior(self, x: Tensor) -> dict[str, TorchDistribution]:
         """Return Q(z_s | x) of each site s that depends on nothing but x, for x [..., *event_shape]."""

@@ -72,7 +72,8 @@ def pareto(log_weights: Array) -> dict[str, Array]:
     """Return khat and log_px_psis, each [N]: how heavy the tail of the weights is, and the estimate with it smoothed.
 
     Above k = 1/2 the weights have no variance, above 1 no mean, and with K draws an estimate cannot be trusted above
-    min(1 - 1 / log10 K, 0.7). Equal weights have no tail: k is minus infinity. With fewer than 25 draws both are NaN.
+    min(1 - 1 / log10 K, 0.7). A tail of equal weights, as discrete latents have, is none: k is minus infinity. With
+    fewer than 25 draws both are NaN.
     Computed by ArviZ. Source: Vehtari et al., Pareto smoothed importance sampling, arXiv 1507.02646.
 
     >>> heavy = np.random.default_rng(0).exponential(0.8, size=(40_000, 1))  # weights whose tail is Pareto's, k = 0.8
@@ -126,7 +127,8 @@ def _grouped(log_weights: Array, size: int) -> Array:
 def _smoothed(column: Array) -> tuple[float, float]:
     """Return Pareto's k of one datum's log-weights and the logarithm of the average smoothed weight."""
     raw = float(estimates(column[:, None])["log_px"][0])
-    if np.ptp(column) < EQUAL:
+    tail = np.sort(column)[-max(5, int(min(len(column) / 5, 3 * math.sqrt(len(column))))) :]
+    if np.ptp(tail) < EQUAL:  # the largest weight has been drawn again and again, as that of a discrete latent is
         return -math.inf, raw
     weights, khat = _psislw(column)
     if not math.isfinite(khat):

@@ -167,8 +167,8 @@ class ConditionalNormal(Prior):
 class VampPrior(Prior):
     """A mixture of the guide's own posteriors at learned pseudo-inputs, P(z) = (1 / C) sum_c Q(z | u_c).
 
-    The guide that is made for the model gives Q; without one there is no P(z) yet. Means and scales come from its
-    encoder, so the prior is as multimodal as the aggregate posterior, and cannot drift away from it.
+    The guide that is made for the model gives Q of its first latent site; without one there is no P(z) yet. Means and
+    scales come from its encoder, so the prior is as multimodal as the aggregate posterior, and keeps up with it.
 
     Args:
         latent_dim: the size of z.
@@ -176,7 +176,7 @@ class VampPrior(Prior):
         inputs: start at these instead, [C, *event_shape], for instance some training data.
 
     Raises:
-        InputError: in use, no guide, or one that has not just one site with a Q(z | x) of its own.
+        InputError: in use, no guide, or one whose Q of that site does not depend on x alone.
 
     Source: Tomczak & Welling, arXiv 1705.07120.
 
@@ -209,13 +209,14 @@ class VampPrior(Prior):
         (guide,) = self._guide
         if not hasattr(guide, "latents"):  # it is being made, and asks what shape z has
             return dist.Normal(self.zeros, torch.ones_like(self.zeros)).to_event(1)
-        posteriors = list(guide.posterior(self.inputs).values())
-        if len(posteriors) != 1 or posteriors[0].event_shape != self.event_shape:
+        site, posteriors = next(iter(guide.latents)), guide.posterior(self.inputs)
+        if site not in posteriors or posteriors[site].event_shape != self.event_shape:
             raise InputError(
-                f"Expected a guide with one site of shape {tuple(self.event_shape)} that depends on x alone for "
-                f"VampPrior; got {[tuple(q.event_shape) for q in posteriors]}. Use another prior, or mean_field."
+                f"Expected a guide whose Q({site} | x) depends on x alone, of shape {tuple(self.event_shape)}, for "
+                f"VampPrior; got { {name: tuple(q.event_shape) for name, q in posteriors.items()} } from "
+                f"{type(guide).__name__}. Use another guide, as mean_field or a top-down one, or another prior."
             )
-        (q,) = posteriors
+        q = posteriors[site]
         logits = torch.zeros_like(self.zeros[:1]).expand(self.num_components)
         normal = getattr(q, "base_dist", None)
         if isinstance(normal, dist.Normal):

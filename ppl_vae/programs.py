@@ -100,7 +100,7 @@ def names(role: str) -> list[str]:
     """Return the names of the models or guides that come with ppl-vae.
 
     >>> names("guide")
-    ['conditional', 'hierarchical', 'linear_gaussian', 'mean_field', 'no_latents', 'quantile_map', 'semi_supervised']
+    ['conditional', 'discrete', 'hierarchical', 'linear_gaussian', 'mean_field', 'no_latents', 'quantile_map', 'semi_supervised']
     """
     return sorted(info.name for info in pkgutil.iter_modules([str(package_folder(f"{role}s"))]))
 

@@ -18,6 +18,7 @@ from ppl_vae.pair import Pair, Program
 from ppl_vae.structure import (
     Args,
     FixedSubsample,
+    Site,
     Structure,
     enumerates,
     log_prob_by_datum,
@@ -33,16 +34,16 @@ def get_traces(pair: Pair, args: Args) -> tuple[poutine.Trace, poutine.Trace]:
     return model_trace, guide_trace
 
 
-def latent_sites(pair: Pair, *args: Any) -> dict[str, torch.Size]:
-    """Return the event shape of every site that the model samples, besides what it observes, by name.
+def latent_sites(pair: Pair, *args: Any) -> dict[str, Site]:
+    """Return every site that the model samples, besides what it observes, by name.
 
     >>> from ppl_vae.models import VAE
-    >>> latent_sites(Pair(VAE((1, 8, 8))), torch.zeros(1, 1, 8, 8))
-    {'z': torch.Size([8])}
+    >>> list(latent_sites(Pair(VAE((1, 8, 8))), torch.zeros(1, 1, 8, 8)))
+    ['z']
     """
     with pair.running(), torch.no_grad(), torch.random.fork_rng():
         trace = poutine.trace(pair.model).get_trace(*args)
-    return {name: site["fn"].event_shape for name, site in samples(trace).items() if not site["is_observed"]}
+    return {name: site for name, site in samples(trace).items() if not site["is_observed"]}
 
 
 def one_more_plate(problem: Exception, fix: str) -> InputError:

@@ -20,9 +20,11 @@ MODELS = {
     "vae": lambda: models.VAE(SHAPE, StandardNormal(2), Bernoulli(), decoder=SMALL),
     "vae mixture gaussian": lambda: models.VAE(SHAPE, Mixture(2, num_components=3), Gaussian(), decoder=SMALL),
     "linear_gaussian": lambda: models.LinearGaussian(SHAPE, latent_dim=2),
+    "relaxed": lambda: models.Discrete(SHAPE, decoder=SMALL, num_variables=2, num_classes=3, temperature=0.5),
     "hierarchical": lambda: models.Hierarchical(SHAPE, StandardNormal(2), Bernoulli(), decoder=SMALL, latent_dim=2),
 }
-PAIRS = [(name, partial(guides.MeanField, encoder=SMALL)) for name in MODELS] + [
+PAIRS = [(name, partial(guides.MeanField, encoder=SMALL)) for name in MODELS if name != "relaxed"] + [
+    ("relaxed", partial(guides.Discrete, encoder=SMALL)),
     ("linear_gaussian", guides.LinearGaussian),
     ("hierarchical", partial(guides.Hierarchical, encoder=SMALL)),
     ("hierarchical", partial(guides.Hierarchical, encoder=SMALL, direction="bottom_up")),
@@ -42,7 +44,7 @@ def test_model_and_guide(name, make_guide):
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
     model_trace.compute_log_prob()
     for latent in guide.latents:
-        assert model_trace.nodes[latent]["value"].shape == (5, 6, 2)
+        assert model_trace.nodes[latent]["value"].shape == (5, 6, *guide.latents[latent])
     assert model_trace.nodes["x"]["log_prob"].shape == (5, 6)
     pyro.clear_param_store()
 
@@ -157,7 +159,7 @@ def test_two_stochastic_layers_against_quadrature(direction):
 
 
 def test_two_layers_need_two_sites():
-    with pytest.raises(InputError, match="two latent vectors z1 and z2.*Use another guide"):
+    with pytest.raises(InputError, match=r"two latent vectors z1 and z2.*Use another guide"):
         guides.Hierarchical(models.VAE(SHAPE))
     with pytest.raises(InputError, match="did you mean 'top_down'"):
         guides.Hierarchical(models.Hierarchical(SHAPE), direction="topdown")
