@@ -62,9 +62,10 @@ class GaussianMixture(TorchDistribution):
         z, loc, scale = value.double(), self.loc.double(), self.scale.double()
         precision = scale**-2
         constant = (loc**2 * precision + 2 * scale.log()).sum(-1) + loc.shape[-1] * math.log(2 * math.pi)
-        squared = _products(z**2, precision) - 2 * _products(z, loc * precision) + constant
-        log_p = (self.logits.double() - squared / 2).logsumexp(-1)
-        return log_p.to(value.dtype).expand(torch.broadcast_shapes(log_p.shape, self.batch_shape))
+        rows = torch.cat([precision, -2 * loc * precision], -1)
+        squared = _products(torch.cat([z**2, z], -1), rows) + constant
+        log_p = (self.logits - (squared / 2).to(value.dtype)).logsumexp(-1)
+        return log_p.expand(torch.broadcast_shapes(log_p.shape, self.batch_shape))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw z, [*sample_shape, *batch_shape, D]."""
