@@ -99,7 +99,7 @@ def refuse_other_run(folder: RunFolder, config: dict[str, Any], resume: bool) ->
     """
     if not (folder / "run.json").exists():
         return
-    held = folder.read_json()
+    held = _as_written_now(folder.read_json())
     now = json.loads(json.dumps(config))
     # More epochs of the same run are allowed, as far as its learning-rate schedule does not depend on them.
     for one in (held, now):
@@ -113,6 +113,14 @@ def refuse_other_run(folder: RunFolder, config: dict[str, Any], resume: bool) ->
             else "Go on with it (--resume), or choose another folder (--out)"
         )
         raise InputError(f"Expected {folder.path} to be free for this run; got {what}. {fix}.")
+
+
+def _as_written_now(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a run.json of before objectives had names, when parts that nobody chose were None, as it is now."""
+    objective = config.get("objective", {})
+    named = {"name": "classifying" if "weight" in objective else "trace_elbo"} | objective
+    build = {part: name for part, name in config.get("build", {}).items() if name is not None}
+    return config | {"objective": named, "build": build}
 
 
 def _differences(held: Mapping[str, Any], now: Mapping[str, Any], keys: list[str]) -> str:
