@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ppl_vae.shelves import KINDS
+from ppl_vae.shelves import CHOSEN
 
 Command = Callable[..., Any]
 
@@ -36,7 +36,7 @@ class Setting(click.ParamType[tuple[str, Any]]):
 
 def parts_options(command: Command) -> Command:
     """Add an option for each kind of part: --prior, --likelihood, ..."""
-    for name, kind in reversed(KINDS.items()):
+    for name, kind in reversed(CHOSEN.items()):
         letters = [kind.letter] if kind.letter else []
         command = click.option(f"--{name}", *letters, metavar="NAME", help=kind.help)(command)
     return command

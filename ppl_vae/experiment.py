@@ -55,7 +55,7 @@ def train(
     seed: int = 0,
     num_samples: int = 1000,
     progress: bool | None = None,
-    **parts: str | None,
+    **named: str | None,
 ) -> Run:
     """Train a model on a data set, check the bound on its test split, and write a run folder.
 
@@ -65,13 +65,13 @@ def train(
         data: a named data set or a person's own file or folder, see `ppl_vae.data.load`.
         objective: a class name in snake case, for instance `iwae`; by default the guide's own, or else the plain ELBO.
         settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are model,
-            guide, objective, the kinds of `parts`, data (binarize, num_labels) and fit (see `ppl_vae.fit`).
+            guide, objective, the kinds of `named`, data (binarize, num_labels) and fit (see `ppl_vae.fit`).
         out: the run folder; by default runs/ and the names of what was chosen.
         resume: go on with the run in that folder, if there is one.
         seed: of weights, batches and noise.
         num_samples: K of the bound check.
         progress: show progress bars; None shows them in a terminal and in a notebook.
-        parts: class names in snake case by kind: prior, likelihood, condition, networks, decoder, encoder, classifier.
+        named: class names in snake case by kind: prior, likelihood, condition, networks, decoder, encoder, classifier.
             `ppl_vae.list_parts` lists them with their options.
 
     Returns:
@@ -82,28 +82,28 @@ def train(
         NonFiniteLossError: the loss became NaN or infinite.
     """
     positive_int("num_samples", num_samples)
-    programs.check_kinds(parts)
+    programs.check_kinds(named)
     fit_options, data_options, objective_options, own = _sorted_out(_with_mask_read(settings or {}))
     data = _resolved(data) if data not in datasets.NAMED and Path(data).exists() else data
     model = _resolved(model) if programs.is_file(model) else model
-    loaded = datasets.load(data, **data_options)
-    usual_guide = programs.guide_for(model, partly_labelled=_partly_labelled(loaded.train))
+    parts = datasets.load(data, **data_options)
+    usual_guide = programs.guide_for(model, partly_labelled=_partly_labelled(parts.train))
     guide = _resolved(guide) if guide and programs.is_file(guide) else guide or usual_guide
-    chosen = {kind: parts[kind] for kind in PARTS if parts.get(kind)}
+    chosen = {kind: named[kind] for kind in PARTS if named.get(kind)}
     build: dict[str, Any] = {"model": model, "guide": guide} | chosen
     with seeded(seed):
         built, built_guide, used = programs.build(
-            **build, event_shape=loaded.event_shape, settings=own, defaults=_suggested(loaded)
+            **build, event_shape=parts.event_shape, settings=own, defaults=_suggested(parts)
         )
     own_files = [sys.modules[type(program).__module__] for program in (built_guide, built)]
     choice = choose(built_guide, objective, objective_options, own_files)
     wanted = built.data_options() | ({} if takes_binary_data(built) else {"binarize": None})
-    if loaded.binarize is None:  # these data are not binarized unless somebody says so
+    if parts.binarize is None:  # these data are not binarized unless somebody says so
         wanted.pop("binarize", None)
     if wanted := {key: value for key, value in wanted.items() if key not in data_options}:
-        loaded = datasets.load(data, **data_options, **wanted)
-    fit_options = _of("fit", loaded.settings) | fit_options
-    if Pair(built).takes_labels() and _partly_labelled(loaded.test):
+        parts = datasets.load(data, **data_options, **wanted)
+    fit_options = _of("fit", parts.settings) | fit_options
+    if Pair(built).takes_labels() and _partly_labelled(parts.test):
         raise InputError(
             f"Expected labels of all test data, to estimate log P(x | y); got some that are missing (-1) in {data}. "
             f"Give a file with train, validation, test and train_y, validation_y, test_y; missing in train_y only."
@@ -113,7 +113,7 @@ def train(
     sources = {role: programs.source(role, name) for role, name in (("model", model), ("guide", guide))}
     config: dict[str, Any] = {
         "build": build | {"settings": used},
-        "data": {"name": data, "event_shape": list(loaded.event_shape)} | _kept(loaded),
+        "data": {"name": data, "event_shape": list(parts.event_shape)} | _kept(parts),
         "fit": fit_options,
         "objective": choice.written(),
         "seed": seed,
@@ -126,8 +126,8 @@ def train(
     refuse_other_run(folder, config, resume)
     pair = Pair(built, built_guide)
     with pair.running(), seeded(seed):
-        check(pair, as_source(loaded.test, pair))  # fit looks at the others
-        made = choice.ready(pair, as_source(loaded.train, pair), seed=seed)
+        check(pair, as_source(parts.test, pair))  # fit looks at the others
+        made = choice.ready(pair, as_source(parts.train, pair), seed=seed)
 
     def write_what_is_run() -> None:
         folder.write_json(config | {"versions": versions})
@@ -139,8 +139,8 @@ def train(
     fitted = fit(
         built,
         built_guide,
-        loaded.train,
-        validation=loaded.validation,
+        parts.train,
+        validation=parts.validation,
         **fit_options,
         objective=made,
         seed=seed,
@@ -153,13 +153,11 @@ def train(
         "best_epoch": fitted.best_epoch,
         "stopped": fitted.stopped,
         "seconds": round(fitted.seconds, 1),
-    } | (
-        {"accuracy": accuracy(built_guide, loaded.test)} if built_guide.classifies and loaded.test.y is not None else {}
-    )
+    } | ({"accuracy": accuracy(built_guide, parts.test)} if built_guide.classifies and parts.test.y is not None else {})
     folder.write_json(config | {"versions": versions, "result": result})
     evaluate(folder.path, num_samples=num_samples, progress=progress)
     run = load(folder.path)
-    draw_figures(run, loaded)
+    draw_figures(run, parts)
     return run
 
 

@@ -21,7 +21,7 @@ import torch
 
 from ppl_vae.base import Guide, Model
 from ppl_vae.errors import InputError, did_you_mean, reason
-from ppl_vae.shelves import KINDS, PARTS, make, options_of, part_class, take, written_in
+from ppl_vae.shelves import CHOSEN, PARTS, make, options_of, part_class, take, written_in
 
 AN_IMAGE = torch.Size([1, 2, 2])  # what every model with parts takes; the classes of its parts are the same for all
 ROLES: dict[str, type[Any]] = {"model": Model, "guide": Guide}
@@ -186,7 +186,7 @@ def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for key, value in settings.items():
         part, _, option = key.partition(".")
         if part not in parts or not option:
-            near = did_you_mean(part, [*parts, *KINDS, "fit", "data"])
+            near = did_you_mean(part, [*parts, *CHOSEN, "fit", "data"])
             raise InputError(f"Expected settings named part.option; got {key!r}. As part, {near}.")
         if part in ROLES and option in PARTS:
             raise InputError(f"Expected --{option}, or {option}.option=value; got {key!r}. Use one of these.")

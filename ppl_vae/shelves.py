@@ -22,7 +22,7 @@ class Kind:
     """A kind of part that can be chosen by name.
 
     Attributes:
-        whose: what takes it: the "model", the "guide", or "fit".
+        whose: what takes it: the "model", the "guide", or "fit"; "code" is for what a guide's file is made of.
         shelf: the module whose `__all__` lists its classes; without one, all that are written there count.
         base: their base class, as "module:name".
         help: what it is, for the command line, with examples.
@@ -70,11 +70,15 @@ KINDS: dict[str, Kind] = {
     "decoder": Kind("model", *NETWORKS, "The network from z to h: mlp, gated_mlp, ...", shapes=2),
     "encoder": Kind("guide", *NETWORKS, "The network from x to Q: mlp, gated_mlp, ...", shapes=2),
     "classifier": Kind("guide", *NETWORKS, "The network of Q(y | x): mlp, gated_mlp, ...", shapes=2),
+    "posterior": Kind(
+        "code", "ppl_vae.posteriors", "ppl_vae.parts:Posterior", "Q(z | h), where a guide ends.", shapes=1
+    ),
     "objective": Kind(
         "fit", "ppl_vae.objectives", "pyro.infer:ELBO", "What is maximized: trace_elbo, trace_mean_field_elbo, ..."
     ),
 }
-PARTS = {name: kind for name, kind in KINDS.items() if kind.whose != "fit"}  # of the programs
+PARTS = {name: kind for name, kind in KINDS.items() if kind.whose in ("model", "guide")}
+CHOSEN = {name: kind for name, kind in KINDS.items() if kind.whose != "code"}  # on the command line
 
 
 def part_names(kind: str, own: Iterable[ModuleType] = ()) -> dict[str, type[Any]]:

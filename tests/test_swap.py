@@ -26,7 +26,7 @@ from ppl_vae.unconstrained import Latents
 from ppl_vae.work import prepared
 
 LATENT_DIM, NUM_DATA, EVENT_SHAPE = 2, 3, (1, 2, 2)
-NUM_SAMPLES, NUM_CHAINS = 1000, 100
+NUM_SAMPLES, NUM_CHAINS = 2000, 100
 FLOW = {"transforms": 1, "hidden": (4,)}
 
 # Each class by its name on the command line, with options that keep it small.
@@ -61,11 +61,15 @@ def small(*shapes):
 
 
 def make(prior, likelihood, guide):
-    """A tiny pair, whose random weights are as wide as those of one that was fitted."""
+    """A tiny pair with weights that are not special in any way, as those that parts start from may be."""
     prior = shelves.part_class("prior", prior)(LATENT_DIM, **PRIORS[prior])
     likelihood = shelves.part_class("likelihood", likelihood)(**LIKELIHOODS[likelihood])
     model = VAE(EVENT_SHAPE, prior=prior, likelihood=likelihood, decoder=small)
-    return model, programs.find("guide", guide).cls(model, encoder=small, **GUIDES[guide])
+    pair = model, programs.find("guide", guide).cls(model, encoder=small, **GUIDES[guide])
+    with torch.no_grad():
+        for parameter in itertools.chain(*(program.parameters() for program in pair)):
+            parameter += 0.2 * torch.randn_like(parameter)
+    return pair
 
 
 def test_every_part_has_a_row():
