@@ -71,6 +71,11 @@ class Choice:
             with warnings.catch_warnings(), pair.evaluating():
                 warnings.simplefilter("ignore")  # whatever it warns of, it will when it is used
                 objective.loss_and_grads(*pair.programs.values(), *args)
+            said = "".join(f", {name}={value!r}" for name, value in self.options.items())
+            if all(parameter.grad is None for parameter in pair.parameters()):
+                raise InputError(
+                    f"Expected an objective that gives gradients; got none from {self.name}{said}. Mend its options."
+                )
         except InputError as problem:
             raise InputError(reason(problem)) from None
         except Exception as problem:

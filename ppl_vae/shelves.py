@@ -141,7 +141,8 @@ def options_of(cls: Callable[..., Any], shapes: int = 0) -> dict[str, inspect.Pa
     if inspect.isclass(cls) and any(p.kind == p.VAR_KEYWORD for p in parameters):
         above = cls.__mro__[next(i for i, c in enumerate(cls.__mro__) if "__init__" in vars(c)) + 1 :]
         inherited = next((c for c in above if "__init__" in vars(c) and c is not object), None)
-        found = (options_of(inherited) if inherited else {}) | found
+        more = options_of(inherited) if inherited else {}
+        found |= {name: option for name, option in more.items() if name not in found}
     return found
 
 

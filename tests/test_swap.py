@@ -68,7 +68,7 @@ def make(prior, likelihood, guide):
     pair = model, programs.find("guide", guide).cls(model, encoder=small, **GUIDES[guide])
     with torch.no_grad():
         for parameter in itertools.chain(*(program.parameters() for program in pair)):
-            parameter += 0.2 * torch.randn_like(parameter)
+            parameter.add_(0.2 * torch.randn_like(parameter))
     return pair
 
 
@@ -134,8 +134,8 @@ def check_plates(model, guide, x):
 def check_log_px(from_prior, from_guide):
     """log P(x) by draws of the prior alone; the same by draws of both, weighed by the mixture of both.
 
-    These weights, P(x, z) / (P(z) / 2 + Q(z | x) / 2), are bounded wherever Q lies, and have the right mean only if Q is
-    the density of its draws.
+    These weights, P(x, z) / (P(z) / 2 + Q(z | x) / 2), are bounded wherever Q lies, and their mean is P(x) only if Q
+    is the density of its draws.
     """
     _, log_likelihood = from_prior(from_prior.draw(NUM_SAMPLES))
     exact = estimates(log_likelihood.double().numpy())
