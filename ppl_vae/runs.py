@@ -126,7 +126,7 @@ def _as_written_now(config: dict[str, Any]) -> dict[str, Any]:
 def _differences(held: Mapping[str, Any], now: Mapping[str, Any], keys: list[str]) -> str:
     """Return in words which options differ, and how: those there, and those asked for."""
     there, asked = ({k: v for key in keys for k, v in _options(key, one.get(key))} for one in (held, now))
-    names = [name for name in there | asked if there.get(name) != asked.get(name)]
+    names = [name for name in there | asked if there.get(name, "unset") != asked.get(name, "unset")]
     return ", ".join(
         f"{name} ({there.get(name, 'unset')!s:.20}, not {asked.get(name, 'unset')!s:.20})" for name in names
     )

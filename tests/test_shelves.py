@@ -205,7 +205,7 @@ def test_an_objective_and_the_run_that_it_is_of(x_npy):
         (["--set", "objective.num_particles=none"], "works for VAE and MeanField; got trace_elbo, with TypeError"),
         (["--set", "objective.num_particles=0"], "gives gradients; got none from trace_elbo, num_particles=0."),
     ):
-        code, out, err = x_npy(*command, *option)
+        code, out, err = x_npy(*command, *option, "--out", "s")
         assert (code, out, message in err) == (2, "", True), err
 
 
