@@ -31,6 +31,7 @@ class SemiSupervised(Guide):
     """
 
     classifies = True
+    default_objective = "classifying"
 
     def __init__(self, model: ConditionalModel, classifier: NetworkFactory = MLP) -> None:
         condition = getattr(model, "condition", None)

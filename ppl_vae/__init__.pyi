@@ -14,6 +14,7 @@ from .experiment import new, train
 from .gaps import Gap, explain_gap
 from .generate import manifold, reconstruct, sample
 from .latents import latent_use
+from .listing import list_parts
 from .one_to_many import measure_one_to_many
 from .runs import Run, load
 from .svi import fit
@@ -43,6 +44,7 @@ __all__ = [
     "fit_classifier",
     "latent_use",
     "likelihoods",
+    "list_parts",
     "load",
     "manifold",
     "measure",

@@ -84,10 +84,11 @@ class Guide(Program):
     `latents` names the model's latent sites with the event shape of each, read off the model's trace; those that
     Pyro can sum out are `enumerable`. A guide that can say Q of a site before anything is sampled has `posterior(x)`,
     too, which a prior made of posteriors (`VampPrior`) reads. One that has a site y, Q(y | x), where it is given x
-    alone, `classifies`.
+    alone, `classifies`. `default_objective` is a class name in snake case; None is the plain ELBO.
     """
 
     classifies = False
+    default_objective: str | None = None
 
     def __init__(self, model: Model) -> None:
         super().__init__(model.event_shape)

@@ -2,10 +2,15 @@
 
 import ast
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+from ppl_vae.shelves import CHOSEN
+
+Command = Callable[..., Any]
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -29,6 +34,14 @@ class Setting(click.ParamType[tuple[str, Any]]):
             return key, text
 
 
+def parts_options(command: Command) -> Command:
+    """Add an option for each kind of part: --prior, --likelihood, ..."""
+    for name, kind in reversed(CHOSEN.items()):
+        letters = [kind.letter] if kind.letter else []
+        command = click.option(f"--{name}", *letters, metavar="NAME", help=kind.help)(command)
+    return command
+
+
 @click.group(context_settings=CONTEXT)
 @click.version_option(package_name="ppl-vae")
 def app() -> None:
@@ -45,18 +58,15 @@ def app() -> None:
     show_default=True,
     help="digits, mnist, binarized_mnist, freyfaces, or your own .npy, .npz or folder of images.",
 )
-@click.option("--prior", "-p", help="P(z), for instance standard_normal or mixture.")
-@click.option("--likelihood", "-l", help="P(x | h), for instance bernoulli or gaussian.")
-@click.option("--condition", "-c", help="P(y) of a conditional model: label, visible or digit_string.")
-@click.option("--networks", "-n", help="How a conditional model reads y and z: concatenated or tutorial.")
+@parts_options
 @click.option(
     "--set",
     "-s",
     "settings",
     multiple=True,
     type=Setting(),
-    help="An option of a part (model, guide, prior, likelihood, condition, networks, decoder, encoder, classifier, "
-    "data, fit, objective); may be repeated.",
+    help="An option of a part, for instance prior.latent_dim=2; parts are those above, and model, guide, data, fit. "
+    "May be repeated; ppl-vae parts lists them.",
 )
 @click.option("--epochs", type=int, help="The same as --set fit.epochs=N.  [default: what suits the data]")
 @click.option("--batch-size", type=int, help="The same as --set fit.batch_size=N.  [default: 100]")
@@ -73,6 +83,9 @@ def train(
     \b
     ppl-vae train vae
     ppl-vae train vae --prior mixture --set prior.num_components=20
+    ppl-vae train vae --prior flow --set prior.transforms=5 --set prior.hidden=32,32
+    ppl-vae train vae --decoder gated_mlp --encoder gated_mlp --set encoder.hidden=300,300
+    ppl-vae train vae --objective trace_mean_field_elbo --set objective.num_particles=5
     ppl-vae train models/vae.py --data freyfaces --likelihood gaussian
     ppl-vae train image_completion --data mnist --networks tutorial --set condition.visible=quadrant
     ppl-vae train cvae --set data.num_labels=100
@@ -187,6 +200,24 @@ def new(folder: Path) -> None:
     for path in copy_files(folder):
         click.echo(str(path))
     click.echo(f"\nEdit one, then: ppl-vae train {folder / 'models' / 'vae.py'}")
+
+
+@app.command()
+@click.argument("kind", required=False)
+@click.option("--model", "-m", help="A Python file, to list what is in it, too.")
+@click.option("--guide", "-g", help="The same of a guide's file.")
+def parts(**options: Any) -> None:
+    """List what a program can be made of: models, guides, and all parts of KIND, with their options.
+
+    A part is a class, by its name in snake case; its options are given as --set KIND.option=value.
+
+    \b
+    ppl-vae parts prior
+    ppl-vae parts likelihood --model my/file.py
+    """  # noqa: D301  (click reads the control character)
+    from ppl_vae.listing import as_text, list_parts
+
+    click.echo(as_text(list_parts(**options)))
 
 
 @app.command()

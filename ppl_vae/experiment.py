@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +19,10 @@ import torch
 
 from ppl_vae import data as datasets
 from ppl_vae import programs
-from ppl_vae.base import Guide
 from ppl_vae.batches import as_source
 from ppl_vae.checkpoint import RunFolder
 from ppl_vae.checks import check
+from ppl_vae.choice import choose
 from ppl_vae.classification import accuracy
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evaluation import evaluate
@@ -29,17 +30,16 @@ from ppl_vae.figures import draw_figures
 from ppl_vae.files import written_whole
 from ppl_vae.generate import takes_binary_data
 from ppl_vae.masks import REGIONS, read_mask
-from ppl_vae.objectives import Classifying
 from ppl_vae.pair import Pair
 from ppl_vae.rng import seeded
 from ppl_vae.runs import DATA_OPTIONS, Run, load, refuse_other_run
+from ppl_vae.shelves import PARTS
 from ppl_vae.splits import Split, is_known
 from ppl_vae.svi import fit
 
 OPTIONS = {  # of what is no part of the programs
     "fit": ("epochs", "batch_size", "learning_rate", "schedule", "patience", "weight_decay"),
     "data": ("binarize", "num_labels"),
-    "objective": ("weight",),
 }
 
 
@@ -48,16 +48,14 @@ def train(
     *,
     guide: str | None = None,
     data: str = "digits",
-    prior: str | None = None,
-    likelihood: str | None = None,
-    condition: str | None = None,
-    networks: str | None = None,
+    objective: str | None = None,
     settings: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     seed: int = 0,
     num_samples: int = 1000,
     progress: bool | None = None,
+    **named: str | None,
 ) -> Run:
     """Train a model on a data set, check the bound on its test split, and write a run folder.
 
@@ -65,16 +63,16 @@ def train(
         model: a name (`vae`) or a Python file with one `Model`.
         guide: a name or a file; by default the one that goes with the model and, where labels are missing, with that.
         data: a named data set or a person's own file or folder, see `ppl_vae.data.load`.
-        prior, likelihood, condition, networks: class names in snake case, for instance `mixture` and `gaussian`.
+        objective: a class name in snake case, for instance `iwae`; by default the guide's own, or else the plain ELBO.
         settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are model,
-            guide, prior, likelihood, condition, networks, decoder, encoder, classifier, data (binarize, num_labels),
-            fit (see `ppl_vae.fit`), and objective (weight, see `ppl_vae.objectives.Classifying`, which fits guides that
-            classify).
+            guide, objective, the kinds of `named`, data (binarize, num_labels) and fit (see `ppl_vae.fit`).
         out: the run folder; by default runs/ and the names of what was chosen.
         resume: go on with the run in that folder, if there is one.
         seed: of weights, batches and noise.
         num_samples: K of the bound check.
         progress: show progress bars; None shows them in a terminal and in a notebook.
+        named: class names in snake case by kind: prior, likelihood, condition, networks, decoder, encoder, classifier.
+            `ppl_vae.list_parts` lists them with their options.
 
     Returns:
         `Run`, with the trained pair, its history and its evidence, and the accuracy of a guide that classifies.
@@ -84,38 +82,40 @@ def train(
         NonFiniteLossError: the loss became NaN or infinite.
     """
     positive_int("num_samples", num_samples)
+    programs.check_kinds(named)
     fit_options, data_options, objective_options, own = _sorted_out(_with_mask_read(settings or {}))
     data = _resolved(data) if data not in datasets.NAMED and Path(data).exists() else data
     model = _resolved(model) if programs.is_file(model) else model
     parts = datasets.load(data, **data_options)
     usual_guide = programs.guide_for(model, partly_labelled=_partly_labelled(parts.train))
     guide = _resolved(guide) if guide and programs.is_file(guide) else guide or usual_guide
-    parts_chosen = {"prior": prior, "likelihood": likelihood, "condition": condition, "networks": networks}
-    build: dict[str, Any] = {"model": model, "guide": guide} | parts_chosen
+    chosen = {kind: named[kind] for kind in PARTS if named.get(kind)}
+    build: dict[str, Any] = {"model": model, "guide": guide} | chosen
     with seeded(seed):
         built, built_guide, used = programs.build(
             **build, event_shape=parts.event_shape, settings=own, defaults=_suggested(parts)
         )
+    own_files = [sys.modules[type(program).__module__] for program in (built_guide, built)]
+    choice = choose(built_guide, objective, objective_options, own_files)
     wanted = built.data_options() | ({} if takes_binary_data(built) else {"binarize": None})
     if parts.binarize is None:  # these data are not binarized unless somebody says so
         wanted.pop("binarize", None)
     if wanted := {key: value for key, value in wanted.items() if key not in data_options}:
         parts = datasets.load(data, **data_options, **wanted)
     fit_options = _of("fit", parts.settings) | fit_options
-    objective = _objective(built_guide, guide, objective_options)
     if Pair(built).takes_labels() and _partly_labelled(parts.test):
         raise InputError(
             f"Expected labels of all test data, to estimate log P(x | y); got some that are missing (-1) in {data}. "
             f"Give a file with train, validation, test and train_y, validation_y, test_y; missing in train_y only."
         )
-    chosen = (model, None if guide == usual_guide else guide, *parts_chosen.values(), data)
-    folder = RunFolder(out or Path("runs", "-".join(Path(name).stem for name in chosen if name)))
+    names = (model, None if guide == usual_guide else guide, *chosen.values(), objective, data)
+    folder = RunFolder(out or Path("runs", "-".join(Path(name).stem for name in names if name)))
     sources = {role: programs.source(role, name) for role, name in (("model", model), ("guide", guide))}
     config: dict[str, Any] = {
         "build": build | {"settings": used},
         "data": {"name": data, "event_shape": list(parts.event_shape)} | _kept(parts),
         "fit": fit_options,
-        **({} if objective is None else {"objective": {"weight": objective.weight}}),
+        "objective": choice.written(),
         "seed": seed,
         "programs": {role: hashlib.sha256(content).hexdigest() for role, content in sources.items()},
         "copied": [role for role in sources if programs.is_file(build[role])],
@@ -127,6 +127,7 @@ def train(
     pair = Pair(built, built_guide)
     with pair.running(), seeded(seed):
         check(pair, as_source(parts.test, pair))  # fit looks at the others
+        made = choice.ready(pair, as_source(parts.train, pair), seed=seed)
 
     def write_what_is_run() -> None:
         folder.write_json(config | {"versions": versions})
@@ -141,7 +142,7 @@ def train(
         parts.train,
         validation=parts.validation,
         **fit_options,
-        objective=objective,
+        objective=made,
         seed=seed,
         out=folder.path,
         resume=resume,
@@ -192,20 +193,8 @@ def _sorted_out(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
         for option in _of(part, settings):
             if option not in known:
                 raise InputError(f"Unknown option {part}.{option}: {did_you_mean(option, known)}.")
-    own = {key: value for key, value in settings.items() if key.partition(".")[0] not in OPTIONS}
-    return [*(_of(part, settings) for part in OPTIONS), own]
-
-
-def _objective(guide: Guide, name: str, options: Mapping[str, Any]) -> Classifying | None:
-    """Return the objective of a guide that classifies; None means the usual one."""
-    if guide.classifies:
-        return programs.make(Classifying, options, "objective")
-    if options:
-        raise InputError(
-            f"Expected a guide that classifies, such as semi_supervised, for objective.{next(iter(options))}; got "
-            f"{name}. Choose one (--guide), or leave it out."
-        )
-    return None
+    own = {key: value for key, value in settings.items() if key.partition(".")[0] not in (*OPTIONS, "objective")}
+    return [*(_of(part, settings) for part in (*OPTIONS, "objective")), own]
 
 
 def _partly_labelled(split: Any) -> bool:

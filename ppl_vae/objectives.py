@@ -4,12 +4,14 @@ import math
 from typing import Any
 
 from pyro import poutine
-from pyro.infer import ELBO, TraceEnum_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.pair import Program, program_name
 from ppl_vae.structure import samples
+
+__all__ = ["Classifying", "TraceEnum_ELBO", "TraceGraph_ELBO", "TraceMeanField_ELBO", "Trace_ELBO"]
 
 
 class Classifying(ELBO):

@@ -1,14 +1,13 @@
 """From a name or a file to a model and a guide, with their parts.
 
 A model or a guide is a name (`vae`) or a file (`my/own.py`) that holds one subclass of `Model` or of
-`Guide`. A part (a prior, a likelihood) is a class, called by its name in snake case, looked for in the
-person's own file first and in `ppl_vae` after that. Options go to constructors as keyword arguments.
+`Guide`. A part (a prior, a likelihood, a network) is a class, called by its name in snake case, looked for in the
+person's own files first and on its shelf after that (`ppl_vae.shelves`). Options go to constructors as keyword
+arguments.
 """
 
-import functools
 import importlib
 import importlib.util
-import inspect
 import pkgutil
 import re
 import sys
@@ -20,24 +19,10 @@ from typing import Any
 
 import torch
 
-from ppl_vae.architectures import Architecture
 from ppl_vae.base import Guide, Model
-from ppl_vae.conditions import Condition
 from ppl_vae.errors import InputError, did_you_mean, reason
-from ppl_vae.likelihoods import Likelihood
-from ppl_vae.priors import Prior
+from ppl_vae.shelves import CHOSEN, PARTS, make, options_of, part_class, take, written_in
 
-# What can be swapped: its name as an option of a program -> (where its classes are, their base class).
-PARTS: dict[str, tuple[str, type[Any]]] = {
-    "condition": ("ppl_vae.conditions", Condition),
-    "networks": ("ppl_vae.architectures", Architecture),
-    "prior": ("ppl_vae.priors", Prior),
-    "likelihood": ("ppl_vae.likelihoods", Likelihood),
-}
-SWAPPABLE = dict.fromkeys((*PARTS, "decoder"), "model") | {
-    "encoder": "guide",
-    "classifier": "guide",
-}  # and whose they are
 AN_IMAGE = torch.Size([1, 2, 2])  # what every model with parts takes; the classes of its parts are the same for all
 ROLES: dict[str, type[Any]] = {"model": Model, "guide": Guide}
 
@@ -72,7 +57,7 @@ def find(role: str, name: str) -> Found:
         if name not in known:
             raise InputError(f"Unknown {role} {name!r}: {did_you_mean(name, known)}, or give a Python file.")
         module = importlib.import_module(f"ppl_vae.{role}s.{name}")
-    classes = _classes(module, ROLES[role])
+    classes = written_in(module, ROLES[role])
     if len(classes) != 1:
         raise InputError(
             f"Expected one subclass of ppl_vae.base.{ROLES[role].__name__} in {name}; got "
@@ -99,8 +84,8 @@ def package_folder(kind: str) -> Path:
 def names(role: str) -> list[str]:
     """Return the names of the models or guides that come with ppl-vae.
 
-    >>> names("guide")
-    ['conditional', 'discrete', 'hierarchical', 'linear_gaussian', 'mean_field', 'no_latents', 'quantile_map', 'semi_supervised']
+    >>> names("guide")[:3]
+    ['conditional', 'discrete', 'flow']
     """
     return sorted(info.name for info in pkgutil.iter_modules([str(package_folder(f"{role}s"))]))
 
@@ -112,7 +97,7 @@ def guide_for(model: str, *, partly_labelled: bool = False) -> str:
     ('mean_field', 'conditional', 'semi_supervised')
     """
     found = find("model", model)
-    if _classes(found.module, Guide):
+    if written_in(found.module, Guide):
         return model
     return Path(model).stem if Path(model).stem in names("guide") else _default_guide(found.cls, partly_labelled)
 
@@ -126,22 +111,19 @@ def build(
     guide: str | None = None,
     *,
     event_shape: torch.Size,
-    prior: str | None = None,
-    likelihood: str | None = None,
-    condition: str | None = None,
-    networks: str | None = None,
     settings: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    **parts: str | None,
 ) -> tuple[Model, Guide, dict[str, Any]]:
     """Build a model and its guide by name.
 
     Args:
         model, guide: as in `find`; no guide means the one that goes with the model.
         event_shape: the shape of one datum.
-        prior, likelihood, condition, networks: class names in snake case; none means the model's own.
-        settings: options by "part.option", with part one of model, guide, prior, likelihood, condition, networks,
-            decoder, encoder, classifier.
+        settings: options by "part.option", with part one of model, guide, and the kinds of parts.
         defaults: settings for the parts that have such an option, where `settings` says nothing.
+        parts: class names in snake case by kind (prior, likelihood, decoder, ...: see `ppl_vae.list_parts`); none
+            means the program's own.
 
     Returns:
         The model, the guide, and the settings that were used.
@@ -153,123 +135,78 @@ def build(
     >>> vae.prior.latent_dim
     3
     """
-    found = find("model", model)
-    classes = {"model": found.cls, "guide": find("guide", guide or guide_for(model)).cls}
-    named = {"prior": prior, "likelihood": likelihood, "condition": condition, "networks": networks}
-    given = _by_part(settings or {})
-    suggested = _by_part(defaults or {})
+    check_kinds(parts)
+    names = {"model": model, "guide": guide or guide_for(model)}
+    found = {role: find(role, name) for role, name in names.items()}
+    given, suggested = _by_part(settings or {}), _by_part(defaults or {})
     used: dict[str, Any] = {}
-    for part, role in SWAPPABLE.items():
-        options, name = given.pop(part), named.get(part)
-        if part not in _options(classes[role]):
+    taken: dict[str, dict[str, Any]] = {role: {} for role in ROLES}
+    for part, kind in PARTS.items():
+        program, options, name = found[kind.whose].cls, given.pop(part), parts.get(part)
+        if part not in options_of(program):
             if name or options:
                 raise InputError(
-                    f"Expected a {role} whose {part} can be chosen; got {classes[role].__name__}, which has its own. "
-                    f"Leave out {part}, or use another {role}."
+                    f"Expected a {kind.whose} whose {part} can be chosen; got {program.__name__}, which has its own. "
+                    f"Leave out {part}, or use another {kind.whose}."
                 )
             continue
-        if part in PARTS and name is None and is_file(model):  # what the person wrote there holds
+        if not kind.shapes and name is None and is_file(names[kind.whose]):  # what the person wrote there holds
             if options:
                 raise InputError(
                     f"Expected --{part} beside options of the {part}; got {', '.join(f'{part}.{k}' for k in options)} "
-                    f"for {model}, which has a {part} of its own. Name one, or change the file."
+                    f"for {names[kind.whose]}, which has a {part} of its own. Name one, or change the file."
                 )
             continue
-        cls = _part_class(part, name, found, classes[role], event_shape)
-        options = {k: v for k, v in suggested[part].items() if k in _options(cls)} | options
+        if name is None:
+            cls = _usual_class(part, program, event_shape)
+        else:
+            cls = part_class(part, name, (found["guide"].module, found["model"].module))
+        options = {k: v for k, v in suggested[part].items() if k in options_of(cls, kind.shapes)} | options
         if name or options:
-            given[role][part] = make(cls, options, part) if part in PARTS else _network(cls, options, part)
+            taken[kind.whose][part] = take(part, cls, options)
             used |= {f"{part}.{k}": v for k, v in options.items()}
-    used |= {f"{role}.{k}": v for role in ROLES for k, v in given[role].items() if k not in SWAPPABLE}
-    built = make(classes["model"], given["model"], "model", event_shape)
-    return built, make(classes["guide"], given["guide"], "guide", built), used
+    used |= {f"{role}.{k}": v for role in ROLES for k, v in given[role].items()}
+    built = make(found["model"].cls, given["model"], "model", event_shape, **taken["model"])
+    return built, make(found["guide"].cls, given["guide"], "guide", built, **taken["guide"]), used
+
+
+def check_kinds(parts: Mapping[str, str | None]) -> None:
+    """Check that parts of these kinds can be chosen.
+
+    Raises:
+        InputError: there is no such kind.
+    """
+    for part in parts:
+        if part not in PARTS:
+            raise InputError(f"Unknown kind of part {part!r}: {did_you_mean(part, PARTS)}.")
 
 
 def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    parts: dict[str, dict[str, Any]] = {part: {} for part in (*ROLES, *SWAPPABLE)}
+    parts: dict[str, dict[str, Any]] = {part: {} for part in (*ROLES, *PARTS)}
     for key, value in settings.items():
         part, _, option = key.partition(".")
         if part not in parts or not option:
-            near = did_you_mean(part, [*parts, "fit", "data", "objective"])
+            near = did_you_mean(part, [*parts, *CHOSEN, "fit", "data"])
             raise InputError(f"Expected settings named part.option; got {key!r}. As part, {near}.")
-        if part in ROLES and option in SWAPPABLE:
+        if part in ROLES and option in PARTS:
             raise InputError(f"Expected --{option}, or {option}.option=value; got {key!r}. Use one of these.")
         parts[part][option] = value
     return parts
 
 
-def _network(cls: Any, options: Mapping[str, Any], part: str) -> Any:
-    _check_options(cls, options, part)
-    return functools.partial(cls, **options)
-
-
-def make(cls: Any, options: Mapping[str, Any], part: str, *first: Any) -> Any:
-    """Call a constructor with options, and let what is wrong with them be an InputError."""
-    _check_options(cls, options, part, len(first))
+def _usual_class(part: str, program: Any, event_shape: torch.Size) -> Any:
+    """Return the class of a part that a program uses where nothing is said, or what makes it."""
+    if PARTS[part].shapes:
+        usual = options_of(program)[part].default
+        if not callable(usual):
+            raise InputError(
+                f"Expected --{part} beside options of the {part}; got options alone for {program.__name__}. Name one."
+            )
+        return usual
     try:
-        return cls(*first, **options)
-    except InputError as problem:
-        raise InputError(reason(problem)) from None
-    except Exception as problem:  # whatever a person's own class may do
-        values = ", ".join(f"{part}.{k}={v!r}" for k, v in options.items() if k not in SWAPPABLE) or "no options"
-        raise InputError(
-            f"Expected {cls.__name__} to be made with {values}; got {type(problem).__name__}: {reason(problem)}."
-        ) from problem
-
-
-def part_names(part: str, own: ModuleType | None = None) -> dict[str, type[Any]]:
-    """Return the classes that can be a prior, a likelihood, ..., by their name in snake case.
-
-    >>> sorted(part_names("prior"))
-    ['conditional_normal', 'flow', 'laplace', 'mixture', 'standard_normal', 'student_t', 'vamp_prior']
-    """
-    module_name, base = PARTS[part]
-    shelf = importlib.import_module(module_name)
-    listed = [getattr(shelf, name) for name in getattr(shelf, "__all__", ())] or _classes(shelf, base)
-    classes = [cls for cls in listed if inspect.isclass(cls) and issubclass(cls, base) and cls is not base]
-    classes += [] if own is None else _classes(own, base)
-    return {snake_case(cls.__name__): cls for cls in classes}
-
-
-def snake_case(name: str) -> str:
-    """Return a class name as it is written on the command line.
-
-    >>> snake_case("StandardNormal")
-    'standard_normal'
-    """
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-
-
-def _part_class(part: str, name: str | None, model: Found, program: Any, event_shape: torch.Size) -> Any:
-    if part not in PARTS:  # a network: the one the program uses where nothing is said
-        return _options(program)[part].default
-    if name is None:
-        try:
-            return type(getattr(model.cls(event_shape), part))
-        except InputError:  # a default refuses these data, as a region of an image does; what is given may take them
-            return type(getattr(model.cls(AN_IMAGE), part))
-    known = part_names(part, model.module)
-    if name not in known:
-        raise InputError(f"Unknown {part} {name!r}: {did_you_mean(name, known)}.")
-    return known[name]
-
-
-def _options(cls: Any) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(cls).parameters)
-
-
-def _check_options(cls: Any, options: Mapping[str, Any], part: str, positional: int = 0) -> None:
-    known = [name for name in list(_options(cls))[positional:] if name not in SWAPPABLE]
-    for name in options:
-        if name not in known and not (name in SWAPPABLE and positional):
-            near = did_you_mean(name, known)
-            raise InputError(f"Unknown option {part}.{name} of {cls.__name__}: {near}.")
-
-
-def _classes(module: ModuleType, base: type[Any]) -> list[type[Any]]:
-    """Return the subclasses of `base` that are written in a module (not those it imports)."""
-    members = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, base) and c is not base]
-    return [c for c in members if c.__module__ == module.__name__]
+        return type(getattr(program(event_shape), part))
+    except InputError:  # a default refuses these data, as a region of an image does; what is given may take them
+        return type(getattr(program(AN_IMAGE), part))
 
 
 def _import_file(role: str, path: Path) -> ModuleType:

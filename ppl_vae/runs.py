@@ -99,7 +99,7 @@ def refuse_other_run(folder: RunFolder, config: dict[str, Any], resume: bool) ->
     """
     if not (folder / "run.json").exists():
         return
-    held = folder.read_json()
+    held = _as_written_now(folder.read_json())
     now = json.loads(json.dumps(config))
     # More epochs of the same run are allowed, as far as its learning-rate schedule does not depend on them.
     for one in (held, now):
@@ -115,10 +115,18 @@ def refuse_other_run(folder: RunFolder, config: dict[str, Any], resume: bool) ->
         raise InputError(f"Expected {folder.path} to be free for this run; got {what}. {fix}.")
 
 
+def _as_written_now(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a run.json of before objectives had names, when parts that nobody chose were None, as it is now."""
+    objective = config.get("objective", {})
+    named = {"name": "classifying" if "weight" in objective else "trace_elbo"} | objective
+    build = {part: name for part, name in config.get("build", {}).items() if name is not None}
+    return config | {"objective": named, "build": build}
+
+
 def _differences(held: Mapping[str, Any], now: Mapping[str, Any], keys: list[str]) -> str:
     """Return in words which options differ, and how: those there, and those asked for."""
     there, asked = ({k: v for key in keys for k, v in _options(key, one.get(key))} for one in (held, now))
-    names = [name for name in there | asked if there.get(name) != asked.get(name)]
+    names = [name for name in there | asked if there.get(name, "unset") != asked.get(name, "unset")]
     return ", ".join(
         f"{name} ({there.get(name, 'unset')!s:.20}, not {asked.get(name, 'unset')!s:.20})" for name in names
     )
