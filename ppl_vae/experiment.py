@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,12 @@ from ppl_vae.pair import Pair
 from ppl_vae.rng import seeded
 from ppl_vae.runs import DATA_OPTIONS, Run, load, refuse_other_run
 from ppl_vae.splits import Split, is_known
+from ppl_vae.strings import StringSplit
 from ppl_vae.svi import fit
 
 OPTIONS = {  # of what is no part of the programs
     "fit": ("epochs", "batch_size", "learning_rate", "schedule", "patience", "weight_decay"),
-    "data": ("binarize", "num_labels"),
+    "data": ("binarize", "dequantize", "num_labels"),
     "objective": ("weight",),
 }
 
@@ -67,9 +69,9 @@ def train(
         data: a named data set or a person's own file or folder, see `ppl_vae.data.load`.
         prior, likelihood, condition, networks: class names in snake case, for instance `mixture` and `gaussian`.
         settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are model,
-            guide, prior, likelihood, condition, networks, decoder, encoder, classifier, data (binarize, num_labels),
-            fit (see `ppl_vae.fit`), and objective (weight, see `ppl_vae.objectives.Classifying`, which fits guides that
-            classify).
+            guide, prior, likelihood, condition, networks, decoder, encoder, classifier, data (binarize, dequantize,
+            num_labels), fit (see `ppl_vae.fit`), and objective (weight, see `ppl_vae.objectives.Classifying`, which fits
+            guides that classify).
         out: the run folder; by default runs/ and the names of what was chosen.
         resume: go on with the run in that folder, if there is one.
         seed: of weights, batches and noise.
@@ -236,7 +238,10 @@ def _of(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _suggested(parts: datasets.Data) -> dict[str, Any]:
     """Return what suits the data, as settings of the programs' parts."""
     suits = {key: value for key, value in parts.settings.items() if not key.startswith("fit.")}
-    return suits | ({} if parts.num_classes is None else {"condition.num_classes": parts.num_classes})
+    images = parts.train.images if isinstance(parts.train, StringSplit) else parts.train
+    levels = replace(images, binarize=None).num_levels  # a likelihood of levels takes them before they are binarized
+    known = {"condition.num_classes": parts.num_classes, "likelihood.num_levels": levels}
+    return suits | {key: value for key, value in known.items() if value is not None}
 
 
 def _resolved(name: str) -> str:
