@@ -70,7 +70,7 @@ def train(
         prior, likelihood, condition, networks: class names in snake case, for instance `mixture` and `gaussian`.
         settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are model,
             guide, prior, likelihood, condition, networks, decoder, encoder, classifier, data (binarize, dequantize,
-            num_labels), fit (see `ppl_vae.fit`), and objective (weight, see `ppl_vae.objectives.Classifying`, which fits
+            num_labels), fit (see `ppl_vae.fit`), and objective (weight, see `ppl_vae.objectives.Classifying`, for
             guides that classify).
         out: the run folder; by default runs/ and the names of what was chosen.
         resume: go on with the run in that folder, if there is one.

@@ -49,6 +49,7 @@ class Bernoulli(Likelihood):
     Grey pixels are refused (`fit` and `estimate_evidence` check): binarize them, or use a likelihood
     for grey levels.
 
+    >>> import torch
     >>> Bernoulli().bind((1, 8, 8))(torch.zeros(5, 1, 8, 8)).log_prob(torch.ones(1, 8, 8)).shape
     torch.Size([5])
     """
@@ -63,6 +64,7 @@ def that_take(x: Tensor) -> dict[type[Likelihood], dict[str, Any]]:
 
     For whole numbers only those of counts, if there are any: a density of counts says little.
 
+    >>> import torch
     >>> [cls.__name__ for cls in that_take(torch.tensor([0.5, 0.123]))]
     ['ContinuousBernoulli', 'Gaussian', 'Laplace', 'StudentT']
     >>> that_take(torch.tensor([0.0, 0.25, 1.0]))[DiscretizedLogistic]
