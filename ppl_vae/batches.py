@@ -8,6 +8,7 @@ the data come in batches of two kinds: (x, y), and (x,) alone.
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,6 +62,14 @@ class SplitSource:
 
     def __len__(self) -> int:
         return len(self.split)
+
+    def of_levels(self) -> "SplitSource":
+        """Return the same data before they were dequantized."""
+        split = self.split
+        if isinstance(split, StringSplit):
+            images, pool = (replace(part, dequantize=None) for part in (split.images, split.pool))
+            return SplitSource(replace(split, images=images, pool=pool), self.with_y)
+        return SplitSource(replace(split, dequantize=None), self.with_y)
 
     def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
         """Yield batches in order with the split's fixed values, or shuffled with fresh draws."""
@@ -156,7 +165,12 @@ def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
 
 
 def fingerprint(source: Source) -> str:
-    """Return a hash of the data in their order: equal for equal numbers, however they are batched."""
+    """Return a hash of the data in their order: equal for equal numbers, however they are batched.
+
+    Dequantized data have that of their levels, which they are made of.
+    """
+    if isinstance(source, SplitSource):
+        source = source.of_levels()
     if isinstance(source, PartlyLabelled):
         return "".join(kind + fingerprint(part) for kind, part in source.kinds.items())
     digests: list[Any] = []

@@ -1,5 +1,6 @@
 """The checks made before any work: finite data, a pair that fits together, data inside the support."""
 
+import itertools
 from typing import Any
 
 import pyro.distributions as dist
@@ -12,6 +13,7 @@ from ppl_vae.batches import PartlyLabelled, Source
 from ppl_vae.errors import InputError, reason
 from ppl_vae.pair import Pair, program_name
 from ppl_vae.structure import Args, samples
+from ppl_vae.supports import each, in_words, unwrapped
 from ppl_vae.trace import get_traces
 
 PROBE_SIZE = 256
@@ -157,30 +159,47 @@ def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source)
         except (RuntimeError, NotImplementedError):  # the support has parameters of its own for each datum
             return
         if not bool(inside.all()):
-            raise InputError(outside_message(site["name"], site["fn"], x))
+            values = x if position is None else _values(source, position)
+            raise InputError(outside_message(site["name"], site["fn"], x, values))
+
+
+def _values(source: Source, position: int) -> Tensor:
+    """Return the numbers that occur in the data, those of the first hundred thousand if there are more, [M]."""
+    batches = itertools.islice(source.batches(CHECK_SIZE), 100)
+    return torch.cat([batch[position].unique() for batch in batches]).unique()
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return b.dim() > 0 and len(a) == len(b) and a.numel() == b.numel() and bool((a.reshape(-1) == b.reshape(-1)).all())
 
 
-def outside_message(name: str, fn: Any, x: Tensor) -> str:
-    """Return what to say of values outside the support of a site."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    if fn.support is constraints.boolean:
-        expected, wrong = "{0, 1}", x[(x != 0) & (x != 1)]
-        binarize = "Binarize the data (binarize='dynamic', or --set data.binarize=dynamic), or use"
-        grey = bool(((x >= 0) & (x <= 1)).all())
-        fix = f"{binarize if grey else 'Use'} a likelihood for real numbers, such as Gaussian (--likelihood gaussian)."
-    elif isinstance(fn, dist.Categorical):
-        expected, wrong = f"whole numbers from 0 to {fn.support.upper_bound}", x
+def outside_message(name: str, fn: Any, x: Tensor, values: Tensor | None = None) -> str:
+    """Return what to say of data x outside the support of a site; `values` are those that a likelihood has to take."""
+    fn = unwrapped(fn)
+    support = each(fn.support)
+    if isinstance(fn, dist.Categorical):
         fix = "Mend the labels, or raise the number of classes (condition.num_classes)."
     else:
-        expected, wrong = str(fn.support), x
-        fix = "Rescale them, or choose a part (likelihood, condition) that takes them."
+        grey = support is constraints.boolean and bool(((x >= 0) & (x <= 1)).all())
+        change = "Binarize the data (binarize='dynamic', or --set data.binarize=dynamic)" if grey else "Rescale them"
+        fix = f"{change}, or use {_that_take(x if values is None else values)}."
     of = "" if isinstance(fn, dist.ImproperUniform) else f" for {type(fn).__name__}"
+    outside = x[~support.check(x)]
     return (
-        f"Expected {name} in {expected}{of}; got values from {float(wrong.min()):.3g} to "
-        f"{float(wrong.max()):.3g}. {fix}"
+        f"Expected {name} in {in_words(support)}{of}; got values from {float(outside.min()):.3g} to "
+        f"{float(outside.max()):.3g}. {fix}"
     )
+
+
+def _that_take(x: Tensor) -> str:
+    """Return in words which likelihoods on the shelf take these values."""
+    from ppl_vae.likelihoods import that_take
+    from ppl_vae.shelves import snake_case
+
+    taking = that_take(x)
+    options = {cls: ", ".join(f"{key}={value}" for key, value in own.items()) for cls, own in taking.items()}
+    classes = ", ".join(f"{cls.__name__}({own})" if own else cls.__name__ for cls, own in options.items())
+    names = ", ".join(snake_case(cls.__name__) for cls in taking)
+    settings = {f"--set likelihood.{key}={value}" for own in taking.values() for key, value in own.items()}
+    with_settings = f" with {' or '.join(sorted(settings))} where it has that option" if settings else ""
+    return f"a likelihood that takes them: {classes} (--likelihood {names}{with_settings})"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.report import Mean
 from ppl_vae.runs import Run, load
+from ppl_vae.scored import check_comparable, of_levels
 
 GAIN = 1e-9  # nats per datum that better weights could add where their search ends
 MOST = 20_000  # its steps: some 1 s for 10,000 data; models that differ this little have no weights worth more
@@ -32,12 +34,15 @@ def compare(models: Mapping[str, Evidence] | Iterable[Run | str | os.PathLike[st
         num_samples, method: K, and how log P(x) was estimated. Every estimate is rather too low than too high, more so
         with fewer samples, and a difference cannot tell that from a worse model.
         elbo, gap: the evidence lower bound, and how far it is below.
+        scored: only where some x are levels and some these levels dequantized: "probability", or "dequantized". Then
+            log_px and elbo of the dequantized are D log L lower than `Evidence` has them: bounds on those of levels.
 
     Args:
         models: evidence by the name of its model, or runs, or the paths of run folders.
 
     Raises:
-        InputError: nothing to compare, no evidence, a run without an estimate, or estimates made on different data.
+        InputError: nothing to compare, no evidence, a run without an estimate, or estimates made on different data;
+            densities beside probabilities.
 
     Source: the columns of `arviz.compare`, whose elpd_diff and errors are sums over the data; Vehtari et al.,
     arXiv 1507.04544, for the paired differences.
@@ -54,6 +59,8 @@ def compare(models: Mapping[str, Evidence] | Iterable[Run | str | os.PathLike[st
     """
     evidences = dict(models) if isinstance(models, Mapping) else _of_runs(models)
     _check(evidences)
+    if len({evidence.scored for evidence in evidences.values()}) > 1:
+        evidences = {name: _of_levels(evidence) for name, evidence in evidences.items()}
     ranked = sorted(evidences.items(), key=lambda item: -item[1].log_px.mean())
     log_px = np.stack([evidence.log_px for _, evidence in ranked])
     with np.errstate(invalid="ignore"):  # where both are minus infinity
@@ -106,12 +113,20 @@ def _check(evidences: Mapping[str, Any]) -> None:
                 f"Expected estimates of one quantity; got {first.quantity} of {first.event_size} numbers for "
                 f"{first_name!r} and {other.quantity} of {other.event_size} for {name!r}. Compare models of one task."
             )
+    check_comparable(evidences)
+
+
+def _of_levels(evidence: Evidence) -> Evidence:
+    """Return an estimate in nats of levels: log P(x) - D log L of dequantized ones."""
+    more = of_levels(evidence)
+    return replace(evidence, log_px=evidence.log_px + more, elbo=evidence.elbo + more)
 
 
 def _table(ranked: list[tuple[str, Evidence]], differences: Array, weights: Array) -> Any:
     import pandas
 
     rows = []
+    mixed = len({evidence.scored for _, evidence in ranked}) > 1
     for rank, (name, evidence) in enumerate(ranked):
         means = evidence.means()
         difference = Mean.of(differences[rank], evidence.mcse)
@@ -131,6 +146,7 @@ def _table(ranked: list[tuple[str, Evidence]], differences: Array, weights: Arra
                 "elbo": means["elbo"].value,
                 "gap": means["gap"].value,
             }
+            | ({"scored": evidence.scored} if mixed else {})
         )
     return pandas.DataFrame(rows).set_index("model")
 

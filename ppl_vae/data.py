@@ -3,7 +3,8 @@
 Images are kept as they come (8-bit or float) and become float tensors in [0, 1], of shape
 [N, *event_shape], when a batch is taken. Binarization is either *dynamic* (each grey level is the
 probability of a one: fresh draws in training, one fixed seeded draw for everything else), by one *random
-threshold* for each image, by a *threshold* of one half, or none. Instead of its label, each image may come
+threshold* for each image, by a *threshold* of one half, or none. Dequantization adds noise to grey levels, so that
+a density of them can be held against a probability. Instead of its label, each image may come
 with a string of images that it succeeds. The test split is for the last word only: nothing in ppl-vae
 chooses anything by it.
 """
@@ -15,16 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ppl_vae.errors import InputError, did_you_mean, positive_int
-from ppl_vae.files import Array, read_arrays, read_images
-from ppl_vae.splits import Binarize, Split, whole_labels
+from ppl_vae.files import read_arrays
+from ppl_vae.splits import Binarize, Dequantize, Split, whole_labels
+from ppl_vae.stored import checked_part, own_data, split_at_random, whole
 from ppl_vae.strings import StringSplit, with_strings
-
-_SEED = 19  # of the fixed splits
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Data:
         name: how it was asked for.
         train, validation, test: its parts.
         binarize: how they are binarized: "dynamic", "random_threshold", "threshold" or None.
+        dequantize: how grey levels became real numbers: "uniform" or None.
         settings: what `ppl_vae.train` uses for it where nothing else is said.
         strings: how many images the string before each image has; None without strings.
         num_labels: how many of the training data keep their labels; None if all do.
@@ -47,6 +46,7 @@ class Data:
     validation: Split | StringSplit
     test: Split | StringSplit
     binarize: Binarize = None
+    dequantize: Dequantize = None
     settings: dict[str, Any] = field(default_factory=dict)
     strings: int | None = None
     num_labels: int | None = None
@@ -69,6 +69,7 @@ def load(
     name: str | os.PathLike[str],
     *,
     binarize: Binarize | Literal["default"] = "default",
+    dequantize: Dequantize = None,
     strings: int | None = None,
     num_labels: int | None = None,
 ) -> Data:
@@ -80,7 +81,9 @@ def load(
             `test` itself (and `train_y` and so on), else `x` (and `y`). Labels become integers if all of them are
             whole numbers, however they are stored.
         binarize: "dynamic", "random_threshold", "threshold" (at one half), or None; "default" is "dynamic" for
-            digits and mnist, else None.
+            digits and mnist, if they are not dequantized, else None.
+        dequantize: "uniform" makes (level + u) / L of L grey levels, 256 of 8-bit pixels, with u uniform in [0, 1):
+            fresh in training, one fixed draw for everything else (Theis et al., arXiv 1511.01844, section 3.1).
         strings: give each image of a digit a string of so many images of the digits before it, as its y: see
             `StringSplit`.
         num_labels: hide the labels of the training data, by -1, but for so many, balanced over the classes and the
@@ -91,7 +94,8 @@ def load(
 
     Raises:
         InputError: an unknown name, or a file that is missing, corrupt, empty or not numbers; strings of data
-            that are not labelled by digits; labels to hide where there are none, or not so many.
+            that are not labelled by digits; data to dequantize that have no grey
+            levels, or are binarized; labels to hide where there are none, or not so many.
 
     >>> digits = load("digits")
     >>> digits.event_shape, len(digits.train), len(digits.validation), len(digits.test)
@@ -114,10 +118,13 @@ def load(
         loader, default, settings = NAMED[key]
         parts = loader()
     elif os.sep in key or key.startswith(".") or Path(key).exists() or Path(key).suffix in (".npy", ".npz"):
-        parts, default, settings = _own(Path(key)), None, {}
+        parts, default, settings = own_data(Path(key)), None, {}
     else:
         raise InputError(f"Unknown data set {key!r}: {did_you_mean(key, NAMED)}, or give a path to your own.")
-    how: Binarize = default if binarize == "default" else binarize
+    how: Binarize = binarize if binarize != "default" else default if dequantize is None else None
+    if dequantize is not None:
+        _check_levels(key, parts, dequantize, how)
+        parts = tuple(replace(part, dequantize=dequantize) for part in parts)
     if how is not None:
         _check_grey(key, parts)
         parts = tuple(replace(part, binarize=how) for part in parts)
@@ -128,13 +135,26 @@ def load(
     made: dict[str, Any] = {"train": train, "validation": validation, "test": test}
     if strings is not None:
         made = {part: with_strings(split, strings, f"the {part} part of {key}") for part, split in made.items()}
-    asked: dict[str, Any] = {"binarize": how, "strings": strings, "num_labels": num_labels}
+    asked: dict[str, Any] = {"binarize": how, "dequantize": dequantize, "strings": strings, "num_labels": num_labels}
     return Data(key, **made, **asked, settings=dict(settings), num_classes=num_classes)
 
 
 def _num_classes(part: Split) -> int | None:
     labels = whole_labels(part.y)
     return None if labels is None or bool((labels < 0).any()) else int(labels.max()) + 1
+
+
+def _check_levels(name: str, parts: Sequence[Split], dequantize: str, binarize: str | None) -> None:
+    if dequantize != "uniform":
+        raise InputError(f"Expected dequantize to be 'uniform' or None; got {dequantize!r}.")
+    if binarize is not None:
+        raise InputError(f"Expected binarize or dequantize; got both for {name}. Leave one out.")
+    if any(part.num_levels is None for part in parts):
+        raise InputError(
+            f"Expected grey levels in bytes (uint8, with values above 1) to dequantize {name}; got "
+            f"{parts[0].values.dtype} up to {float(parts[0].grey(torch.arange(min(1000, len(parts[0])))).max()):.3g}. "
+            f"Store the levels as they were, or leave dequantize out."
+        )
 
 
 def _check_grey(name: str, parts: Sequence[Split]) -> None:
@@ -148,26 +168,12 @@ def _check_grey(name: str, parts: Sequence[Split]) -> None:
                 )
 
 
-def _split(values: Any, sizes: tuple[int, int], y: Any = None, scale: float = 1.0) -> tuple[Split, ...]:
-    """Split at random, always the same way, into the rest, `sizes[0]` and `sizes[1]`."""
-    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(_SEED))
-    counts = [len(values) - sum(sizes), *sizes]
-    if min(counts) < 1:
-        raise InputError(f"Expected at least 3 data, one for each split; got {len(values)}.")
-    labels = None if y is None else torch.as_tensor(y)
-    return tuple(Split(values, r, None if labels is None else labels[r], scale) for r in order.split(counts))
-
-
-def _whole(values: Tensor, y: Tensor | None = None, scale: float = 1.0) -> Split:
-    return Split(values, torch.arange(len(values)), y, scale)
-
-
 def _digits() -> tuple[Split, ...]:
     from sklearn.datasets import load_digits
 
     images, y = load_digits(return_X_y=True)
     values = torch.from_numpy(images).to(torch.uint8).reshape(-1, 1, 8, 8)
-    return _split(values, (200, 300), y, scale=16.0)
+    return split_at_random(values, (200, 300), y, scale=16.0)
 
 
 def _mnist() -> tuple[Split, ...]:
@@ -186,7 +192,7 @@ def _mnist() -> tuple[Split, ...]:
     return (
         Split(train_x, train, train_y[train], 255.0),
         Split(train_x, validation, train_y[validation], 255.0),
-        _whole(test_x, test_y, 255.0),
+        whole(test_x, test_y, 255.0),
     )
 
 
@@ -200,7 +206,7 @@ def _in_folder(name: str, about: str, keys: Sequence[str], shape: tuple[int, ...
         if key not in arrays or math.prod(arrays[key].shape[1:]) != math.prod(shape):
             found = {k: a.shape for k, a in arrays.items()}
             raise InputError(f"Expected {path} to hold {about}; got {found}. Replace it by the whole file.")
-    parts = [_part(path, arrays, key) for key in keys]
+    parts = [checked_part(path, arrays, key) for key in keys]
     return [replace(part, values=part.values.reshape(-1, 1, *shape)) for part in parts]
 
 
@@ -213,66 +219,7 @@ def _freyfaces() -> tuple[Split, ...]:
     (faces,) = _in_folder(
         "freyfaces.npz", "Brendan Frey's face: an array images of [1965, 28, 20]", ("images",), (28, 20)
     )
-    return _split(faces.values, (200, 200), scale=255.0)
-
-
-def _own(path: Path) -> tuple[Split, ...]:
-    if not path.exists():
-        raise InputError(f"Expected a data file or folder; got {path}, which does not exist.")
-    arrays = {"x": read_images(path)} if path.is_dir() else read_arrays(path)
-    validation = next((key for key in ("validation", "valid", "val") if key in arrays), None)
-    if "train" in arrays and "test" in arrays and validation:
-        parts = tuple(_part(path, arrays, key) for key in ("train", validation, "test"))
-        shapes = [tuple(part.event_shape) for part in parts]
-        if len(set(shapes)) > 1:
-            raise InputError(f"Expected data of one shape in {path}; got {shapes} in its three parts. Make them equal.")
-        scale = max(part.scale for part in parts)  # one scale for all three
-        return _with_whole_labels(tuple(replace(part, scale=scale) for part in parts))
-    key = "x" if "x" in arrays else next((k for k, a in arrays.items() if a.ndim > 1), None)
-    if key is None or (len(arrays) > 1 and key != "x"):
-        raise InputError(
-            f"Expected {path} to hold x (and y), or train, validation and test; got {', '.join(arrays) or 'nothing'}. "
-            f"Rename its arrays."
-        )
-    whole = _part(path, arrays, key)
-    tenth = max(1, len(whole) // 10)
-    return _with_whole_labels(_split(whole.values, (tenth, tenth), whole.y, whole.scale))
-
-
-def _with_whole_labels(parts: tuple[Split, ...]) -> tuple[Split, ...]:
-    """Let the labels of all parts be integers, if all are whole (also 0.0, 1.0, ..., false, true), else floats."""
-    labels = [whole_labels(part.y) for part in parts]
-    if any(y is None and part.y is not None for y, part in zip(labels, parts, strict=True)):
-        labels = [None if part.y is None else part.y.to(torch.get_default_dtype()) for part in parts]
-    return tuple(replace(part, y=y) for y, part in zip(labels, parts, strict=True))
-
-
-def _part(path: Path, arrays: dict[str, Array], key: str) -> Split:
-    """Check one array of a file, and its labels, and make a split of it."""
-    x, y = arrays[key], arrays.get("y" if key == "x" else f"{key}_y")
-    for name, array in ((key, x), ("y", y)):
-        if array is not None and (array.dtype.kind not in "buif" or array.ndim == 0):
-            raise InputError(
-                f"Expected numbers in {path}; got an array {name!r} of dtype {array.dtype} and shape {array.shape}. "
-                f"Encode it as numbers, one entry for each datum."
-            )
-    if x.size == 0:
-        raise InputError(f"Expected at least one datum in {path}; got an empty array {key!r} of shape {x.shape}.")
-    if y is not None and len(y) != len(x):
-        raise InputError(f"Expected as many labels as data in {path}; got {len(y)} for {len(x)}.")
-    for start in range(0, len(x), 10_000):
-        part = x[start : start + 10_000]
-        bad = ~np.isfinite(part).reshape(len(part), -1).all(1)
-        if bad.any():
-            raise InputError(
-                f"Expected finite numbers in {path}; got NaN or infinity in {bad.sum()} data, first in row "
-                f"{start + int(bad.argmax())}. Remove or replace them."
-            )
-    shape = {1: (1,), 3: (1, *x.shape[1:])}.get(x.ndim, x.shape[1:])  # images [N, H, W] get their channel
-    values = x.reshape(len(x), *shape)
-    stored = values if isinstance(x, np.memmap) else torch.from_numpy(np.ascontiguousarray(values))
-    labels = None if y is None else torch.from_numpy(np.ascontiguousarray(y))
-    return Split(stored, torch.arange(len(x)), labels, 255.0 if x.dtype == np.uint8 and x.max() > 1 else 1.0)
+    return split_at_random(faces.values, (200, 200), scale=255.0)
 
 
 NAMED: dict[str, tuple[Callable[[], tuple[Split, ...]], Binarize, dict[str, Any]]] = {

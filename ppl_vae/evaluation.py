@@ -139,7 +139,9 @@ def measure(
     other = against if isinstance(against, Run) or against is None else load(against)
     runs = [run] if other is None else [run, other]
     model = conditional(run.model)
-    tested = [{key: one.config["data"].get(key) for key in ("name", "binarize", "strings")} for one in runs]
+    tested = [
+        {key: one.config["data"].get(key) for key in ("name", "binarize", "dequantize", "strings")} for one in runs
+    ]
     if tested[0] != tested[-1]:
         raise InputError(
             f"Expected two runs on the same test data; got {run.path} on {_in_words(tested[0])} and {runs[-1].path} on "

@@ -18,6 +18,7 @@ from ppl_vae.diagnostics import MIN_SAMPLES, Array, Curve
 from ppl_vae.errors import InputError, reason
 from ppl_vae.files import written_whole
 from ppl_vae.report import Mean, Report, in_words_of
+from ppl_vae.scored import of_levels
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ class Evidence:
         fingerprint: a hash of the data, so that only estimates on the same data are compared.
         seed: of the samples.
         quantity: what was estimated: "log P(x)", or for conditional models "log P(x | y)" or "log P(x, y)".
+        scored: what log P(x) is the logarithm of: "probability", "density", "dequantized" (a density of dequantized
+            levels) or "mixed" (of several sites); "" where it is not known.
+        num_levels: how many grey levels x has, or had before it was dequantized; 0 where it is not known.
         elbo_proposal: what those of the ELBO were drawn from: annealing from the prior has the guide's, too.
         method: "importance", "ais" or "sandwich".
         diagnostics: more numbers per datum, by name, each [N]. bias: the jackknife's estimate of that of log_px. Of
@@ -90,6 +94,8 @@ class Evidence:
     fingerprint: str
     seed: int
     quantity: str = "log P(x)"
+    scored: str = ""
+    num_levels: int = 0
     elbo_proposal: str = "guide"
     method: str = "importance"
     diagnostics: dict[str, Array] = field(default_factory=dict)
@@ -131,7 +137,8 @@ class Evidence:
     def means(self) -> dict[str, Mean]:
         """Return the means over the data: log_px, elbo and gap in nats, bits_per_dim in bits.
 
-        bits_per_dim = -log P(x) / (event_size ln 2).
+        bits_per_dim = -log P(x) / (event_size ln 2), and of dequantized levels log2(num_levels) more: then it bounds
+        that of the levels from above.
         """
         gap_mcse = np.hypot(self.mcse, self.elbo_mcse)  # an upper bound: the two share their samples
         to_bits = -1 / (self.event_size * np.log(2))
@@ -139,7 +146,7 @@ class Evidence:
             "log_px": Mean.of(self.log_px, self.mcse),
             "elbo": Mean.of(self.elbo, self.elbo_mcse),
             "gap": Mean.of(self.gap, gap_mcse),
-            "bits_per_dim": Mean.of(self.log_px * to_bits, self.mcse * abs(to_bits)),
+            "bits_per_dim": Mean.of((self.log_px + of_levels(self)) * to_bits, self.mcse * abs(to_bits)),
         }
 
     @property

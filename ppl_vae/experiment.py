@@ -10,6 +10,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,12 @@ from ppl_vae.rng import seeded
 from ppl_vae.runs import DATA_OPTIONS, Run, load, refuse_other_run
 from ppl_vae.shelves import PARTS
 from ppl_vae.splits import Split, is_known
+from ppl_vae.strings import StringSplit
 from ppl_vae.svi import fit
 
 OPTIONS = {  # of what is no part of the programs
     "fit": ("epochs", "batch_size", "learning_rate", "schedule", "patience", "weight_decay"),
-    "data": ("binarize", "num_labels"),
+    "data": ("binarize", "dequantize", "num_labels"),
 }
 
 
@@ -65,7 +67,7 @@ def train(
         data: a named data set or a person's own file or folder, see `ppl_vae.data.load`.
         objective: a class name in snake case, for instance `iwae`; by default the guide's own, or else the plain ELBO.
         settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are model,
-            guide, objective, the kinds of `named`, data (binarize, num_labels) and fit (see `ppl_vae.fit`).
+            guide, objective, the kinds of `named`, data (binarize, dequantize, num_labels) and fit (see `ppl_vae.fit`).
         out: the run folder; by default runs/ and the names of what was chosen.
         resume: go on with the run in that folder, if there is one.
         seed: of weights, batches and noise.
@@ -225,7 +227,10 @@ def _of(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _suggested(parts: datasets.Data) -> dict[str, Any]:
     """Return what suits the data, as settings of the programs' parts."""
     suits = {key: value for key, value in parts.settings.items() if not key.startswith("fit.")}
-    return suits | ({} if parts.num_classes is None else {"condition.num_classes": parts.num_classes})
+    images = parts.train.images if isinstance(parts.train, StringSplit) else parts.train
+    levels = replace(images, binarize=None).num_levels  # a likelihood of levels takes them before they are binarized
+    known = {"condition.num_classes": parts.num_classes, "likelihood.num_levels": levels}
+    return suits | {key: value for key, value in known.items() if value is not None}
 
 
 def _resolved(name: str) -> str:

@@ -22,6 +22,7 @@ from ppl_vae.given import Regenerated
 from ppl_vae.pair import Pair, Program, call_signature, program_name
 from ppl_vae.rng import seeded
 from ppl_vae.structure import samples
+from ppl_vae.supports import unwrapped
 
 CHUNK = 1000  # data generated or reconstructed at once
 QUANTILE_DRAWS = 100_000
@@ -275,7 +276,4 @@ def takes_binary_data(model: base.Model) -> bool:
     """Return whether a model's data are zeros and ones, read off the site that generates them."""
     with seeded(0), Pair(model).running(), torch.no_grad():
         sites = samples(poutine.trace(model).get_trace(*model.example()))
-    fn = sites[_data_name(sites)]["fn"]
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn.support is constraints.boolean
+    return unwrapped(sites[_data_name(sites)]["fn"]).support is constraints.boolean

@@ -93,6 +93,8 @@ def importance_sampling(
         fingerprint=digest,
         seed=seed,
         quantity=what,
+        scored=work.scored,
+        num_levels=work.num_levels,
         diagnostics=own,
         settings=settings | ({"exact": 1.0} if exact else {}),
         curve=curve,

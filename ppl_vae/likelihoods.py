@@ -5,23 +5,51 @@ long, and any leading batch dimensions (samples x data). The base class does the
 likelihood is one method (`distribution`), elementwise, and one row in `tests/test_parts.py`.
 """
 
+from typing import Any
+
 import pyro.distributions as dist
-import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
-from ppl_vae.errors import positive_number
+from ppl_vae.continuous import ContinuousBernoulli, Gaussian, Laplace, StudentT
+from ppl_vae.counts import (
+    Binomial,
+    Multinomial,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
 from ppl_vae.parts import Likelihood
+from ppl_vae.pixels import Categorical, DiscretizedLogistic, DiscretizedLogisticMixture
 
-__all__ = ["Bernoulli", "Gaussian", "Likelihood"]
+__all__ = [
+    "Bernoulli",
+    "Binomial",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
+    "Gaussian",
+    "Laplace",
+    "Likelihood",
+    "Multinomial",
+    "NegativeBinomial",
+    "Poisson",
+    "StudentT",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
+    "that_take",
+]
 
 
 class Bernoulli(Likelihood):
     """Black and white pixels, P(x | h) = prod_i Bernoulli(x_i; sigmoid(h_i)), x in {0, 1}.
 
     Grey pixels are refused (`fit` and `estimate_evidence` check): binarize them, or use a likelihood
-    for real numbers.
+    for grey levels.
 
+    >>> import torch
     >>> Bernoulli().bind((1, 8, 8))(torch.zeros(5, 1, 8, 8)).log_prob(torch.ones(1, 8, 8)).shape
     torch.Size([5])
     """
@@ -31,39 +59,21 @@ class Bernoulli(Likelihood):
         return dist.Bernoulli(logits=params[0])
 
 
-class Gaussian(Likelihood):
-    """Real-valued x, P(x | h) = N(x; h, sigma^2 I).
+def that_take(x: Tensor) -> dict[type[Likelihood], dict[str, Any]]:
+    """Return the likelihoods on the shelf whose support holds all numbers of x, with the options they need for it.
 
-    Args:
-        sigma: the standard deviation, one for all dimensions: a number is a fixed hyperparameter,
-            None lets it be learned.
-        initial_sigma: where a learned sigma starts.
+    For whole numbers only those of counts, if there are any: a density of counts says little.
 
-    Raises:
-        InputError: a sigma that is not above zero.
-
-    Source: section 2 of Doersch, arXiv 1606.05908.
-
-    >>> Gaussian(sigma=0.1).bind((3,))(torch.zeros(3)).stddev
-    tensor([0.1000, 0.1000, 0.1000])
+    >>> import torch
+    >>> [cls.__name__ for cls in that_take(torch.tensor([0.5, 0.123]))]
+    ['ContinuousBernoulli', 'Gaussian', 'Laplace', 'StudentT']
+    >>> that_take(torch.tensor([0.0, 0.25, 1.0]))[DiscretizedLogistic]
+    {'num_levels': 5}
     """
-
-    log_sigma: Tensor
-
-    def __init__(self, sigma: float | None = None, initial_sigma: float = 0.1) -> None:
-        super().__init__()
-        start = positive_number("initial_sigma", initial_sigma) if sigma is None else positive_number("sigma", sigma)
-        log_sigma = torch.tensor(start).log()
-        if sigma is None:
-            self.log_sigma = nn.Parameter(log_sigma)
-        else:
-            self.register_buffer("log_sigma", log_sigma)
-
-    @property
-    def sigma(self) -> Tensor:
-        """The standard deviation of P(x | h), a scalar."""
-        return self.log_sigma.exp()
-
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return N(h, sigma^2)."""
-        return dist.Normal(params[0], self.sigma)
+    listed: list[Any] = [globals()[name] for name in __all__]
+    shelf = [cls for cls in listed if isinstance(cls, type) and issubclass(cls, Likelihood) and cls is not Likelihood]
+    options = {cls: cls.options_for(x) for cls in shelf}
+    taking = {cls: own for cls, own in options.items() if own is not None}
+    discrete = {cls: own for cls, own in taking.items() if cls(**own).support.is_discrete}
+    whole = bool((x == x.round()).all())
+    return discrete if whole and discrete else discrete | taking

@@ -90,8 +90,13 @@ class Likelihood(nn.Module):
         with torch.no_grad():
             return self.distribution(*(torch.zeros(()) for _ in range(self.num_params))).support
 
+    @classmethod
+    def options_for(cls, x: Tensor) -> dict[str, Any] | None:
+        """Return options of the constructor with which it takes all these numbers, or None where it takes them not."""
+        return {} if bool(cls().support.check(x).all()) else None
+
     def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the elementwise distribution of x given its parameters, each shaped like x."""
+        """Return the distribution of x given its parameters, each shaped like x: elementwise, or over all of x."""
         raise TypeError(f"{type(self).__name__} has to define distribution(*params).")
 
     def forward(self, h: Tensor) -> TorchDistribution:
@@ -103,7 +108,8 @@ class Likelihood(nn.Module):
                 f"got {tuple(h.shape)}. Let the decoder's out_shape be likelihood.h_shape."
             )
         params = h.chunk(self.num_params, dim=-dim) if self.num_params > 1 else (h,)
-        return self.distribution(*params).to_event(dim)
+        p = self.distribution(*params)
+        return p.to_event(dim - p.event_dim)
 
 
 class Posterior(nn.Module):

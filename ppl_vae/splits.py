@@ -4,8 +4,12 @@ Dynamic binarization takes a grey level for the probability of a one, pixel by p
 
     x_i = 1[u_i < grey_i],    u_i ~ U(0, 1);
 
-a random threshold is one u for all pixels of an image. Both draw u afresh in training, and have one fixed
-draw, which belongs to the datum and not to the batch it comes in, for everything else.
+a random threshold is one u for all pixels of an image. Dequantization makes real numbers of the L grey levels,
+
+    x_i = (level_i + u_i) / L.
+
+All draw u afresh in training, and have one fixed draw, which belongs to the datum and not to the batch it comes in,
+for everything else.
 """
 
 from collections.abc import Sequence
@@ -19,10 +23,11 @@ from torch import Tensor
 from ppl_vae.errors import InputError
 
 Binarize = Literal["dynamic", "random_threshold", "threshold"] | None
+Dequantize = Literal["uniform"] | None
 
 _SEED = 19  # of the fixed draws
 HIDDEN = -1  # the label of a datum whose label is not known
-PIXELS, THRESHOLDS, STRINGS = range(3)  # what a stream of fixed noise is for
+PIXELS, THRESHOLDS, STRINGS, LEVELS = range(4)  # what a stream of fixed noise is for
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -35,6 +40,7 @@ class Split:
         y: labels, [N], or None. A whole number of -1 is a label that is not known.
         scale: what a stored value is divided by.
         binarize: "dynamic", "random_threshold", "threshold" or None.
+        dequantize: "uniform" or None.
     """
 
     values: Tensor | np.ndarray[Any, Any]
@@ -42,6 +48,7 @@ class Split:
     y: Tensor | None = None
     scale: float = 1.0
     binarize: Binarize = None
+    dequantize: Dequantize = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,7 +56,8 @@ class Split:
     def __repr__(self) -> str:
         known = 0 if self.y is None else int(is_known(self.y).sum())
         labels = "without labels" if self.y is None else "with labels" if known == len(self) else f"{known} with labels"
-        return f"<Split of {len(self)} data of shape {tuple(self.event_shape)}, binarize={self.binarize!r}, {labels}>"
+        how = f"binarize={self.binarize!r}" if self.dequantize is None else f"dequantize={self.dequantize!r}"
+        return f"<Split of {len(self)} data of shape {tuple(self.event_shape)}, {how}, {labels}>"
 
     def __getitem__(self, index: slice | Tensor | Sequence[int]) -> "Split":
         """Return a part of the split, for instance `test[::10]` for every tenth datum."""
@@ -62,8 +70,14 @@ class Split:
         return torch.Size(self.values.shape[1:])
 
     @property
+    def num_levels(self) -> int | None:
+        """How many grey levels x has, as stored: 256 of 8-bit pixels; None where it is not known, or binarized."""
+        is_bytes = str(self.values.dtype).removeprefix("torch.") == "uint8"
+        return int(self.scale) + 1 if is_bytes and self.scale > 1 and self.binarize is None else None
+
+    @property
     def x(self) -> Tensor:
-        """All data of the split, [N, *event_shape], with the fixed binary draws if it is binarized."""
+        """All data of the split, [N, *event_shape], with the fixed draws if it is binarized or dequantized."""
         return self.take(torch.arange(len(self)))
 
     @property
@@ -89,15 +103,20 @@ class Split:
             return (fixed_noise(self.rows[index], self.event_shape) < x).to(x)
         if self.binarize == "random_threshold":
             return (fixed_noise(self.rows[index], self._one_for_each(), THRESHOLDS) < x).to(x)
+        if self.dequantize is not None:
+            return self._dequantized(x, fixed_noise(self.rows[index], self.event_shape, LEVELS))
         return x
 
     def draw(self, index: Tensor) -> Tensor:
-        """Return these data as training sees them: binarized afresh from PyTorch's global generator."""
+        """Return these data as training sees them: binarized or dequantized afresh, by PyTorch's global generator."""
         if self.binarize == "dynamic":
             return torch.bernoulli(self.grey(index))
         if self.binarize == "random_threshold":
             x = self.grey(index)
             return (torch.rand(len(x), *self._one_for_each()) < x).to(x)
+        if self.dequantize is not None:
+            x = self.grey(index)
+            return self._dequantized(x, torch.rand(x.shape))
         return self.take(index)
 
     def take_y(self, index: Tensor) -> Tensor:
@@ -160,6 +179,11 @@ class Split:
         if self.y is None or self.y.dim() != 1:
             return "none" if self.y is None else f"labels of shape {tuple(self.y.shape)}"
         return f"values from {float(self.y.min()):.3g} to {float(self.y.max()):.3g}"
+
+    def _dequantized(self, grey: Tensor, u: Tensor) -> Tensor:
+        """Return (level + u) / L; u has 16 bits, so that single precision does not round up to the next level."""
+        levels = (grey * self.scale).round()
+        return (levels + (u * 2**16).floor().to(grey) / 2**16) / (self.scale + 1)
 
     def _one_for_each(self) -> torch.Size:
         """Return the shape of one number for all pixels of a datum."""

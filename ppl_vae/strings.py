@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError
-from ppl_vae.splits import STRINGS, Split, fixed_noise, whole_labels
+from ppl_vae.splits import STRINGS, Dequantize, Split, fixed_noise, whole_labels
 
 NUM_DIGITS = 10
 
@@ -72,6 +72,16 @@ class StringSplit:
     def string_labels(self) -> Tensor:
         """The labels of the strings, [N, L]."""
         return self._string_labels(torch.arange(len(self)))
+
+    @property
+    def num_levels(self) -> int | None:
+        """How many grey levels x has, where it is known."""
+        return self.images.num_levels
+
+    @property
+    def dequantize(self) -> Dequantize:
+        """How x is dequantized."""
+        return self.images.dequantize
 
     def take(self, index: Tensor) -> Tensor:
         """Return these x as an estimator sees them: the same numbers every time."""

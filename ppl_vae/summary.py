@@ -6,6 +6,7 @@ import numpy as np
 
 from ppl_vae.diagnostics import MIN_SAMPLES, khat_threshold
 from ppl_vae.report import Report, number, spread
+from ppl_vae.scored import bits_in_words
 
 if TYPE_CHECKING:
     from ppl_vae.evidence import Evidence
@@ -26,7 +27,7 @@ def report(evidence: "Evidence") -> Report:
         ("log P(x)", means["log_px"], "nats"),
         ("ELBO", means["elbo"], "nats, log P(x) >= ELBO"),
         ("gap", means["gap"], f"nats, KL({of} || P(z | x)) = log P(x) - ELBO"),
-        ("bits per dim", means["bits_per_dim"], f"-log P(x) / ({evidence.event_size} ln 2)"),
+        ("bits per dim", means["bits_per_dim"], bits_in_words(evidence)),
     ]
     if evidence.is_exact:
         rows = [row for row in rows if row[0] not in ("ELBO", "gap")]

@@ -16,6 +16,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.given import GivenConditions, check_proper, condition_names, quantity
 from ppl_vae.pair import Pair, Program
 from ppl_vae.rng import seeded
+from ppl_vae.scored import scored_as
 from ppl_vae.structure import Args, Structure, samples, structure_of
 
 CHUNK_NUMBERS = 2**22  # values of the largest site held at once: 16 MB in single precision
@@ -58,6 +59,8 @@ class Work:
         whole_only: whether the programs run on all the data only.
         quantity: what is estimated: log P(x), log P(x | y) or log P(x, y).
         exact: whether no latent site is sampled: there is none, or all are summed out; then one sample says all.
+        scored: what the observed sites are scored by, see `ppl_vae.scored`.
+        num_levels: how many grey levels x has, 0 if that is not known.
     """
 
     pair: Pair
@@ -66,6 +69,8 @@ class Work:
     whole_only: bool
     quantity: str = "log P(x)"
     exact: bool = False
+    scored: str = ""
+    num_levels: int = 0
 
     @property
     def divisible(self) -> bool:
@@ -117,7 +122,17 @@ def prepared(
         what = quantity(traces[0], () if joint else condition_names(samples(traces[0])))
         # A part of the data was tried first; where only all of them run, it failed.
         exact = all(site["is_observed"] for site in samples(traces[-1]).values())
-        yield Work(pair, source, structure, whole_only=1 < len(source) == num_run, quantity=what, exact=exact)
+        scored, num_levels = scored_as(samples(traces[0]).values(), source)
+        yield Work(
+            pair,
+            source,
+            structure,
+            whole_only=1 < len(source) == num_run,
+            quantity=what,
+            exact=exact,
+            scored=scored,
+            num_levels=num_levels,
+        )
 
 
 def _check_densities(traces: list[Trace]) -> None:

@@ -6,22 +6,57 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from ppl_vae import InputError
-from ppl_vae.likelihoods import Bernoulli, Gaussian
+from ppl_vae import InputError, priors
+from ppl_vae.likelihoods import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    DiscretizedLogisticMixture,
+    Gaussian,
+    Laplace,
+    Multinomial,
+    NegativeBinomial,
+    Poisson,
+    StudentT,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
 from ppl_vae.networks import MLP, GatedMLP
 from ppl_vae.posteriors import DiagonalNormal
-from ppl_vae.priors import Flow, Laplace, Mixture, StandardNormal, StudentT
 
 PRIORS = [
-    lambda: StandardNormal(3),
-    lambda: Laplace(3),
-    lambda: StudentT(3, df=3),
-    lambda: StudentT(3, df=None),
-    lambda: Mixture(3, num_components=4),
-    lambda: Flow(3, transforms=2, hidden=(8,)),
-    lambda: Flow(3, "masked_autoregressive", transforms=2, hidden=(8,)),
+    lambda: priors.StandardNormal(3),
+    lambda: priors.Laplace(3),
+    lambda: priors.StudentT(3, df=3),
+    lambda: priors.StudentT(3, df=None),
+    lambda: priors.Mixture(3, num_components=4),
+    lambda: priors.Flow(3, transforms=2, hidden=(8,)),
+    lambda: priors.Flow(3, "masked_autoregressive", transforms=2, hidden=(8,)),
 ]
-LIKELIHOODS = [Bernoulli, Gaussian, lambda: Gaussian(sigma=0.3)]
+LIKELIHOODS = {
+    "bernoulli": Bernoulli,
+    "binomial": lambda: Binomial(total_count=7),
+    "categorical": lambda: Categorical(num_levels=5),
+    "continuous_bernoulli": ContinuousBernoulli,
+    "discretized_logistic": DiscretizedLogistic,
+    "discretized_logistic_17": lambda: DiscretizedLogistic(num_levels=17),
+    "discretized_logistic_mixture": lambda: DiscretizedLogisticMixture(num_components=3, num_levels=17),
+    "gaussian": Gaussian,
+    "gaussian_fixed": lambda: Gaussian(sigma=0.3),
+    "gaussian_per_dimension": lambda: Gaussian(sigma="per_dimension"),
+    "gaussian_per_datum": lambda: Gaussian(sigma="per_datum"),
+    "laplace": Laplace,
+    "laplace_per_datum": lambda: Laplace(scale="per_datum"),
+    "multinomial": lambda: Multinomial(total_count=6),
+    "negative_binomial": NegativeBinomial,
+    "poisson": Poisson,
+    "student_t": StudentT,
+    "student_t_per_dimension": lambda: StudentT(scale="per_dimension", df=3.0),
+    "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomial,
+    "zero_inflated_poisson": ZeroInflatedPoisson,
+}
 POSTERIORS = [lambda: DiagonalNormal(3)]
 NETWORKS = [
     lambda i, o: MLP(i, o, hidden=(7, 6)),
@@ -75,7 +110,7 @@ def test_prior_is_a_density(make):
 
 
 @pytest.mark.parametrize("event_shape", EVENT_SHAPES)
-@pytest.mark.parametrize("make", LIKELIHOODS)
+@pytest.mark.parametrize("make", LIKELIHOODS.values(), ids=LIKELIHOODS)
 def test_likelihood(make, event_shape):
     likelihood = make().bind(event_shape)
     h = torch.randn(5, 6, *likelihood.h_shape, requires_grad=True)
@@ -84,8 +119,13 @@ def test_likelihood(make, event_shape):
     x = p.sample()
     assert p.mean.shape == x.shape
     assert p.log_prob(x[0]).shape == (5, 6)
+    assert bool(p.support.check(x).all()) and bool(likelihood.support.check(x).all())
+    assert not bool(likelihood.support.check(torch.tensor([0.5, -7.3, math.nan])).all())
+    wide = p.expand([2, 5, 6])
+    assert wide.sample((3,)).shape == (3, 2, 5, 6, *event_shape)
+    torch.testing.assert_close(wide.log_prob(x), p.log_prob(x).expand(2, 5, 6))
     p.log_prob(x).sum().backward()
-    assert torch.isfinite(h.grad).all()
+    assert torch.isfinite(h.grad).all() and h.grad.abs().sum() > 0
     check_saved(lambda: make().bind(event_shape), likelihood, lambda m: m(h.detach()).log_prob(x))
     if list(likelihood.parameters()):
         check_gradients(likelihood, likelihood(h.detach()).log_prob(x).sum())
@@ -93,6 +133,53 @@ def test_likelihood(make, event_shape):
         likelihood(torch.zeros(5, 9, 9, 9))
     with pytest.raises(InputError, match="Make a new"):
         likelihood.bind((17,))
+
+
+@pytest.mark.parametrize("make", LIKELIHOODS.values(), ids=LIKELIHOODS)
+def test_likelihood_far_out(make):
+    """Far from where a network starts it stays finite, value and gradient, for any x that it takes."""
+    likelihood = make().bind((2,))
+    x = likelihood(torch.randn(50, *likelihood.h_shape)).sample()
+    for scale in (-30.0, 30.0):
+        signs = torch.randint(0, 2, (50, *likelihood.h_shape)) * 2.0 - 1
+        for far in (signs, torch.ones_like(signs)):
+            h = (scale * far).requires_grad_()
+            log_prob = likelihood(h).log_prob(x)
+            log_prob.sum().backward()
+            assert torch.isfinite(log_prob).all() and torch.isfinite(h.grad).all()
+            assert bool(likelihood.support.check(likelihood(h).sample()).all())
+            assert torch.isfinite(likelihood(h).mean).all()
+
+
+@pytest.mark.parametrize("make", LIKELIHOODS.values(), ids=LIKELIHOODS)
+def test_likelihood_has_the_mean_of_its_samples(make):
+    torch.manual_seed(3)
+    likelihood = make().bind((4,))
+    p = likelihood(torch.randn(likelihood.h_shape) / 2)
+    x = p.sample((40_000,)).double()
+    error = x.std(0) / math.sqrt(len(x))
+    assert ((x.mean(0) - p.mean.double()).abs() < 5 * error).all()
+
+
+@pytest.mark.parametrize("make", LIKELIHOODS.values(), ids=LIKELIHOODS)
+def test_likelihood_sums_to_one(make):
+    """All its values, or a fine grid of them, have probability one together."""
+    likelihood = make().double().bind((1,))
+    h = torch.randn(7, *likelihood.h_shape, dtype=torch.double)
+    support = likelihood.support
+    if isinstance(likelihood, Multinomial):
+        pytest.skip("the probabilities of a multinomial sum to one for each total: test_likelihoods.py")
+    if not support.is_discrete:
+        ends = (0.0, 1.0) if support is torch.distributions.constraints.unit_interval else (-300.0, 300.0)
+        x = torch.linspace(*ends, 600_001, dtype=torch.double)
+        total = torch.trapezoid(likelihood(h[:, None]).log_prob(x[:, None]).exp(), x, dim=-1)
+    else:
+        x = torch.arange(3000.0, dtype=torch.double)
+        levels = getattr(support, "num_levels", 2) - 1
+        x = x / levels if bool(support.check(torch.tensor(1 / levels))) else x
+        x = x[support.check(x)]
+        total = likelihood(h[:, None]).log_prob(x[:, None]).exp().sum(-1)
+    torch.testing.assert_close(total, torch.ones_like(total), atol=2e-4, rtol=0)
 
 
 def test_gaussian_against_the_formula():
@@ -140,9 +227,9 @@ def test_network(make, shapes):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: StandardNormal(0), "latent_dim.*got 0"),
-        (lambda: StandardNormal(2.5), r"latent_dim.*got 2\.5"),
-        (lambda: Mixture(2, num_components=-1), "num_components.*got -1"),
+        (lambda: priors.StandardNormal(0), "latent_dim.*got 0"),
+        (lambda: priors.StandardNormal(2.5), r"latent_dim.*got 2\.5"),
+        (lambda: priors.Mixture(2, num_components=-1), "num_components.*got -1"),
         (lambda: Gaussian(sigma=0), "sigma.*got 0"),
         (lambda: Gaussian(sigma=float("nan")), "sigma.*got nan"),
         (lambda: Gaussian(sigma="wide"), "sigma.*got 'wide'"),

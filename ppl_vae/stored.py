@@ -1,0 +1,94 @@
+"""What a file holds, checked, as the parts of a data set: a person's own arrays and images, and fixed splits."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae.errors import InputError
+from ppl_vae.files import Array, read_arrays, read_images
+from ppl_vae.splits import Split, whole_labels
+
+_SEED = 19  # of the fixed splits
+
+
+def split_at_random(values: Any, sizes: tuple[int, int], y: Any = None, scale: float = 1.0) -> tuple[Split, ...]:
+    """Split at random, always the same way, into the rest, `sizes[0]` and `sizes[1]`."""
+    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(_SEED))
+    counts = [len(values) - sum(sizes), *sizes]
+    if min(counts) < 1:
+        raise InputError(f"Expected at least 3 data, one for each split; got {len(values)}.")
+    labels = None if y is None else torch.as_tensor(y)
+    return tuple(Split(values, r, None if labels is None else labels[r], scale) for r in order.split(counts))
+
+
+def whole(values: Tensor, y: Tensor | None = None, scale: float = 1.0) -> Split:
+    """Return all of the values as one part."""
+    return Split(values, torch.arange(len(values)), y, scale)
+
+
+def own_data(path: Path) -> tuple[Split, ...]:
+    """Return the three parts of a person's own file or folder.
+
+    Raises:
+        InputError: no such file, or one that does not hold such data.
+    """
+    if not path.exists():
+        raise InputError(f"Expected a data file or folder; got {path}, which does not exist.")
+    arrays = {"x": read_images(path)} if path.is_dir() else read_arrays(path)
+    validation = next((key for key in ("validation", "valid", "val") if key in arrays), None)
+    if "train" in arrays and "test" in arrays and validation:
+        parts = tuple(checked_part(path, arrays, key) for key in ("train", validation, "test"))
+        shapes = [tuple(part.event_shape) for part in parts]
+        if len(set(shapes)) > 1:
+            raise InputError(f"Expected data of one shape in {path}; got {shapes} in its three parts. Make them equal.")
+        scale = max(part.scale for part in parts)  # one scale for all three
+        return _with_whole_labels(tuple(replace(part, scale=scale) for part in parts))
+    key = "x" if "x" in arrays else next((k for k, a in arrays.items() if a.ndim > 1), None)
+    if key is None or (len(arrays) > 1 and key != "x"):
+        raise InputError(
+            f"Expected {path} to hold x (and y), or train, validation and test; got {', '.join(arrays) or 'nothing'}. "
+            f"Rename its arrays."
+        )
+    whole = checked_part(path, arrays, key)
+    tenth = max(1, len(whole) // 10)
+    return _with_whole_labels(split_at_random(whole.values, (tenth, tenth), whole.y, whole.scale))
+
+
+def _with_whole_labels(parts: tuple[Split, ...]) -> tuple[Split, ...]:
+    """Let the labels of all parts be integers, if all are whole (also 0.0, 1.0, ..., false, true), else floats."""
+    labels = [whole_labels(part.y) for part in parts]
+    if any(y is None and part.y is not None for y, part in zip(labels, parts, strict=True)):
+        labels = [None if part.y is None else part.y.to(torch.get_default_dtype()) for part in parts]
+    return tuple(replace(part, y=y) for y, part in zip(labels, parts, strict=True))
+
+
+def checked_part(path: Path, arrays: dict[str, Array], key: str) -> Split:
+    """Check one array of a file, and its labels, and make a split of it."""
+    x, y = arrays[key], arrays.get("y" if key == "x" else f"{key}_y")
+    for name, array in ((key, x), ("y", y)):
+        if array is not None and (array.dtype.kind not in "buif" or array.ndim == 0):
+            raise InputError(
+                f"Expected numbers in {path}; got an array {name!r} of dtype {array.dtype} and shape {array.shape}. "
+                f"Encode it as numbers, one entry for each datum."
+            )
+    if x.size == 0:
+        raise InputError(f"Expected at least one datum in {path}; got an empty array {key!r} of shape {x.shape}.")
+    if y is not None and len(y) != len(x):
+        raise InputError(f"Expected as many labels as data in {path}; got {len(y)} for {len(x)}.")
+    for start in range(0, len(x), 10_000):
+        part = x[start : start + 10_000]
+        bad = ~np.isfinite(part).reshape(len(part), -1).all(1)
+        if bad.any():
+            raise InputError(
+                f"Expected finite numbers in {path}; got NaN or infinity in {bad.sum()} data, first in row "
+                f"{start + int(bad.argmax())}. Remove or replace them."
+            )
+    shape = {1: (1,), 3: (1, *x.shape[1:])}.get(x.ndim, x.shape[1:])  # images [N, H, W] get their channel
+    values = x.reshape(len(x), *shape)
+    stored = values if isinstance(x, np.memmap) else torch.from_numpy(np.ascontiguousarray(values))
+    labels = None if y is None else torch.from_numpy(np.ascontiguousarray(y))
+    return Split(stored, torch.arange(len(x)), labels, 255.0 if x.dtype == np.uint8 and x.max() > 1 else 1.0)
