@@ -119,18 +119,14 @@ def test_continuous_bernoulli(logit):
         assert float(p.log_prob(torch.tensor([x]))) == pytest.approx(expected, abs=1e-4)
     mean = integrate.simpson(weight * grid, x=grid) / total
     assert float(p.mean) == pytest.approx(mean, abs=1e-5)
-    assert (
-        stats.kstest(
-            p.sample((3000,)).flatten().double().numpy(),
-            lambda x: np.expm1(logit * x) / np.expm1(logit) if logit else x,
-        ).pvalue
-        > 1e-4
-    )
+    torch.manual_seed(0)
+    draws = p.sample((3000,)).flatten().double().numpy()
+    assert stats.kstest(draws, lambda x: np.expm1(logit * x) / np.expm1(logit) if logit else x).pvalue > 1e-3
 
 
 def mp_log_prob(k, a, b, num_levels):
-    """Of a rounded logistic, with fifty digits: the difference of two sigmoids, with nothing done about it."""
-    with mpmath.workdps(60):
+    """Of a rounded logistic, with six hundred digits: the difference of two sigmoids, with nothing done about it."""
+    with mpmath.workdps(600):
         s = mpmath.exp(b) + mpmath.exp(-7)
         cdf = lambda x: 1 / (1 + mpmath.exp(-(x - mpmath.mpf(a)) / s))  # noqa: E731
         at = lambda level: 2 * mpmath.mpf(level) / (num_levels - 1) - 1  # noqa: E731
@@ -140,7 +136,7 @@ def mp_log_prob(k, a, b, num_levels):
 
 
 @pytest.mark.parametrize("num_levels", [2, 17, 256])
-def test_discretized_logistic_against_fifty_digits(num_levels):
+def test_discretized_logistic_against_six_hundred_digits(num_levels):
     """In single precision, far out in its tails too, where the difference of sigmoids itself would be 0."""
     likelihood = likelihoods.DiscretizedLogistic(num_levels).bind((1,))
     cases = itertools.product(
@@ -197,13 +193,13 @@ REFUSALS = [
     (likelihoods.ContinuousBernoulli(), GREY * 50, r"\[0, 1\] for ContinuousBernoulli.* Gaussian.*gaussian, laplace"),
     (
         likelihoods.DiscretizedLogistic(),
-        GREY * 255 / 17,
-        r"1/255, ..., 1\} for Disc.*Logistic\(num_levels=18\).*num_levels=18",
+        GREY * 255 / 16,
+        r"1/255, ..., 1\} for Disc.*Logistic\(num_levels=17\).*num_levels=17",
     ),
     (
         likelihoods.DiscretizedLogisticMixture(),
-        GREY + 1e-3,
-        r"for DiscretizedLogisticMixture; .*: ContinuousBernoulli, ",
+        GREY + 2e-3,
+        r"for DiscretizedLogisticMixture; .*: ContinuousBernoulli",
     ),
     (likelihoods.Categorical(16), GREY, r"1/15, ..., 1\} for Categorical; .*DiscretizedLogistic, "),
     (likelihoods.Binomial(9), GREY * 255, r"from 0 to 9 for Binomial; got .* 10 to 15\..*Binomial\(total_count=15\)"),
