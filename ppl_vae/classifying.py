@@ -1,4 +1,4 @@
-"""Objectives beyond Pyro's own ELBOs: any Pyro ELBO, with a classifier trained beside it."""
+"""Any Pyro ELBO, with a classifier trained beside it."""
 
 import math
 from typing import Any
@@ -68,6 +68,11 @@ class Classifying(ELBO):
         """Return -J, in nats."""
         loss: Tensor = self.elbo.differentiable_loss(model, guide, *args)
         return loss - self.weight * log_q_of_labels(guide, *args) if self._adds(args) else loss
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the inner objective how many epochs are done, if it asks."""
+        if hasattr(self.elbo, "set_epoch"):
+            self.elbo.set_epoch(epoch)
 
     def _get_trace(self, *args: Any) -> Any:
         return self.elbo._get_trace(*args)

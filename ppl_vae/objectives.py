@@ -7,6 +7,18 @@ Each is a `pyro.infer.ELBO`: it goes into `fit(..., objective=...)` and into Pyr
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
 from ppl_vae.classifying import Classifying
-from ppl_vae.multi_sample import IWAE
+from ppl_vae.kl_objectives import BetaELBO, FreeBits, WarmUp
+from ppl_vae.multi_sample import IWAE, DReG, StickingTheLanding
 
-__all__ = ["IWAE", "Classifying", "TraceEnum_ELBO", "TraceMeanField_ELBO", "Trace_ELBO"]
+__all__ = [
+    "IWAE",
+    "BetaELBO",
+    "Classifying",
+    "DReG",
+    "FreeBits",
+    "StickingTheLanding",
+    "TraceEnum_ELBO",
+    "TraceMeanField_ELBO",
+    "Trace_ELBO",
+    "WarmUp",
+]

@@ -1,153 +1,168 @@
-"""The log-weights of a pair with gradients, for objectives: K samples for each datum in one run.
+"""K reparameterized samples of z for each datum with their log-probabilities, with gradients, for objectives.
 
-    log w_k = log P(x, z_k) - log Q(z_k | x),    z_k ~ Q(z | x) reparameterized,    [K, N]
+    log w_k = log P(x, z_k) - log Q(z_k | x),    z_k ~ Q(z | x),    [K, N]
 
 What is common to all sites of a datum (the size of a plate over its subset, a `poutine.scale` around both
-programs) is kept apart, as it multiplies the objective of a datum; what subsampled plates inside of the plate over
-the data scale belongs into the weight.
+programs) is kept apart, as it multiplies the objective of a datum; the scale of subsampled plates inside the one over
+the data belongs into the weight.
 """
 
 import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import ELBO
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
+from torch.distributions import Independent, kl_divergence
 
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.checks import check_sites
+from ppl_vae.errors import InputError
 from ppl_vae.pair import Pair, Program
-from ppl_vae.structure import Structure, enumerates, log_prob_by_datum, samples, structure_of
+from ppl_vae.structure import Site, Structure, log_prob_by_datum, samples, structure_of, sum_by_datum
 from ppl_vae.trace import enumerating
 
-Site = dict[str, Any]
-Traces = tuple[poutine.Trace, poutine.Trace]
 
-
-class Terms(NamedTuple):
-    """What objectives are made of.
+@dataclass(frozen=True)
+class Particles:
+    """A run of a guide, and of the model against it, K times at once.
 
     Attributes:
-        log_likelihood: log P(x | z_k), [K, N], in nats, as all log-probabilities here.
-        log_prior: log P(z_k), [K, N].
-        log_q: log Q(z_k | x), [K, N].
-        scale: what a datum counts, a number or [N].
+        model_trace: of the model.
+        guide_trace: of the guide; the log-probabilities of its sites are log Q.
+        structure: as `look_at` found it.
+        num_particles: K.
     """
 
-    log_likelihood: Tensor
-    log_prior: Tensor
-    log_q: Tensor
-    scale: Any
+    model_trace: poutine.Trace
+    guide_trace: poutine.Trace
+    structure: Structure
+    num_particles: int
+
+    @cached_property
+    def latents(self) -> list[str]:
+        """The names of the model's latent sites."""
+        return [name for name, site in samples(self.model_trace).items() if not site["is_observed"]]
+
+    @cached_property
+    def num_data(self) -> int:
+        """N, how many data were run: where the program takes a subset itself, as many as are in it."""
+        every = [*samples(self.model_trace).values(), *samples(self.guide_trace).values()]
+        return next(f.size for site in every for f in site["cond_indep_stack"] if f.dim == self.structure.dim)
+
+    @cached_property
+    def scale(self) -> Any:
+        """What a datum counts, a number or [N]."""
+        sites = [*samples(self.model_trace).values(), *samples(self.guide_trace).values()]
+        scale = outer_scale(sites[0], self.structure)
+        return scale.flatten() if isinstance(scale, Tensor) else scale
+
+    @cached_property
+    def log_likelihood(self) -> Tensor:
+        """The log-probability of x given z_k, log P(x | z_k), [K, N], in nats, as all of these."""
+        sites = samples(self.model_trace)
+        if self.structure.enumerated:  # a sum over what is left out does not split into a term for each site
+            return self._log_prob(self.model_trace, sites) - self.log_prior
+        return self._log_prob(self.model_trace, [name for name in sites if name not in self.latents])
+
+    @cached_property
+    def log_prior(self) -> Tensor:
+        """The log-probability of z_k in the model, log P(z_k), [K, N]."""
+        return self._log_prob(self.model_trace, self.latents)
+
+    @cached_property
+    def log_q(self) -> Tensor:
+        """The log-probability of z_k in the guide, log Q(z_k | x), [K, N]."""
+        return self._log_prob(self.guide_trace, samples(self.guide_trace))
 
     @property
     def log_weights(self) -> Tensor:
-        """log P(x, z_k) - log Q(z_k | x), [K, N]."""
+        """How much z_k counts, log w_k = log P(x, z_k) - log Q(z_k | x), [K, N]."""
         return self.log_likelihood + self.log_prior - self.log_q
 
+    @cached_property
+    def kl(self) -> dict[str, Tensor]:
+        """The divergence KL[Q(z_s | x) || P(z_s)] of each latent site s, [K, N], whose sum is that of all.
 
-class ParticleObjective(ELBO):
-    """An objective of K reparameterized samples of z for each datum, drawn at once.
+        Of a site that depends on others it is the divergence given their samples. It is exact where PyTorch knows
+        it, and otherwise log Q - log P of the sample. Discrete sites that are summed out leave one term, "".
+        """
+        if self.structure.enumerated:
+            return {"": self.log_q - self.log_prior}
+        return {name: self._kl(name) for name in self.latents}
 
-    Subclasses implement `bound(terms)`, the lower bound of log P(x) per datum, [N], and, where something else is
-    optimized, `optimized`.
+    def _kl(self, name: str) -> Tensor:
+        q, p = samples(self.guide_trace)[name], samples(self.model_trace)[name]
+        exact = exact_kl(q["fn"], p["fn"]) if self._in_order else None
+        if exact is not None:
+            exact = scale_and_mask(exact, inner_scale(q, self.structure), q["mask"])
+            return self._full(sum_by_datum(exact, self.structure, self.num_data))
+        return self._log_prob(self.guide_trace, [name]) - self._log_prob(self.model_trace, [name])
 
-    Args:
-        num_particles: K.
-        options: what else the objective depends on, for its name.
-    """
+    @property
+    def total_kl(self) -> Tensor:
+        """The sum of the divergences of all sites, [K, N]."""
+        return functools.reduce(torch.add, self.kl.values(), torch.zeros_like(self.log_likelihood))
 
-    def __init__(self, num_particles: int, **options: Any) -> None:
-        positive_int("num_particles", num_particles)
-        super().__init__(num_particles)  # type: ignore[no-untyped-call]
-        # A run is resumed with the same objective only: fit compares names.
-        listed = ", ".join(f"{name}={value:g}" for name, value in options.items())
-        self.__name__ = f"{type(self).__name__}({listed})" if listed else type(self).__name__
-        self._known: tuple[Program, Program, int, Structure] | None = None
-
-    def bound(self, terms: Terms) -> Tensor:
-        """Return a lower bound of log P(x) for each datum, [N], in nats."""
-        raise TypeError(f"{type(self).__name__} has to define bound(terms).")
-
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Return the negative bound, in nats, summed over the data."""
-        with torch.no_grad():
-            traces = self._get_trace(model, guide, args, kwargs)
-            terms = terms_of(traces, self.structure(model, guide, args, kwargs))
-            return float(-(terms.scale * self.bound(terms)).sum())
-
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Return the negative bound, in nats, summed over the data, and leave the gradients with the parameters."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward()
-        return float(loss.detach())
-
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the loss to minimize, in nats, summed over the data, a scalar."""
-        traces = self._get_trace(model, guide, args, kwargs)
-        terms = terms_of(traces, self.structure(model, guide, args, kwargs))
-        return -(terms.scale * self.bound(terms)).sum()
-
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Traces:
-        """Run the guide and the model against it, K times at once; return the traces of (model, guide)."""
-        structure = self.structure(model, guide, args, kwargs)
-        with particles(self.num_particles, structure):
-            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-            return run_model(model, guide_trace, structure, args, kwargs), guide_trace
-
-    def structure(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
-        """Return what a run shows of a pair: found, and checked, when the pair is first met.
+    def kl_by_dimension(self) -> dict[str, Tensor]:
+        """Return the divergence of each number of each latent site, [K, N, how many there are for a datum].
 
         Raises:
-            InputError: a pair that this objective is not for.
+            InputError: a site whose numbers are not independent in the guide, or in the model.
         """
-        known = self._known
-        if known is None or known[:2] != (model, guide) or known[2] != len(args):
-            known = self._known = (model, guide, len(args), look_at(model, guide, args, kwargs))
-        return known[3]
+        return {name: self._kl_by_dimension(name) for name in self.latents}
+
+    def _kl_by_dimension(self, name: str) -> Tensor:
+        site, event_dim = samples(self.guide_trace)[name], samples(self.guide_trace)[name]["fn"].event_dim
+        q, p = (elementwise(samples(trace)[name]["fn"]) for trace in (self.guide_trace, self.model_trace))
+        if q.event_dim or p.event_dim or self.structure.enumerated:
+            raise InputError(
+                f"Expected a site {name!r} of independent numbers in the guide and in the model, none of them summed "
+                f"out; got {type(q).__name__} and {type(p).__name__}. Leave out per_dimension."
+            )
+        kl = exact_kl(q, p) if self._in_order else None
+        kl = q.log_prob(site["value"]) - p.log_prob(site["value"]) if kl is None else kl
+        mask = site["mask"][(..., *[None] * event_dim)] if isinstance(site["mask"], Tensor) else site["mask"]
+        kl = scale_and_mask(kl, inner_scale(site, self.structure), mask)
+        return kl.movedim(self.structure.dim - event_dim, 1).reshape(self.num_particles, self.num_data, -1)
+
+    @cached_property
+    def _in_order(self) -> bool:
+        # What the model's P(z_s | others) depends on may depend on z_s, where the guide draws z_s before them.
+        return [name for name in samples(self.guide_trace) if name in self.latents] == self.latents
+
+    def _log_prob(self, trace: poutine.Trace, names: Iterable[str]) -> Tensor:
+        sites = samples(trace)
+        alike: dict[float, list[str]] = defaultdict(list)
+        for name in names:
+            alike[inner_scale(sites[name], self.structure)].append(name)
+        terms = [s * log_prob_by_datum(trace, some, self.structure, self.num_data) for s, some in alike.items()]
+        terms = terms or [log_prob_by_datum(trace, [], self.structure, self.num_data)]
+        return self._full(functools.reduce(torch.add, terms))
+
+    def _full(self, term: Tensor) -> Tensor:
+        return term.expand(self.num_particles, self.num_data)
 
 
-def particles(num_particles: int, structure: Structure) -> Any:
-    """Return the plate of the samples, to the left of all plates of a pair."""
-    return pyro.plate("particles", num_particles, dim=-structure.num_plates - 1)
+def elementwise(fn: Any) -> Any:
+    """Return a distribution of independent numbers as one for each of them, any other as it is."""
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return fn
 
 
-def run_model(
-    model: Program, guide_trace: poutine.Trace, structure: Structure, args: Any, kwargs: Any
-) -> poutine.Trace:
-    """Run the model on the guide's values; return its trace."""
-    model = enumerating(model, structure) if structure.enumerated else model
-    return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-
-
-def terms_of(traces: Traces, structure: Structure) -> Terms:
-    """Return log P(x | z_k), log P(z_k) and log Q(z_k | x) of a run, each [K, N], with gradients."""
-    model_trace, guide_trace = traces
-    sites, guided = samples(model_trace), samples(guide_trace)
-    every = [*sites.values(), *guided.values()]
-    size = next(f.size for site in every for f in site["cond_indep_stack"] if f.dim == structure.dim)
-    count = max((f.size for f in _frames(every) if f.name == "particles"), default=1)
-    total = log_prob(model_trace, sites, structure, size)
-    latents = [name for name, site in sites.items() if not site["is_observed"]]
-    prior = log_prob(model_trace, latents, structure, size)
-    log_q = log_prob(guide_trace, guided, structure, size)
-    scale = outer_scale(every[0], structure)
-    scale = scale.flatten() if isinstance(scale, Tensor) else scale
-    return Terms(*(term.expand(count, size) for term in (total - prior, prior, log_q)), scale)
-
-
-def log_prob(trace: poutine.Trace, names: Iterable[str], structure: Structure, size: int) -> Tensor:
-    """Return the log-probability of sites per datum, [K or 1, N]; subsampled plates of each datum count in full."""
-    sites = samples(trace)
-    alike: dict[float, list[str]] = defaultdict(list)
-    for name in names:
-        alike[inner_scale(sites[name], structure)].append(name)
-    terms = [scale * log_prob_by_datum(trace, some, structure, size) for scale, some in alike.items()]
-    return functools.reduce(torch.add, terms) if terms else log_prob_by_datum(trace, [], structure, size)
+def exact_kl(q: Any, p: Any) -> Tensor | None:
+    """Return KL[Q || P] where PyTorch knows it, else None."""
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return None
 
 
 def inner_scale(site: Site, structure: Structure) -> float:
@@ -162,56 +177,55 @@ def outer_scale(site: Site, structure: Structure) -> Any:
     return site["scale"] if inner == 1 else site["scale"] / inner
 
 
-def _frames(sites: Iterable[Site]) -> list[Any]:
-    return [f for site in sites for f in site["cond_indep_stack"] if f.vectorized]
+def plate_of_particles(num_particles: int, structure: Structure) -> Any:
+    """Return the plate of the samples, to the left of all plates of a pair."""
+    return pyro.plate("particles", num_particles, dim=-structure.num_plates - 1)
+
+
+def run_against(
+    guide_trace: poutine.Trace, model: Program, structure: Structure, args: Any, kwargs: Any
+) -> poutine.Trace:
+    """Run the model on the values in a trace, discrete sites that are left out summed out; return its trace."""
+    model = enumerating(model, structure) if structure.enumerated else model
+    return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
 
 
 def look_at(model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
     """Run a pair once, on the side, and return what that shows.
 
     Raises:
-        InputError: sites outside of the plate over the data, latents that the guide does not sample, or not
-            reparameterized, or scales that differ between sites.
+        InputError: sites outside of the plate over the data, latents that differ between the two programs or are
+            not reparameterized, scales that differ between sites.
     """
-    with Pair(model, guide).evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
+    pair = Pair(model, guide)
+    with pair.evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    check_sites(pair, model_trace, guide_trace)
     structure = structure_of((model_trace, guide_trace), len(args[0]) if args else 0)
     sites, guided = samples(model_trace), samples(guide_trace)
-    left_out = [name for name, site in sites.items() if not site["is_observed"] and name not in guided]
-    if left_out and not structure.enumerated:
-        raise InputError(
-            f"Expected a guide that samples {', '.join(map(repr, left_out))}; got none. Sample it in the guide, or, if "
-            f"it is discrete, mark it in the model with infer={{'enumerate': 'parallel'}}."
-        )
     for name, site in guided.items():
-        if not site["fn"].has_rsample and _has_gradient(site):
+        if not site["fn"].has_rsample and bool(site["fn"].log_prob(site["value"]).requires_grad):
             raise InputError(
                 f"Expected latents that are reparameterized; got site {name!r} with {type(site['fn']).__name__} in the "
-                f"guide. Use a distribution with rsample, leave a discrete site to be enumerated, or use Trace_ELBO."
+                f"guide. Use a distribution with rsample, leave a discrete site to be summed out, or use Trace_ELBO."
             )
     every = sites | {f"{name} of the guide": site for name, site in guided.items()}
-    scales = {name: torch.as_tensor(outer_scale(site, structure)) for name, site in every.items()}
-    first = next(iter(scales.values()))
-    unlike = [
-        name for name, scale in scales.items() if not _same(scale, first) or scale.numel() not in (1, structure.size)
-    ]
-    if unlike:
-        raise InputError(
-            f"Expected one scale for all sites of a datum; got another one for {', '.join(unlike)}. Put "
-            f"poutine.scale around both whole programs."
-        )
-    if any(inner_scale(site, structure) != 1 for site in every.values()) and structure.enumerated:
-        raise InputError(
-            "Expected no subsampled plate inside the one over the data together with sites that are enumerated; got "
-            "both. Let the inner plate take all."
-        )
+    _check_scales(every, structure)
     return structure
 
 
-def _has_gradient(site: Site) -> bool:
-    return bool(site["fn"].log_prob(site["value"]).requires_grad)
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(torch.allclose(a, b))
+def _check_scales(sites: dict[str, Site], structure: Structure) -> None:
+    scales = {name: torch.as_tensor(outer_scale(site, structure)) for name, site in sites.items()}
+    first = next(iter(scales.values()))
+    unlike = [n for n, s in scales.items() if s.shape != first.shape or not bool(torch.allclose(s, first))]
+    if unlike or first.numel() not in (1, structure.size):
+        raise InputError(
+            f"Expected one scale for all sites of a datum; got another one for {', '.join(unlike) or 'some'}. Put "
+            f"poutine.scale around both whole programs, or, to weigh the KL divergence, use BetaELBO."
+        )
+    if structure.enumerated and any(inner_scale(site, structure) != 1 for site in sites.values()):
+        raise InputError(
+            "Expected no subsampled plate inside the one over the data where sites are enumerated; got one. Let it "
+            "take all, or use TraceEnum_ELBO."
+        )
