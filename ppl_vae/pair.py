@@ -81,7 +81,7 @@ class Pair:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Within it, modules are in evaluation mode; each gets its own mode back at the end."""
-        modes = {child: child.training for module in self._all_modules() for child in module.modules()}
+        modes = {child: child.training for module in self.all_modules() for child in module.modules()}
         self.train(False)
         try:
             yield
@@ -125,10 +125,11 @@ class Pair:
 
     def train(self, mode: bool) -> None:
         """Put all modules into training mode, or out of it; also those that plain functions refer to."""
-        for module in self._all_modules():
+        for module in self.all_modules():
             module.train(mode)
 
-    def _all_modules(self) -> list[nn.Module]:
+    def all_modules(self) -> list[nn.Module]:
+        """Return the modules that the programs are, or that plain functions refer to."""
         found = list(self.modules.values())
         for owner, _ in map(_unwrapped, self.programs.values()):
             if inspect.isfunction(owner):

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -20,11 +20,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 from tqdm.auto import tqdm
 
-from ppl_vae.batches import as_source, fingerprint
+from ppl_vae.batches import Batch, as_source, fingerprint
 from ppl_vae.checkpoint import RunFolder
 from ppl_vae.checks import check
 from ppl_vae.errors import InputError, did_you_mean, positive_int, positive_number
 from ppl_vae.pair import Pair, Program
+from ppl_vae.particle_objective import ParticleObjective
 from ppl_vae.progress import hidden
 from ppl_vae.rng import seeded
 from ppl_vae.structure import samples, structure_of
@@ -76,7 +77,8 @@ def fit(
         epochs: how often to go through the data.
         batch_size: data in one step (a DataLoader has its own).
         learning_rate: given to the optimizer as `lr`.
-        objective: any Pyro ELBO; `pyro.infer.Trace_ELBO()` by default.
+        objective: any Pyro ELBO, such as those in `ppl_vae.objectives`; `pyro.infer.Trace_ELBO()` by default. One with
+            `set_epoch` is told before each epoch how many are done.
         optimizer: called as `optimizer(parameters, lr=learning_rate)`.
         schedule: "cosine" (down to 0 over all epochs), "constant", or a function of (optimizer, epochs)
             that returns a PyTorch scheduler, stepped once an epoch.
@@ -123,7 +125,7 @@ def fit(
             source = as_source(data, pair)
             held_out = None if validation is None else as_source(validation, pair)
             traces, num_data = check(pair, source, size=batch_size)
-            _check_all_sampled(objective, traces)
+            _check_objective(objective, pair, traces, next(source.batches(batch_size)))
             pair.see(traces)
             plate_size = _fixed_plate_size(traces, num_data)
             held_out_size = (
@@ -197,8 +199,10 @@ def _check_methods(objective: Any, optimizer: Any, programs: tuple[Program, Prog
         )
 
 
-def _check_all_sampled(objective: ELBO, traces: list[Any]) -> None:
-    """Refuse an objective that does not sum over the latent sites which the guide leaves out."""
+def _check_objective(objective: ELBO, pair: Pair, traces: list[Any], batch: Batch) -> None:
+    """Refuse an objective that is not for the pair, as one that does not sum over the latents a guide leaves out."""
+    if isinstance(objective, ParticleObjective):
+        objective.meet(pair.model, cast(Program, pair.guide), tuple(value.to(pair.device) for value in batch), {})
     latents, *guided = ({n for n, s in samples(trace).items() if not s["is_observed"]} for trace in traces)
     left_out = sorted(latents.difference(*guided))
     if left_out and isinstance(objective, Trace_ELBO | TraceGraph_ELBO | RenyiELBO):

@@ -90,6 +90,8 @@ class Training:
         started = time.monotonic()
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         self.pair.train(True)
+        if hasattr(self.objective, "set_epoch"):
+            self.objective.set_epoch(self.epoch)
         with seeded(seed, TRAINING, self.epoch):
             train_elbo = self._mean_elbo(source.batches(batch_size, shuffle=True), self._step, self.plate_sizes[0])
         self._check_parameters()
