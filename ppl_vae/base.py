@@ -17,6 +17,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
 from ppl_vae.errors import InputError, positive_int
+from ppl_vae.missing import filled
 from ppl_vae.pair import Pair
 from ppl_vae.trace import latent_sites
 
@@ -83,10 +84,12 @@ class Guide(Program):
 
     `latents` names the model's latent sites with the event shape of each, read off the model's trace. A guide that
     can say Q of a site before anything is sampled has `posterior(x)`, too, which a prior made of posteriors
-    (`VampPrior`) reads. One that has a site y, Q(y | x), where it is given x alone, `classifies`.
+    (`VampPrior`) reads. One that has a site y, Q(y | x), where it is given x alone, `classifies`. Where values of x are
+    missing (NaN), `forward` is given zeros, unless it `reads_missing`.
     """
 
     classifies = False
+    reads_missing = False
 
     def __init__(self, model: Model) -> None:
         super().__init__(model.event_shape)
@@ -95,6 +98,10 @@ class Guide(Program):
             if meet is not None:
                 meet(self)
         self.latents = latent_sites(Pair(model), *model.example())
+
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run the guide on what there is of x."""
+        return super().__call__(x if self.reads_missing else filled(x), *args, **kwargs)
 
     def posterior(self, x: Tensor) -> dict[str, TorchDistribution]:
         """Return Q(z_s | x) of each site s that depends on nothing but x, for x [..., *event_shape]."""

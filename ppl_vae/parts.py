@@ -13,6 +13,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from ppl_vae.errors import InputError, positive_int
+from ppl_vae.missing import Observed
 
 
 class Prior(nn.Module):
@@ -95,7 +96,7 @@ class Likelihood(nn.Module):
         raise TypeError(f"{type(self).__name__} has to define distribution(*params).")
 
     def forward(self, h: Tensor) -> TorchDistribution:
-        """Return P(x | h) for h of shape [..., *h_shape]; event shape [*event_shape]."""
+        """Return P(x | h) for h of shape [..., *h_shape]; event shape [*event_shape]; NaN in x is missing."""
         dim = len(self.event_shape)
         if h.shape[-dim:] != self.h_shape:
             raise InputError(
@@ -103,7 +104,9 @@ class Likelihood(nn.Module):
                 f"got {tuple(h.shape)}. Let the decoder's out_shape be likelihood.h_shape."
             )
         params = h.chunk(self.num_params, dim=-dim) if self.num_params > 1 else (h,)
-        return self.distribution(*params).to_event(dim)
+        p = self.distribution(*params)
+        # Values can be missing where each has a probability of its own; a distribution over whole events has none.
+        return p.to_event(dim - p.event_dim) if p.event_dim else Observed(p, dim)
 
 
 class Posterior(nn.Module):

@@ -26,7 +26,7 @@ def report(evidence: "Evidence") -> Report:
         ("log P(x)", means["log_px"], "nats"),
         ("ELBO", means["elbo"], "nats, log P(x) >= ELBO"),
         ("gap", means["gap"], f"nats, KL({of} || P(z | x)) = log P(x) - ELBO"),
-        ("bits per dim", means["bits_per_dim"], f"-log P(x) / ({evidence.event_size} ln 2)"),
+        ("bits per dim", means["bits_per_dim"], f"-log P(x) / ({evidence.event_size:g} ln 2)"),
     ]
     if evidence.is_exact:
         rows = [row for row in rows if row[0] not in ("ELBO", "gap")]

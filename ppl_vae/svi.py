@@ -24,6 +24,7 @@ from ppl_vae.batches import as_source, fingerprint
 from ppl_vae.checkpoint import RunFolder
 from ppl_vae.checks import check
 from ppl_vae.errors import InputError, did_you_mean, positive_int, positive_number
+from ppl_vae.missing import all_known
 from ppl_vae.pair import Pair, Program
 from ppl_vae.progress import hidden
 from ppl_vae.rng import seeded
@@ -122,13 +123,12 @@ def fit(
         with seeded(seed, SETUP):  # programs may make their parameters, at random, when they first run
             source = as_source(data, pair)
             held_out = None if validation is None else as_source(validation, pair)
-            traces, num_data = check(pair, source, size=batch_size)
-            _check_all_sampled(objective, traces)
-            pair.see(traces)
-            plate_size = _fixed_plate_size(traces, num_data)
-            held_out_size = (
-                None if held_out is None else _fixed_plate_size(*check(pair, held_out, size=VALIDATION_BATCH))
-            )
+            checked = check(pair, source, size=batch_size)
+            _check_all_sampled(objective, checked.traces)
+            pair.see(checked.traces)
+            plate_size = _fixed_plate_size(checked.traces, checked.num_run)
+            validated = None if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
+            held_out_size = None if validated is None else _fixed_plate_size(validated.traces, validated.num_run)
             digest = "" if folder is None else fingerprint(source)
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
@@ -149,6 +149,7 @@ def fit(
             with (
                 warnings.catch_warnings(),
                 pyro.validation_enabled(False),
+                all_known(not any(one.num_missing for one in (checked, validated) if one)),
                 tqdm(total=epochs, desc="fit", unit="epoch", initial=training.epoch, disable=hidden(progress)) as bar,
             ):
                 warnings.filterwarnings("ignore", message="Encountered NaN")  # we say it ourselves, and stop

@@ -14,6 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.errors import InputError, reason
+from ppl_vae.missing import filled
 from ppl_vae.pair import Pair, Program
 from ppl_vae.structure import (
     Args,
@@ -202,7 +203,8 @@ def non_finite_site(pair: Pair, args: Args) -> str:
     for role, trace in (("guide", guide_trace), ("model", model_trace)):
         for name, site in samples(trace).items():
             log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-            for what, tensor in (("value", site["value"]), ("log-probability", log_prob)):
+            value = filled(site["value"]) if site["is_observed"] else site["value"]  # NaN in data is missing
+            for what, tensor in (("value", value), ("log-probability", log_prob)):
                 bad = tensor[~torch.isfinite(tensor)]
                 if len(bad):
                     return f"site {name!r} of the {role} (its {what} is {float(bad[0])} {len(bad)} times)"
