@@ -47,7 +47,7 @@ class LinearGaussian(Model):
         return columns.T, bias, self.likelihood.sigma**2
 
     def exact_log_px(self, x: Tensor) -> Tensor:
-        """Return log P(x) = log N(x; b, W W^T + sigma^2 I) in nats, [N], for x [N, *event_shape], of what is observed."""
+        """Return log P(x) = log N(x; b, W W^T + sigma^2 I) of what is observed, in nats, [N], x [N, *event_shape]."""
         loading, residual, num_missing = self._observed(x)
         variance = self.likelihood.sigma**2
         diagonal = variance.expand(residual.shape[1])

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError, did_you_mean, positive_int
-from ppl_vae.files import Array, read_arrays, read_images
+from ppl_vae.files import Array, check_finite, read_arrays, read_images
+from ppl_vae.missing import with_mask
 from ppl_vae.splits import Binarize, Split, whole_labels
 from ppl_vae.strings import StringSplit, with_strings
 
@@ -40,6 +41,7 @@ class Data:
         num_labels: how many of the training data keep their labels; None if all do.
         num_classes: the largest label of the training data + 1, hidden ones included; None without labels that are
             whole numbers from 0 on.
+        missing: the probability with which each value of x was hidden; None if none was.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Data:
     strings: int | None = None
     num_labels: int | None = None
     num_classes: int | None = None
+    missing: float | None = None
 
     @property
     def event_shape(self) -> torch.Size:
@@ -71,6 +74,7 @@ def load(
     binarize: Binarize | Literal["default"] = "default",
     strings: int | None = None,
     num_labels: int | None = None,
+    missing: float | None = None,
 ) -> Data:
     """Load a named data set, or a person's own `.npy`, `.npz` or folder of images.
 
@@ -78,13 +82,15 @@ def load(
         name: digits, mnist, binarized_mnist, freyfaces, or a path. A `.npy` file or a folder is split
             80 / 10 / 10 at random, always the same way; a `.npz` file may hold `train`, `validation` and
             `test` itself (and `train_y` and so on), else `x` (and `y`). Labels become integers if all of them are
-            whole numbers, however they are stored.
+            whole numbers, however they are stored. NaN in x is a missing value, and so is what a mask of zeros and
+            ones in the file, `x_mask` (or `train_mask` and so on), marks with 0.
         binarize: "dynamic", "random_threshold", "threshold" (at one half), or None; "default" is "dynamic" for
             digits and mnist, else None.
         strings: give each image of a digit a string of so many images of the digits before it, as its y: see
             `StringSplit`.
         num_labels: hide the labels of the training data, by -1, but for so many, balanced over the classes and the
             same every time: see `Split.hide_labels`. The other parts keep theirs.
+        missing: hide each value of x in all parts, by NaN, with this probability, the same every time.
 
     Returns:
         `Data` with `.train`, `.validation` and `.test`, each with `.x` [N, *event_shape] and `.y`.
@@ -128,7 +134,9 @@ def load(
     made: dict[str, Any] = {"train": train, "validation": validation, "test": test}
     if strings is not None:
         made = {part: with_strings(split, strings, f"the {part} part of {key}") for part, split in made.items()}
-    asked: dict[str, Any] = {"binarize": how, "strings": strings, "num_labels": num_labels}
+    if missing is not None:
+        made = {part: split.hide(missing) for part, split in made.items()}
+    asked: dict[str, Any] = {"binarize": how, "strings": strings, "num_labels": num_labels, "missing": missing}
     return Data(key, **made, **asked, settings=dict(settings), num_classes=num_classes)
 
 
@@ -141,7 +149,8 @@ def _check_grey(name: str, parts: Sequence[Split]) -> None:
     for part in parts:
         for index in torch.arange(len(part)).split(10_000):
             x = part.grey(index)
-            if x.min() < 0 or x.max() > 1:
+            x = x[~x.isnan()]
+            if len(x) and (x.min() < 0 or x.max() > 1):
                 raise InputError(
                     f"Expected grey levels in [0, 1] to binarize {name}; got values from {x.min():.3g} to "
                     f"{x.max():.3g}. Rescale the data, or load it with binarize=None."
@@ -260,19 +269,15 @@ def _part(path: Path, arrays: dict[str, Array], key: str) -> Split:
         raise InputError(f"Expected at least one datum in {path}; got an empty array {key!r} of shape {x.shape}.")
     if y is not None and len(y) != len(x):
         raise InputError(f"Expected as many labels as data in {path}; got {len(y)} for {len(x)}.")
-    for start in range(0, len(x), 10_000):
-        part = x[start : start + 10_000]
-        bad = ~np.isfinite(part).reshape(len(part), -1).all(1)
-        if bad.any():
-            raise InputError(
-                f"Expected finite numbers in {path}; got NaN or infinity in {bad.sum()} data, first in row "
-                f"{start + int(bad.argmax())}. Remove or replace them."
-            )
+    scale = 255.0 if x.dtype == np.uint8 and x.max() > 1 else 1.0
+    if f"{key}_mask" in arrays:
+        x = with_mask(np.ascontiguousarray(x), arrays[f"{key}_mask"]).numpy()
+    check_finite(path, x)
     shape = {1: (1,), 3: (1, *x.shape[1:])}.get(x.ndim, x.shape[1:])  # images [N, H, W] get their channel
     values = x.reshape(len(x), *shape)
     stored = values if isinstance(x, np.memmap) else torch.from_numpy(np.ascontiguousarray(values))
     labels = None if y is None else torch.from_numpy(np.ascontiguousarray(y))
-    return Split(stored, torch.arange(len(x)), labels, 255.0 if x.dtype == np.uint8 and x.max() > 1 else 1.0)
+    return Split(stored, torch.arange(len(x)), labels, scale)
 
 
 NAMED: dict[str, tuple[Callable[[], tuple[Split, ...]], Binarize, dict[str, Any]]] = {

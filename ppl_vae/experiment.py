@@ -38,7 +38,7 @@ from ppl_vae.svi import fit
 
 OPTIONS = {  # of what is no part of the programs
     "fit": ("epochs", "batch_size", "learning_rate", "schedule", "patience", "weight_decay"),
-    "data": ("binarize", "num_labels"),
+    "data": ("binarize", "num_labels", "missing"),
     "objective": ("weight",),
 }
 
@@ -67,9 +67,9 @@ def train(
         data: a named data set or a person's own file or folder, see `ppl_vae.data.load`.
         prior, likelihood, condition, networks: class names in snake case, for instance `mixture` and `gaussian`.
         settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are model,
-            guide, prior, likelihood, condition, networks, decoder, encoder, classifier, data (binarize, num_labels),
-            fit (see `ppl_vae.fit`), and objective (weight, see `ppl_vae.objectives.Classifying`, which fits guides that
-            classify).
+            guide, prior, likelihood, condition, networks, decoder, encoder, classifier, data (binarize, num_labels,
+            missing), fit (see `ppl_vae.fit`), and objective (weight, see `ppl_vae.objectives.Classifying`, which fits
+            guides that classify).
         out: the run folder; by default runs/ and the names of what was chosen.
         resume: go on with the run in that folder, if there is one.
         seed: of weights, batches and noise.

@@ -112,7 +112,7 @@ def refuse_missing(x: Tensor, purpose: str) -> None:
         )
 
 
-class Observed(Independent):  # type: ignore[misc]  (Pyro has no types)
+class Observed(Independent):
     """A product of distributions over one number each, of which only those of observed numbers count.
 
     Just `base_dist.to_event(event_dim)`, but that a NaN in a value means missing: log P of the others is returned, 0 if

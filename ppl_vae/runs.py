@@ -17,7 +17,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.rng import seeded
 
-DATA_OPTIONS = ("binarize", "strings", "num_labels")  # of `data.load`
+DATA_OPTIONS = ("binarize", "strings", "num_labels", "missing")  # of `data.load`
 
 
 @dataclass(frozen=True, eq=False, repr=False)

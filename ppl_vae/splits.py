@@ -5,9 +5,11 @@ Dynamic binarization takes a grey level for the probability of a one, pixel by p
     x_i = 1[u_i < grey_i],    u_i ~ U(0, 1);
 
 a random threshold is one u for all pixels of an image. Both draw u afresh in training, and have one fixed
-draw, which belongs to the datum and not to the batch it comes in, for everything else.
+draw, which belongs to the datum and not to the batch it comes in, for everything else. Values that are missing are
+NaN; some can be hidden at random, always the same ones.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,12 +19,13 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError
+from ppl_vae.missing import filled, missing_as
 
 Binarize = Literal["dynamic", "random_threshold", "threshold"] | None
 
 _SEED = 19  # of the fixed draws
 HIDDEN = -1  # the label of a datum whose label is not known
-PIXELS, THRESHOLDS, STRINGS = range(3)  # what a stream of fixed noise is for
+PIXELS, THRESHOLDS, STRINGS, MISSING = range(4)  # what a stream of fixed noise is for
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -35,6 +38,7 @@ class Split:
         y: labels, [N], or None. A whole number of -1 is a label that is not known.
         scale: what a stored value is divided by.
         binarize: "dynamic", "random_threshold", "threshold" or None.
+        missing: the probability with which each value is hidden, or None.
     """
 
     values: Tensor | np.ndarray[Any, Any]
@@ -42,6 +46,7 @@ class Split:
     y: Tensor | None = None
     scale: float = 1.0
     binarize: Binarize = None
+    missing: float | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,7 +54,8 @@ class Split:
     def __repr__(self) -> str:
         known = 0 if self.y is None else int(is_known(self.y).sum())
         labels = "without labels" if self.y is None else "with labels" if known == len(self) else f"{known} with labels"
-        return f"<Split of {len(self)} data of shape {tuple(self.event_shape)}, binarize={self.binarize!r}, {labels}>"
+        how = f"binarize={self.binarize!r}, " + (f"missing={self.missing}, " if self.missing else "")
+        return f"<Split of {len(self)} data of shape {tuple(self.event_shape)}, {how}{labels}>"
 
     def __getitem__(self, index: slice | Tensor | Sequence[int]) -> "Split":
         """Return a part of the split, for instance `test[::10]` for every tenth datum."""
@@ -83,22 +89,42 @@ class Split:
     def take(self, index: Tensor) -> Tensor:
         """Return these data as an estimator sees them: the same numbers every time."""
         x = self.grey(index)
-        if self.binarize == "threshold":
-            return (x >= 0.5).to(x)
+        if self.binarize is None:
+            return self._hidden(x, index)
+        threshold: Any = 0.5
         if self.binarize == "dynamic":
-            return (fixed_noise(self.rows[index], self.event_shape) < x).to(x)
-        if self.binarize == "random_threshold":
-            return (fixed_noise(self.rows[index], self._one_for_each(), THRESHOLDS) < x).to(x)
-        return x
+            threshold = fixed_noise(self.rows[index], self.event_shape)
+        elif self.binarize == "random_threshold":
+            threshold = fixed_noise(self.rows[index], self._one_for_each(), THRESHOLDS)
+        is_one = x >= threshold if self.binarize == "threshold" else threshold < x
+        return self._hidden(missing_as(is_one.to(x), x), index)
 
     def draw(self, index: Tensor) -> Tensor:
         """Return these data as training sees them: binarized afresh from PyTorch's global generator."""
+        if self.binarize not in ("dynamic", "random_threshold"):
+            return self.take(index)
+        x = self.grey(index)
         if self.binarize == "dynamic":
-            return torch.bernoulli(self.grey(index))
-        if self.binarize == "random_threshold":
-            x = self.grey(index)
-            return (torch.rand(len(x), *self._one_for_each()) < x).to(x)
-        return self.take(index)
+            drawn = torch.bernoulli(filled(x))
+        else:
+            drawn = (torch.rand(len(x), *self._one_for_each()) < x).to(x)
+        return self._hidden(missing_as(drawn, x), index)
+
+    def _hidden(self, x: Tensor, index: Tensor) -> Tensor:
+        """Return x with those of its values missing that the split hides."""
+        if self.missing is None:
+            return x
+        return torch.where(fixed_noise(self.rows[index], self.event_shape, MISSING) < self.missing, math.nan, x)
+
+    def hide(self, missing: float) -> "Split":
+        """Return the split with each value missing (NaN) with this probability, whatever it is: the same every time.
+
+        Raises:
+            InputError: a probability that is not between 0 and 1.
+        """
+        if isinstance(missing, bool) or not isinstance(missing, int | float) or not 0 < missing < 1:
+            raise InputError(f"Expected missing to be a probability above 0 and below 1; got {missing!r}.")
+        return replace(self, missing=float(missing))
 
     def take_y(self, index: Tensor) -> Tensor:
         """Return the labels of these data.
@@ -118,7 +144,8 @@ class Split:
         """Return the split with its fixed binary draws made once and kept, as bytes."""
         if self.binarize is None or not isinstance(self.values, Tensor):
             return self
-        return Split(self.x.to(torch.uint8), torch.arange(len(self)), self.y)
+        x = self.x  # a byte cannot be missing
+        return Split(x if bool(x.isnan().any()) else x.to(torch.uint8), torch.arange(len(self)), self.y)
 
     def known(self) -> "Split":
         """Return the data whose labels are known, with them."""

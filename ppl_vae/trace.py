@@ -170,6 +170,23 @@ def draw(
     vectorize: bool = True,
 ) -> Weighted:
     """Draw z_k from the proposal in one run and weigh them, without checks; arguments as for `log_weights`."""
+    weighted, _ = draw_with_trace(
+        pair, args, num_samples, structure, proposal=proposal, subsample=subsample, vectorize=vectorize
+    )
+    return weighted
+
+
+def draw_with_trace(
+    pair: Pair,
+    args: Args,
+    num_samples: int,
+    structure: Structure,
+    *,
+    proposal: str = "guide",
+    subsample: Tensor | None = None,
+    vectorize: bool = True,
+) -> tuple[Weighted, poutine.Trace]:
+    """Return the same together with the trace of the model that they were read off."""
     num_data = len(args[0] if subsample is None else subsample)
     particles = pyro.plate("particles", num_samples, dim=-structure.num_plates - 1) if vectorize else nullcontext()
     fixed = nullcontext() if subsample is None else FixedSubsample(structure.plate, subsample)
@@ -189,12 +206,13 @@ def draw(
         total = total - log_prob_by_datum(guide_trace, guided, structure, num_data)
     latents = {n: s for n, s in sites.items() if not s["is_observed"] and not enumerates(s)}
     size = (num_samples if total.shape[0] == 1 else -1, -1)
-    return Weighted(
+    weighted = Weighted(
         total.expand(size),
         log_likelihood.expand(size),
         {name: value_by_datum(site, structure) for name, site in latents.items()},
         {name: value_by_datum(site, structure)[0] for name, site in sites.items() if site["is_observed"]},
     )
+    return weighted, model_trace
 
 
 def non_finite_site(pair: Pair, args: Args) -> str:
