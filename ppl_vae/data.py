@@ -226,9 +226,7 @@ def _freyfaces() -> tuple[Split, ...]:
 
 
 def _own(path: Path) -> tuple[Split, ...]:
-    if not path.exists():
-        raise InputError(f"Expected a data file or folder; got {path}, which does not exist.")
-    arrays = {"x": read_images(path)} if path.is_dir() else read_arrays(path)
+    arrays = _arrays(path)
     validation = next((key for key in ("validation", "valid", "val") if key in arrays), None)
     if "train" in arrays and "test" in arrays and validation:
         parts = tuple(_part(path, arrays, key) for key in ("train", validation, "test"))
@@ -246,6 +244,24 @@ def _own(path: Path) -> tuple[Split, ...]:
     whole = _part(path, arrays, key)
     tenth = max(1, len(whole) // 10)
     return _with_whole_labels(_split(whole.values, (tenth, tenth), whole.y, whole.scale))
+
+
+def read(path: str | os.PathLike[str]) -> Split:
+    """Read a person's own data without splitting them: `x` (with `x_mask` and `y`) of a file, or a folder of images.
+
+    Raises:
+        InputError: as `load`.
+    """
+    arrays = _arrays(Path(path))
+    if "x" not in arrays:
+        raise InputError(f"Expected {path} to hold x; got {', '.join(arrays) or 'nothing'}. Rename its array.")
+    return _with_whole_labels((_part(Path(path), arrays, "x"),))[0]
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    if not path.exists():
+        raise InputError(f"Expected a data file or folder; got {path}, which does not exist.")
+    return {"x": read_images(path)} if path.is_dir() else read_arrays(path)
 
 
 def _with_whole_labels(parts: tuple[Split, ...]) -> tuple[Split, ...]:

@@ -75,8 +75,8 @@ class Imputation:
         missing = self.x.isnan()
         spread = _median(self.draws[:, missing].std(0, correction=0))
         lines = [
-            f"{int(missing.sum())} of {missing.numel()} values ({float(missing.float().mean()):.1%}) of {len(self)} data "
-            f"imputed, K = {self.num_samples} samples, {len(self.draws)} draws",
+            f"{int(missing.sum())} of {missing.numel()} values ({float(missing.float().mean()):.1%}) of {len(self)} "
+            f"data imputed, K = {self.num_samples} samples, {len(self.draws)} draws",
             f"Monte Carlo standard error of E[x | observed]: median "
             f"{number(_median(self.mcse[missing]))}; standard deviation of the draws: median {number(spread)}",
             f"effective sample size: median {np.median(self.ess):.1f}, smallest {self.ess.min():.1f}",
