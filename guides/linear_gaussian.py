@@ -19,6 +19,8 @@ class LinearGaussian(Guide):
     torch.Size([5, 4])
     """
 
+    reads_missing = True  # the posterior given what is observed
+
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         if not hasattr(model, "exact_posterior"):

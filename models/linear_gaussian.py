@@ -1,5 +1,6 @@
 """Probabilistic principal component analysis: the model whose log P(x) and posterior are known exactly."""
 
+import math
 from collections.abc import Sequence
 
 import pyro
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ppl_vae.base import Model
 from ppl_vae.likelihoods import Gaussian
+from ppl_vae.missing import filled, is_missing_in
 from ppl_vae.networks import MLP
 from ppl_vae.priors import StandardNormal
 
@@ -45,14 +47,34 @@ class LinearGaussian(Model):
         return columns.T, bias, self.likelihood.sigma**2
 
     def exact_log_px(self, x: Tensor) -> Tensor:
-        """Return log P(x) = log N(x; b, W W^T + sigma^2 I) in nats, [N], for x [N, *event_shape]."""
-        loading, bias, variance = self.weights()
-        return LowRankMultivariateNormal(bias, loading, variance.expand_as(bias)).log_prob(x.flatten(1))
+        """Return log P(x) = log N(x; b, W W^T + sigma^2 I) of what is observed, in nats, [N], x [N, *event_shape]."""
+        loading, residual, num_missing = self._observed(x)
+        variance = self.likelihood.sigma**2
+        diagonal = variance.expand(residual.shape[1])
+        log_p = LowRankMultivariateNormal(torch.zeros_like(residual[0]), loading, diagonal).log_prob(residual)
+        # Where x is missing its row of W is zero, and so its residual counts as a draw of N(0, sigma^2) that is zero.
+        return log_p + num_missing * (2 * math.pi * variance).log() / 2
 
     def exact_posterior(self, x: Tensor) -> MultivariateNormal:
-        """Return P(z | x) = N(M^-1 W^T (x - b), sigma^2 M^-1) with M = W^T W + sigma^2 I, batch shape [N]."""
-        loading, bias, variance = self.weights()
-        identity = torch.eye(loading.shape[1]).to(loading)
-        factor = torch.linalg.cholesky(loading.T @ loading / variance + identity)
-        mean = torch.cholesky_solve(loading.T @ (x.flatten(1) - bias).T / variance, factor).T
-        return MultivariateNormal(mean, precision_matrix=factor @ factor.T)
+        """Return P(z | x) = N(M^-1 W^T (x - b), sigma^2 M^-1) with M = W^T W + sigma^2 I, batch shape [N].
+
+        Where a number of x is missing (NaN), it and its row of W are left out.
+        """
+        loading, residual, _ = self._observed(x)
+        variance = self.likelihood.sigma**2
+        factor = torch.linalg.cholesky(loading.mT @ loading / variance + torch.eye(loading.shape[-1]).to(loading))
+        if loading.dim() == 2:
+            mean = torch.cholesky_solve(loading.T @ residual.T / variance, factor).T
+        else:  # a matrix M for each datum
+            mean = torch.cholesky_solve(loading.mT @ residual.unsqueeze(-1) / variance, factor).squeeze(-1)
+        return MultivariateNormal(mean, precision_matrix=factor @ factor.mT)
+
+    def _observed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return W and x - b with zeros where x is missing, [N, D, latent_dim] or W itself, and how many are, [N]."""
+        loading, bias, _ = self.weights()
+        flat = x.flatten(1)
+        if not is_missing_in(flat):
+            return loading, flat - bias, torch.zeros(len(flat)).to(loading)
+        missing = flat.isnan()
+        residual = torch.where(missing, 0.0, filled(flat) - bias)
+        return torch.where(missing.unsqueeze(-1), 0.0, loading), residual, missing.sum(-1)

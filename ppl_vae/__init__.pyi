@@ -1,4 +1,4 @@
-from . import data, likelihoods, networks, objectives, plots, posteriors, priors
+from . import data, likelihoods, missing, networks, objectives, plots, posteriors, priors
 from .answered import OneToMany
 from .arviz_export import to_arviz
 from .base import Guide, Model
@@ -13,6 +13,7 @@ from .evidence import Evidence
 from .experiment import new, train
 from .gaps import Gap, explain_gap
 from .generate import manifold, reconstruct, sample
+from .imputation import Imputation, impute
 from .latents import latent_use
 from .listing import list_parts
 from .one_to_many import measure_one_to_many
@@ -26,6 +27,7 @@ __all__ = [
     "Fit",
     "Gap",
     "Guide",
+    "Imputation",
     "InputError",
     "LatentUse",
     "Model",
@@ -42,6 +44,7 @@ __all__ = [
     "explain_gap",
     "fit",
     "fit_classifier",
+    "impute",
     "latent_use",
     "likelihoods",
     "list_parts",
@@ -49,6 +52,7 @@ __all__ = [
     "manifold",
     "measure",
     "measure_one_to_many",
+    "missing",
     "networks",
     "new",
     "objectives",

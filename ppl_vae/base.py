@@ -17,6 +17,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
 from ppl_vae.errors import InputError, positive_int
+from ppl_vae.missing import filled
 from ppl_vae.pair import Pair
 from ppl_vae.trace import latent_sites
 
@@ -84,11 +85,13 @@ class Guide(Program):
     `latents` names the model's latent sites with the event shape of each, read off the model's trace; those that
     Pyro can sum out are `enumerable`. A guide that can say Q of a site before anything is sampled has `posterior(x)`,
     too, which a prior made of posteriors (`VampPrior`) reads. One that has a site y, Q(y | x), where it is given x
-    alone, `classifies`. `default_objective` is a class name in snake case; None is the plain ELBO.
+    alone, `classifies`. `default_objective` is a class name in snake case; None is the plain ELBO. Where values of x
+    are missing (NaN), `forward` is given zeros, unless it `reads_missing`.
     """
 
     classifies = False
     default_objective: str | None = None
+    reads_missing = False
 
     def __init__(self, model: Model) -> None:
         super().__init__(model.event_shape)
@@ -99,6 +102,10 @@ class Guide(Program):
         sites = latent_sites(Pair(model), *model.example())
         self.latents = {name: site["fn"].event_shape for name, site in sites.items()}
         self.enumerable = {name for name, site in sites.items() if site["infer"].get("enumerate") == "parallel"}
+
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run the guide on what there is of x."""
+        return super().__call__(x if self.reads_missing else filled(x), *args, **kwargs)
 
     def posterior(self, x: Tensor) -> dict[str, TorchDistribution]:
         """Return Q(z_s | x) of each site s that depends on nothing but x, for x [..., *event_shape]."""

@@ -1,7 +1,7 @@
-"""The checks made before any work: finite data, a pair that fits together, data inside the support."""
+"""The checks made before any work: data that are numbers or missing, a pair that fits together, the support."""
 
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -11,6 +11,8 @@ from torch.distributions import constraints
 
 from ppl_vae.batches import PartlyLabelled, Source
 from ppl_vae.errors import InputError, reason
+from ppl_vae.holes import check_holes, find_holes
+from ppl_vae.missing import filled
 from ppl_vae.pair import Pair, program_name
 from ppl_vae.structure import Args, samples
 from ppl_vae.supports import each, in_words, unwrapped
@@ -24,23 +26,39 @@ class _RunError(InputError):
     """A program could not be run on the data it was given."""
 
 
-def check(
-    pair: Pair, source: Source, *, size: int | None = None, proposal: str = "guide"
-) -> tuple[list[poutine.Trace], int]:
-    """Check data and programs against each other; return the traces of one run, and on how many data.
+class Checked(NamedTuple):
+    """Data and programs that fit.
+
+    Attributes:
+        traces: those of one run.
+        num_run: on how many data.
+        num_missing: how many values of all data are missing.
+    """
+
+    traces: list[poutine.Trace]
+    num_run: int
+    num_missing: int
+
+
+def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str = "guide") -> Checked:
+    """Check data and programs against each other, by a run of both.
 
     The programs are run on `size` data, or on a part; only if that fails, on all. Where some data have labels and
     some have none, both kinds are checked, and the traces are those of the last; the pair has seen them all.
     Call it within `pair.running()`.
 
     Raises:
-        InputError: NaN or infinite data, programs that fail or do not fit together, or data outside the
-            support of the likelihood.
+        InputError: infinite data, values that are missing (NaN) where that cannot be, programs that fail or do not
+            fit together, or data outside the support of the likelihood.
     """
     if isinstance(source, PartlyLabelled):
         return _check_kinds(pair, source, size=size, proposal=proposal)
-    _check_finite(source)
-    args = _to(next(source.batches(size or min(PROBE_SIZE, max(1, len(source) - 1)))), pair)
+    holes = find_holes(source)
+
+    def first(count: int) -> tuple[Tensor, ...]:
+        return tuple(filled(t) for t in _to(next(source.batches(count)), pair))
+
+    args = first(size or min(PROBE_SIZE, max(1, len(source) - 1)))
     with torch.no_grad(), pair.evaluating():
         try:
             traces = probe(pair, args, proposal=proposal)
@@ -51,22 +69,26 @@ def check(
             whole = True
         if whole and len(args[0]) < len(source):
             # A program may only run on all the data: with a plate of fixed size, or parameters for each datum.
-            args = _to(next(source.batches(len(source))), pair)
+            args = first(len(source))
             traces = probe(pair, args, proposal=proposal)
+        if holes:
+            check_holes(pair, args, holes, proposal=proposal)
         for site in samples(traces[0]).values():
             if site["is_observed"]:
                 _check_support(pair, site, args, source)
-    return traces, len(args[0])
+    return Checked(traces, len(args[0]), sum(some.number for some in holes.values()))
 
 
-def _check_kinds(pair: Pair, source: PartlyLabelled, **options: Any) -> tuple[list[poutine.Trace], int]:
+def _check_kinds(pair: Pair, source: PartlyLabelled, **options: Any) -> Checked:
+    num_missing = 0
     for kind, part in source.kinds.items():
         try:
-            traces, num_data = check(pair, part, **options)
+            checked = check(pair, part, **options)
         except InputError as problem:
             raise InputError(f"{problem} (This is of the {len(part)} {kind} data.)") from problem
-        pair.see(traces)
-    return traces, num_data
+        pair.see(checked.traces)
+        num_missing += checked.num_missing
+    return checked._replace(num_missing=num_missing)
 
 
 def _is_for_all(traces: list[poutine.Trace], num_run: int, num_data: int) -> bool:
@@ -126,19 +148,6 @@ def check_sites(pair: Pair, model_trace: poutine.Trace, guide_trace: poutine.Tra
             )
 
 
-def _check_finite(source: Source) -> None:
-    row = 0
-    for batch in source.batches(CHECK_SIZE):
-        for tensor in batch:
-            bad = ~torch.isfinite(tensor).reshape(len(tensor), -1).all(1)
-            if bad.any():
-                raise InputError(
-                    f"Expected finite data; got NaN or infinity, first in row {row + int(bad.int().argmax())}. "
-                    f"Remove or replace such data."
-                )
-        row += len(batch[0])
-
-
 def _to(batch: tuple[Tensor, ...], pair: Pair) -> tuple[Tensor, ...]:
     return tuple(t.to(pair.device) for t in batch)
 
@@ -175,6 +184,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def outside_message(name: str, fn: Any, x: Tensor, values: Tensor | None = None) -> str:
     """Return what to say of data x outside the support of a site; `values` are those that a likelihood has to take."""
+    x = x[~x.isnan()]
     fn = unwrapped(fn)
     support = each(fn.support)
     if isinstance(fn, dist.Categorical):

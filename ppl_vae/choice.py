@@ -58,7 +58,7 @@ class Choice:
         options = dict(self.options)
         for part in source.kinds.values() if isinstance(source, PartlyLabelled) else [source]:
             with seeded(seed):
-                traces, num_run = check(pair, part)
+                traces, num_run, _ = check(pair, part)
                 pair.see(traces)
                 if "max_plate_nesting" in options_of(self.cls):
                     options = _plates(traces, num_run) | options

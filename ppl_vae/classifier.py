@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ppl_vae import data as datasets
 from ppl_vae.errors import InputError, positive_int
+from ppl_vae.missing import refuse_missing
 from ppl_vae.progress import hidden
 from ppl_vae.report import Array, Mean
 from ppl_vae.rng import seeded
@@ -73,6 +74,8 @@ def fit_classifier(
     from sklearn.neural_network import MLPClassifier
 
     positive_int("num_images", num_images)
+    for part in (data.train, data.test):
+        refuse_missing(part.take(torch.arange(len(part))), "to train a classifier on and to test it")
     grey = datasets.load(data.name, binarize=None)
     train, test = _labelled(grey.train, data.name), _labelled(grey.test, data.name)
     binarized = replace(train, binarize=data.binarize)

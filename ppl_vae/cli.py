@@ -244,6 +244,32 @@ def measure(run: Path, **options: Any) -> None:
         click.echo(str(path))
 
 
+@app.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", "-d", type=click.Path(path_type=Path), help="A .npy or .npz file.  [default: RUN's test data]")
+@click.option("--num-data", type=int, help="Use about this many data, evenly spaced.  [default: all]")
+@click.option("--num-samples", "-k", type=int, default=1000, show_default=True, help="K, draws of z for each datum.")
+@click.option("--num-draws", type=int, default=10, show_default=True, help="Draws of x for each datum.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="A .npy or .npz file.  [default: RUN/imputed.npz]")
+def impute(run: Path, **options: Any) -> None:
+    """Fill in what is missing (NaN) in data, by the model of RUN: E[x | what is observed], and draws.
+
+    A .npy file gets the mean; a .npz file mean, mcse, draws, ess and khat.
+
+    \b
+    ppl-vae train vae --set data.missing=0.3
+    ppl-vae impute runs/vae-digits
+    ppl-vae impute runs/vae-digits --data mine.npy --out mended.npy
+    """  # noqa: D301  (click reads the control character)
+    from ppl_vae.imputed import impute_run
+
+    imputation, paths = impute_run(run, **options)
+    click.echo(f"{imputation}\n")
+    for path in paths:
+        click.echo(str(path))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; what a person can mend ends in one line and exit code 2."""
     try:

@@ -110,8 +110,8 @@ def _check(evidences: Mapping[str, Any]) -> None:
             )
         if (other.quantity, other.event_size) != (first.quantity, first.event_size):
             raise InputError(
-                f"Expected estimates of one quantity; got {first.quantity} of {first.event_size} numbers for "
-                f"{first_name!r} and {other.quantity} of {other.event_size} for {name!r}. Compare models of one task."
+                f"Expected estimates of one quantity; got {first.quantity} of {first.event_size:g} numbers for "
+                f"{first_name!r} and {other.quantity} of {other.event_size:g} for {name!r}. Compare models of one task."
             )
     check_comparable(evidences)
 

@@ -39,6 +39,7 @@ class Data:
         num_labels: how many of the training data keep their labels; None if all do.
         num_classes: the largest label of the training data + 1, hidden ones included; None without labels that are
             whole numbers from 0 on.
+        missing: the probability with which each value of x was hidden; None if none was.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Data:
     strings: int | None = None
     num_labels: int | None = None
     num_classes: int | None = None
+    missing: float | None = None
 
     @property
     def event_shape(self) -> torch.Size:
@@ -72,6 +74,7 @@ def load(
     dequantize: Dequantize = None,
     strings: int | None = None,
     num_labels: int | None = None,
+    missing: float | None = None,
 ) -> Data:
     """Load a named data set, or a person's own `.npy`, `.npz` or folder of images.
 
@@ -79,7 +82,8 @@ def load(
         name: digits, mnist, binarized_mnist, freyfaces, or a path. A `.npy` file or a folder is split
             80 / 10 / 10 at random, always the same way; a `.npz` file may hold `train`, `validation` and
             `test` itself (and `train_y` and so on), else `x` (and `y`). Labels become integers if all of them are
-            whole numbers, however they are stored.
+            whole numbers, however they are stored. NaN in x is a missing value, and so is what a mask of zeros and
+            ones in the file, `x_mask` (or `train_mask` and so on), marks with 0.
         binarize: "dynamic", "random_threshold", "threshold" (at one half), or None; "default" is "dynamic" for
             digits and mnist, if they are not dequantized, else None.
         dequantize: "uniform" makes (level + u) / L of L grey levels, 256 of 8-bit pixels, with u uniform in [0, 1):
@@ -88,6 +92,7 @@ def load(
             `StringSplit`.
         num_labels: hide the labels of the training data, by -1, but for so many, balanced over the classes and the
             same every time: see `Split.hide_labels`. The other parts keep theirs.
+        missing: hide each value of x in all parts, by NaN, with this probability, the same every time.
 
     Returns:
         `Data` with `.train`, `.validation` and `.test`, each with `.x` [N, *event_shape] and `.y`.
@@ -122,21 +127,29 @@ def load(
     else:
         raise InputError(f"Unknown data set {key!r}: {did_you_mean(key, NAMED)}, or give a path to your own.")
     how: Binarize = binarize if binarize != "default" else default if dequantize is None else None
-    if dequantize is not None:
-        _check_levels(key, parts, dequantize, how)
-        parts = tuple(replace(part, dequantize=dequantize) for part in parts)
-    if how is not None:
-        _check_grey(key, parts)
-        parts = tuple(replace(part, binarize=how) for part in parts)
-    train, validation, test = parts[0], parts[1].frozen(), parts[2].frozen()
+    train, validation, test = _made(key, parts, how, dequantize)
+    validation, test = validation.frozen(), test.frozen()
     num_classes = _num_classes(train)
     if num_labels is not None:
         train = train.hide_labels(num_labels)
     made: dict[str, Any] = {"train": train, "validation": validation, "test": test}
     if strings is not None:
         made = {part: with_strings(split, strings, f"the {part} part of {key}") for part, split in made.items()}
+    if missing is not None:
+        made = {part: split.hide(missing) for part, split in made.items()}
     asked: dict[str, Any] = {"binarize": how, "dequantize": dequantize, "strings": strings, "num_labels": num_labels}
+    asked |= {"missing": missing}
     return Data(key, **made, **asked, settings=dict(settings), num_classes=num_classes)
+
+
+def _made(name: str, parts: Sequence[Split], binarize: Binarize, dequantize: Dequantize) -> Sequence[Split]:
+    if dequantize is not None:
+        _check_levels(name, parts, dequantize, binarize)
+        return [replace(part, dequantize=dequantize) for part in parts]
+    if binarize is not None:
+        _check_grey(name, parts)
+        return [replace(part, binarize=binarize) for part in parts]
+    return parts
 
 
 def _num_classes(part: Split) -> int | None:
@@ -161,7 +174,8 @@ def _check_grey(name: str, parts: Sequence[Split]) -> None:
     for part in parts:
         for index in torch.arange(len(part)).split(10_000):
             x = part.grey(index)
-            if x.min() < 0 or x.max() > 1:
+            x = x[~x.isnan()]
+            if len(x) and (x.min() < 0 or x.max() > 1):
                 raise InputError(
                     f"Expected grey levels in [0, 1] to binarize {name}; got values from {x.min():.3g} to "
                     f"{x.max():.3g}. Rescale the data, or load it with binarize=None."

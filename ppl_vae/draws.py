@@ -64,14 +64,7 @@ def resampled(weighted: Weighted, num_draws: int, num_data: int) -> Draws:
     [[3.0], [3.0]]
     """
     log_weights = weighted.log_weights[:, :num_data]
-    probabilities = torch.softmax(log_weights.double(), dim=0).T
-    empty = (~torch.isfinite(probabilities)).any(1).nonzero()
-    if len(empty):
-        raise InputError(
-            f"Expected a weight above zero for each datum, to draw from its posterior; got none, or NaN, for "
-            f"{len(empty)} of {num_data} data drawn together. Raise num_samples, or leave num_draws out."
-        )
-    index = torch.multinomial(probabilities, num_draws, replacement=True).T  # [S, N]
+    index = choose(log_weights, num_draws, num_data)
 
     def chosen(values: Tensor) -> Values:
         values = values[:, :num_data]
@@ -84,3 +77,19 @@ def resampled(weighted: Weighted, num_draws: int, num_data: int) -> Draws:
         log_weights.cpu().numpy(),
         {name: values[:num_data].cpu().numpy() for name, values in weighted.observed.items()},
     )
+
+
+def choose(log_weights: Tensor, num_draws: int, num_data: int) -> Tensor:
+    """Return numbers k with probability w_k / sum_j w_j for each datum, [num_draws, N], for log-weights [K, N].
+
+    Raises:
+        InputError: a datum, of the first `num_data`, without a weight above zero, or with one that is no number.
+    """
+    probabilities = torch.softmax(log_weights.double(), dim=0).T
+    empty = (~torch.isfinite(probabilities[:num_data])).any(1).nonzero()
+    if len(empty):
+        raise InputError(
+            f"Expected a weight above zero for each datum, to draw from its posterior; got none, or NaN, for "
+            f"{len(empty)} of {num_data} data drawn together. Raise num_samples, or leave num_draws out."
+        )
+    return torch.multinomial(probabilities, num_draws, replacement=True).T

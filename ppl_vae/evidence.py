@@ -64,7 +64,7 @@ class Evidence:
         ess: effective sample size (sum w)^2 / sum w^2, between 1 and K, [N].
         num_samples: K, or the number of chains of annealed importance sampling.
         proposal: what z was drawn from: "guide", "refined" or "prior".
-        event_size: how many observed numbers one datum holds.
+        event_size: how many observed numbers one datum holds; where some are missing, the mean.
         fingerprint: a hash of the data, so that only estimates on the same data are compared.
         seed: of the samples.
         quantity: what was estimated: "log P(x)", or for conditional models "log P(x | y)" or "log P(x, y)".
@@ -90,7 +90,7 @@ class Evidence:
     ess: Array
     num_samples: int
     proposal: str
-    event_size: int
+    event_size: float
     fingerprint: str
     seed: int
     quantity: str = "log P(x)"

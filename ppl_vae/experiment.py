@@ -41,7 +41,7 @@ from ppl_vae.svi import fit
 
 OPTIONS = {  # of what is no part of the programs
     "fit": ("epochs", "batch_size", "learning_rate", "schedule", "patience", "weight_decay"),
-    "data": ("binarize", "dequantize", "num_labels"),
+    "data": ("binarize", "dequantize", "num_labels", "missing"),
 }
 
 
@@ -67,7 +67,8 @@ def train(
         data: a named data set or a person's own file or folder, see `ppl_vae.data.load`.
         objective: a class name in snake case, for instance `iwae`; by default the guide's own, or else the plain ELBO.
         settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are model,
-            guide, objective, the kinds of `named`, data (binarize, dequantize, num_labels) and fit (see `ppl_vae.fit`).
+            guide, objective, the kinds of `named`, data (binarize, dequantize, num_labels, missing) and fit (see
+            `ppl_vae.fit`).
         out: the run folder; by default runs/ and the names of what was chosen.
         resume: go on with the run in that folder, if there is one.
         seed: of weights, batches and noise.

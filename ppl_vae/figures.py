@@ -15,6 +15,7 @@ from ppl_vae.data import Data
 from ppl_vae.files import written_whole
 from ppl_vae.generate import manifold, reconstruct, same_latents, sample
 from ppl_vae.given import is_improper
+from ppl_vae.missing import is_missing_in
 from ppl_vae.runs import Run
 from ppl_vae.splits import Split
 from ppl_vae.strings import StringSplit
@@ -55,12 +56,16 @@ def _of_data(run: Run, test: Split | StringSplit) -> dict[str, plots.Figure]:
         "reconstructions": plots.reconstructions(
             x,
             reconstruct(run.model, run.guide, x),
-            title="test data, and E[x | z] for z drawn from Q(z | x) below each",
+            title=f"test data{_missing_in_words(x)}, and E[x | z] for z drawn from Q(z | x) below each",
         ),
     }
     if list(run.guide.latents.values()) == [(2,)]:
         figures["manifold"] = plots.manifold(manifold(run.model), title="E[x | z] over a grid of prior quantiles of z")
     return figures
+
+
+def _missing_in_words(x: Tensor) -> str:
+    return " (orange is missing)" if is_missing_in(x) else ""
 
 
 def _of_conditions(model: ConditionalModel, test: Split | StringSplit) -> dict[str, plots.Figure]:

@@ -15,6 +15,7 @@ Array = np.ndarray[Any, Any]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 GREY = ("1", "L", "LA")
+AT_ONCE = 10_000  # data that are looked at
 IN_MEMORY = 2**30  # bytes; a larger .npy file is memory-mapped
 
 
@@ -63,6 +64,26 @@ def read_arrays(path: Path) -> dict[str, Array]:
 def _native(array: Array) -> Array:
     # PyTorch takes numbers in this machine's byte order only.
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def check_finite(path: Path, x: Array) -> None:
+    """Refuse data with infinite values, or with none that is observed; NaN is a missing value.
+
+    Raises:
+        InputError: there are such.
+    """
+    observed = False
+    for start in range(0, len(x), AT_ONCE):
+        part = x[start : start + AT_ONCE]
+        bad = np.isinf(part).reshape(len(part), -1).any(1)
+        if bad.any():
+            raise InputError(
+                f"Expected finite numbers in {path}; got infinity in {bad.sum()} data, first in row "
+                f"{start + int(bad.argmax())}. Remove or replace them; NaN marks what is missing."
+            )
+        observed = observed or not bool(np.isnan(part).all())
+    if not observed:
+        raise InputError(f"Expected numbers in {path}; got NaN only. Write the file again.")
 
 
 def read_images(path: Path) -> Array:

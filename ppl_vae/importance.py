@@ -89,7 +89,7 @@ def importance_sampling(
         num_samples=num_samples,
         proposal=proposal,
         elbo_proposal=proposal,
-        event_size=work.structure.observed_numel,
+        event_size=work.event_size,
         fingerprint=digest,
         seed=seed,
         quantity=what,

@@ -24,6 +24,7 @@ from ppl_vae.classifier import Classifier
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.estimators import estimate_evidence
+from ppl_vae.missing import refuse_missing
 from ppl_vae.pair import Program
 from ppl_vae.splits import Split
 from ppl_vae.strings import StringSplit
@@ -106,6 +107,7 @@ def measure_one_to_many(
     count = len(split) if num_data is None else min(positive_int("num_data", num_data), len(split))
     index = torch.linspace(0, len(split) - 1, count).long()
     chosen = split[index]
+    refuse_missing(chosen.x, "to hold answers against")
     reader = None if pairs[0][0].y_from_x else classifier
     with torch.no_grad():
         real = real_answers(pairs[0][0], split, index, grey=grey, num_nearest=num_nearest)

@@ -13,6 +13,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from ppl_vae.errors import InputError, positive_int
+from ppl_vae.missing import Observed
 
 
 class Prior(nn.Module):
@@ -100,7 +101,7 @@ class Likelihood(nn.Module):
         raise TypeError(f"{type(self).__name__} has to define distribution(*params).")
 
     def forward(self, h: Tensor) -> TorchDistribution:
-        """Return P(x | h) for h of shape [..., *h_shape]; event shape [*event_shape]."""
+        """Return P(x | h) for h of shape [..., *h_shape]; event shape [*event_shape]; NaN in x is missing."""
         dim = len(self.event_shape)
         if h.shape[-dim:] != self.h_shape:
             raise InputError(
@@ -109,7 +110,8 @@ class Likelihood(nn.Module):
             )
         params = h.chunk(self.num_params, dim=-dim) if self.num_params > 1 else (h,)
         p = self.distribution(*params)
-        return p.to_event(dim - p.event_dim)
+        # Values can be missing where each has a probability of its own; a distribution over whole events has none.
+        return p.to_event(dim - p.event_dim) if p.event_dim else Observed(p, dim)
 
 
 class Posterior(nn.Module):

@@ -19,6 +19,7 @@ CELL = 0.45  # inches that one image takes
 LETTER = 0.075  # inches, in a title
 SMALL = 16  # pixels; below it images are enlarged to be seen
 FACTOR = 4
+MISSING = (0.9, 0.6, 0.4)  # the colour of pixels that are missing
 TINT = ((0.05, 0.25, 0.7), (0.65, 0.9, 1.0))  # what a mask makes of black and of white
 
 
@@ -62,9 +63,9 @@ def images(x: Any, *, columns: int = 16, title: str = "", smooth: bool | None = 
     """Draw images [N, C, H, W] with values in [0, 1], in rows of `columns`.
 
     Images of fewer than 16 pixels are shown smoothly enlarged, as the eye cannot read 8 x 8 squares;
-    `smooth=False` shows their pixels, `smooth=True` enlarges any.
+    `smooth=False` shows their pixels, `smooth=True` enlarges any. Pixels that are missing (NaN) are orange.
     """
-    columns = max(1, min(columns, len(x)))
+    columns, x = max(1, min(columns, len(x))), _coloured(x)
     small = min(np.shape(x)[-2:]) < SMALL
     canvas = tile(_enlarged(x) if (small if smooth is None else smooth) else x, columns)
     figure, axes = _figure(canvas.shape[1] / canvas.shape[0], columns * CELL, len(title) * LETTER)
@@ -84,6 +85,17 @@ def tinted(x: Any, mask: Any) -> np.ndarray[Any, Any]:
     values = np.broadcast_to(values, (*values.shape[:-3], 3, *values.shape[-2:]))
     dark, light = (np.reshape(colour, (3, 1, 1)) for colour in TINT)
     return np.where(np.asarray(mask, dtype=bool), dark + values * (light - dark), values)
+
+
+def _coloured(x: Any) -> Any:
+    """Return images with missing pixels (NaN) in colours, [..., 3, H, W]; those without any as they are."""
+    values = np.asarray(x, dtype=float)
+    missing = np.isnan(values)
+    if not missing.any():
+        return x
+    values, missing = (v[:, None] if v.ndim == 3 else v for v in (values, missing))
+    colour = np.reshape(MISSING, (3, 1, 1))
+    return np.where(missing.any(-3, keepdims=True), colour, np.nan_to_num(values))
 
 
 def _enlarged(x: Any) -> np.ndarray[Any, Any]:
@@ -114,6 +126,7 @@ def side_by_side(panels: Mapping[str, Any], *, columns: int = 15, smooth: bool |
     >>> side_by_side({"ours": np.zeros((60, 1, 8, 8)), "the truth": np.ones((60, 3, 8, 8))}).axes[1].get_title()
     'the truth'
     """
+    panels = {title: _coloured(x) for title, x in panels.items()}
     smalls = [min(np.shape(x)[-2:]) < SMALL if smooth is None else smooth for x in panels.values()]
     canvases = [tile(_enlarged(x) if small else x, columns) for x, small in zip(panels.values(), smalls, strict=True)]
     height, width = canvases[0].shape[:2]

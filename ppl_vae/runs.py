@@ -17,7 +17,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence
 from ppl_vae.rng import seeded
 
-DATA_OPTIONS = ("binarize", "dequantize", "strings", "num_labels")  # of `data.load`
+DATA_OPTIONS = ("binarize", "dequantize", "strings", "num_labels", "missing")  # of `data.load`
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,9 +45,9 @@ class Run:
         """The bound check on the test split, or None before there is one."""
         return Evidence.load(self.path / "evidence.nc") if (self.path / "evidence.nc").exists() else None
 
-    def data(self) -> datasets.Data:
-        """Load the data set the run was trained on."""
-        kept = {key: value for key, value in self.config["data"].items() if key in DATA_OPTIONS}
+    def data(self, **changed: Any) -> datasets.Data:
+        """Load the data set the run was trained on, with some options of `ppl_vae.data.load` changed."""
+        kept = {key: value for key, value in self.config["data"].items() if key in DATA_OPTIONS} | changed
         return datasets.load(self.config["data"]["name"], **kept)
 
 

@@ -23,6 +23,7 @@ from ppl_vae.annealing import Runner, annealed_importance_sampling, schedule, su
 from ppl_vae.errors import InputError
 from ppl_vae.evidence import Evidence, Sandwich
 from ppl_vae.given import Regenerated, is_condition
+from ppl_vae.missing import filled, missing_as
 from ppl_vae.pair import Program
 from ppl_vae.progress import hidden
 from ppl_vae.structure import Given, Site, log_prob_by_datum, samples
@@ -112,6 +113,8 @@ def _simulated(latents: Latents, joint: bool) -> tuple[Chunk, Tensor, Any]:
             )
         # Two arguments may hold the same numbers: one of them shares its memory with what is observed.
         at = next((i for i in free if chunk.args[i].data_ptr() == site["value"].data_ptr()), free[0])
+        # What is missing in a datum is missing in the simulated one, too.
+        drawn[name]["value"] = missing_as(drawn[name]["value"], site["value"])
         value = drawn[name]["value"].reshape(chunk.size, *args[at].shape[1:]).to(args[at].dtype)
         simulated[at] = value
         if chunk.subsample is None:
@@ -151,4 +154,7 @@ def _holds(arg: Tensor, chunk: Chunk, site: Site) -> bool:
     """Return whether an argument holds just what a site observes."""
     value = site["value"]
     part = arg if chunk.subsample is None else arg[chunk.subsample.to(arg.device)]
-    return part.numel() == value.numel() and torch.equal(part.reshape(-1), value.reshape(-1).to(part.dtype))
+    if part.numel() != value.numel():
+        return False
+    one, other = part.reshape(-1), value.reshape(-1).to(part.dtype)
+    return torch.equal(filled(one), filled(other)) and torch.equal(one.isnan(), other.isnan())

@@ -9,9 +9,10 @@ a random threshold is one u for all pixels of an image. Dequantization makes rea
     x_i = (level_i + u_i) / L.
 
 All draw u afresh in training, and have one fixed draw, which belongs to the datum and not to the batch it comes in,
-for everything else.
+for everything else. Values that are missing are NaN; some can be hidden at random, always the same ones.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -21,13 +22,14 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError
+from ppl_vae.missing import filled, missing_as
 
 Binarize = Literal["dynamic", "random_threshold", "threshold"] | None
 Dequantize = Literal["uniform"] | None
 
 _SEED = 19  # of the fixed draws
 HIDDEN = -1  # the label of a datum whose label is not known
-PIXELS, THRESHOLDS, STRINGS, LEVELS = range(4)  # what a stream of fixed noise is for
+PIXELS, THRESHOLDS, STRINGS, LEVELS, MISSING = range(5)  # what a stream of fixed noise is for
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -41,6 +43,7 @@ class Split:
         scale: what a stored value is divided by.
         binarize: "dynamic", "random_threshold", "threshold" or None.
         dequantize: "uniform" or None.
+        missing: the probability with which each value is hidden, or None.
     """
 
     values: Tensor | np.ndarray[Any, Any]
@@ -49,6 +52,7 @@ class Split:
     scale: float = 1.0
     binarize: Binarize = None
     dequantize: Dequantize = None
+    missing: float | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,6 +61,7 @@ class Split:
         known = 0 if self.y is None else int(is_known(self.y).sum())
         labels = "without labels" if self.y is None else "with labels" if known == len(self) else f"{known} with labels"
         how = f"binarize={self.binarize!r}" if self.dequantize is None else f"dequantize={self.dequantize!r}"
+        how += f", missing={self.missing}" if self.missing else ""
         return f"<Split of {len(self)} data of shape {tuple(self.event_shape)}, {how}, {labels}>"
 
     def __getitem__(self, index: slice | Tensor | Sequence[int]) -> "Split":
@@ -96,28 +101,47 @@ class Split:
 
     def take(self, index: Tensor) -> Tensor:
         """Return these data as an estimator sees them: the same numbers every time."""
-        x = self.grey(index)
-        if self.binarize == "threshold":
-            return (x >= 0.5).to(x)
-        if self.binarize == "dynamic":
-            return (fixed_noise(self.rows[index], self.event_shape) < x).to(x)
-        if self.binarize == "random_threshold":
-            return (fixed_noise(self.rows[index], self._one_for_each(), THRESHOLDS) < x).to(x)
+        x, rows = self.grey(index), self.rows[index]
         if self.dequantize is not None:
-            return self._dequantized(x, fixed_noise(self.rows[index], self.event_shape, LEVELS))
-        return x
+            return self._hidden(self._dequantized(x, fixed_noise(rows, self.event_shape, LEVELS)), index)
+        if self.binarize is None:
+            return self._hidden(x, index)
+        threshold: Any = 0.5
+        if self.binarize == "dynamic":
+            threshold = fixed_noise(rows, self.event_shape)
+        elif self.binarize == "random_threshold":
+            threshold = fixed_noise(rows, self._one_for_each(), THRESHOLDS)
+        is_one = x >= threshold if self.binarize == "threshold" else threshold < x
+        return self._hidden(missing_as(is_one.to(x), x), index)
 
     def draw(self, index: Tensor) -> Tensor:
         """Return these data as training sees them: binarized or dequantized afresh, by PyTorch's global generator."""
-        if self.binarize == "dynamic":
-            return torch.bernoulli(self.grey(index))
-        if self.binarize == "random_threshold":
-            x = self.grey(index)
-            return (torch.rand(len(x), *self._one_for_each()) < x).to(x)
+        if self.dequantize is None and self.binarize not in ("dynamic", "random_threshold"):
+            return self.take(index)
+        x = self.grey(index)
         if self.dequantize is not None:
-            x = self.grey(index)
-            return self._dequantized(x, torch.rand(x.shape))
-        return self.take(index)
+            return self._hidden(self._dequantized(x, torch.rand(x.shape)), index)
+        if self.binarize == "dynamic":
+            drawn = torch.bernoulli(filled(x))
+        else:
+            drawn = (torch.rand(len(x), *self._one_for_each()) < x).to(x)
+        return self._hidden(missing_as(drawn, x), index)
+
+    def _hidden(self, x: Tensor, index: Tensor) -> Tensor:
+        """Return x with those of its values missing that the split hides."""
+        if self.missing is None:
+            return x
+        return torch.where(fixed_noise(self.rows[index], self.event_shape, MISSING) < self.missing, math.nan, x)
+
+    def hide(self, missing: float) -> "Split":
+        """Return the split with each value missing (NaN) with this probability, whatever it is: the same every time.
+
+        Raises:
+            InputError: a probability that is not between 0 and 1.
+        """
+        if isinstance(missing, bool) or not isinstance(missing, int | float) or not 0 < missing < 1:
+            raise InputError(f"Expected missing to be a probability above 0 and below 1; got {missing!r}.")
+        return replace(self, missing=float(missing))
 
     def take_y(self, index: Tensor) -> Tensor:
         """Return the labels of these data.
@@ -137,7 +161,8 @@ class Split:
         """Return the split with its fixed binary draws made once and kept, as bytes."""
         if self.binarize is None or not isinstance(self.values, Tensor):
             return self
-        return Split(self.x.to(torch.uint8), torch.arange(len(self)), self.y)
+        x = self.x  # a byte cannot be missing
+        return Split(x if bool(x.isnan().any()) else x.to(torch.uint8), torch.arange(len(self)), self.y)
 
     def known(self) -> "Split":
         """Return the data whose labels are known, with them."""

@@ -1,5 +1,6 @@
 """What a file holds, checked, as the parts of a data set: a person's own arrays and images, and fixed splits."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError
-from ppl_vae.files import Array, read_arrays, read_images
+from ppl_vae.files import Array, check_finite, read_arrays, read_images
+from ppl_vae.missing import with_mask
 from ppl_vae.splits import Split, whole_labels
 
 _SEED = 19  # of the fixed splits
@@ -36,9 +38,7 @@ def own_data(path: Path) -> tuple[Split, ...]:
     Raises:
         InputError: no such file, or one that does not hold such data.
     """
-    if not path.exists():
-        raise InputError(f"Expected a data file or folder; got {path}, which does not exist.")
-    arrays = {"x": read_images(path)} if path.is_dir() else read_arrays(path)
+    arrays = _arrays(path)
     validation = next((key for key in ("validation", "valid", "val") if key in arrays), None)
     if "train" in arrays and "test" in arrays and validation:
         parts = tuple(checked_part(path, arrays, key) for key in ("train", validation, "test"))
@@ -56,6 +56,24 @@ def own_data(path: Path) -> tuple[Split, ...]:
     whole = checked_part(path, arrays, key)
     tenth = max(1, len(whole) // 10)
     return _with_whole_labels(split_at_random(whole.values, (tenth, tenth), whole.y, whole.scale))
+
+
+def read(path: str | os.PathLike[str]) -> Split:
+    """Read a person's own data without splitting them: `x` (with `x_mask` and `y`) of a file, or a folder of images.
+
+    Raises:
+        InputError: as `load`.
+    """
+    arrays = _arrays(Path(path))
+    if "x" not in arrays:
+        raise InputError(f"Expected {path} to hold x; got {', '.join(arrays) or 'nothing'}. Rename its array.")
+    return _with_whole_labels((checked_part(Path(path), arrays, "x"),))[0]
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    if not path.exists():
+        raise InputError(f"Expected a data file or folder; got {path}, which does not exist.")
+    return {"x": read_images(path)} if path.is_dir() else read_arrays(path)
 
 
 def _with_whole_labels(parts: tuple[Split, ...]) -> tuple[Split, ...]:
@@ -79,16 +97,12 @@ def checked_part(path: Path, arrays: dict[str, Array], key: str) -> Split:
         raise InputError(f"Expected at least one datum in {path}; got an empty array {key!r} of shape {x.shape}.")
     if y is not None and len(y) != len(x):
         raise InputError(f"Expected as many labels as data in {path}; got {len(y)} for {len(x)}.")
-    for start in range(0, len(x), 10_000):
-        part = x[start : start + 10_000]
-        bad = ~np.isfinite(part).reshape(len(part), -1).all(1)
-        if bad.any():
-            raise InputError(
-                f"Expected finite numbers in {path}; got NaN or infinity in {bad.sum()} data, first in row "
-                f"{start + int(bad.argmax())}. Remove or replace them."
-            )
+    scale = 255.0 if x.dtype == np.uint8 and x.max() > 1 else 1.0
+    if f"{key}_mask" in arrays:
+        x = with_mask(np.ascontiguousarray(x), arrays[f"{key}_mask"]).numpy()
+    check_finite(path, x)
     shape = {1: (1,), 3: (1, *x.shape[1:])}.get(x.ndim, x.shape[1:])  # images [N, H, W] get their channel
     values = x.reshape(len(x), *shape)
     stored = values if isinstance(x, np.memmap) else torch.from_numpy(np.ascontiguousarray(values))
     labels = None if y is None else torch.from_numpy(np.ascontiguousarray(y))
-    return Split(stored, torch.arange(len(x)), labels, 255.0 if x.dtype == np.uint8 and x.max() > 1 else 1.0)
+    return Split(stored, torch.arange(len(x)), labels, scale)

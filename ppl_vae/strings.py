@@ -48,6 +48,10 @@ class StringSplit:
         """Return a part of the split; its strings stay as they are."""
         return replace(self, images=self.images[index])
 
+    def hide(self, missing: float) -> "StringSplit":
+        """Return the split with values of x missing, as `Split.hide`; the strings stay whole."""
+        return replace(self, images=self.images.hide(missing))
+
     @property
     def event_shape(self) -> torch.Size:
         """The shape of one image."""

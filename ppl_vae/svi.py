@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 
 from ppl_vae.batches import Batch, as_source, fingerprint
 from ppl_vae.checkpoint import RunFolder
-from ppl_vae.checks import check
+from ppl_vae.checks import Checked, check
 from ppl_vae.errors import InputError, did_you_mean, positive_int, positive_number
+from ppl_vae.missing import all_known
 from ppl_vae.pair import Pair, Program
 from ppl_vae.particle_objective import ParticleObjective
 from ppl_vae.progress import hidden
@@ -124,19 +125,17 @@ def fit(
         with seeded(seed, SETUP):  # programs may make their parameters, at random, when they first run
             source = as_source(data, pair)
             held_out = None if validation is None else as_source(validation, pair)
-            traces, num_data = check(pair, source, size=batch_size)
-            _check_objective(objective, pair, traces, next(source.batches(batch_size)))
-            pair.see(traces)
-            plate_size = _fixed_plate_size(traces, num_data)
-            held_out_size = (
-                None if held_out is None else _fixed_plate_size(*check(pair, held_out, size=VALIDATION_BATCH))
-            )
+            checked = check(pair, source, size=batch_size)
+            _check_objective(objective, pair, checked.traces, next(source.batches(batch_size)))
+            pair.see(checked.traces)
+            validated = None if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
+            sizes = _fixed_plate_size(checked), None if validated is None else _fixed_plate_size(validated)
             digest = "" if folder is None else fingerprint(source)
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
         steps = optimizer(_groups(pair.parameters(), weight_decay), lr=learning_rate)
         scheduler = _schedule(schedule)(steps, epochs)
-        training = Training(pair, objective, steps, scheduler, (plate_size, held_out_size), weight_decay=weight_decay)
+        training = Training(pair, objective, steps, scheduler, sizes, weight_decay=weight_decay)
         if folder is not None:
             settings = _identity(training, digest, batch_size, seed)
             settings |= {"learning_rate": float(learning_rate), "schedule": _name(schedule)}
@@ -151,6 +150,7 @@ def fit(
             with (
                 warnings.catch_warnings(),
                 pyro.validation_enabled(False),
+                all_known(not any(one.num_missing for one in (checked, validated) if one)),
                 tqdm(total=epochs, desc="fit", unit="epoch", initial=training.epoch, disable=hidden(progress)) as bar,
             ):
                 warnings.filterwarnings("ignore", message="Encountered NaN")  # we say it ourselves, and stop
@@ -237,10 +237,10 @@ def _name(thing: Any) -> str:
     return thing if isinstance(thing, str) else str(getattr(thing, "__name__", type(thing).__name__))
 
 
-def _fixed_plate_size(traces: list[Any], num_data: int) -> int | None:
+def _fixed_plate_size(checked: Checked) -> int | None:
     """Return the size of the plate over the data if it is not the number of data a program is given."""
     try:
-        full_size = structure_of(traces, num_data).full_size
+        full_size = structure_of(checked.traces, checked.num_run).full_size
     except InputError:  # no plate over the data: fitting can do without
         return None
-    return None if full_size == num_data else full_size
+    return None if full_size == checked.num_run else full_size

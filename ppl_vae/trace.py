@@ -14,6 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.errors import InputError, reason
+from ppl_vae.missing import filled
 from ppl_vae.pair import Pair, Program
 from ppl_vae.structure import (
     Args,
@@ -170,6 +171,23 @@ def draw(
     vectorize: bool = True,
 ) -> Weighted:
     """Draw z_k from the proposal in one run and weigh them, without checks; arguments as for `log_weights`."""
+    weighted, _ = draw_with_trace(
+        pair, args, num_samples, structure, proposal=proposal, subsample=subsample, vectorize=vectorize
+    )
+    return weighted
+
+
+def draw_with_trace(
+    pair: Pair,
+    args: Args,
+    num_samples: int,
+    structure: Structure,
+    *,
+    proposal: str = "guide",
+    subsample: Tensor | None = None,
+    vectorize: bool = True,
+) -> tuple[Weighted, poutine.Trace]:
+    """Return the same together with the trace of the model that they were read off."""
     num_data = len(args[0] if subsample is None else subsample)
     particles = pyro.plate("particles", num_samples, dim=-structure.num_plates - 1) if vectorize else nullcontext()
     fixed = nullcontext() if subsample is None else FixedSubsample(structure.plate, subsample)
@@ -189,12 +207,13 @@ def draw(
         total = total - log_prob_by_datum(guide_trace, guided, structure, num_data)
     latents = {n: s for n, s in sites.items() if not s["is_observed"] and not enumerates(s)}
     size = (num_samples if total.shape[0] == 1 else -1, -1)
-    return Weighted(
+    weighted = Weighted(
         total.expand(size),
         log_likelihood.expand(size),
         {name: value_by_datum(site, structure) for name, site in latents.items()},
         {name: value_by_datum(site, structure)[0] for name, site in sites.items() if site["is_observed"]},
     )
+    return weighted, model_trace
 
 
 def non_finite_site(pair: Pair, args: Args) -> str:
@@ -203,7 +222,8 @@ def non_finite_site(pair: Pair, args: Args) -> str:
     for role, trace in (("guide", guide_trace), ("model", model_trace)):
         for name, site in samples(trace).items():
             log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-            for what, tensor in (("value", site["value"]), ("log-probability", log_prob)):
+            value = filled(site["value"]) if site["is_observed"] else site["value"]  # NaN in data is missing
+            for what, tensor in (("value", value), ("log-probability", log_prob)):
                 bad = tensor[~torch.isfinite(tensor)]
                 if len(bad):
                     return f"site {name!r} of the {role} (its {what} is {float(bad[0])} {len(bad)} times)"

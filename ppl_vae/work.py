@@ -14,6 +14,7 @@ from ppl_vae.batches import Source, as_source, fingerprint
 from ppl_vae.checks import check
 from ppl_vae.errors import InputError
 from ppl_vae.given import GivenConditions, check_proper, condition_names, quantity
+from ppl_vae.missing import all_known
 from ppl_vae.pair import Pair, Program
 from ppl_vae.rng import seeded
 from ppl_vae.scored import scored_as
@@ -61,6 +62,7 @@ class Work:
         exact: whether no latent site is sampled: there is none, or all are summed out; then one sample says all.
         scored: what the observed sites are scored by, see `ppl_vae.scored`.
         num_levels: how many grey levels x has, 0 if that is not known.
+        num_missing: how many values of all data are missing.
     """
 
     pair: Pair
@@ -71,11 +73,18 @@ class Work:
     exact: bool = False
     scored: str = ""
     num_levels: int = 0
+    num_missing: int = 0
 
     @property
     def divisible(self) -> bool:
         """Whether the programs take any part of the data."""
         return not (self.whole_only or self.structure.subsampled)
+
+    @property
+    def event_size(self) -> float:
+        """How many numbers of a datum are observed and scored; where some are missing, the mean."""
+        size = self.structure.observed_numel
+        return size - self.num_missing / len(self.source) if self.num_missing else size
 
     def rows(self, chunk_size: int | None) -> int:
         """Return how many (sample, datum) pairs are evaluated at once."""
@@ -114,7 +123,7 @@ def prepared(
     pair = Pair(model if joint else GivenConditions()(model), guide)
     with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
         source = as_source(data, pair, ordered=True)
-        traces, num_run = check(pair, source, proposal=proposal)
+        traces, num_run, num_missing = check(pair, source, proposal=proposal)
         structure = structure_of(traces, num_run)
         _check_densities(traces)
         if joint:
@@ -122,17 +131,20 @@ def prepared(
         what = quantity(traces[0], () if joint else condition_names(samples(traces[0])))
         # A part of the data was tried first; where only all of them run, it failed.
         exact = all(site["is_observed"] for site in samples(traces[-1]).values())
+        whole_only = 1 < len(source) == num_run
         scored, num_levels = scored_as(samples(traces[0]).values(), source)
-        yield Work(
-            pair,
-            source,
-            structure,
-            whole_only=1 < len(source) == num_run,
-            quantity=what,
-            exact=exact,
-            scored=scored,
-            num_levels=num_levels,
-        )
+        with all_known(num_missing == 0):
+            yield Work(
+                pair,
+                source,
+                structure,
+                whole_only,
+                quantity=what,
+                exact=exact,
+                scored=scored,
+                num_levels=num_levels,
+                num_missing=num_missing,
+            )
 
 
 def _check_densities(traces: list[Trace]) -> None:
