@@ -40,7 +40,19 @@ PRIORS = {
 }
 LIKELIHOODS = {
     "bernoulli": {},
+    "binomial": {"total_count": 4},
+    "categorical": {"num_levels": 4},
+    "continuous_bernoulli": {},
+    "discretized_logistic": {"num_levels": 5},
+    "discretized_logistic_mixture": {"num_components": 2, "num_levels": 5},
     "gaussian": {"initial_sigma": 0.7},
+    "laplace": {"initial_scale": 0.7},
+    "multinomial": {"total_count": 5},
+    "negative_binomial": {},
+    "poisson": {},
+    "student_t": {"initial_scale": 0.7},
+    "zero_inflated_negative_binomial": {},
+    "zero_inflated_poisson": {},
 }
 GUIDES = {
     "mean_field": {},
