@@ -98,7 +98,8 @@ def check_holes(pair: Pair, args: Args, holes: dict[int, Holes], *, proposal: st
                     f"Expected {name} without missing values, {_why(site)}; {got}. Give complete data, or sample "
                     f"{name} from a likelihood of ppl_vae that scores each number, or from ppl_vae.missing.Observed."
                 )
-        for program, trace in zip(pair.programs.values(), traces, strict=False):
+        # The guide first: what it makes of NaN the model is given.
+        for program, trace in reversed(list(zip(pair.programs.values(), traces, strict=False))):
             for name, site in samples(trace).items():
                 value = filled(site["value"]) if name in missing else site["value"]
                 if not missing or _has_nan(value) or _has_nan(site["fn"].log_prob(site["value"])):

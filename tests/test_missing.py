@@ -89,7 +89,7 @@ def test_another_guide_is_within_its_error(incomplete):
     guide = MeanField(model, encoder=SMALL)
     ppl_vae.fit(model, guide, x, epochs=1, learning_rate=1e-12, progress=False)
     log_px = conditional(model, x)[0].numpy()
-    options = {"num_temperatures": 20, "num_chains": 8, "num_leapfrog": 5, "num_samples": 20}
+    options = {"num_temperatures": 20, "num_chains": 4, "num_leapfrog": 3, "num_samples": 20}
     evidence = ppl_vae.estimate_evidence(model, guide, x[:6], method="sandwich", proposal="prior", **options)
     assert (np.abs(evidence.log_px - log_px[:6]) < 6 * evidence.mcse + 0.3).all()
     low, high = evidence.sandwich.interval()
@@ -113,16 +113,19 @@ def test_compiled_weights_know_what_is_missing(incomplete):
             torch.testing.assert_close(got, log_weights(pair, (value,), 3, structure), rtol=1e-4, atol=1e-4)
 
 
-def test_fitting_incomplete_data_finds_the_model_they_came_from(linear_gaussian):
-    truth, _ = linear_gaussian
+def test_fitting_incomplete_data_finds_the_model_they_came_from():
+    truth, model = (LinearGaussianModel((8,), latent_dim=2, sigma=sigma) for sigma in (0.5, None))
     with torch.no_grad():
         x, test = holes(truth(size=2000)), truth(size=500)
-    model = LinearGaussianModel((20,), latent_dim=4)
-    ppl_vae.fit(model, LinearGaussian(model), x, epochs=25, learning_rate=0.02, progress=False)
-    with torch.no_grad():
-        lost = (truth.exact_log_px(test) - model.exact_log_px(test)).mean()
-    assert 0 < lost < 0.35  # nats, of about 27; the untrained model loses more than 10
-    assert (truth.exact_log_px(test) - LinearGaussianModel((20,), 4).exact_log_px(test)).mean() > 2
+
+        def lost():
+            return (truth.exact_log_px(test) - model.exact_log_px(test)).mean()
+
+        before = lost()
+    options = {"epochs": 15, "batch_size": 250, "learning_rate": 0.05}
+    ppl_vae.fit(model, LinearGaussian(model), x, **options, progress=False)
+    assert before > 1
+    assert lost() < 0.05  # nats
 
 
 @pytest.mark.parametrize("wide", [False, True])
@@ -190,8 +193,8 @@ def test_each_likelihood_scores_what_is_observed(name):
     assert torch.isfinite(h.grad).all()
     nothing = torch.full_like(x, math.nan)
     assert torch.equal(p.log_prob(nothing), torch.zeros(4, 5))
-    with missing.all_known():  # nobody looks
-        assert p.log_prob(nothing).isnan().all()
+    with missing.all_known(), pytest.raises(ValueError, match="within the support"):  # nobody looks
+        p.log_prob(nothing)
 
 
 def test_gradients_are_finite_where_the_density_has_no_value_at_zero():

@@ -197,7 +197,7 @@ def test_programs_that_cannot_do_without_labels_are_refused_before_any_work(case
 def test_both_kinds_are_checked(is_known, kind):
     x, y = some()
     x[(y >= 0) == is_known] = math.nan
-    with pytest.raises(InputError, match=f"NaN or infinity, first in row 0.*of the {kind} data"):
+    with pytest.raises(InputError, match=f"NaN only.*of the {kind} data"):
         fit(model, guide, (x, y), **options())
 
 
