@@ -1,6 +1,7 @@
 """The guide of conditional models: every latent site on its own given x and y, a Gaussian unless said."""
 
 import pyro
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl_vae.base import Guide
@@ -48,3 +49,9 @@ class Conditional(Guide):
             check_number(given, len(x))
             h = self.encoder(generated, condition.encode(given))
             return {name: pyro.sample(name, q) for name, q in self.posteriors(h).items()}
+
+    def posterior_given(self, x: Tensor, c: Tensor) -> dict[str, TorchDistribution]:
+        """Return Q(z_s | x_i, y) of each site, batch shape [..., I], for x [I, *event_shape] and c [..., *c_shape]."""
+        (condition,) = self._condition
+        generated, _ = condition.split(x, None) if condition.y_from_x else (x, None)
+        return self.posteriors(self.encoder(generated, c.unsqueeze(-1 - len(condition.c_shape))))

@@ -2,6 +2,7 @@
 
 import pyro
 import pyro.distributions as dist
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl_vae.base import Guide
@@ -62,6 +63,10 @@ class SemiSupervised(Guide):
                 drawn["y"] = y = pyro.sample("y", q, infer={"enumerate": "parallel"})
             h = self.encoder(x, condition.encode(y))
             return drawn | {name: pyro.sample(name, q) for name, q in self.posteriors(h).items()}
+
+    def posterior_given(self, x: Tensor, c: Tensor) -> dict[str, TorchDistribution]:
+        """Return Q(z_s | x_i, y) of each site, batch shape [..., I], for x [I, *event_shape] and c [..., *c_shape]."""
+        return self.posteriors(self.encoder(x, c.unsqueeze(-2)))
 
     def classify(self, x: Tensor) -> Tensor:
         """Return the logits of Q(y | x), [..., num_classes], for x [..., *event_shape]."""

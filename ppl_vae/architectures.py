@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ppl_vae import networks
 from ppl_vae.errors import positive_int
 from ppl_vae.networks import MLP, NetworkFactory
 
@@ -64,6 +65,52 @@ class Concatenated(Architecture):
         if getattr(self.network.func, "of_images", False) and len(x_shape) == 3:
             return WithChannels(x_shape, c_shape, out_shape, self.network)
         return Joined([x_shape, c_shape], out_shape, self.network)
+
+
+class Gated(Concatenated):
+    """A gated perceptron, `networks.GatedMLP`, on the concatenation of what it reads.
+
+    Args:
+        hidden: the width of each hidden layer.
+
+    >>> Gated(hidden=64).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
+    torch.Size([3, 5, 1, 8, 8])
+    """
+
+    def __init__(self, hidden: Shape | int = (300, 300)) -> None:
+        super().__init__(hidden, network=networks.GatedMLP)
+
+
+class Convolutional(Concatenated):
+    """`networks.Convolutional`, for data that are images: c is more channels, or stands beside z.
+
+    Args:
+        channels: of each layer, from the one at the image on.
+        activation: one of relu, tanh, silu, elu.
+
+    >>> Convolutional(channels=4).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
+    torch.Size([3, 5, 1, 8, 8])
+    """
+
+    def __init__(self, channels: Shape | int = (32, 64), activation: str = "relu") -> None:
+        super().__init__(activation=activation, network=functools.partial(networks.Convolutional, channels=channels))
+
+
+class Residual(Concatenated):
+    """`networks.Residual`, for data that are images: c is more channels, or stands beside z.
+
+    Args:
+        channels: of each size of image, from the largest on.
+        blocks: how many for each size.
+        activation: one of relu, tanh, silu, elu.
+
+    >>> Residual(channels=4).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
+    torch.Size([3, 5, 1, 8, 8])
+    """
+
+    def __init__(self, channels: Shape | int = (32, 64), blocks: int = 1, activation: str = "silu") -> None:
+        network = functools.partial(networks.Residual, channels=channels, blocks=blocks)
+        super().__init__(activation=activation, network=network)
 
 
 class WithChannels(nn.Module):

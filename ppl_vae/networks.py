@@ -151,7 +151,8 @@ class Convolutional(Network):
         if to_vector == to_image or not inner:
             raise InputError(
                 f"Expected an image [channels, height, width] on one side, a vector on the other and channels between, "
-                f"for {type(self).__name__}; got {tuple(self.in_shape)} to {tuple(self.out_shape)} by {inner}. Use MLP."
+                f"for {type(self).__name__}; got {tuple(self.in_shape)} to {tuple(self.out_shape)} by {inner}. "
+                f"Use an MLP."
             )
         outermost, *size = self.in_shape if to_vector else self.out_shape
         sizes = [torch.Size(math.ceil(n / 2**i) for n in size) for i in range(len(inner) + 1)]

@@ -152,16 +152,16 @@ def posteriors(density: Any, nodes: Any, draws: Mapping[str, Any], *, rows: Sequ
             f"Expected densities [R, G, G] and draws [R, S, 2] of each guide; got {grids.shape} and "
             f"{ {k: v.shape for k, v in points.items()} }. Take two latents."
         )
-    size = 2.4
-    figure = Figure(figsize=(size * len(points), size * len(grids)), layout="constrained", dpi=110)
-    panels = figure.subplots(len(grids), len(points), squeeze=False, sharex=True, sharey=True)
     levels = [_regions(grid) for grid in grids]
     shown = np.any([grid > min(level) for grid, level in zip(grids, levels, strict=True)], axis=0)
-    for axis, name in ((0, "ylim"), (1, "xlim")):  # what the regions reach, and some room
-        inside = np.asarray(nodes)[shown.any(1 - axis)]
-        for panel in panels.flat:
-            panel.set(**{name: (inside.min() - 0.7, inside.max() + 0.7)}, aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
-            panel.label_outer()
+    # What the regions reach, and some room: z_1, then z_2.
+    limits = [(inside.min() - 0.7, inside.max() + 0.7) for inside in (np.asarray(nodes)[shown.any(i)] for i in (0, 1))]
+    width, height = (0.42 * (high - low) for low, high in limits)
+    figure = Figure(figsize=(width * len(points) + 0.6, height * len(grids) + 0.8), layout="constrained", dpi=110)
+    panels = figure.subplots(len(grids), len(points), squeeze=False, sharex=True, sharey=True)
+    for panel in panels.flat:
+        panel.set(xlim=limits[0], ylim=limits[1], aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
+        panel.label_outer()
     for row, grid in enumerate(grids):
         for panel, (title, z) in zip(panels[row], points.items(), strict=True):
             panel.contourf(nodes, nodes, grid, [*levels[row], grid.max()], colors=["0.9", "0.78", "0.6"])

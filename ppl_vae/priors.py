@@ -167,6 +167,8 @@ class ConditionalNormal(Prior):
 class VampPrior(Prior):
     """A mixture of the guide's own posteriors at learned pseudo-inputs, P(z) = (1 / C) sum_c Q(z | u_c).
 
+    In a conditional model P(z | y) = (1 / C) sum_c Q(z | u_c, y).
+
     The guide that is made for the model gives Q; without one there is no P(z) yet. Means and scales come from its
     encoder, so the prior is as multimodal as the aggregate posterior, and cannot drift away from it.
 
@@ -209,15 +211,16 @@ class VampPrior(Prior):
         (guide,) = self._guide
         if not hasattr(guide, "latents"):  # it is being made, and asks what shape z has
             return dist.Normal(self.zeros, torch.ones_like(self.zeros)).to_event(1)
-        posteriors = list(guide.posterior(self.inputs).values())
+        given = guide.posterior(self.inputs) if c is None else guide.posterior_given(self.inputs, c)
+        posteriors = list(given.values())
         if len(posteriors) != 1 or posteriors[0].event_shape != self.event_shape:
             raise InputError(
                 f"Expected a guide with one site of shape {tuple(self.event_shape)} that depends on x "
-                f"alone for VampPrior; got {[tuple(q.event_shape) for q in posteriors]}. Use another prior, or mean_field."
+                f"alone for VampPrior; got {[tuple(q.event_shape) for q in posteriors]}. Use another prior, or guide."
             )
         (q,) = posteriors
         logits = torch.zeros_like(self.zeros[:1]).expand(self.num_components)
         normal = getattr(q, "base_dist", None)
-        if isinstance(normal, dist.Normal):
+        if isinstance(q, dist.Independent) and isinstance(normal, dist.Normal):
             return GaussianMixture(logits, normal.loc, normal.scale)
-        return dist.MixtureSameFamily(dist.Categorical(logits=logits), q)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits.expand(q.batch_shape)), q)

@@ -99,8 +99,8 @@ def package_folder(kind: str) -> Path:
 def names(role: str) -> list[str]:
     """Return the names of the models or guides that come with ppl-vae.
 
-    >>> names("guide")
-    ['conditional', 'linear_gaussian', 'mean_field', 'no_latents', 'quantile_map', 'semi_supervised']
+    >>> {"conditional", "flow", "full_covariance", "mean_field"} <= set(names("guide"))
+    True
     """
     return sorted(info.name for info in pkgutil.iter_modules([str(package_folder(f"{role}s"))]))
 

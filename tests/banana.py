@@ -54,10 +54,19 @@ def exact(model, x):
     return log_px, log_joint - log_px[:, None, None], nodes
 
 
-def fitted(name, x, *, epochs, seed=0):
+def fitted(name, x, *, epochs, learning_rate=5e-3):
     """Return a guide that was fitted to x; the model has nothing to fit."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = make_model()
     guide = GUIDES[name](model, encoder=ENCODER)
-    ppl_vae.fit(model, guide, x, epochs=epochs, batch_size=len(x), learning_rate=5e-3, schedule="cosine", progress=False)
+    ppl_vae.fit(
+        model,
+        guide,
+        x,
+        epochs=epochs,
+        batch_size=len(x),
+        learning_rate=learning_rate,
+        schedule="cosine",
+        progress=False,
+    )
     return model, guide

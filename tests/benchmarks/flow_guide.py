@@ -1,9 +1,9 @@
 """What a guide of more freedom is worth where the posterior is no Gaussian: ELBOs, and the picture docs/flow_guide.png.
 
-    python tests/benchmarks/flow_guide.py [--epochs 3000] [--out docs/flow_guide.png]
+    python tests/benchmarks/flow_guide.py [--epochs 1000] [--out docs/flow_guide.png]
 
 The model of `tests/banana.py`, whose log P(x) and P(z | x) are known by quadrature; each guide is fitted to the same 64
-x. A minute or two.
+x. Half a minute.
 """
 
 import argparse
@@ -27,7 +27,7 @@ NUM_DRAWS = 400
 def main() -> None:
     """Fit each guide, print the table, draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=3000)
+    parser.add_argument("--epochs", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs" / "flow_guide.png")
     options = parser.parse_args()
     x = banana.some_data(64)
