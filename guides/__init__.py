@@ -2,6 +2,8 @@
 
 from ppl_vae.guides.conditional import Conditional
 from ppl_vae.guides.discrete import Discrete
+from ppl_vae.guides.flow import Flow
+from ppl_vae.guides.full_covariance import FullCovariance
 from ppl_vae.guides.hierarchical import Hierarchical
 from ppl_vae.guides.linear_gaussian import LinearGaussian
 from ppl_vae.guides.mean_field import MeanField
@@ -12,6 +14,8 @@ from ppl_vae.guides.semi_supervised import SemiSupervised
 __all__ = [
     "Conditional",
     "Discrete",
+    "Flow",
+    "FullCovariance",
     "Hierarchical",
     "LinearGaussian",
     "MeanField",

@@ -1,18 +1,19 @@
-"""The guide of conditional models: every latent site an independent Gaussian given x and y."""
+"""The guide of conditional models: every latent site on its own given x and y, a Gaussian unless said."""
 
 import pyro
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl_vae.base import Guide
 from ppl_vae.conditional import ConditionalModel, check_number
 from ppl_vae.errors import InputError
-from ppl_vae.posteriors import SitePosteriors
+from ppl_vae.posteriors import DiagonalNormal, Family, SitePosteriors
 
 
 class Conditional(Guide):
-    """Q(z | x, y) = prod_s N(z_s; m_s(x, y), diag(s_s(x, y)^2)), a product over the model's latent sites.
+    """Q(z | x, y) = prod_s Q(z_s | h_s(x, y)), a product over the model's latent sites; a diagonal Gaussian for each.
 
-    Its encoder is the one that goes with the model's networks.
+    Another posterior family may stand for the Gaussian. Its encoder is the one that goes with the model's networks.
     Shapes: x [N, *event_shape], y [N, *condition.shape], z_s [N, *event shape of the site].
     Source: Sohn et al., NeurIPS 2015; Doersch, arXiv 1606.05908, section 3.
 
@@ -25,7 +26,7 @@ class Conditional(Guide):
     torch.Size([5, 8])
     """
 
-    def __init__(self, model: ConditionalModel) -> None:
+    def __init__(self, model: ConditionalModel, posterior: Family = DiagonalNormal) -> None:
         if not isinstance(model, ConditionalModel):
             raise InputError(
                 f"Expected a conditional model, such as CVAE, for Conditional; got {type(model).__name__}. Use another "
@@ -33,7 +34,7 @@ class Conditional(Guide):
             )
         super().__init__(model)
         self._condition = (model.condition,)  # a tuple: it is a part of the model
-        self.posteriors = SitePosteriors(self.latents)
+        self.posteriors = SitePosteriors(self.latents, posterior)
         condition = model.condition
         shapes = condition.x_shape, condition.c_shape, (self.posteriors.h_dim,)
         self.encoder = model.networks.encoder(*shapes, model.decoder)
@@ -48,3 +49,9 @@ class Conditional(Guide):
             check_number(given, len(x))
             h = self.encoder(generated, condition.encode(given))
             return {name: pyro.sample(name, q) for name, q in self.posteriors(h).items()}
+
+    def posterior_given(self, x: Tensor, c: Tensor) -> dict[str, TorchDistribution]:
+        """Return Q(z_s | x_i, y) of each site, batch shape [..., I], for x [I, *event_shape] and c [..., *c_shape]."""
+        (condition,) = self._condition
+        generated, _ = condition.split(x, None) if condition.y_from_x else (x, None)
+        return self.posteriors(self.encoder(generated, c.unsqueeze(-1 - len(condition.c_shape))))

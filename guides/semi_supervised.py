@@ -2,6 +2,7 @@
 
 import pyro
 import pyro.distributions as dist
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl_vae.base import Guide
@@ -9,11 +10,11 @@ from ppl_vae.conditional import ConditionalModel, check_number
 from ppl_vae.conditions import Label
 from ppl_vae.errors import InputError
 from ppl_vae.networks import MLP, NetworkFactory
-from ppl_vae.posteriors import SitePosteriors
+from ppl_vae.posteriors import DiagonalNormal, Family, SitePosteriors
 
 
 class SemiSupervised(Guide):
-    """Q(z, y | x) = Q(y | x) prod_s N(z_s; m_s(x, y), diag(s_s(x, y)^2)): a classifier, then a product over sites.
+    """Q(z, y | x) = Q(y | x) prod_s Q(z_s | h_s(x, y)): a classifier, then a diagonal Gaussian, or another family.
 
     Where y is given it is not sampled, and this is Q(z | x, y). Where it is not, `TraceEnum_ELBO` sums it out and
     other objectives draw it. The encoder is the one that goes with the model's networks.
@@ -33,7 +34,9 @@ class SemiSupervised(Guide):
     classifies = True
     default_objective = "classifying"
 
-    def __init__(self, model: ConditionalModel, classifier: NetworkFactory = MLP) -> None:
+    def __init__(
+        self, model: ConditionalModel, classifier: NetworkFactory = MLP, posterior: Family = DiagonalNormal
+    ) -> None:
         condition = getattr(model, "condition", None)
         if not isinstance(condition, Label):
             got = "none" if condition is None else type(condition).__name__
@@ -43,7 +46,7 @@ class SemiSupervised(Guide):
             )
         super().__init__(model)
         self._condition = (condition,)  # a tuple: it is a part of the model
-        self.posteriors = SitePosteriors(self.latents)
+        self.posteriors = SitePosteriors(self.latents, posterior)
         self.encoder = model.networks.encoder(
             self.event_shape, condition.c_shape, (self.posteriors.h_dim,), model.decoder
         )
@@ -61,6 +64,10 @@ class SemiSupervised(Guide):
                 drawn["y"] = y = pyro.sample("y", q, infer={"enumerate": "parallel"})
             h = self.encoder(x, condition.encode(y))
             return drawn | {name: pyro.sample(name, q) for name, q in self.posteriors(h).items()}
+
+    def posterior_given(self, x: Tensor, c: Tensor) -> dict[str, TorchDistribution]:
+        """Return Q(z_s | x_i, y) of each site, batch shape [..., I], for x [I, *event_shape] and c [..., *c_shape]."""
+        return self.posteriors(self.encoder(x, c.unsqueeze(-2)))
 
     def classify(self, x: Tensor) -> Tensor:
         """Return the logits of Q(y | x), [..., num_classes], for x [..., *event_shape]."""

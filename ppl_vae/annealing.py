@@ -238,7 +238,8 @@ class Chains:
         def evaluate(u: Tensor) -> State:
             # A trajectory may leave what is numerically possible: it is then rejected, and is no error.
             with pyro.validation_enabled(False):
-                return State(*fast(u))
+                # The record is of this layout; gradients of triangular solves come in another, and u with them.
+                return State(*fast(u.contiguous()))
 
         self.evaluate: Evaluate = evaluate
 

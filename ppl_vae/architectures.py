@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ppl_vae import networks
 from ppl_vae.errors import positive_int
 from ppl_vae.networks import MLP, NetworkFactory
 
@@ -33,37 +34,108 @@ class Architecture:
 
 
 class Concatenated(Architecture):
-    """One perceptron on the concatenation of what it reads.
+    """One network on the concatenation of what it reads.
+
+    A network of images (`networks.Convolutional`) that encodes an image x reads each number of c as one more channel,
+    the same in all pixels; other networks read vectors.
 
     Args:
-        hidden: the width of each hidden layer.
-        activation: as in `networks.MLP`.
+        hidden: the width of each hidden layer; None leaves it to the network.
+        activation: as in `networks.MLP`; None leaves it to the network.
+        network: which network, for instance `functools.partial(networks.Convolutional, channels=(16, 32))`.
 
     >>> decoder = Concatenated(hidden=64).decoder((8,), (10,), (1, 8, 8))
     >>> decoder(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
     torch.Size([3, 5, 1, 8, 8])
     """
 
-    def __init__(self, hidden: Shape | int = (512, 512), activation: str = "relu") -> None:
-        self.hidden, self.activation = hidden, activation
-
-    def _network(self, in_shape: Shape, out_shape: Shape) -> MLP:
-        return MLP(in_shape, out_shape, hidden=self.hidden, activation=self.activation)
+    def __init__(
+        self, hidden: Shape | int | None = None, activation: str | None = None, network: NetworkFactory = MLP
+    ) -> None:
+        given = {"hidden": hidden, "activation": activation}
+        self.network = functools.partial(network, **{k: v for k, v in given.items() if v is not None})
 
     def decoder(self, z_shape: Shape | None, c_shape: Shape, out_shape: Shape) -> nn.Module:
-        """Return an MLP on z and c."""
-        return Joined([s for s in (z_shape, c_shape) if s is not None], out_shape, self._network)
+        """Return a network on z and c."""
+        return Joined([s for s in (z_shape, c_shape) if s is not None], out_shape, self.network)
 
     def encoder(self, x_shape: Shape, c_shape: Shape, out_shape: Shape, decoder: Any) -> nn.Module:
-        """Return an MLP on x and c; it shares nothing with the decoder."""
-        return Joined([x_shape, c_shape], out_shape, self._network)
+        """Return a network on x and c; it shares nothing with the decoder."""
+        # A partial of a partial is one of the class itself.
+        if getattr(self.network.func, "of_images", False) and len(x_shape) == 3:
+            return WithChannels(x_shape, c_shape, out_shape, self.network)
+        return Joined([x_shape, c_shape], out_shape, self.network)
+
+
+class Gated(Concatenated):
+    """A gated perceptron, `networks.GatedMLP`, on the concatenation of what it reads.
+
+    Args:
+        hidden: the width of each hidden layer.
+
+    >>> Gated(hidden=64).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
+    torch.Size([3, 5, 1, 8, 8])
+    """
+
+    def __init__(self, hidden: Shape | int = (300, 300)) -> None:
+        super().__init__(hidden, network=networks.GatedMLP)
+
+
+class Convolutional(Concatenated):
+    """`networks.Convolutional`, for data that are images: c is more channels, or stands beside z.
+
+    Args:
+        channels: of each layer, from the one at the image on.
+        activation: one of relu, tanh, silu, elu.
+
+    >>> Convolutional(channels=4).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
+    torch.Size([3, 5, 1, 8, 8])
+    """
+
+    def __init__(self, channels: Shape | int = (32, 64), activation: str = "relu") -> None:
+        super().__init__(activation=activation, network=functools.partial(networks.Convolutional, channels=channels))
+
+
+class Residual(Concatenated):
+    """`networks.Residual`, for data that are images: c is more channels, or stands beside z.
+
+    Args:
+        channels: of each size of image, from the largest on.
+        blocks: how many for each size.
+        activation: one of relu, tanh, silu, elu.
+
+    >>> Residual(channels=4).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
+    torch.Size([3, 5, 1, 8, 8])
+    """
+
+    def __init__(self, channels: Shape | int = (32, 64), blocks: int = 1, activation: str = "silu") -> None:
+        network = functools.partial(networks.Residual, channels=channels, blocks=blocks)
+        super().__init__(activation=activation, network=network)
+
+
+class WithChannels(nn.Module):
+    """A network of an image and a vector, whose numbers are channels of their own, the same in all pixels."""
+
+    def __init__(self, x_shape: Shape, c_shape: Shape, out_shape: Shape, network: NetworkFactory) -> None:
+        super().__init__()
+        channels, *self.size = x_shape
+        self.c_shape = torch.Size(c_shape)
+        self.network = network((channels + self.c_shape.numel(), *self.size), out_shape)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Map x [..., *x_shape] and c [..., *c_shape] to [..., *out_shape]."""
+        constant = _vectors(c, self.c_shape)[..., None, None]
+        batch_shape = torch.broadcast_shapes(x.shape[:-3], constant.shape[:-3])
+        parts = [x.expand(*batch_shape, *x.shape[-3:]), constant.expand(*batch_shape, -1, *self.size)]
+        h: Tensor = self.network(torch.cat(parts, dim=-3))
+        return h
 
 
 class Joined(nn.Module):
-    """An MLP of several inputs: they are flattened, broadcast and concatenated; None is left out.
+    """A network of several inputs: they are flattened, broadcast and concatenated; None is left out.
 
-    The first layer is linear, W (z, c) = W_z z + W_c c: an input that is the same for many of another goes through
-    it once, as x does for all labels that are summed out.
+    The first layer of an MLP is linear, W (z, c) = W_z z + W_c c: an input that is the same for many of another goes
+    through it once, as x does for all labels that are summed out.
     """
 
     def __init__(self, in_shapes: Sequence[Shape], out_shape: Shape, network: NetworkFactory) -> None:
@@ -75,6 +147,10 @@ class Joined(nn.Module):
         """Map inputs [..., *in_shapes[i]] to [..., *out_shape]."""
         given = [value for value in inputs if value is not None]
         flat = [_vectors(value, shape) for value, shape in zip(given, self.in_shapes, strict=True)]
+        if not isinstance(self.network, MLP):
+            batch_shape = torch.broadcast_shapes(*(value.shape[:-1] for value in flat))
+            whole: Tensor = self.network(torch.cat([value.expand(*batch_shape, -1) for value in flat], dim=-1))
+            return whole
         layers: list[Any] = list(self.network.layers)
         first, *rest = layers
         weights = first.weight.split([value.shape[-1] for value in flat], dim=-1)

@@ -112,3 +112,12 @@ class Guide(Program):
         raise InputError(
             f"Expected a guide with a posterior(x) of each site; got {type(self).__name__}. Use mean_field."
         )
+
+    def posterior_given(self, x: Tensor, c: Tensor) -> dict[str, TorchDistribution]:
+        """Return Q(z_s | x_i, y) of each site s, batch shape [..., I], for x [I, *event_shape] and c [..., *c_shape].
+
+        c is what networks read of the condition y.
+        """
+        raise InputError(
+            f"Expected a guide with a posterior_given(x, c) of each site; got {type(self).__name__}. Use conditional."
+        )

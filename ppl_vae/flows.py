@@ -4,7 +4,7 @@
 
 f is autoregressive, so that one direction takes one pass through its networks and the other as many passes as z has
 dimensions. A prior has to be evaluated at any z, so there f is the fast one; a posterior is mostly evaluated at what it
-has just drawn, so there it is f^-1 (inverse autoregressive), which remembers what it drew.
+has just drawn, so there it is T = f^-1 (inverse autoregressive), which remembers what it drew.
 """
 
 import warnings
@@ -15,14 +15,15 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import Distribution, Transform, constraints
+from torch.distributions import AffineTransform, Distribution, Transform, constraints
 
 from ppl_vae.errors import InputError, did_you_mean, positive_int
-from ppl_vae.gaussians import diagonal_normal
+from ppl_vae.gaussians import positive_scale
 from ppl_vae.networks import widths
 from ppl_vae.parts import Posterior, Prior
 
 KINDS = ("neural_spline", "masked_autoregressive")
+START = 0.01  # of the last weights of each network, as a part of PyTorch's: f starts near the identity
 
 
 def autoregressive(kind: str, features: int, context: int, transforms: int, hidden: Sequence[int] | int) -> Any:
@@ -39,7 +40,14 @@ def autoregressive(kind: str, features: int, context: int, transforms: int, hidd
     # One dimension has no order to reverse; zuko warns of it.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return make(features, context, **options).transform
+        f = make(features, context, **options).transform
+    with torch.no_grad():
+        for one in f.transforms:
+            # One dimension that reads nothing has no network, but free numbers instead.
+            last = one.hyper[-1].parameters() if hasattr(one, "hyper") else one.phi
+            for weights in last:
+                weights.mul_(START)
+    return f
 
 
 def _import_zuko() -> Any:
@@ -128,15 +136,16 @@ class Flow(Prior):
         return dist.TransformedDistribution(base, [Remembering(f.inv, f)])
 
 
-class FlowPosterior(Posterior):
-    """An inverse autoregressive flow, z = f^-1(u) given h, u ~ N(m(h), diag(s(h)^2)): drawn in one pass.
+class InverseAutoregressive(Posterior):
+    """An inverse autoregressive flow, z = m(h) + s(h) T(u; h) with u ~ N(0, I), drawn in one pass.
 
+    T starts near the identity, where this is `DiagonalNormal`, and bends a standard normal, whatever the scale of z.
     To evaluate a z that it has not just drawn takes as many passes as z has dimensions.
 
     Args:
         latent_dim: the size of z.
-        kind: "neural_spline" or "masked_autoregressive": of f^-1.
-        transforms: how many are composed.
+        kind: "neural_spline" or "masked_autoregressive", of each transform of T.
+        transforms: how many are composed; the order of the dimensions is reversed from one to the next.
         hidden: the widths of the network of each.
         context_dim: how many numbers of h all of them read.
 
@@ -145,7 +154,7 @@ class FlowPosterior(Posterior):
 
     Source: Kingma et al., arXiv 1606.04934; Durkan et al., arXiv 1906.04032; zuko.
 
-    >>> family = FlowPosterior(3, transforms=2, hidden=(16,))
+    >>> family = InverseAutoregressive(3, transforms=2, hidden=(16,))
     >>> family(torch.zeros(5, family.h_dim)).rsample().shape
     torch.Size([5, 3])
     """
@@ -164,11 +173,13 @@ class FlowPosterior(Posterior):
 
     @property
     def h_dim(self) -> int:
-        """A mean and a scale for each dimension of u, and what the transforms read."""
+        """Numbers for m and s, one of each for a dimension, and what the transforms read."""
         return 2 * self.latent_dim + self.context_dim
 
     def forward(self, h: Tensor) -> TorchDistribution:
         """Return Q(z | h) for h of shape [..., h_dim]."""
-        gaussian, context = h.split([2 * self.latent_dim, self.context_dim], dim=-1)
+        loc, raw, context = h.split([self.latent_dim, self.latent_dim, self.context_dim], dim=-1)
         transform = self.flow(context)
-        return dist.TransformedDistribution(diagonal_normal(gaussian), [Remembering(transform, transform.inv)])
+        standard = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
+        affine = AffineTransform(loc, positive_scale(raw), event_dim=1, cache_size=1)
+        return dist.TransformedDistribution(standard, [Remembering(transform, transform.inv), affine])

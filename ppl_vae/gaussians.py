@@ -24,7 +24,12 @@ SMALLEST_SCALE = 1e-6
 def diagonal_normal(h: Tensor) -> TorchDistribution:
     """Return N(m, diag(s^2)) over vectors of size D, with (m, r) = h and s = softplus(r) + 1e-6, for h [..., 2 D]."""
     loc, raw = h.chunk(2, dim=-1)
-    return dist.Normal(loc, softplus(raw) + SMALLEST_SCALE).to_event(1)
+    return dist.Normal(loc, positive_scale(raw)).to_event(1)
+
+
+def positive_scale(raw: Tensor) -> Tensor:
+    """Return softplus(r) + 1e-6, elementwise."""
+    return softplus(raw) + SMALLEST_SCALE
 
 
 class GaussianMixture(TorchDistribution):

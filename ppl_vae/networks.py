@@ -6,6 +6,7 @@ A network is made as `Network(in_shape, out_shape, **options)` and maps [..., *i
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,13 +14,21 @@ from torch import Tensor, nn
 
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 
+__all__ = ["MLP", "Convolutional", "GatedMLP", "Network", "NetworkFactory", "Residual"]
+
 NetworkFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU, "elu": nn.ELU}
 
 
 class Network(nn.Module):
-    """A map between any two shapes: subclasses implement `transform`, the base class does the shapes."""
+    """A map between any two shapes: subclasses implement `transform`, the base class does the shapes.
+
+    Attributes:
+        of_images: whether it is made for images on one side, [channels, height, width].
+    """
+
+    of_images = False
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__()
@@ -94,6 +103,137 @@ class GatedMLP(MLP):
     ) -> None:
         Network.__init__(self, in_shape, out_shape)
         self.layers = _layers(self.in_shape, self.out_shape, hidden, lambda width: (2 * width, nn.GLU(dim=-1)))
+
+
+class Convolutional(Network):
+    """Convolutions between an image and a vector, in either direction.
+
+    Each layer halves height and width on the way from the image (rounding up: any size will do), or doubles them on
+    the way to it, in steps of the same sizes. A linear map stands between the smallest image and the vector.
+
+    Args:
+        in_shape: the shape of one input; it or out_shape is that of an image, [channels, height, width].
+        out_shape: the shape of one output.
+        channels: of each layer, from the one at the image on.
+        activation: one of relu, tanh, silu, elu.
+
+    Raises:
+        InputError: no image on just one side, channels that are not above zero, or an unknown activation.
+
+    Source: Radford et al., arXiv 1511.06434; Odena et al., Deconvolution and Checkerboard Artifacts, Distill 2016,
+    for the kernels of 4 that reach each pixel of the larger image alike.
+
+    >>> Convolutional((8,), (1, 28, 20), channels=(8, 16))(torch.zeros(3, 5, 8)).shape
+    torch.Size([3, 5, 1, 28, 20])
+    """
+
+    of_images = True
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        channels: Sequence[int] | int = (32, 64),
+        activation: str = "relu",
+    ) -> None:
+        super().__init__(in_shape, out_shape)
+        made = activation_of(activation)
+        self.layers = self._layers(channels, lambda width: [made()])
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Map x of shape [..., *in_shape] to [n, ...], as many numbers for each x as there are in out_shape."""
+        return self.layers(x.reshape(x.shape[: x.dim() - len(self.in_shape)].numel(), *self.in_shape))
+
+    def _layers(self, channels: Sequence[int] | int, between: Callable[[int], list[nn.Module]]) -> nn.Sequential:
+        """Return the layers, with `between(width)` where images have so many channels."""
+        inner = widths("channels", channels)
+        to_vector, to_image = len(self.in_shape) == 3, len(self.out_shape) == 3
+        if to_vector == to_image or not inner:
+            raise InputError(
+                f"Expected an image [channels, height, width] on one side, a vector on the other and channels between, "
+                f"for {type(self).__name__}; got {tuple(self.in_shape)} to {tuple(self.out_shape)} by {inner}. "
+                f"Use an MLP."
+            )
+        outermost, *size = self.in_shape if to_vector else self.out_shape
+        sizes = [torch.Size(math.ceil(n / 2**i) for n in size) for i in range(len(inner) + 1)]
+        steps = list(itertools.pairwise([outermost, *inner]))
+        smallest = (inner[-1], *sizes[-1])
+        layers: list[nn.Module] = []
+        if to_vector:
+            for outer, width in steps:
+                layers += [nn.Conv2d(outer, width, 3, stride=2, padding=1), *between(width)]
+            return nn.Sequential(*layers, nn.Flatten(), nn.Linear(math.prod(smallest), self.out_shape.numel()))
+        layers += [nn.Flatten(), nn.Linear(self.in_shape.numel(), math.prod(smallest)), nn.Unflatten(1, smallest)]
+        for (outer, width), larger in reversed(list(zip(steps, sizes[:-1], strict=True))):
+            layers += [*between(width), Doubled(width, outer, larger)]
+        return nn.Sequential(*layers)
+
+
+class Residual(Convolutional):
+    """`Convolutional` with residual blocks after each change of size, x + f(x) with f of two convolutions.
+
+    The blocks normalize groups of channels of each image on its own, so that no datum depends on the others of its
+    batch.
+
+    Args:
+        in_shape: the shape of one input; it or out_shape is that of an image, [channels, height, width].
+        out_shape: the shape of one output.
+        channels: of each size of image, from the largest on.
+        blocks: how many for each size.
+        activation: one of relu, tanh, silu, elu.
+
+    Raises:
+        InputError: no image on just one side, numbers that are not above zero, or an unknown activation.
+
+    Source: He et al., arXiv 1603.05027; Wu & He, arXiv 1803.08494.
+
+    >>> Residual((1, 28, 20), (16,), channels=(8, 16))(torch.zeros(3, 5, 1, 28, 20)).shape
+    torch.Size([3, 5, 16])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        channels: Sequence[int] | int = (32, 64),
+        blocks: int = 1,
+        activation: str = "silu",
+    ) -> None:
+        Network.__init__(self, in_shape, out_shape)
+        made = activation_of(activation)
+        count = positive_int("blocks", blocks)
+        self.layers = self._layers(channels, lambda width: [*(Block(width, made) for _ in range(count)), made()])
+
+
+class Block(nn.Module):
+    """A residual block, x + f(x), with f two times a normalization of groups, a nonlinearity and a convolution."""
+
+    def __init__(self, channels: int, activation: type[nn.Module]) -> None:
+        super().__init__()
+        groups = math.gcd(channels, 8, max(1, channels // 4))  # of four channels at least
+        self.layers = nn.Sequential(
+            *itertools.chain.from_iterable(
+                (nn.GroupNorm(groups, channels), activation(), nn.Conv2d(channels, channels, 3, padding=1))
+                for _ in range(2)
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [n, channels, height, width] to such images."""
+        h: Tensor = x + self.layers(x)
+        return h
+
+
+class Doubled(nn.ConvTranspose2d):
+    """A transposed convolution to an image twice as high and wide, less a row or a column where the size is odd."""
+
+    def __init__(self, in_channels: int, out_channels: int, size: torch.Size) -> None:
+        super().__init__(in_channels, out_channels, 4, stride=2, padding=1)
+        self.height, self.width = size
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map images [n, in_channels, H, W] to [n, out_channels, *size]."""
+        return super().forward(x)[..., : self.height, : self.width]
 
 
 def activation_of(name: str) -> type[nn.Module]:

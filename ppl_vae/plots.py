@@ -145,6 +145,54 @@ def manifold(x: Any, *, title: str = "") -> Figure:
     return images(values.reshape(-1, *values.shape[2:]), columns=values.shape[1], title=title)
 
 
+def posteriors(density: Any, nodes: Any, draws: Mapping[str, Any], *, rows: Sequence[str] = ()) -> Figure:
+    """Draw exact posteriors of two latents as regions that hold 50, 90 and 99 %, and draws of guides over them.
+
+    Args:
+        density: P(z | x) on a grid up to a factor, one for each row, [R, G, G], z_2 along the first of the two.
+        nodes: the coordinates of the grid in both dimensions, [G].
+        draws: z by title of a column, [R, S, 2] each.
+        rows: what stands beside each row.
+
+    >>> nodes = np.linspace(-3, 3, 50)
+    >>> density = np.exp(-(nodes**2 + nodes[:, None] ** 2) / 2)[None]
+    >>> posteriors(density, nodes, {"a guide": np.zeros((1, 5, 2))}).axes[0].get_title()
+    'a guide'
+    """
+    grids, points = np.asarray(density, dtype=float), {k: np.asarray(v, dtype=float) for k, v in draws.items()}
+    if grids.ndim != 3 or any(v.ndim != 3 or (len(v), v.shape[-1]) != (len(grids), 2) for v in points.values()):
+        raise InputError(
+            f"Expected densities [R, G, G] and draws [R, S, 2] of each guide; got {grids.shape} and "
+            f"{ {k: v.shape for k, v in points.items()} }. Take two latents."
+        )
+    levels = [_regions(grid) for grid in grids]
+    shown = np.any([grid > min(level) for grid, level in zip(grids, levels, strict=True)], axis=0)
+    # What the regions reach, and some room: z_1, then z_2.
+    limits = [(inside.min() - 0.7, inside.max() + 0.7) for inside in (np.asarray(nodes)[shown.any(i)] for i in (0, 1))]
+    width, height = (0.42 * (high - low) for low, high in limits)
+    figure = Figure(figsize=(width * len(points) + 0.6, height * len(grids) + 0.8), layout="constrained", dpi=110)
+    panels = figure.subplots(len(grids), len(points), squeeze=False, sharex=True, sharey=True)
+    for panel in panels.flat:
+        panel.set(xlim=limits[0], ylim=limits[1], aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
+        panel.label_outer()
+    for row, grid in enumerate(grids):
+        for panel, (title, z) in zip(panels[row], points.items(), strict=True):
+            panel.contourf(nodes, nodes, grid, [*levels[row], grid.max()], colors=["0.9", "0.78", "0.6"])
+            panel.plot(*z[row].T, ".", color="C0", markersize=2.5, alpha=0.5, markeredgewidth=0)
+            if row == 0:
+                panel.set_title(title, fontsize=9)
+        if rows:
+            panels[row, 0].set_ylabel(f"{rows[row]}\n$z_2$")
+    return figure
+
+
+def _regions(density: np.ndarray[Any, Any]) -> list[float]:
+    """Return the densities above which 99, 90 and 50 % lie."""
+    highest = np.sort(density, axis=None)[::-1]
+    mass = np.cumsum(highest) / highest.sum()
+    return [float(highest[np.searchsorted(mass, share)]) for share in (0.99, 0.9, 0.5)]
+
+
 def history(record: History, *, title: str = "") -> Figure:
     """Draw the ELBO over epochs, of the training and the validation data."""
     figure, axes = _figure(1.6, 5.5)

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.distributions.transforms import ReshapeTransform
 
 from ppl_vae.errors import InputError
-from ppl_vae.flows import FlowPosterior
-from ppl_vae.gaussians import diagonal_normal
+from ppl_vae.flows import InverseAutoregressive
+from ppl_vae.gaussians import diagonal_normal, positive_scale
 from ppl_vae.parts import Posterior
 
-__all__ = ["DiagonalNormal", "FlowPosterior", "Posterior", "SitePosteriors"]
+__all__ = ["DiagonalNormal", "InverseAutoregressive", "MultivariateNormal", "Posterior", "SitePosteriors"]
+
+Family = Callable[[int], Posterior]
 
 
 class DiagonalNormal(Posterior):
@@ -41,6 +43,41 @@ class DiagonalNormal(Posterior):
         return diagonal_normal(h)
 
 
+class MultivariateNormal(Posterior):
+    """A Gaussian with full covariance, Q(z | h) = N(z; m, L L^T) with (m, d, l) = h.
+
+    L is lower triangular, with softplus(d) + 1e-6 on its diagonal and l below, row by row.
+
+    Source: section 3 of Kingma & Welling, An Introduction to Variational Autoencoders, arXiv 1906.02691.
+
+    >>> import torch
+    >>> family = MultivariateNormal(8)
+    >>> family(torch.zeros(5, family.h_dim)).rsample().shape
+    torch.Size([5, 8])
+    """
+
+    places: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        size = self.latent_dim
+        places = torch.full((size, size), self.h_dim - size)  # where in (d, l, 0) each number of L stands
+        places[torch.arange(size), torch.arange(size)] = torch.arange(size)
+        places[tuple(torch.tril_indices(size, size, -1))] = torch.arange(size, self.h_dim - size)
+        self.register_buffer("places", places, persistent=False)
+
+    @property
+    def h_dim(self) -> int:
+        """A mean for each dimension of z, and the numbers of a triangle."""
+        return self.latent_dim + self.latent_dim * (self.latent_dim + 1) // 2
+
+    def forward(self, h: Tensor) -> TorchDistribution:
+        """Return N(m, L L^T) for h of shape [..., h_dim]."""
+        loc, raw, below = h.tensor_split((self.latent_dim, 2 * self.latent_dim), dim=-1)
+        numbers = torch.cat([positive_scale(raw), below, torch.zeros_like(h[..., :1])], dim=-1)
+        return dist.MultivariateNormal(loc, scale_tril=numbers[..., self.places])
+
+
 class SitePosteriors(nn.Module):
     """A posterior of one family for each latent site of a model, from one vector h for all of them.
 
@@ -57,7 +94,7 @@ class SitePosteriors(nn.Module):
     {'a': torch.Size([2]), 'b': torch.Size([])}
     """
 
-    def __init__(self, latents: Mapping[str, torch.Size], family: Callable[[int], Posterior] = DiagonalNormal) -> None:
+    def __init__(self, latents: Mapping[str, torch.Size], family: Family = DiagonalNormal) -> None:
         super().__init__()
         if not latents:
             raise InputError("Expected a model with latent sites for this guide; got one without. Use no_latents.")
@@ -78,5 +115,6 @@ class SitePosteriors(nn.Module):
 
 
 def _shaped(q: TorchDistribution, shape: torch.Size) -> TorchDistribution:
-    # A family gives a vector; a site may be a number or an array.
-    return q if len(shape) == 1 else dist.TransformedDistribution(q, [ReshapeTransform(q.event_shape, shape)])
+    # A family gives a vector; a site may be a number or an array. With a cache, a flow knows what it has drawn.
+    reshape = ReshapeTransform(q.event_shape, shape, cache_size=1)
+    return q if len(shape) == 1 else dist.TransformedDistribution(q, [reshape])

@@ -167,6 +167,8 @@ class ConditionalNormal(Prior):
 class VampPrior(Prior):
     """A mixture of the guide's own posteriors at learned pseudo-inputs, P(z) = (1 / C) sum_c Q(z | u_c).
 
+    In a conditional model P(z | y) = (1 / C) sum_c Q(z | u_c, y).
+
     The guide that is made for the model gives Q of its first latent site; without one there is no P(z) yet. Means and
     scales come from its encoder, so the prior is as multimodal as the aggregate posterior, and keeps up with it.
 
@@ -209,7 +211,8 @@ class VampPrior(Prior):
         (guide,) = self._guide
         if not hasattr(guide, "latents"):  # it is being made, and asks what shape z has
             return dist.Normal(self.zeros, torch.ones_like(self.zeros)).to_event(1)
-        site, posteriors = next(iter(guide.latents)), guide.posterior(self.inputs)
+        site = next(iter(guide.latents))
+        posteriors = guide.posterior(self.inputs) if c is None else guide.posterior_given(self.inputs, c)
         if site not in posteriors or posteriors[site].event_shape != self.event_shape:
             raise InputError(
                 f"Expected a guide whose Q({site} | x) depends on x alone, of shape {tuple(self.event_shape)}, for "
@@ -219,6 +222,6 @@ class VampPrior(Prior):
         q = posteriors[site]
         logits = torch.zeros_like(self.zeros[:1]).expand(self.num_components)
         normal = getattr(q, "base_dist", None)
-        if isinstance(normal, dist.Normal):
+        if isinstance(q, dist.Independent) and isinstance(normal, dist.Normal):
             return GaussianMixture(logits, normal.loc, normal.scale)
-        return dist.MixtureSameFamily(dist.Categorical(logits=logits), q)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits.expand(q.batch_shape)), q)

@@ -23,8 +23,8 @@ from ppl_vae.likelihoods import (
     ZeroInflatedNegativeBinomial,
     ZeroInflatedPoisson,
 )
-from ppl_vae.networks import MLP, GatedMLP
-from ppl_vae.posteriors import DiagonalNormal
+from ppl_vae.networks import MLP, Convolutional, GatedMLP, Residual
+from ppl_vae.posteriors import DiagonalNormal, InverseAutoregressive, MultivariateNormal
 
 PRIORS = [
     lambda: priors.StandardNormal(3),
@@ -57,12 +57,22 @@ LIKELIHOODS = {
     "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomial,
     "zero_inflated_poisson": ZeroInflatedPoisson,
 }
-POSTERIORS = [lambda: DiagonalNormal(3)]
+POSTERIORS = [
+    lambda: DiagonalNormal(3),
+    lambda: MultivariateNormal(3),
+    lambda: InverseAutoregressive(3, hidden=8, context_dim=4),
+    lambda: InverseAutoregressive(3, kind="masked_autoregressive", transforms=2, hidden=(8, 8)),
+]
 NETWORKS = [
     lambda i, o: MLP(i, o, hidden=(7, 6)),
     lambda i, o: MLP(i, o, hidden=5, activation="tanh"),
     lambda i, o: MLP(i, o, hidden=()),
     lambda i, o: GatedMLP(i, o, hidden=(7, 6)),
+]
+IMAGE_NETWORKS = [
+    lambda i, o: Convolutional(i, o, channels=(4, 6)),
+    lambda i, o: Convolutional(i, o, channels=5, activation="tanh"),
+    lambda i, o: Residual(i, o, channels=(4, 8), blocks=2),
 ]
 EVENT_SHAPES = [(4,), (1, 2, 2), (3, 2, 2)]
 
@@ -206,13 +216,36 @@ def test_posterior(make):
     z = q.rsample()
     (z.sum() + q.log_prob(z.detach()).sum()).backward()
     assert (h.grad.abs() > 0).all()
-    torch.testing.assert_close(family(h * 0 - 50).stddev, torch.full((5, 6, 3), 1e-6))
+    x = torch.randn(4, 1, 1, 3)  # under extra leading dimensions, each z for all h
+    assert q.log_prob(x).shape == (4, 5, 6)
+    torch.testing.assert_close(q.log_prob(x)[2, 3, 4], family(h[3, 4]).log_prob(x[2, 0, 0]), rtol=1e-4, atol=1e-3)
+    if list(family.parameters()):
+        check_gradients(family, family(h.detach()).log_prob(x).sum())
+    check_saved(make, family, lambda m: m(h.detach()).log_prob(x))
+
+
+def test_no_scale_is_zero():
+    q = DiagonalNormal(3)(torch.full((5, 6), -50.0))
+    torch.testing.assert_close(q.stddev, torch.full((5, 3), 1e-6))
 
 
 @pytest.mark.parametrize("shapes", [((3,), (1, 2, 2)), ((1, 2, 2), (6,)), ((2, 2), (3, 2))])
 @pytest.mark.parametrize("make", NETWORKS)
 def test_network(make, shapes):
-    in_shape, out_shape = shapes
+    check_network(make, *shapes)
+
+
+@pytest.mark.parametrize("image_shape", [(1, 8, 8), (3, 7, 5), (1, 1, 1)])
+@pytest.mark.parametrize("make", IMAGE_NETWORKS)
+def test_network_of_images(make, image_shape):
+    check_network(make, image_shape, (6,))
+    check_network(make, (2, 3), image_shape)
+    for shapes in [((3,), (4,)), (image_shape, image_shape)]:
+        with pytest.raises(InputError, match=r"on one side, a vector on the other.*Use an MLP"):
+            make(*shapes)
+
+
+def check_network(make, in_shape, out_shape):
     network = make(in_shape, out_shape)
     for batch_shape in [(), (5,), (4, 5), (2, 4, 5)]:
         assert network(torch.randn(*batch_shape, *in_shape)).shape == (*batch_shape, *out_shape)
@@ -236,7 +269,14 @@ def test_network(make, shapes):
         (lambda: Bernoulli()(torch.zeros(3)), "bound to a data shape"),
         (lambda: MLP((3,), (2,), activation="rel"), "did you mean 'relu'"),
         (lambda: MLP((3,), (2,), hidden=(0,)), "hidden.*got 0"),
+        (lambda: Convolutional((1, 4, 4), (2,), channels=()), r"channels between.*got .* by \[\]"),
+        (lambda: Convolutional((1, 4, 4), (2,), channels=(4, 0)), "channels.*got 0"),
+        (lambda: Residual((1, 4, 4), (2,), blocks=0), "blocks.*got 0"),
+        (lambda: Residual((1, 4, 4), (2,), activation="rel"), "did you mean 'relu'"),
         (lambda: DiagonalNormal(0), "latent_dim.*got 0"),
+        (lambda: InverseAutoregressive(2, kind="neural_splines"), "did you mean 'neural_spline'"),
+        (lambda: InverseAutoregressive(2, transforms=0), "transforms.*got 0"),
+        (lambda: InverseAutoregressive(2, context_dim=0), "context_dim.*got 0"),
     ],
 )
 def test_bad_options_are_refused(call, message):

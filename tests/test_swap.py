@@ -56,6 +56,8 @@ LIKELIHOODS = {
 }
 GUIDES = {
     "mean_field": {},
+    "full_covariance": {},
+    "flow": FLOW | {"context_dim": 2},
 }
 NEED_MORE = {  # what stays out, and why
     "prior conditional_normal": "reads a condition",
