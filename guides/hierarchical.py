@@ -4,7 +4,7 @@ import pyro
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ppl_vae.architectures import Joined
+from ppl_vae.architectures import Concatenated
 from ppl_vae.base import Guide, Model
 from ppl_vae.errors import InputError, did_you_mean
 from ppl_vae.gaussians import diagonal_normal
@@ -43,8 +43,8 @@ class Hierarchical(Guide):
         self.first, self.second = ORDERS[direction]
         sizes = {name: shape.numel() for name, shape in self.latents.items()}
         self.encoder = encoder(self.event_shape, (2 * sizes[self.first],))
-        read = [self.event_shape, (sizes[self.first],)]
-        self.second_encoder = Joined(read, (2 * sizes[self.second],), encoder)
+        shapes = self.event_shape, (sizes[self.first],), (2 * sizes[self.second],)
+        self.second_encoder = Concatenated(network=encoder).encoder(*shapes, None)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Sample one latent given x, then the other given x and that one."""
