@@ -165,35 +165,15 @@ def test_value_and_gradient_are_unbiased(wrong, objective, bound, optimized):
     assert standard_errors_away(plain, -bound(*wrong).sum().detach()) < 4.5
 
 
-def test_pyros_renyi_bound_is_of_all_data_together(wrong):
-    """What the test above would find: the mean over samples there is of the sum over the data."""
+def test_a_scale_is_outside_of_the_logarithm(wrong):
+    """Pyro's `RenyiELBO` has it inside, and its bound of scaled data is another one."""
     model, guide, x = wrong
+    scaled = [poutine.scale(program, 5.0) for program in (model, guide)]
+    exact = -5 * exact_bound(*wrong).sum().detach()
     renyi = RenyiELBO(alpha=0.0, num_particles=3, vectorize_particles=True, max_plate_nesting=1)
-    with Pair(model, guide).running():
-        losses = torch.tensor([renyi.loss(model, guide, x) for _ in range(500)])
-    assert standard_errors_away(losses, -exact_bound(*wrong).sum().detach()) > 10
-
-
-def test_the_bound_rises_to_log_px(wrong):
-    model, guide, x = wrong
-    bounds = [-IWAE(num_particles=k).loss(model, guide, x.repeat(50, 1)) / 50 for k in (1, 5, 25, 5000)]
-    exact = float(model.exact_log_px(x).sum())
-    assert bounds == sorted(bounds) and bounds[0] < exact - 1
-    assert bounds[-1] == pytest.approx(exact, abs=0.02)
-
-
-def test_doubly_reparameterized_gradients_have_less_variance_and_gain_from_more_samples(wrong):
-    model, guide, x = wrong
-
-    def signal_to_noise(objective):
-        gradients = many_steps(objective, model, guide, (x,), 150, list(guide.parameters()))[1]
-        return float(gradients.mean(0).norm() / gradients.var(0).sum().sqrt())
-
-    few, many = (signal_to_noise(DReG(num_particles=k)) for k in (4, 1000))
-    plain_few, plain_many = (signal_to_noise(IWAE(num_particles=k)) for k in (4, 1000))
-    assert few > plain_few
-    assert many > 4 * plain_many
-    assert many > 2 * few and plain_many < plain_few
+    for objective, right in ((IWAE(num_particles=3), True), (DReG(num_particles=3), True), (renyi, False)):
+        losses = torch.tensor([objective.loss(*scaled, x.repeat(100, 1)) / 100 for _ in range(30)])
+        assert (standard_errors_away(losses, exact) < 4) == right
 
 
 def posterior_pair():
@@ -209,6 +189,37 @@ def posterior_pair():
         layer.weight.copy_(torch.cat([(mean(identity) - mean(zero)).T, torch.zeros(1, 3)]))
         layer.bias.copy_(torch.cat([mean(zero)[0], (scale.expm1()).log()[0]]))
     return model, guide, x
+
+
+def wide_pair():
+    """As `posterior_pair`, but the guide is wider and its mean a little off: weights have small variance."""
+    model, guide, x = posterior_pair()
+    layer = [m for m in guide.modules() if isinstance(m, nn.Linear)][-1]
+    with torch.no_grad():
+        layer.bias += torch.tensor([0.2, 0.4])
+    return model, guide, x
+
+
+def test_the_bound_rises_to_log_px():
+    model, guide, x = wide_pair()
+    bounds = [-IWAE(num_particles=k).loss(model, guide, x.repeat(50, 1)) / 50 for k in (1, 5, 25, 5000)]
+    exact = float(model.exact_log_px(x).sum().detach())
+    assert bounds == sorted(bounds) and bounds[0] < exact - 0.5
+    assert bounds[-1] == pytest.approx(exact, abs=0.02)
+
+
+def test_doubly_reparameterized_gradients_have_less_variance_and_gain_from_more_samples():
+    model, guide, x = wide_pair()
+
+    def signal_to_noise(objective):
+        gradients = many_steps(objective, model, guide, (x,), 100, list(guide.parameters()))[1]
+        return float(gradients.mean(0).norm() / gradients.var(0).sum().sqrt())
+
+    few, many = (signal_to_noise(DReG(num_particles=k)) for k in (4, 400))
+    plain_few, plain_many = (signal_to_noise(IWAE(num_particles=k)) for k in (4, 400))
+    assert few > 1.5 * plain_few
+    assert many > 2 * few
+    assert plain_many < plain_few
 
 
 @pytest.mark.parametrize("objective", [StickingTheLanding(), StickingTheLanding(4), DReG(4)], ids=name_of)
@@ -229,8 +240,11 @@ def test_the_exact_divergence_is_pyros_and_has_less_variance(small_pair, digits)
             torch.manual_seed(0)
             values.append(objective.loss(*small_pair, x))
         assert values[0] == pytest.approx(values[1], rel=1e-5)
-        noise = [np.std([o.loss(*small_pair, x) for _ in range(100)]) for o in (BetaELBO(), Trace_ELBO())]
-    assert noise[0] < 0.5 * noise[1]
+        with torch.no_grad():
+            for p in small_pair[0].decoder.parameters():
+                p.zero_()  # what noise is left is the divergence's
+        noise = [np.std([o.loss(*small_pair, x) for _ in range(20)]) for o in (BetaELBO(), Trace_ELBO())]
+    assert noise[0] < 1e-2 < noise[1]
 
 
 def test_below_the_threshold_the_divergence_has_no_gradient(small_pair, digits):
@@ -320,11 +334,9 @@ def test_pairs_of_several_sites(model, guide, x, log_px):
     objective = IWAE(num_particles=50_000)
     exact = log_px(x)
     assert objective.loss(model, guide, x) == pytest.approx(-float(exact.sum()), abs=0.1)
-    masked, others = (
-        poutine.mask(p, mask=torch.tensor([True, False, True]).reshape(-1, *[1] * (x.shape[-1] - 2)))
-        for p in (model, guide)
-    )
-    assert objective.loss(masked, others, x) == pytest.approx(-float(exact[0] + exact[2]), abs=0.1)
+    if log_px is hierarchical_log_px:
+        masked = [poutine.mask(p, mask=torch.tensor([[True], [False], [True]])) for p in (model, guide)]
+        assert objective.loss(*masked, x) == pytest.approx(-float(exact[0] + exact[2]), abs=0.1)
     if log_px is mixture_log_px:
         assert np.mean([BetaELBO(num_particles=10_000).loss(model, guide, x)]) == pytest.approx(
             TraceEnum_ELBO(max_plate_nesting=1, num_particles=10_000, vectorize_particles=True).loss(model, guide, x),
@@ -402,7 +414,7 @@ def test_what_cannot_be_trained_is_refused_in_words(small_pair, digits):
     model, guide = small_pair
     x = digits.validation.x[:5]
     for cls in OURS:
-        with pytest.raises(InputError, match="num_particles.*at least 1; got 0"):
+        with pytest.raises(InputError, match=r"num_particles.*at least 1; got 0"):
             cls(num_particles=0)
 
     def discrete(x):
@@ -416,9 +428,9 @@ def test_what_cannot_be_trained_is_refused_in_words(small_pair, digits):
     assert math.isfinite(IWAE().loss(clusters_model, clusters_guide, data))  # without parameters it needs no gradient
     assert math.isfinite(IWAE().loss(clusters_model, no_guide, data))
     assert math.isfinite(FreeBits().loss(constrained_model, constrained_guide, data))
-    with pytest.raises(InputError, match="one scale for all sites.*'?z of the guide"):
+    with pytest.raises(InputError, match=r"one scale for all sites.*'?z of the guide"):
         IWAE().loss(model, poutine.scale(guide, 0.5), x)
-    with pytest.raises(InputError, match="independent numbers.*per_dimension"):
+    with pytest.raises(InputError, match=r"independent numbers.*per_dimension"):
         FreeBits(per_dimension=True).differentiable_loss(mixture_model, mixture_guide, torch.randn(5, 2))
     dropping = MeanField(model, encoder=lambda a, b: nn.Sequential(nn.Dropout(0.5), linear(a, b)))
     with pytest.raises(InputError, match="dropout"):
@@ -429,7 +441,7 @@ def test_what_cannot_be_trained_is_refused_in_words(small_pair, digits):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(hidden["network"](x[:, None])[:, 0], 1.0))
 
-    with Pair(mean_model, secretive, fresh=True).running(), pytest.raises(InputError, match="those of a module.*'z'"):
+    with Pair(mean_model, secretive, fresh=True).running(), pytest.raises(InputError, match=r"those of a module.*'z'"):
         StickingTheLanding().loss(mean_model, secretive, data)
     for wrong, message in (
         (lambda: BetaELBO(beta=-1), "beta.*at least 0; got -1"),
@@ -443,22 +455,23 @@ def test_what_cannot_be_trained_is_refused_in_words(small_pair, digits):
 @pytest.mark.parametrize("cls", OURS)
 def test_fit_takes_it_and_resumes_bit_for_bit(cls, small_pair, digits, tmp_path):
     model, guide = small_pair
+    x = digits.validation.x[:50]
     start = {"m": {k: v.clone() for k, v in model.state_dict().items()}, "g": guide.state_dict()}
     start["g"] = {k: v.clone() for k, v in start["g"].items()}
-    options = dict(validation=digits.validation, learning_rate=0.02, schedule="constant")
-    whole = fit(model, guide, digits.validation, objective=cls(), epochs=3, **options)
+    options = dict(batch_size=25, validation=digits.validation.x[50:100], learning_rate=0.02, schedule="constant")
+    whole = fit(model, guide, x, objective=cls(), epochs=3, **options)
     assert whole.history.train_elbo[-1] > whole.history.train_elbo[0]
     weights = {k: v.clone() for k, v in guide.state_dict().items()}
     model.load_state_dict(start["m"])
     guide.load_state_dict(start["g"])
-    fit(model, guide, digits.validation, objective=cls(), epochs=1, out=tmp_path, **options)
-    resumed = fit(model, guide, digits.validation, objective=cls(), epochs=3, out=tmp_path, resume=True, **options)
+    fit(model, guide, x, objective=cls(), epochs=1, out=tmp_path, **options)
+    resumed = fit(model, guide, x, objective=cls(), epochs=3, out=tmp_path, resume=True, **options)
     assert np.array_equal(resumed.history.train_elbo, whole.history.train_elbo)
     assert np.array_equal(resumed.history.validation_elbo, whole.history.validation_elbo)
     assert all(torch.equal(weights[k], v) for k, v in guide.state_dict().items())
     other = {BetaELBO: BetaELBO(beta=2), WarmUp: WarmUp(epochs=3), FreeBits: FreeBits(2.0)}.get(cls, cls(7))
     with pytest.raises(InputError, match="objective"):
-        fit(model, guide, digits.validation, objective=other, epochs=3, out=tmp_path, resume=True, **options)
+        fit(model, guide, x, objective=other, epochs=3, out=tmp_path, resume=True, **options)
 
 
 def test_warm_up_is_told_the_epoch():
