@@ -108,8 +108,8 @@ class Damping:
         return gradient * self.weights.reshape(shape)
 
 
-class DReG(IWAE, PathObjective):
-    """The importance-weighted bound with doubly reparameterized gradients of the guide.
+class DoublyReparameterized(IWAE, PathObjective):
+    """The importance-weighted bound with doubly reparameterized gradients of the guide (DReG).
 
         dL_K/dphi   = E[sum_k u_k^2 (d log w_k / dz_k) (dz_k / dphi)],    u_k = w_k / sum_j w_j
         dL_K/dtheta = E[sum_k u_k d log P(x, z_k; theta) / dtheta]
@@ -129,7 +129,7 @@ class DReG(IWAE, PathObjective):
     >>> from ppl_vae.guides import MeanField
     >>> from ppl_vae.models import VAE
     >>> model, x = VAE((1, 8, 8)), torch.rand(40, 1, 8, 8).round()
-    >>> DReG(num_particles=5)(model, MeanField(model))(x).shape
+    >>> DoublyReparameterized(num_particles=5)(model, MeanField(model))(x).shape
     torch.Size([])
     """
 
@@ -144,13 +144,13 @@ class StickingTheLanding(PathObjective):
         dELBO/dphi = E_Q[(d/dz (log P(x, z) - log Q(z | x))) (dz / dphi)]
 
     Its mean is the ELBO's gradient; where Q(z | x) is the posterior, it is 0 for every sample, so it has no variance
-    there. Runs the guide twice, as `DReG`.
+    there. Runs the guide twice, as `DoublyReparameterized`.
 
     Args:
         num_particles: K, whose mean is taken.
 
     Raises:
-        InputError: as `DReG`.
+        InputError: as `DoublyReparameterized`.
 
     Source: Roeder, Wu & Duvenaud, arXiv 1703.09194.
 

@@ -8,13 +8,13 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanFie
 
 from ppl_vae.classifying import Classifying
 from ppl_vae.kl_objectives import BetaELBO, FreeBits, WarmUp
-from ppl_vae.multi_sample import IWAE, DReG, StickingTheLanding
+from ppl_vae.multi_sample import IWAE, DoublyReparameterized, StickingTheLanding
 
 __all__ = [
     "IWAE",
     "BetaELBO",
     "Classifying",
-    "DReG",
+    "DoublyReparameterized",
     "FreeBits",
     "StickingTheLanding",
     "TraceEnum_ELBO",

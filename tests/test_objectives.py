@@ -37,13 +37,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ppl_vae import InputError, fit
 from ppl_vae.flows import FlowPosterior
 from ppl_vae.networks import MLP
-from ppl_vae.objectives import IWAE, BetaELBO, Classifying, DReG, FreeBits, StickingTheLanding, WarmUp
+from ppl_vae.objectives import IWAE, BetaELBO, Classifying, DoublyReparameterized, FreeBits, StickingTheLanding, WarmUp
 from ppl_vae.pair import Pair
 from ppl_vae.priors import VampPrior
 from ppl_vae.structure import FixedSubsample
 
 linear = partial(MLP, hidden=())
-OURS = [IWAE, DReG, StickingTheLanding, BetaELBO, WarmUp, FreeBits]
+OURS = [IWAE, DoublyReparameterized, StickingTheLanding, BetaELBO, WarmUp, FreeBits]
 name_of = lambda thing: getattr(thing, "__name__", type(thing).__name__)  # noqa: E731
 
 
@@ -134,7 +134,7 @@ def standard_errors_away(draws, expected):
     "objective, bound, optimized",
     [
         (IWAE(num_particles=3), exact_bound, None),
-        (DReG(num_particles=3), exact_bound, None),
+        (DoublyReparameterized(num_particles=3), exact_bound, None),
         (StickingTheLanding(), exact_elbo, None),
         (StickingTheLanding(num_particles=3), exact_elbo, None),
         (BetaELBO(), exact_elbo, None),
@@ -171,7 +171,11 @@ def test_a_scale_is_outside_of_the_logarithm(wrong):
     scaled = [poutine.scale(program, 5.0) for program in (model, guide)]
     exact = -5 * exact_bound(*wrong).sum().detach()
     renyi = RenyiELBO(alpha=0.0, num_particles=3, vectorize_particles=True, max_plate_nesting=1)
-    for objective, right in ((IWAE(num_particles=3), True), (DReG(num_particles=3), True), (renyi, False)):
+    for objective, right in (
+        (IWAE(num_particles=3), True),
+        (DoublyReparameterized(num_particles=3), True),
+        (renyi, False),
+    ):
         losses = torch.tensor([objective.loss(*scaled, x.repeat(100, 1)) / 100 for _ in range(30)])
         assert (standard_errors_away(losses, exact) < 4) == right
 
@@ -215,14 +219,16 @@ def test_doubly_reparameterized_gradients_have_less_variance_and_gain_from_more_
         gradients = many_steps(objective, model, guide, (x,), 100, list(guide.parameters()))[1]
         return float(gradients.mean(0).norm() / gradients.var(0).sum().sqrt())
 
-    few, many = (signal_to_noise(DReG(num_particles=k)) for k in (4, 400))
+    few, many = (signal_to_noise(DoublyReparameterized(num_particles=k)) for k in (4, 400))
     plain_few, plain_many = (signal_to_noise(IWAE(num_particles=k)) for k in (4, 400))
     assert few > 1.5 * plain_few
     assert many > 2 * few
     assert plain_many < plain_few
 
 
-@pytest.mark.parametrize("objective", [StickingTheLanding(), StickingTheLanding(4), DReG(4)], ids=name_of)
+@pytest.mark.parametrize(
+    "objective", [StickingTheLanding(), StickingTheLanding(4), DoublyReparameterized(4)], ids=name_of
+)
 def test_at_the_posterior_every_sample_has_gradient_zero(objective):
     model, guide, x = posterior_pair()
     parameters = list(guide.parameters())
@@ -401,7 +407,7 @@ def test_gradients_without_the_score_have_the_same_mean(kind):
         pair.see([poutine.trace(p).get_trace(x) for p in (model, guide)])
         steps = [
             many_steps(o, model, guide, (x,), 30, pair.parameters())
-            for o in (IWAE(3), DReG(3), Trace_ELBO(), StickingTheLanding(), BetaELBO())
+            for o in (IWAE(3), DoublyReparameterized(3), Trace_ELBO(), StickingTheLanding(), BetaELBO())
         ]
     for one, *others in (steps[:2], steps[2:]):
         for other in others:
@@ -434,7 +440,7 @@ def test_what_cannot_be_trained_is_refused_in_words(small_pair, digits):
         FreeBits(per_dimension=True).differentiable_loss(mixture_model, mixture_guide, torch.randn(5, 2))
     dropping = MeanField(model, encoder=lambda a, b: nn.Sequential(nn.Dropout(0.5), linear(a, b)))
     with pytest.raises(InputError, match="dropout"):
-        fit(model, dropping, x, objective=DReG(), epochs=1)
+        fit(model, dropping, x, objective=DoublyReparameterized(), epochs=1)
     hidden = {"network": nn.Linear(1, 1)}
 
     def secretive(x):
@@ -516,7 +522,7 @@ def test_it_trains_in_lightning(small_pair, digits):
     class Trained(lightning.LightningModule):
         def __init__(self):
             super().__init__()
-            self.loss = DReG(num_particles=3)(*small_pair)
+            self.loss = DoublyReparameterized(num_particles=3)(*small_pair)
 
         def training_step(self, batch, index):
             return self.loss(*batch) / len(batch[0])
