@@ -35,7 +35,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae import InputError, fit
-from ppl_vae.flows import FlowPosterior
+from ppl_vae.flows import InverseAutoregressive
 from ppl_vae.networks import MLP
 from ppl_vae.objectives import IWAE, BetaELBO, Classifying, DoublyReparameterized, FreeBits, StickingTheLanding, WarmUp
 from ppl_vae.pair import Pair
@@ -371,7 +371,7 @@ class FlowGuide(MeanField):
 
     def __init__(self, model):
         super().__init__(model, encoder=linear)
-        self.family = FlowPosterior(2, kind="masked_autoregressive", transforms=2, hidden=(4,), context_dim=2)
+        self.family = InverseAutoregressive(2, kind="masked_autoregressive", transforms=2, hidden=(4,), context_dim=2)
         self.encoder = linear(self.event_shape, (self.family.h_dim,))
 
     def forward(self, x):
@@ -413,7 +413,7 @@ def test_gradients_without_the_score_have_the_same_mean(kind):
         for other in others:
             for a, b in zip(one, other, strict=True):
                 error = ((a.var(0) + b.var(0)) / 30).sqrt() + 1e-4 * a.abs().mean(0)
-                assert ((a.mean(0) - b.mean(0)).abs() < 4.5 * error).all()
+                assert ((a.mean(0) - b.mean(0)).abs() <= 4.5 * error).all()  # a unit that never fires has neither
 
 
 def test_what_cannot_be_trained_is_refused_in_words(small_pair, digits):

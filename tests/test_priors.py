@@ -13,7 +13,7 @@ from torch.autograd.functional import jacobian
 
 import ppl_vae
 from ppl_vae import InputError, guides, models
-from ppl_vae.flows import FlowPosterior
+from ppl_vae.flows import InverseAutoregressive
 from ppl_vae.gaussians import GaussianMixture
 from ppl_vae.likelihoods import Gaussian
 from ppl_vae.networks import MLP
@@ -136,7 +136,7 @@ class TestFlows:
 
     def test_a_sample_is_scored_the_same_by_a_copy(self, kind):
         """What the transform remembers of a sample is what it would compute."""
-        for p in (Flow(3, kind, hidden=(16,))(), FlowPosterior(3, kind, hidden=(16,))(torch.randn(4, 38))):
+        for p in (Flow(3, kind, hidden=(16,))(), InverseAutoregressive(3, kind, hidden=(16,))(torch.randn(4, 38))):
             z = p.expand([6, 4]).rsample()
             remembered = p.log_prob(z)
             torch.testing.assert_close(p.log_prob(z.clone()), remembered, atol=1e-3, rtol=1e-4)
