@@ -169,7 +169,7 @@ def posteriors(density: Any, nodes: Any, draws: Mapping[str, Any], *, rows: Sequ
     shown = np.any([grid > min(level) for grid, level in zip(grids, levels, strict=True)], axis=0)
     # What the regions reach, and some room: z_1, then z_2.
     limits = [(inside.min() - 0.7, inside.max() + 0.7) for inside in (np.asarray(nodes)[shown.any(i)] for i in (0, 1))]
-    width, height = (0.42 * (high - low) for low, high in limits)
+    width, height = (0.3 * (high - low) for low, high in limits)
     figure = Figure(figsize=(width * len(points) + 0.6, height * len(grids) + 0.8), layout="constrained", dpi=110)
     panels = figure.subplots(len(grids), len(points), squeeze=False, sharex=True, sharey=True)
     for panel in panels.flat:

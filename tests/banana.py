@@ -54,7 +54,7 @@ def exact(model, x):
     return log_px, log_joint - log_px[:, None, None], nodes
 
 
-def fitted(name, x, *, epochs, learning_rate=5e-3):
+def fitted(name, x, *, epochs):
     """Return a guide that was fitted to x; the model has nothing to fit."""
     torch.manual_seed(0)
     model = make_model()
@@ -65,7 +65,7 @@ def fitted(name, x, *, epochs, learning_rate=5e-3):
         x,
         epochs=epochs,
         batch_size=len(x),
-        learning_rate=learning_rate,
+        learning_rate=5e-3,
         schedule="cosine",
         progress=False,
     )

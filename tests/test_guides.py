@@ -201,20 +201,20 @@ def test_by_name():
 
 @pytest.fixture(scope="module")
 def bananas():
-    """Each guide, fitted to 16 data of a model with a posterior that is no Gaussian, and log P(x) by quadrature."""
-    x = banana.some_data(12)
+    """Each guide, fitted to 64 data of a model with a posterior that is no Gaussian, and log P(x) by quadrature."""
+    x = banana.some_data(64)
     log_px, _, _ = banana.exact(banana.make_model(), x)
-    return x, log_px.numpy(), {name: banana.fitted(name, x, epochs=300, learning_rate=1e-2) for name in banana.GUIDES}
+    return x, log_px.numpy(), {name: banana.fitted(name, x, epochs=400) for name in banana.GUIDES}
 
 
 def test_freedom_raises_the_bound(bananas):
     """Mean-field < full covariance < flow < log P(x), which is known by quadrature; each by far more than its error."""
     x, log_px, pairs = bananas
-    options = dict(num_samples=500, compile=False, progress=False)
+    options = dict(num_samples=200, compile=False, progress=False)
     evidences = {name: ppl_vae.estimate_evidence(*pair, x, **options) for name, pair in pairs.items()}
     elbo = {name: evidence.elbo.mean() for name, evidence in evidences.items()}
-    assert elbo["mean_field"] + 0.1 < elbo["full_covariance"] < elbo["flow"] - 0.2
-    assert log_px.mean() - 0.35 < elbo["flow"] < log_px.mean()
+    assert elbo["mean_field"] + 0.2 < elbo["full_covariance"] < elbo["flow"] - 0.2
+    assert log_px.mean() - 0.25 < elbo["flow"] < log_px.mean()
 
 
 @pytest.mark.parametrize("method", ["ais", "sandwich"])
@@ -232,7 +232,7 @@ def test_annealing_from_guides(make, method):
 def test_guides_with_everything_else(bananas, name):
     x, _, pairs = bananas
     gap = ppl_vae.explain_gap(*pairs[name], x[:4], num_samples=200, num_steps=20, progress=False)
-    assert gap.approximation.value > -0.1
+    assert gap.approximation.mean() > -0.1
     use = ppl_vae.latent_use(*pairs[name], x, num_samples=10, progress=False)
     assert 0 < use.mutual_information < math.log(len(x))
     assert ppl_vae.reconstruct(*pairs[name], x).shape == x.shape
