@@ -205,7 +205,9 @@ def look_at(model: Program, guide: Program, args: Any, kwargs: Any) -> Structure
     structure = structure_of((model_trace, guide_trace), len(args[0]) if args else 0)
     sites, guided = samples(model_trace), samples(guide_trace)
     for name, site in guided.items():
-        if not site["fn"].has_rsample and bool(site["fn"].log_prob(site["value"]).requires_grad):
+        with torch.enable_grad():
+            scored = not site["fn"].has_rsample and bool(site["fn"].log_prob(site["value"]).requires_grad)
+        if scored:
             raise InputError(
                 f"Expected latents that are reparameterized; got site {name!r} with {type(site['fn']).__name__} in the "
                 f"guide. Use a distribution with rsample, leave a discrete site to be summed out, or use Trace_ELBO."
