@@ -119,12 +119,17 @@ class Particles:
         return {name: self._kl_by_dimension(name) for name in self.latents}
 
     def _kl_by_dimension(self, name: str) -> Tensor:
+        if self.structure.enumerated:
+            raise InputError(
+                "Expected latents of independent numbers, none of them summed out; got some that are. Leave out "
+                "per_dimension."
+            )
         site, event_dim = samples(self.guide_trace)[name], samples(self.guide_trace)[name]["fn"].event_dim
         q, p = (elementwise(samples(trace)[name]["fn"]) for trace in (self.guide_trace, self.model_trace))
-        if q.event_dim or p.event_dim or self.structure.enumerated:
+        if q.event_dim or p.event_dim:
             raise InputError(
-                f"Expected a site {name!r} of independent numbers in the guide and in the model, none of them summed "
-                f"out; got {type(q).__name__} and {type(p).__name__}. Leave out per_dimension."
+                f"Expected a site {name!r} of independent numbers in the guide and in the model; got "
+                f"{type(q).__name__} and {type(p).__name__}. Leave out per_dimension."
             )
         kl = exact_kl(q, p) if self._in_order else None
         kl = q.log_prob(site["value"]) - p.log_prob(site["value"]) if kl is None else kl
