@@ -41,7 +41,7 @@ def of_levels(evidence: "Evidence") -> float:
 
 def bits_in_words(evidence: "Evidence") -> str:
     """Return what the bits per dimension of an estimate are."""
-    formula, levels = f"-log P(x) / ({evidence.event_size} ln 2)", evidence.num_levels
+    formula, levels = f"-log P(x) / ({evidence.event_size:.4g} ln 2)", evidence.num_levels
     if evidence.scored == DEQUANTIZED:
         return f"{formula} + log2 {levels}, of dequantized x: an upper bound on the bits of its {levels} levels"
     if evidence.scored == DENSITY:
