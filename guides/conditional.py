@@ -34,7 +34,7 @@ class Conditional(Guide):
             )
         super().__init__(model)
         self._condition = (model.condition,)  # a tuple: it is a part of the model
-        self.posteriors = SitePosteriors(self.latents, posterior)
+        self.posteriors = SitePosteriors(self.real_latents(), posterior)
         condition = model.condition
         shapes = condition.x_shape, condition.c_shape, (self.posteriors.h_dim,)
         self.encoder = model.networks.encoder(*shapes, model.decoder)

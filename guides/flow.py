@@ -41,7 +41,7 @@ class Flow(Guide):
         family = functools.partial(
             InverseAutoregressive, kind=kind, transforms=transforms, hidden=hidden, context_dim=context_dim
         )
-        self.posteriors = SitePosteriors(self.latents, family)
+        self.posteriors = SitePosteriors(self.real_latents(), family)
         self.encoder = encoder(self.event_shape, (self.posteriors.h_dim,))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ class MeanField(Guide):
 
     def __init__(self, model: Model, encoder: NetworkFactory = MLP) -> None:
         super().__init__(model)
-        self.posteriors = SitePosteriors(self.latents)
+        self.posteriors = SitePosteriors(self.real_latents())
         self.encoder = encoder(self.event_shape, (self.posteriors.h_dim,))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

@@ -46,7 +46,7 @@ class SemiSupervised(Guide):
             )
         super().__init__(model)
         self._condition = (condition,)  # a tuple: it is a part of the model
-        self.posteriors = SitePosteriors(self.latents, posterior)
+        self.posteriors = SitePosteriors(self.real_latents(), posterior)
         self.encoder = model.networks.encoder(
             self.event_shape, condition.c_shape, (self.posteriors.h_dim,), model.decoder
         )

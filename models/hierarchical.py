@@ -17,7 +17,8 @@ from ppl_vae.priors import Prior, StandardNormal
 class Hierarchical(Model):
     """P(x, z1, z2) = P(x | h = f(z1, z2)) N(z1; m(z2), diag(s(z2)^2)) P(z2).
 
-    The prior is of z2, `latent_dim` the size of z1, by default the same; `decoder` makes both networks, f and (m, s).
+    The prior is of z2, `latent_dim` the size of z1, by default the same; `decoder` makes both networks, f and
+    (m, s); where it is one of images, an MLP makes the second.
     Shapes: z2 [N, prior.latent_dim], z1 [N, latent_dim], h [N, *likelihood.h_shape], x [N, *event_shape].
     Source: Tomczak & Welling, arXiv 1705.07120, section 4.
 
@@ -40,7 +41,8 @@ class Hierarchical(Model):
         self.likelihood = (likelihood or Bernoulli()).bind(event_shape)
         top = self.prior.latent_dim
         bottom = top if latent_dim is None else positive_int("latent_dim", latent_dim)
-        self.between = decoder((top,), (2 * bottom,))
+        between = MLP if getattr(getattr(decoder, "func", decoder), "of_images", False) else decoder
+        self.between = between((top,), (2 * bottom,))
         self.decoder = decoder((top + bottom,), self.likelihood.h_shape)
 
     def forward(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:

@@ -6,6 +6,7 @@ generate n data. Their local sites stand inside one plate named "data" at dim -1
 one more plate to its left, since that is how K samples are drawn at once.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
+from torch.distributions import constraints
 
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import filled
@@ -95,13 +97,39 @@ class Guide(Program):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model.event_shape)
+        self._check_takes(model)
         for part in model.modules():
             meet: Any = getattr(part, "meet", None)
             if meet is not None:
                 meet(self)
         sites = latent_sites(Pair(model), *model.example())
         self.latents = {name: site["fn"].event_shape for name, site in sites.items()}
+        self._bounded = {name: type(site["fn"]).__name__ for name, site in sites.items() if not _is_real(site["fn"])}
         self.enumerable = {name for name, site in sites.items() if site["infer"].get("enumerate") == "parallel"}
+
+    def _check_takes(self, model: Model) -> None:
+        """Refuse a model that is called with more, as a conditional one with its y, than the guide takes."""
+        try:
+            inspect.signature(self.forward).bind(*model.example())
+        except TypeError:
+            raise InputError(
+                f"Expected a guide that is called as {type(model).__name__} is, with x and y; got "
+                f"{type(self).__name__}{inspect.signature(self.forward)}. Use another, as {model.default_guide}."
+            ) from None
+
+    def real_latents(self) -> dict[str, torch.Size]:
+        """Return the latent sites with the event shape of each, once it is seen that they are over all real numbers.
+
+        Raises:
+            InputError: one is discrete or bounded, and has no Gaussian or flow as its posterior.
+        """
+        if self._bounded:
+            name, fn = next(iter(self._bounded.items()))
+            raise InputError(
+                f"Expected latents over all real numbers for {type(self).__name__}; got {name!r} of {fn}. Use another "
+                f"guide, as the one that goes with the model."
+            )
+        return self.latents
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the guide on what there is of x."""
@@ -121,3 +149,11 @@ class Guide(Program):
         raise InputError(
             f"Expected a guide with a posterior_given(x, c) of each site; got {type(self).__name__}. Use conditional."
         )
+
+
+def _is_real(fn: Any) -> bool:
+    """Return whether a distribution is over all real numbers."""
+    support = fn.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support in (constraints.real, constraints.real_vector)

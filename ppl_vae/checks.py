@@ -108,6 +108,7 @@ def probe(pair: Pair, args: Args, *, proposal: str = "guide") -> list[poutine.Tr
     """
     if pair.guide is None and proposal != "prior":
         raise InputError("Expected a guide Q(z | x); got none. Give one, or use proposal='prior'.")
+    _check_served(pair)
     try:
         model_trace = poutine.trace(pair.model).get_trace(*args)
         if pair.guide is None or proposal == "prior":
@@ -123,6 +124,19 @@ def probe(pair: Pair, args: Args, *, proposal: str = "guide") -> list[poutine.Tr
             f"{', '.join(str(tuple(a.shape)) for a in args)}; got {type(problem).__name__}: "
             f"{reason(problem)}. Do their shapes and dtypes fit the data's?"
         ) from problem
+
+
+def _check_served(pair: Pair) -> None:
+    """Refuse a model with a part that is made of a guide (a VampPrior) beside another guide."""
+    if set(pair.modules) != {"model", "guide"}:
+        return
+    for part in pair.modules["model"].modules():
+        serves: Any = getattr(part, "serves", None)
+        if serves is not None and not serves(pair.modules["guide"]):
+            raise InputError(
+                f"Expected the guide that {type(part).__name__} is made of; got another one, of "
+                f"{type(pair.modules['guide']).__name__}. Copy model and guide together, or make both anew."
+            )
 
 
 def check_sites(pair: Pair, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
@@ -175,7 +189,8 @@ def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source)
 def _values(source: Source, position: int) -> Tensor:
     """Return the numbers that occur in the data, those of the first hundred thousand if there are more, [M]."""
     batches = itertools.islice(source.batches(CHECK_SIZE), 100)
-    return torch.cat([batch[position].unique() for batch in batches]).unique()
+    values = torch.cat([batch[position].unique() for batch in batches]).unique()
+    return values[~values.isnan()]
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

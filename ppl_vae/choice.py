@@ -13,7 +13,7 @@ from pyro.poutine import Trace
 from ppl_vae.base import Guide
 from ppl_vae.batches import PartlyLabelled, Source
 from ppl_vae.checks import check
-from ppl_vae.errors import InputError, reason
+from ppl_vae.errors import InputError, positive_int, reason
 from ppl_vae.pair import Pair, program_name
 from ppl_vae.rng import seeded
 from ppl_vae.shelves import make, options_of, part_class
@@ -116,5 +116,7 @@ def choose(guide: Guide, name: str | None, options: Mapping[str, Any], own: Iter
     """
     name = name or guide.default_objective or USUAL
     cls = part_class("objective", name, own)
+    if "num_particles" in options:
+        positive_int("objective.num_particles", options["num_particles"])
     make(cls, options, "objective")
     return Choice(name, cls, options)

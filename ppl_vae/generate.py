@@ -274,6 +274,6 @@ def _data_name(sites: dict[str, Any]) -> str:
 
 def takes_binary_data(model: base.Model) -> bool:
     """Return whether a model's data are zeros and ones, read off the site that generates them."""
-    with seeded(0), Pair(model).running(), torch.no_grad():
+    with seeded(0), Pair(model).running(), torch.no_grad(), _in_one_sentence():
         sites = samples(poutine.trace(model).get_trace(*model.example()))
     return unwrapped(sites[_data_name(sites)]["fn"]).support is constraints.boolean

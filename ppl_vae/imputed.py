@@ -1,6 +1,7 @@
 """The imputation of a run's data, or of a file, as files: arrays, and a picture with the truth where it is known."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ppl_vae.files import write_array, written_whole
 from ppl_vae.imputation import Imputation, impute
 from ppl_vae.missing import is_missing_in
 from ppl_vae.runs import Run, load
+from ppl_vae.splits import Split
 from ppl_vae.stored import read
 
 ROWS, DRAWS = 12, 6  # of the picture
@@ -47,7 +49,7 @@ def impute_run(
     path = Path(out or run.path / "imputed.npz")
     if path.suffix not in (".npy", ".npz"):
         raise InputError(f"Expected a .npy or .npz file; got {path}. Name one with --out.")
-    whole = run.data().test if data is None else read(data)
+    whole = run.data().test if data is None else _as_in_training(read(data), run)
     count = len(whole) if num_data is None else positive_int("num_data", num_data)
     chosen = evenly(whole, count)
     if not is_missing_in(chosen.x):
@@ -69,6 +71,14 @@ def impute_run(
         truth = None if data is not None else _truth(run)
         save_figure(picture(found, None if truth is None else evenly(truth, count).x), paths[-1])
     return found, paths
+
+
+def _as_in_training(split: Split, run: Run) -> Split:
+    """Return a person's data read as those of the run were: levels of one scale, dequantized or binarized alike."""
+    known: Any = run.data().train
+    levels = split.scale != 1  # bytes, not numbers as the model sees them
+    how = {"dequantize": known.dequantize, "scale": known.scale} if levels else {}
+    return replace(split, **how, binarize=known.binarize)
 
 
 def picture(found: Imputation, truth: Tensor | None = None) -> plots.Figure:

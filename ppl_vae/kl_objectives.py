@@ -128,7 +128,9 @@ class FreeBits(ParticleObjective):
     """
 
     def __init__(self, free_nats: float = 0.5, per_dimension: bool = False, num_particles: int = 1) -> None:
-        self.free_nats, self.per_dimension = _not_negative("free_nats", free_nats), bool(per_dimension)
+        if not isinstance(per_dimension, bool):
+            raise InputError(f"Expected per_dimension to be true or false; got {per_dimension!r}.")
+        self.free_nats, self.per_dimension = _not_negative("free_nats", free_nats), per_dimension
         super().__init__(num_particles, free_nats=self.free_nats, per_dimension=self.per_dimension)
 
     def bound(self, particles: Particles) -> Tensor:

@@ -175,7 +175,7 @@ class VampPrior(Prior):
     Args:
         latent_dim: the size of z.
         num_components: C, the number of pseudo-inputs; they start at noise about 0.5.
-        inputs: start at these instead, [C, *event_shape], for instance some training data.
+        inputs: a tensor: start at these instead, [C, *event_shape], for instance some training data.
 
     Raises:
         InputError: in use, no guide, or one whose Q of that site does not depend on x alone.
@@ -192,15 +192,30 @@ class VampPrior(Prior):
 
     def __init__(self, latent_dim: int = 8, num_components: int = 500, inputs: Tensor | None = None) -> None:
         super().__init__(latent_dim)
+        if not isinstance(inputs, Tensor | None):
+            raise InputError(f"Expected inputs to be a tensor of pseudo-inputs; got {inputs!r}. Or set num_components.")
         self.num_components = positive_int("num_components", num_components) if inputs is None else len(inputs)
         self.inputs = None if inputs is None else nn.Parameter(inputs.detach().clone())
         self._guide: tuple[Any, ...] = ()  # a tuple, so that it does not become a part of the model
 
     def meet(self, guide: Any) -> None:
-        """Take the posteriors of this guide from now on; a guide says so itself as it is made for the model."""
+        """Take the posteriors of this guide from now on; a guide says so itself as it is made for the model.
+
+        Raises:
+            InputError: it has met another guide, whose P(z) it is.
+        """
+        if self._guide:
+            raise InputError(
+                f"Expected one guide for a model with a VampPrior, which is made of it; got another, "
+                f"{type(guide).__name__}. Make a model for each guide."
+            )
         self._guide = (guide,)
         if self.inputs is None:
             self.inputs = nn.Parameter(torch.randn(self.num_components, *guide.event_shape).to(self.zeros) / 2 + 0.5)
+
+    def serves(self, guide: Any) -> bool:
+        """Return whether P(z) is made of this guide, and not of another, as after a copy of the model alone."""
+        return not self._guide or self._guide[0] is guide
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
         """Return the mixture with event shape [latent_dim]."""

@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pyro.distributions import Unit
+
 from ppl_vae.batches import Source, SplitSource
 from ppl_vae.errors import InputError
 from ppl_vae.structure import Site
@@ -24,7 +26,8 @@ PROBABILITY, DENSITY, DEQUANTIZED, MIXED = "probability", "density", "dequantize
 
 def scored_as(sites: Iterable[Site], source: Source) -> tuple[str, int]:
     """Return what the observed sites of a model are scored by, and the number of levels of x, 0 if it is not known."""
-    discrete = {bool(s["fn"].support.is_discrete) for s in sites if s["is_observed"] and s["mask"] is not False}
+    observed = [s for s in sites if s["is_observed"] and s["mask"] is not False and not isinstance(s["fn"], Unit)]
+    discrete = {bool(s["fn"].support.is_discrete) for s in observed}
     split = source.split if isinstance(source, SplitSource) else None
     num_levels = (split and split.num_levels) or 0
     if len(discrete) != 1:
@@ -57,6 +60,19 @@ def check_comparable(evidences: "Mapping[str, Evidence]") -> None:
     Raises:
         InputError: one is a density and another is not, or two are of another number of levels.
     """
+    kinds = {evidence.scored for evidence in evidences.values()}
+    if DEQUANTIZED in kinds and len(kinds) > 1:
+        old = next((name for name, evidence in evidences.items() if not evidence.scored), None)
+        if old is not None:
+            raise InputError(
+                f"Expected estimates that say what they are of, beside one of dequantized levels; got {old!r}, kept by "
+                f"an older version. Evaluate it again."
+            )
+        if any(evidence.event_size % 1 for evidence in evidences.values()):
+            raise InputError(
+                "Expected complete data to compare probabilities with densities of dequantized levels; got some with "
+                "missing values, so many for each datum. Compare on complete data."
+            )
     known: dict[str, Any] = {name: e for name, e in evidences.items() if e.scored}
     for name, other in known.items():
         first_name, first = next(iter(known.items()))

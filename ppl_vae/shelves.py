@@ -64,14 +64,18 @@ KINDS: dict[str, Kind] = {
         "model",
         "ppl_vae.architectures",
         "ppl_vae.architectures:Architecture",
-        "How a conditional model reads y and z: concatenated or tutorial.",
+        "How a conditional model reads y and z: concatenated, convolutional, tutorial, ...",
         "-n",
     ),
     "decoder": Kind("model", *NETWORKS, "The network from z to h: mlp, gated_mlp, ...", shapes=2),
     "encoder": Kind("guide", *NETWORKS, "The network from x to Q: mlp, gated_mlp, ...", shapes=2),
     "classifier": Kind("guide", *NETWORKS, "The network of Q(y | x): mlp, gated_mlp, ...", shapes=2),
     "posterior": Kind(
-        "code", "ppl_vae.posteriors", "ppl_vae.parts:Posterior", "Q(z | h), where a guide ends.", shapes=1
+        "guide",
+        "ppl_vae.posteriors",
+        "ppl_vae.parts:Posterior",
+        "Where a conditional guide ends: diagonal_normal, multivariate_normal, ...",
+        shapes=1,
     ),
     "objective": Kind(
         "fit", "ppl_vae.objectives", "pyro.infer:ELBO", "What is maximized: trace_elbo, trace_mean_field_elbo, ..."
@@ -88,8 +92,8 @@ def part_names(kind: str, own: Iterable[ModuleType] = ()) -> dict[str, type[Any]
         kind: "prior", "likelihood", ...: a key of `KINDS`.
         own: a person's modules; a class written there goes before one of the same name on the shelf.
 
-    >>> sorted(part_names("networks"))
-    ['concatenated', 'tutorial']
+    >>> sorted(part_names("networks"))[:3]
+    ['concatenated', 'convolutional', 'gated']
     """
     base = KINDS[kind].base_class
     shelf = importlib.import_module(KINDS[kind].shelf)

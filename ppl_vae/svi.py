@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pyro
 import torch
-from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceGraph_ELBO
+from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -203,7 +203,14 @@ def _check_objective(objective: ELBO, pair: Pair, traces: list[Any], batch: Batc
     """Refuse an objective that is not for the pair, as one that does not sum over the latents a guide leaves out."""
     if isinstance(objective, ParticleObjective):
         objective.meet(pair.model, cast(Program, pair.guide), tuple(value.to(pair.device) for value in batch), {})
-    latents, *guided = ({n for n, s in samples(trace).items() if not s["is_observed"]} for trace in traces)
+    in_order = [[n for n, s in samples(trace).items() if not s["is_observed"]] for trace in traces]
+    latents, *guided = map(set, in_order)
+    if isinstance(objective, TraceMeanField_ELBO) and in_order[0] != in_order[-1]:
+        raise InputError(
+            f"Expected a guide that samples the latents in the model's order, {', '.join(in_order[0])}, for "
+            f"TraceMeanField_ELBO, whose divergences would not be those of the ELBO; got {', '.join(in_order[-1])}. "
+            f"Use Trace_ELBO (--objective trace_elbo)."
+        )
     left_out = sorted(latents.difference(*guided))
     if left_out and isinstance(objective, Trace_ELBO | TraceGraph_ELBO | RenyiELBO):
         raise InputError(

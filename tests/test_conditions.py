@@ -202,7 +202,7 @@ def test_what_is_refused(call, message):
 
 def test_a_label_out_of_range_is_refused_before_training():
     model = models.CVAE(SHAPE, Label(3), StandardNormal(2), **SMALL)
-    with pytest.raises(InputError, match=r"from 0 to 2.*got values from 0 to 7"):
+    with pytest.raises(InputError, match=r"from 0 to 2.*got values from 7 to 7"):
         ppl_vae.fit(model, guides.Conditional(model), (IMAGES, torch.tensor([0, 1, 2, 0, 1, 7])), epochs=1)
 
 

@@ -8,10 +8,13 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from ppl_vae.guides import MeanField
+from ppl_vae.models import VAE
 
 import ppl_vae
 from ppl_vae import InputError, compare, data, estimate_evidence
-from ppl_vae.likelihoods import Categorical, ContinuousBernoulli
+from ppl_vae.likelihoods import Categorical, ContinuousBernoulli, DiscretizedLogistic, Gaussian
+from ppl_vae.priors import StandardNormal
 
 QUICK = {"fit.epochs": 1, "decoder.hidden": (8,), "encoder.hidden": (8,)}
 
@@ -147,3 +150,17 @@ def test_runs_keep_what_was_done(tmp_path):
         train(settings={"data.dequantise": "uniform"})
     with pytest.raises(InputError, match="got both for digits"):
         train(settings={"data.dequantize": "uniform", "data.binarize": "dynamic"})
+
+
+def test_levels_and_dequantized_levels_with_missing_values_are_not_compared(bytes_file):
+    """Each datum would have another number of values to change the unit of."""
+    found = {}
+    for how, likelihood in ((None, DiscretizedLogistic()), ("uniform", Gaussian())):
+        sets = data.load(bytes_file, dequantize=how, missing=0.5)
+        model = VAE(sets.event_shape, StandardNormal(2), likelihood)
+        found[str(how)] = estimate_evidence(model, MeanField(model), sets.test, num_samples=30)
+    with pytest.raises(InputError, match="complete data to compare"):
+        compare(found)
+    complete = {name: replace(one, event_size=4) for name, one in found.items()}
+    with pytest.raises(InputError, match=r"older version\. Evaluate it again"):
+        compare(complete | {"None": replace(complete["None"], scored="")})

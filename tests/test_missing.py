@@ -3,6 +3,7 @@
 import json
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pyro
@@ -22,6 +23,7 @@ from ppl_vae.networks import MLP
 from ppl_vae.pair import Pair
 from ppl_vae.parts import Likelihood
 from ppl_vae.priors import StandardNormal
+from ppl_vae.shelves import part_names
 from ppl_vae.structure import structure_of
 from ppl_vae.trace import get_traces, log_weights
 
@@ -175,9 +177,9 @@ def test_the_weighted_mean_is_the_same_in_runs():
         torch.testing.assert_close(got[1].double(), error, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [n for n in likelihoods.__all__ if n != "Likelihood"])
-def test_each_likelihood_scores_what_is_observed(name):
-    likelihood = getattr(likelihoods, name)().bind((2, 3))
+@pytest.mark.parametrize("cls", part_names("likelihood").values())
+def test_each_likelihood_scores_what_is_observed(cls):
+    likelihood = cls().bind((2, 3))
     h = torch.randn(4, 5, *likelihood.h_shape, requires_grad=True)
     p = likelihood(h)
     x = p.sample()
@@ -374,3 +376,23 @@ def test_the_command_line(run, tmp_path):  # noqa: F811
     np.save(tmp_path / "whole.npy", np.ones((3, 8, 8)))
     code, _, err = run("impute", folder, "--data", tmp_path / "whole.npy")
     assert code == 2 and "without" in err
+
+
+def test_a_file_is_read_as_the_data_of_the_run_were(tmp_path):
+    """Bytes are levels of the run's scale (digits have 16), binarized if the run's data were."""
+    from ppl_vae.imputed import _as_in_training
+    from ppl_vae.stored import read
+
+    levels = np.random.default_rng(0).integers(0, 17, (5, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", x=levels, x_mask=np.arange(5 * 64).reshape(5, 8, 8) % 7 > 0)
+    grey = SimpleNamespace(data=lambda: ppl_vae.data.load("digits", binarize=None))
+    x = _as_in_training(read(tmp_path / "mine.npz"), grey).x
+    known = ~x.isnan()
+    assert (~known).sum() == 46
+    np.testing.assert_array_equal(x[known], torch.from_numpy(levels).unsqueeze(1)[known] / 16)
+    binary = SimpleNamespace(data=lambda: ppl_vae.data.load("digits"))
+    x = _as_in_training(read(tmp_path / "mine.npz"), binary).x
+    assert set(x[~x.isnan()].tolist()) == {0.0, 1.0}
+    dequantized = SimpleNamespace(data=lambda: ppl_vae.data.load("digits", dequantize="uniform"))
+    x = _as_in_training(read(tmp_path / "mine.npz"), dequantized).x
+    np.testing.assert_array_equal((x[known] * 17).floor(), torch.from_numpy(levels).unsqueeze(1)[known])

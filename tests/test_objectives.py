@@ -27,8 +27,9 @@ from pairs import (
     mixture_model,
     no_guide,
 )
+from ppl_vae.guides import Hierarchical as TwoLayers
 from ppl_vae.guides import MeanField
-from ppl_vae.models import VAE, LinearGaussian
+from ppl_vae.models import VAE, Hierarchical, LinearGaussian
 from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch import nn
@@ -567,3 +568,12 @@ def test_a_step_can_be_recorded_as_one_graph(cls, small_pair, digits):
     for a, b in zip(plain, recorded, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
     assert any(b.abs().max() > 0 for b in recorded[1:])
+
+
+def test_divergences_in_closed_form_need_the_order_of_the_model(digits):
+    """Where the guide draws z1 first, Pyro takes the divergence of z1 given a z2 that was drawn from that z1."""
+    model = Hierarchical((1, 8, 8), latent_dim=2)
+    x = digits.validation.x[:20]
+    with pytest.raises(InputError, match=r"order, z2, z1,.*got z1, z2.*trace_elbo"):
+        fit(model, TwoLayers(model, direction="bottom_up"), x, objective=TraceMeanField_ELBO(), epochs=1)
+    fit(model, TwoLayers(model), x, objective=TraceMeanField_ELBO(), epochs=1)

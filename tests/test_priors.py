@@ -1,5 +1,6 @@
 """Priors against independent implementations: mixtures, VampPrior, flows; and what importing zuko may not do."""
 
+import copy
 import subprocess
 import sys
 from functools import partial
@@ -117,8 +118,20 @@ class TestVampPrior:
         with pytest.raises(InputError, match=r"Q\(z2 \| x\).*top-down"):
             model(size=2)
         assert guide.latents.keys() == {"z1", "z2"}
+        model = models.Hierarchical(SHAPE, VampPrior(2), decoder=SMALL)
         guides.Hierarchical(model, SMALL, "top_down")
         assert model(size=2).shape == (2, *SHAPE)
+
+    def test_it_is_made_of_one_guide(self, pair):
+        """Another guide, or a copy of the model beside its first guide, would be another P(z)."""
+        model, guide = pair
+        with pytest.raises(InputError, match=r"one guide.*got another, FullCovariance"):
+            guides.FullCovariance(model, SMALL)
+        x = torch.rand(5, *SHAPE)
+        with pytest.raises(InputError, match=r"made of; got another one.*Copy model and guide together"):
+            ppl_vae.estimate_evidence(copy.deepcopy(model), guide, x)
+        ours, copied = (ppl_vae.estimate_evidence(*p, x, num_samples=50) for p in (pair, copy.deepcopy(pair)))
+        np.testing.assert_array_equal(ours.log_px, copied.log_px)
 
 
 @pytest.mark.parametrize("kind", ["neural_spline", "masked_autoregressive"])
