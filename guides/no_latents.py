@@ -23,6 +23,7 @@ class NoLatents(Guide):
                 f"Expected a model without latent sites, or whose latent sites can all be summed out; got "
                 f"{type(model).__name__}, which has {', '.join(left)}. Use another, for instance {model.default_guide}."
             )
+        self.default_objective = "trace_enum_elbo" if self.latents else None
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Sample nothing."""
