@@ -200,10 +200,10 @@ def test_each_likelihood_scores_what_is_observed(name):
 
 
 def test_gradients_are_finite_where_the_density_has_no_value_at_zero():
-    rate = torch.full((3,), 2.0, requires_grad=True)
-    missing.Observed(dist.Gamma(rate, rate), 1).log_prob(torch.tensor([1.0, math.nan, 2.0])).backward()
-    assert torch.isfinite(rate.grad).all()
-    assert rate.grad[1] == 0
+    loc = torch.zeros(3, requires_grad=True)
+    missing.Observed(dist.LogNormal(loc, 1.0), 1).log_prob(torch.tensor([1.0, math.nan, 2.0])).backward()
+    assert torch.isfinite(loc.grad).all()
+    assert loc.grad[1] == 0
 
 
 def test_complete_data_are_scored_as_they_were():
@@ -243,7 +243,8 @@ def test_everything_else_takes_missing_data(small_pair):
     assert ppl_vae.latent_use(model, guide, split, num_samples=10).kl > 0
     assert "approximation" in str(ppl_vae.explain_gap(model, guide, split[:6], num_samples=50))
     evidence = ppl_vae.estimate_evidence(model, guide, split, num_samples=30, num_draws=5, tolerance=None)
-    assert evidence.to_arviz() is not None
+    with pytest.warns(UserWarning, match="not to be trusted"):
+        assert evidence.to_arviz() is not None
     assert "ln 2" in str(evidence)
 
 
