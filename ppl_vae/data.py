@@ -22,7 +22,7 @@ from torch import Tensor
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.files import Array, check_finite, read_arrays, read_images
 from ppl_vae.missing import with_mask
-from ppl_vae.splits import Binarize, Split, whole_labels
+from ppl_vae.splits import Binarize, Split, whole_labels, with_whole_labels
 from ppl_vae.strings import StringSplit, with_strings
 
 _SEED = 19  # of the fixed splits
@@ -234,7 +234,7 @@ def _own(path: Path) -> tuple[Split, ...]:
         if len(set(shapes)) > 1:
             raise InputError(f"Expected data of one shape in {path}; got {shapes} in its three parts. Make them equal.")
         scale = max(part.scale for part in parts)  # one scale for all three
-        return _with_whole_labels(tuple(replace(part, scale=scale) for part in parts))
+        return with_whole_labels(tuple(replace(part, scale=scale) for part in parts))
     key = "x" if "x" in arrays else next((k for k, a in arrays.items() if a.ndim > 1), None)
     if key is None or (len(arrays) > 1 and key != "x"):
         raise InputError(
@@ -243,7 +243,7 @@ def _own(path: Path) -> tuple[Split, ...]:
         )
     whole = _part(path, arrays, key)
     tenth = max(1, len(whole) // 10)
-    return _with_whole_labels(_split(whole.values, (tenth, tenth), whole.y, whole.scale))
+    return with_whole_labels(_split(whole.values, (tenth, tenth), whole.y, whole.scale))
 
 
 def read(path: str | os.PathLike[str]) -> Split:
@@ -255,21 +255,13 @@ def read(path: str | os.PathLike[str]) -> Split:
     arrays = _arrays(Path(path))
     if "x" not in arrays:
         raise InputError(f"Expected {path} to hold x; got {', '.join(arrays) or 'nothing'}. Rename its array.")
-    return _with_whole_labels((_part(Path(path), arrays, "x"),))[0]
+    return with_whole_labels((_part(Path(path), arrays, "x"),))[0]
 
 
 def _arrays(path: Path) -> dict[str, Array]:
     if not path.exists():
         raise InputError(f"Expected a data file or folder; got {path}, which does not exist.")
     return {"x": read_images(path)} if path.is_dir() else read_arrays(path)
-
-
-def _with_whole_labels(parts: tuple[Split, ...]) -> tuple[Split, ...]:
-    """Let the labels of all parts be integers, if all are whole (also 0.0, 1.0, ..., false, true), else floats."""
-    labels = [whole_labels(part.y) for part in parts]
-    if any(y is None and part.y is not None for y, part in zip(labels, parts, strict=True)):
-        labels = [None if part.y is None else part.y.to(torch.get_default_dtype()) for part in parts]
-    return tuple(replace(part, y=y) for y, part in zip(labels, parts, strict=True))
 
 
 def _part(path: Path, arrays: dict[str, Array], key: str) -> Split:

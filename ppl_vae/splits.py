@@ -217,6 +217,14 @@ def whole_labels(y: Tensor | None) -> Tensor | None:
     return whole if bool((whole == y).all()) else None
 
 
+def with_whole_labels(parts: tuple[Split, ...]) -> tuple[Split, ...]:
+    """Let the labels of all parts be integers, if all are whole (also 0.0, 1.0, ..., false, true), else floats."""
+    labels = [whole_labels(part.y) for part in parts]
+    if any(y is None and part.y is not None for y, part in zip(labels, parts, strict=True)):
+        labels = [None if part.y is None else part.y.to(torch.get_default_dtype()) for part in parts]
+    return tuple(replace(part, y=y) for y, part in zip(labels, parts, strict=True))
+
+
 def fixed_noise(rows: Tensor, event_shape: torch.Size, stream: int = PIXELS) -> Tensor:
     """Return uniform noise in [0, 1) that depends on the row, the pixel and the stream only, not on the batch.
 
