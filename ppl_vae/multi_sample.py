@@ -117,9 +117,10 @@ class DReG(IWAE, PathObjective):
         dL_K/dtheta = E[sum_k u_k d log P(x, z_k; theta) / dtheta]
 
     The same bound and mean gradients as `IWAE`. Where the guide covers the posterior, so that weights have a finite
-    variance, its gradient has less noise, and a signal-to-noise ratio that rises with K instead of falling; a guide that
-    is much too narrow may do better with `IWAE`. Costs a second run of the guide, on z: for an inverse autoregressive flow that is
-    the slow direction. A guide with dropout is refused, as the second run would be of another Q.
+    variance, its gradient has less noise, and a signal-to-noise ratio that rises with K instead of falling; a guide
+    that is much too narrow may do better with `IWAE`. Costs a second run of the guide, on z: for an inverse
+    autoregressive flow that is the slow direction. A guide with dropout is refused, as the second run would be of
+    another Q.
 
     Args:
         num_particles: K.
