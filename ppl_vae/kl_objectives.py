@@ -33,11 +33,11 @@ class BetaELBO(ParticleObjective):
 
     Source: Higgins et al., beta-VAE, ICLR 2017 (openreview.net/forum?id=Sy2fzU9gl).
 
+    >>> from ppl_vae import fit
     >>> from ppl_vae.guides import MeanField
     >>> from ppl_vae.models import VAE
     >>> model, x = VAE((1, 8, 8)), torch.rand(40, 1, 8, 8).round()
-    >>> BetaELBO(beta=4)(model, MeanField(model))(x).shape  # to be minimized, in any loop
-    torch.Size([])
+    >>> fitted = fit(model, MeanField(model), x, objective=BetaELBO(beta=4), epochs=1)
     """
 
     def __init__(self, beta: float = 1.0, num_particles: int = 1) -> None:
@@ -120,11 +120,11 @@ class FreeBits(ParticleObjective):
 
     Source: Kingma et al., arXiv 1606.04934.
 
+    >>> from ppl_vae import fit
     >>> from ppl_vae.guides import MeanField
     >>> from ppl_vae.models import VAE
     >>> model, x = VAE((1, 8, 8)), torch.rand(40, 1, 8, 8).round()
-    >>> FreeBits(free_nats=0.1, per_dimension=True)(model, MeanField(model))(x).shape
-    torch.Size([])
+    >>> fitted = fit(model, MeanField(model), x, objective=FreeBits(free_nats=0.1, per_dimension=True), epochs=1)
     """
 
     def __init__(self, free_nats: float = 0.5, per_dimension: bool = False, num_particles: int = 1) -> None:

@@ -32,15 +32,17 @@ class IWAE(ParticleObjective):
 
     Source: Burda, Grosse & Salakhutdinov, arXiv 1509.00519.
 
+    >>> import pyro
     >>> from ppl_vae.guides import MeanField
     >>> from ppl_vae.models import VAE
     >>> model, x = VAE((1, 8, 8)), torch.rand(40, 1, 8, 8).round()
     >>> loss = IWAE(num_particles=5)(model, MeanField(model))  # a PyTorch module, for any loop
     >>> optimizer = torch.optim.Adam(loss.parameters())
-    >>> for _ in range(2):
-    ...     optimizer.zero_grad()
-    ...     loss(x).backward()
-    ...     optimizer.step()
+    >>> with pyro.settings.context(module_local_params=True):  # or else Pyro's global store lists the parameters, too
+    ...     for _ in range(2):
+    ...         optimizer.zero_grad()
+    ...         loss(x).backward()
+    ...         optimizer.step()
     """
 
     def __init__(self, num_particles: int = 5) -> None:
@@ -114,9 +116,11 @@ class DoublyReparameterized(IWAE, PathObjective):
         dL_K/dphi   = E[sum_k u_k^2 (d log w_k / dz_k) (dz_k / dphi)],    u_k = w_k / sum_j w_j
         dL_K/dtheta = E[sum_k u_k d log P(x, z_k; theta) / dtheta]
 
-    The same bound and mean gradients as `IWAE`; the guide's gradient has less variance and a signal-to-noise ratio that
-    rises with K instead of falling. Costs a second run of the guide, on z: for an inverse autoregressive flow that is
-    the slow direction. A guide with dropout is refused, as the second run would be of another Q.
+    The same bound and mean gradients as `IWAE`. Where the guide covers the posterior, so that weights have a finite
+    variance, its gradient has less noise, and a signal-to-noise ratio that rises with K instead of falling; a guide
+    that is much too narrow may do better with `IWAE`. Costs a second run of the guide, on z: for an inverse
+    autoregressive flow that is the slow direction. A guide with dropout is refused, as the second run would be of
+    another Q.
 
     Args:
         num_particles: K.
@@ -126,11 +130,11 @@ class DoublyReparameterized(IWAE, PathObjective):
 
     Source: Tucker, Lawson, Gu & Maddison, arXiv 1810.04152.
 
+    >>> from ppl_vae import fit
     >>> from ppl_vae.guides import MeanField
     >>> from ppl_vae.models import VAE
     >>> model, x = VAE((1, 8, 8)), torch.rand(40, 1, 8, 8).round()
-    >>> DoublyReparameterized(num_particles=5)(model, MeanField(model))(x).shape
-    torch.Size([])
+    >>> fitted = fit(model, MeanField(model), x, objective=DoublyReparameterized(num_particles=5), epochs=1)
     """
 
     def damping(self, structure: Structure) -> Damping:
@@ -154,11 +158,11 @@ class StickingTheLanding(PathObjective):
 
     Source: Roeder, Wu & Duvenaud, arXiv 1703.09194.
 
+    >>> from ppl_vae import fit
     >>> from ppl_vae.guides import MeanField
     >>> from ppl_vae.models import VAE
     >>> model, x = VAE((1, 8, 8)), torch.rand(40, 1, 8, 8).round()
-    >>> StickingTheLanding()(model, MeanField(model))(x).shape
-    torch.Size([])
+    >>> fitted = fit(model, MeanField(model), x, objective=StickingTheLanding(), epochs=1)
     """
 
     def __init__(self, num_particles: int = 1) -> None:

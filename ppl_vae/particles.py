@@ -116,7 +116,7 @@ class Particles:
         Raises:
             InputError: a site whose numbers are not independent in the guide, or in the model.
         """
-        return {name: self._kl_by_dimension(name) for name in self.latents}
+        return {name: self._kl_by_dimension(name) for name in self.latents if name in samples(self.guide_trace)}
 
     def _kl_by_dimension(self, name: str) -> Tensor:
         if self.structure.enumerated:
@@ -206,9 +206,16 @@ def look_at(model: Program, guide: Program, args: Any, kwargs: Any) -> Structure
     with pair.evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-    check_sites(pair, model_trace, guide_trace)
-    structure = structure_of((model_trace, guide_trace), len(args[0]) if args else 0)
-    sites, guided = samples(model_trace), samples(guide_trace)
+        check_sites(pair, model_trace, guide_trace)
+        structure = structure_of((model_trace, guide_trace), len(args[0]) if args else 0)
+        sites, guided = samples(model_trace), samples(guide_trace)
+        _check_reparameterized(guided)
+    every = sites | {f"{name} of the guide": site for name, site in guided.items()}
+    _check_scales(every, structure)
+    return structure
+
+
+def _check_reparameterized(guided: dict[str, Site]) -> None:
     for name, site in guided.items():
         with torch.enable_grad():
             scored = not site["fn"].has_rsample and bool(site["fn"].log_prob(site["value"]).requires_grad)
@@ -217,9 +224,6 @@ def look_at(model: Program, guide: Program, args: Any, kwargs: Any) -> Structure
                 f"Expected latents that are reparameterized; got site {name!r} with {type(site['fn']).__name__} in the "
                 f"guide. Use a distribution with rsample, leave a discrete site to be summed out, or use Trace_ELBO."
             )
-    every = sites | {f"{name} of the guide": site for name, site in guided.items()}
-    _check_scales(every, structure)
-    return structure
 
 
 def _check_scales(sites: dict[str, Site], structure: Structure) -> None:

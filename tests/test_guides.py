@@ -13,6 +13,7 @@ from tiny import IMAGES, LABELS, SHAPE, STRINGS
 
 import ppl_vae
 from ppl_vae import InputError, architectures, programs
+from ppl_vae.base import Guide
 from ppl_vae.conditions import DigitString, Label
 from ppl_vae.flows import KINDS, Remembering
 from ppl_vae.networks import MLP, Convolutional, GatedMLP, Residual
@@ -139,8 +140,15 @@ def test_vamp_prior_given_a_label(family, guide_class):
 
 def test_vamp_prior_of_other_conditions():
     model = CVAE(SHAPE, Label(3), VampPrior(2, num_components=5), networks=architectures.Concatenated(8))
-    MeanField(model)
-    with pytest.raises(InputError, match=r"posterior_given.* got MeanField. Use conditional"):
+    with pytest.raises(InputError, match=r"called as CVAE is, with x and y; got MeanField.*conditional"):
+        MeanField(model)
+
+    class Own(Guide):
+        def forward(self, x, y=None):
+            """It does not matter what."""
+
+    Own(model)
+    with pytest.raises(InputError, match=r"posterior_given.* got Own. Use conditional"):
         model(IMAGES, LABELS)
     model = ImageCompletion(SHAPE, prior=VampPrior(2, num_components=5), networks=architectures.Concatenated(8))
     fits(model, Conditional(model), IMAGES)

@@ -414,7 +414,7 @@ def test_gradients_without_the_score_have_the_same_mean(kind):
         for other in others:
             for a, b in zip(one, other, strict=True):
                 error = ((a.var(0) + b.var(0)) / 30).sqrt() + 1e-4 * a.abs().mean(0)
-                assert ((a.mean(0) - b.mean(0)).abs() <= 4.5 * error).all()  # a unit that never fires has neither
+                assert ((a.mean(0) - b.mean(0)).abs() <= 4.5 * error + 1e-6).all()
 
 
 def test_what_cannot_be_trained_is_refused_in_words(small_pair, digits):
