@@ -85,8 +85,8 @@ def train(
     ppl-vae train vae --prior mixture --set prior.num_components=20
     ppl-vae train vae --prior flow --set prior.transforms=5 --set prior.hidden=32,32
     ppl-vae train vae --decoder gated_mlp --encoder gated_mlp --set encoder.hidden=300,300
-    ppl-vae train vae --objective trace_mean_field_elbo --set objective.num_particles=5
-    ppl-vae train models/vae.py --data freyfaces --likelihood gaussian
+    ppl-vae train vae --objective iwae --set objective.num_particles=50
+    ppl-vae train models/vae.py --data freyfaces --likelihood discretized_logistic
     ppl-vae train image_completion --data mnist --networks tutorial --set condition.visible=quadrant
     ppl-vae train cvae --set data.num_labels=100
     """  # noqa: D301  (click reads the control character)

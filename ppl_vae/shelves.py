@@ -51,7 +51,11 @@ NETWORKS = ("ppl_vae.networks", "ppl_vae.networks:Network")
 KINDS: dict[str, Kind] = {
     "prior": Kind("model", "ppl_vae.priors", "ppl_vae.parts:Prior", "P(z): standard_normal, mixture, flow, ...", "-p"),
     "likelihood": Kind(
-        "model", "ppl_vae.likelihoods", "ppl_vae.parts:Likelihood", "P(x | h): bernoulli, gaussian, ...", "-l"
+        "model",
+        "ppl_vae.likelihoods",
+        "ppl_vae.parts:Likelihood",
+        "P(x | h): bernoulli, gaussian, discretized_logistic, ...",
+        "-l",
     ),
     "condition": Kind(
         "model",
@@ -67,8 +71,8 @@ KINDS: dict[str, Kind] = {
         "How a conditional model reads y and z: concatenated, convolutional, tutorial, ...",
         "-n",
     ),
-    "decoder": Kind("model", *NETWORKS, "The network from z to h: mlp, gated_mlp, ...", shapes=2),
-    "encoder": Kind("guide", *NETWORKS, "The network from x to Q: mlp, gated_mlp, ...", shapes=2),
+    "decoder": Kind("model", *NETWORKS, "The network from z to h: mlp, gated_mlp, convolutional, residual.", shapes=2),
+    "encoder": Kind("guide", *NETWORKS, "The network from x to Q: mlp, gated_mlp, convolutional, residual.", shapes=2),
     "classifier": Kind("guide", *NETWORKS, "The network of Q(y | x): mlp, gated_mlp, ...", shapes=2),
     "posterior": Kind(
         "guide",
@@ -78,7 +82,7 @@ KINDS: dict[str, Kind] = {
         shapes=1,
     ),
     "objective": Kind(
-        "fit", "ppl_vae.objectives", "pyro.infer:ELBO", "What is maximized: trace_elbo, trace_mean_field_elbo, ..."
+        "fit", "ppl_vae.objectives", "pyro.infer:ELBO", "What is maximized: trace_elbo, iwae, beta_elbo, free_bits, ..."
     ),
 }
 PARTS = {name: kind for name, kind in KINDS.items() if kind.whose in ("model", "guide")}
