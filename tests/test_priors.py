@@ -53,7 +53,7 @@ def test_the_mixture_against_pyros(batch):
 
 
 def test_samples_of_a_mixture_have_its_moments():
-    mixture = GaussianMixture(torch.tensor([0.0, 1.0]), torch.tensor([[-2.0], [3.0]]), torch.tensor([[0.5], [1.0]]))
+    mixture = GaussianMixture(torch.tensor([0.0, 1.0]), torch.tensor([[-2.0], [3.0]]), torch.tensor([[0.5], [2.0]]))
     z = mixture.sample((100_000,))
     assert z.mean().item() == pytest.approx(mixture.mean.item(), abs=0.03)
     assert z.var().item() == pytest.approx(mixture.variance.item(), rel=0.02)
