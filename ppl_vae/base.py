@@ -153,7 +153,10 @@ class Guide(Program):
 
 def _is_real(fn: Any) -> bool:
     """Return whether a distribution is over all real numbers."""
-    support = fn.support
+    try:
+        support = fn.support
+    except NotImplementedError:  # a person's own distribution need not say: then it is taken for real numbers
+        return True
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support in (constraints.real, constraints.real_vector)

@@ -74,10 +74,20 @@ def impute_run(
 
 
 def _as_in_training(split: Split, run: Run) -> Split:
-    """Return a person's data read as those of the run were: levels of one scale, dequantized or binarized alike."""
+    """Return a person's data read as those of the run were: levels of one scale, dequantized or binarized alike.
+
+    Raises:
+        InputError: numbers outside of [0, 1], which cannot be binarized.
+    """
     known: Any = run.data().train
-    levels = split.scale != 1  # bytes, not numbers as the model sees them
+    levels = split.scale != 1 and known.scale != 1  # bytes, as the run's were, not numbers as the model sees them
     how = {"dequantize": known.dequantize, "scale": known.scale} if levels else {}
+    grey = replace(split, **how).x
+    if known.binarize is not None and bool(((grey < 0) | (grey > 1)).any()):
+        raise InputError(
+            f"Expected grey levels in [0, 1], or bytes, for a run on binarized data; got values from "
+            f"{float(grey[~grey.isnan()].min()):.3g} to {float(grey[~grey.isnan()].max()):.3g}. Rescale them."
+        )
     return replace(split, **how, binarize=known.binarize)
 
 

@@ -205,10 +205,11 @@ def _check_objective(objective: ELBO, pair: Pair, traces: list[Any], batch: Batc
         objective.meet(pair.model, cast(Program, pair.guide), tuple(value.to(pair.device) for value in batch), {})
     in_order = [[n for n, s in samples(trace).items() if not s["is_observed"]] for trace in traces]
     latents, *guided = map(set, in_order)
-    if isinstance(objective, TraceMeanField_ELBO) and in_order[0] != in_order[-1]:
+    ours, theirs = ([n for n in names if n in latents.intersection(*guided)] for names in (in_order[0], in_order[-1]))
+    if isinstance(objective, TraceMeanField_ELBO) and ours != theirs:
         raise InputError(
-            f"Expected a guide that samples the latents in the model's order, {', '.join(in_order[0])}, for "
-            f"TraceMeanField_ELBO, whose divergences would not be those of the ELBO; got {', '.join(in_order[-1])}. "
+            f"Expected a guide that samples the latents in the model's order, {', '.join(ours)}, for "
+            f"TraceMeanField_ELBO, whose divergences would not be those of the ELBO; got {', '.join(theirs)}. "
             f"Use Trace_ELBO (--objective trace_elbo)."
         )
     left_out = sorted(latents.difference(*guided))

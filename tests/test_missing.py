@@ -407,3 +407,8 @@ def test_a_file_is_read_as_the_data_of_the_run_were(tmp_path):
     dequantized = SimpleNamespace(data=lambda: ppl_vae.data.load("digits", dequantize="uniform"))
     x = _as_in_training(read(tmp_path / "mine.npz"), dequantized).x
     np.testing.assert_array_equal((x[known] * 17).floor(), torch.from_numpy(levels).unsqueeze(1)[known])
+    np.save(tmp_path / "floats.npy", np.full((5, 8, 8), 12.0))
+    with pytest.raises(InputError, match=r"in \[0, 1\], or bytes.*from 12 to 12.*Rescale"):
+        _as_in_training(read(tmp_path / "floats.npy"), binary)
+    unscaled = SimpleNamespace(data=lambda: ppl_vae.data.load(tmp_path / "floats.npy"))
+    assert _as_in_training(read(tmp_path / "mine.npz"), unscaled).scale == 255  # as `load` reads bytes

@@ -32,6 +32,7 @@ from ppl_vae.guides import MeanField
 from ppl_vae.models import VAE, Hierarchical, LinearGaussian
 from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoNormal
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -577,3 +578,11 @@ def test_divergences_in_closed_form_need_the_order_of_the_model(digits):
     with pytest.raises(InputError, match=r"order, z2, z1,.*got z1, z2.*trace_elbo"):
         fit(model, TwoLayers(model, direction="bottom_up"), x, objective=TraceMeanField_ELBO(), epochs=1)
     fit(model, TwoLayers(model), x, objective=TraceMeanField_ELBO(), epochs=1)
+
+    def several(x):
+        with pyro.plate("data", len(x)):
+            total = pyro.sample("a", dist.Normal(0.0, 1.0)) + pyro.sample("b", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(total, 1.0), obs=x)
+
+    # The auxiliary sites of an automatic guide are not out of order.
+    fit(several, AutoNormal(several), torch.randn(6), objective=TraceMeanField_ELBO(), batch_size=6, epochs=1)
