@@ -1,12 +1,14 @@
-"""The log-weights of a pair as one compiled function: Pyro runs once, then only its tensor operations.
+"""A pair and an objective as one compiled function: Pyro runs once, then only its tensor operations.
 
-    log w_k = log P(x, z_k) - log Q(z_k | x),    z_k ~ Q(z | x),    as `trace.log_weights`, [K, N]
+    log_weights_function    log w_k = log P(x, z_k) - log Q(z_k | x), as `trace.log_weights`, [K, N]
+    gradients_function      an objective's loss and its gradients, as its own `loss_and_grads`
 
-The pair is run once while its operations are recorded (`recorded`), and what was recorded is compiled for
-the shapes it was recorded with. Three things are done to it on the way: a matrix product goes to whichever of
-PyTorch's two libraries is faster here; a Bernoulli's log-probability takes one logarithm for many pixels;
-parameters and buffers become arguments, so that the function uses the numbers they have when it is called.
-Draws are left to PyTorch's own generator, in Pyro's order: the same seed gives the same z as plain Pyro.
+The pair is run once while its operations are recorded (`recorded`), and what was recorded is rewritten (`rewriting`,
+`products`) and compiled for the shapes it was recorded with. Parameters, buffers and all other tensors that the
+programs hold become arguments, so that the function uses the numbers they have when it is called: weights that an
+optimizer moves, a weight of the KL divergence that an objective raises. Draws are left to PyTorch's own generator, in
+Pyro's order: the same seed gives the same z as plain Pyro, and against plain Pyro each function is held before it is
+used.
 """
 
 import operator
@@ -15,25 +17,25 @@ from typing import Any, cast
 
 import pyro
 import torch
+from pyro.infer import ELBO
 from torch import Tensor, fx
 
 from ppl_vae.errors import InputError, reason
 from ppl_vae.pair import Pair
 from ppl_vae.products import choose_products
 from ppl_vae.recorded import record
+from ppl_vae.rewriting import rewrite
 from ppl_vae.rng import seeded
 from ppl_vae.structure import Args, Structure
+from ppl_vae.surrogate import CannotCapture, loss_and_surrogate
 from ppl_vae.trace import draw, log_weights
 
+__all__ = ["CannotCapture", "capture", "compiling_pays", "gradients_function", "log_weights_function"]
+
 LogWeights = Callable[[Args], Tensor]
+Gradients = Callable[[Args], tuple[Tensor, ...]]
 COMPILE_SECONDS = 30.0  # from nothing; a few where the compiler's own cache has the program
 SPEEDUP = 1.5  # of compiled over plain, at least, where the work is large enough for the question to arise
-FACTORS = 64  # of at most 2 each in one product: 2^64 is well inside single precision
-aten = torch.ops.aten
-
-
-class CannotCapture(Exception):  # noqa: N818 (not a fault: the caller goes on with plain Pyro)
-    """A pair cannot be turned into one compiled function; the message says why in one line."""
 
 
 def compiling_pays(seconds: float) -> bool:
@@ -43,6 +45,100 @@ def compiling_pays(seconds: float) -> bool:
     (False, True)
     """
     return seconds > COMPILE_SECONDS + seconds / SPEEDUP
+
+
+def capture(function: Callable[..., Any], *examples: Tensor) -> Callable[..., tuple[Tensor, ...]]:
+    """Return a compiled function that gives the same tensors as a function, for arguments of the examples' shapes.
+
+    Args:
+        function: returns a tensor, or a tuple of them; what it does must not depend on values but through tensors.
+        examples: arguments; it is run on them.
+
+    Raises:
+        CannotCapture: it cannot be recorded or compiled (Python that depends on values, no C++ compiler).
+
+    >>> double = capture(lambda x: x + x, torch.ones(3))
+    >>> double(torch.arange(3.0))
+    (tensor([0., 2., 4.]),)
+    """
+    try:
+        with pyro.validation_enabled(False):
+            graph = record(function, *examples)
+    except CannotCapture:
+        raise
+    except Exception as problem:  # whatever a program may do that cannot be recorded
+        raise CannotCapture(
+            f"the program cannot be recorded ({type(problem).__name__}: {reason(problem)})"
+        ) from problem
+    held = _lift(graph)
+    rewrite(graph.graph)
+    choose_products(graph.graph)
+    compiled = _compiled(graph, (*examples, *held))
+
+    def captured(*args: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return compiled(*(value.contiguous() for value in args), *held)
+
+    return captured
+
+
+def gradients_function(pair: Pair, objective: ELBO, parameters: list[Tensor], args: Args) -> Gradients:
+    """Return a compiled function that gives an objective's loss and its gradients, for data shaped like these.
+
+        (loss, d loss / d parameter_1, d loss / d parameter_2, ...)
+
+    in nats, summed over the data; the draws are those of the objective's own `loss_and_grads`, from PyTorch's global
+    generator. A parameter that the loss does not depend on has a gradient of zeros.
+
+    Args:
+        pair: the two programs; call it within `pair.running()`, in the mode in which it will be called.
+        objective: a Pyro ELBO.
+        parameters: what to differentiate by.
+        args: what both are called with, all tensors: x first. Real data: the function is tried on them.
+
+    Raises:
+        CannotCapture: the programs cannot be recorded or compiled, sites are not reparameterized, or the objective is
+            of no kind that is known.
+
+    >>> from pyro.infer import Trace_ELBO
+    >>> from ppl_vae.models import VAE
+    >>> from ppl_vae.guides import MeanField
+    >>> model = VAE((1, 8, 8))
+    >>> pair, x = Pair(model, MeanField(model)), torch.rand(5, 1, 8, 8).round()
+    >>> with pair.running():
+    ...     function = gradients_function(pair, Trace_ELBO(), pair.parameters(), (x,))
+    ...     loss, *gradients = function((x,))
+    >>> len(gradients) == len(pair.parameters())
+    True
+    """
+    _check_tensors(args)
+
+    def plain(*tensors: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            loss, surrogate = loss_and_surrogate(objective, pair, tensors)
+            found = torch.autograd.grad(surrogate, parameters, allow_unused=True, materialize_grads=True)
+        return (loss.detach(), *found)
+
+    def by_pyro(*tensors: Tensor) -> tuple[Tensor, ...]:
+        before = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        loss = torch.as_tensor(cast(Any, objective).loss_and_grads(pair.model, pair.guide, *tensors))
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
+        return (loss.to(found[0]), *found)
+
+    buffers = pair.snapshot()  # a run may change some, as batch normalization does
+    try:
+        with seeded(0), torch.enable_grad():
+            by_pyro(*args)  # what an objective finds out once is found out before anything is recorded
+            function = capture(plain, *args)
+            captured: Gradients = lambda args: function(*args)  # noqa: E731
+        _hold_against(by_pyro, captured, args, pair, buffers)
+    finally:
+        pair.restore(buffers)
+    return captured
 
 
 def log_weights_function(
@@ -81,21 +177,15 @@ def log_weights_function(
     """
     if structure.subsampled:
         raise CannotCapture("the program takes a random subset of its data")
-    if not all(isinstance(value, Tensor) for value in args):
-        raise CannotCapture("the program is called with something that is not a tensor")
+    _check_tensors(args)
 
-    def plain(*tensors: Tensor) -> Tensor:
-        return draw(pair, tensors, num_samples, structure, proposal=proposal).log_weights
+    def plain(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return (draw(pair, tensors, num_samples, structure, proposal=proposal).log_weights,)
 
-    with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
+    with seeded(0), torch.no_grad():
         # This makes parameters that do not exist yet, and what is wrong in plain Pyro is told by plain Pyro.
         log_weights(pair, args, num_samples, structure, proposal=proposal)
-        graph = _recorded(plain, args)
-        held = _lift(graph)
-        choose_products(graph.graph)
-        _fewer_logarithms(graph)
-        graph.graph.eliminate_dead_code()
-        compiled = _compiled(graph, (*args, *held))
+        function = capture(plain, *args)
     shapes = [(value.shape, value.dtype, value.device) for value in args]
 
     def captured(args: Args) -> Tensor:
@@ -104,20 +194,16 @@ def log_weights_function(
                 f"Expected data of the shapes it was compiled for, {[tuple(s) for s, *_ in shapes]}; got "
                 f"{[tuple(value.shape) for value in args]}. Fill a short batch up, or compile for it as well."
             )
-        with torch.no_grad():
-            return compiled(*(value.contiguous() for value in args), *held)
+        return function(*args)[0]
 
-    _hold_against(plain, captured, args)
+    with torch.no_grad():
+        _hold_against(plain, lambda args: (captured(args),), args)
     return captured
 
 
-def _recorded(plain: Callable[..., Tensor], args: Args) -> fx.GraphModule:
-    try:
-        return record(plain, *args)
-    except Exception as problem:  # whatever a program may do that cannot be recorded
-        raise CannotCapture(
-            f"the program cannot be recorded ({type(problem).__name__}: {reason(problem)})"
-        ) from problem
+def _check_tensors(args: Args) -> None:
+    if not all(isinstance(value, Tensor) for value in args):
+        raise CannotCapture("the program is called with something that is not a tensor")
 
 
 def _lift(graph: fx.GraphModule) -> list[Tensor]:
@@ -134,93 +220,56 @@ def _lift(graph: fx.GraphModule) -> list[Tensor]:
             held[id(tensor)] = (tensor, last)
         node.replace_all_uses_with(held[id(tensor)][1])
         graph.graph.erase_node(node)
+    graph._parameters.clear()  # or they would be arguments a second time
+    graph._buffers.clear()
     graph.recompile()
     return [tensor for tensor, _ in held.values()]
 
 
-def _compiled(graph: fx.GraphModule, inputs: Args) -> Callable[..., Tensor]:
+def _compiled(graph: fx.GraphModule, inputs: Args) -> Callable[..., tuple[Tensor, ...]]:
     from torch._inductor import compile as inductor
 
     graph.graph.lint()
     graph.recompile()
     try:
-        # Fallback: draws are made by PyTorch's own generator, as plain Pyro's are.
-        compiled = inductor(graph, list(inputs), options={"fallback_random": True})
-        compiled(*inputs)
+        with torch.no_grad():
+            # Fallback: draws are made by PyTorch's own generator, as plain Pyro's are.
+            compiled = inductor(graph, list(inputs), options={"fallback_random": True})
+            compiled(*inputs)
     except Exception as problem:  # no compiler, or one that fails
         raise CannotCapture(
             f"the program cannot be compiled ({type(problem).__name__}: {reason(problem)})"
         ) from problem
 
-    def call(*inputs: Tensor) -> Tensor:
+    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
         result = compiled(*inputs)
-        return cast(Tensor, result[0] if isinstance(result, tuple | list) else result)
+        return tuple(result) if isinstance(result, tuple | list) else (result,)
 
     return call
 
 
-def _hold_against(plain: Callable[..., Tensor], captured: LogWeights, args: Args) -> None:
-    """Refuse a function that does not give plain Pyro's weights for the same noise.
+def _hold_against(
+    plain: Callable[..., tuple[Tensor, ...]],
+    captured: Callable[[Args], tuple[Tensor, ...]],
+    args: Args,
+    pair: Pair | None = None,
+    before: dict[str, Tensor] | None = None,
+) -> None:
+    """Refuse a function that does not give plain Pyro's numbers for the same noise.
 
     Python that looks at values behind PyTorch's back (x.numpy()) is recorded as a constant; the data in
     another order show it.
     """
     for some in (args, tuple(value.flip(tuple(range(value.dim()))) for value in args)):
-        with seeded(1), torch.no_grad(), pyro.validation_enabled(False):
-            expected = plain(*some)
-        with seeded(1):
-            got = captured(some)
-        if not torch.allclose(got, expected, rtol=1e-4, atol=1e-3, equal_nan=True):
-            raise CannotCapture("the program does something else on each run that is not a draw by pyro.sample")
-
-
-def bernoulli_log_prob(h: Tensor, x: Tensor) -> Tensor:
-    """Return log P(x | h) = sum_i x_i h_i - max(h_i, 0) - log(1 + exp(-|h_i|)), summed over the last dimension.
-
-    The sum of logarithms is taken as the logarithm of products of up to 64 of the factors, which are between
-    1 and 2: exponentials and logarithms are what the sum costs.
-
-    >>> h, x = torch.randn(5, 784), torch.rand(5, 784).round()
-    >>> expected = torch.distributions.Bernoulli(logits=h).log_prob(x).sum(-1)
-    >>> torch.allclose(bernoulli_log_prob(h, x), expected, atol=1e-3)
-    True
-    """
-    size = h.shape[-1]
-    products = next(n for n in range(-(-size // FACTORS), size + 1) if size % n == 0)
-    factors = 1 + (-h.abs()).exp()
-    logarithms = factors.unflatten(-1, (size // products, products)).prod(-2).log().sum(-1)
-    return (x * h - h.clamp(min=0)).sum(-1) - logarithms
-
-
-def _fewer_logarithms(graph: fx.GraphModule) -> None:
-    """Put `bernoulli_log_prob` in the place of a sum over pixels of Bernoulli log-probabilities."""
-    for node in list(graph.graph.nodes):
-        chain = _chain(node, [aten.binary_cross_entropy_with_logits.default, aten.neg.default, aten.view.default])
-        total = next(iter(chain[-1].users)) if len(chain) == 3 and len(chain[-1].users) == 1 else None
-        if total is None or total.target is not aten.sum.dim_IntList or total.args[1:] != ([-1],):
-            continue
-        h, x, *rest = node.args
-        values, flat = [n.meta["val"] for n in (h, x)], chain[-1].meta["val"].shape
-        wide = all(v.dtype in (torch.float32, torch.float64) for v in values)  # others cannot hold 2^64
-        if any(option not in (None, 0) for option in rest) or values[0].shape != values[1].shape or not wide:
-            continue
-        examples = [torch.zeros(v.shape, dtype=v.dtype, device=v.device).reshape(flat) for v in values]
-        replacement = record(bernoulli_log_prob, *examples)
-        with graph.graph.inserting_before(total):
-            flattened = [graph.graph.call_function(aten.reshape.default, (n, list(flat))) for n in (h, x)]
-            places = dict(zip((n for n in replacement.graph.nodes if n.op == "placeholder"), flattened, strict=True))
-            result = graph.graph.graph_copy(replacement.graph, cast(Any, places))
-        total.replace_all_uses_with(cast(fx.Node, result))
-
-
-def _chain(node: fx.Node, targets: list[Any]) -> list[fx.Node]:
-    """Return the node and those that follow it, each the only user of the one before, as far as targets agree."""
-    found: list[fx.Node] = []
-    for target in targets:
-        if node.target is not target:
-            break
-        found.append(node)
-        if len(node.users) != 1:
-            break
-        node = next(iter(node.users))
-    return found
+        results = []
+        both: tuple[Callable[..., tuple[Tensor, ...]], ...] = (plain, lambda *values: captured(values))
+        for function in both:
+            if pair is not None and before is not None:
+                pair.restore(before)
+            with seeded(1), pyro.validation_enabled(False):
+                results.append(function(*some))
+        expected, got = results
+        scale = max((float(e.abs().max()) for e in expected[1:] if e.numel()), default=1.0)  # of all gradients
+        for i, (one, other) in enumerate(zip(got, expected, strict=True)):
+            if not torch.allclose(one, other, rtol=1e-3, atol=1e-3 if i == 0 else 1e-4 * scale, equal_nan=True):
+                raise CannotCapture("the program does something else on each run that is not a draw by pyro.sample")

@@ -62,14 +62,14 @@ class Classifying(ELBO):
     def loss_and_grads(self, model: Program, guide: Program, *args: Any) -> float:
         """Return the inner objective's loss, in nats, and leave the gradients of -J with the parameters."""
         loss = self.elbo.loss_and_grads(model, guide, *args)
-        if self._adds(args):
+        if self.adds(args):
             (-self.weight * log_q_of_labels(guide, *args)).backward()
         return loss
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
         """Return -J, in nats."""
         loss: Tensor = self.elbo.differentiable_loss(model, guide, *args)
-        return loss - self.weight * log_q_of_labels(guide, *args) if self._adds(args) else loss
+        return loss - self.weight * log_q_of_labels(guide, *args) if self.adds(args) else loss
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the inner objective how many epochs are done, if it asks."""
@@ -79,7 +79,8 @@ class Classifying(ELBO):
     def _get_trace(self, *args: Any) -> Any:
         return self.elbo._get_trace(*args)
 
-    def _adds(self, args: tuple[Any, ...]) -> bool:
+    def adds(self, args: tuple[Any, ...]) -> bool:
+        """Whether there is a term for the classifier: there are labels, and they count."""
         return self.weight > 0 and len(args) > 1
 
 

@@ -48,12 +48,19 @@ class ParticleObjective(ELBO):
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Return the negative bound, summed over the data, and leave the gradients of what is optimized."""
+        loss, surrogate = self.loss_and_surrogate(model, guide, args, kwargs)
+        if surrogate.requires_grad:
+            surrogate.backward()
+        return float(loss)
+
+    def loss_and_surrogate(
+        self, model: Program, guide: Program, args: Any, kwargs: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the negative bound, summed over the data, and the negative of what is optimized, scalars."""
         particles = self.differentiable_particles(model, guide, args, kwargs)
-        loss = -self.optimized(particles)
-        if loss.requires_grad:
-            loss.backward()
+        surrogate = -self.optimized(particles)
         with torch.no_grad():
-            return -float((particles.scale * self.bound(particles)).sum())
+            return -(particles.scale * self.bound(particles)).sum(), surrogate
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Return the negative of what is optimized, a scalar whose gradient is the estimator's."""

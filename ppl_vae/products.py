@@ -1,19 +1,20 @@
 """Matrix products of recorded graphs, given to whichever of PyTorch's two libraries is faster on this machine.
 
-On AMD processors MKL, the default, may run at half of oneDNN's single-precision rate; on Intel's it is the other
-way round.
+Neither MKL, the default, nor oneDNN is always ahead: it depends on the processor, on the shapes, on which factor is
+transposed and on the number of threads. So each kind of product is timed once in a process.
 """
 
 import functools
 import math
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, fx
 
 aten = torch.ops.aten
+ROUNDS = 7
 
 _library = torch.library.Library("ppl_vae", "DEF")
 _library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
@@ -29,16 +30,32 @@ _library.impl("linear", linear, "CPU")
 _library.impl("linear", lambda x, weight, bias: x.new_empty((*x.shape[:-1], weight.shape[0])), "Meta")
 
 
+class Factor(NamedTuple):
+    """A matrix as far as the speed of its products goes: its shape and how its numbers lie in memory."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Factor":
+        """Return what there is to know of a matrix."""
+        return cls(tuple(x.shape), tuple(x.stride()))
+
+    def example(self) -> Tensor:
+        """Return such a matrix."""
+        return torch.empty_strided(self.shape, self.stride).fill_(1.0)
+
+
 @functools.cache
-def onednn_is_faster(num_threads: int) -> bool:
-    """Return whether oneDNN's x W^T beats PyTorch's default product on this machine; measured once."""
+def onednn_is_faster(left: Factor, right: Factor, with_bias: bool, num_threads: int) -> bool:
+    """Return whether oneDNN's A B + b beats PyTorch's default product for such matrices; measured once."""
     if not torch.backends.mkldnn.is_available():
         return False
-    x, weight, bias = torch.ones(1024, 400), torch.ones(784, 400), torch.ones(784)
+    a, b, bias = left.example(), right.example(), torch.ones(right.shape[1]) if with_bias else None
     default, onednn = math.inf, math.inf
-    for _ in range(6):  # in turn, the fastest of each: a busy machine slows both
-        default = min(default, _seconds(lambda: torch.addmm(bias, x, weight.t())))
-        onednn = min(onednn, _seconds(lambda: linear(x, weight, bias)))
+    for _ in range(ROUNDS):  # in turn, the fastest of each: a busy machine slows both
+        default = min(default, _seconds(lambda: a @ b if bias is None else torch.addmm(bias, a, b)))
+        onednn = min(onednn, _seconds(lambda: torch.ops.ppl_vae.linear(a, b.t(), bias)))
     return onednn < default
 
 
@@ -49,19 +66,19 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def choose_products(graph: fx.Graph) -> None:
-    """Give x W^T and x W^T + b (what `nn.Linear` becomes) to oneDNN where it is the faster one."""
+    """Give A B and A B + b to oneDNN where it is the faster one."""
     for node in list(graph.nodes):
         if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
             continue
-        *bias, x, transposed = node.args
-        values = [n.meta["val"] for n in (x, transposed, *bias)]
+        *bias, left, right = node.args
+        values = [n.meta["val"] for n in (left, right, *bias)]
         fits = all(v.dtype == torch.float32 and v.device.type == "cpu" for v in values)
-        is_linear = transposed.target is aten.t.default and all(n.meta["val"].dim() == 1 for n in bias)
-        # On a part of a weight, which has gaps between its rows, oneDNN is more than ten times slower.
-        whole = is_linear and transposed.args[0].meta["val"].is_contiguous()
-        if fits and whole and onednn_is_faster(torch.get_num_threads()):
+        fits = fits and all(v.dim() == 1 for v in values[2:])
+        factors = [Factor.of(v) for v in values[:2]]
+        if fits and onednn_is_faster(*factors, bool(bias), torch.get_num_threads()):
             with graph.inserting_before(node):
-                arguments = (x, transposed.args[0], *(bias or [None]))
+                transposed = right.args[0] if right.target is aten.t.default else graph.call_function(aten.t, (right,))
+                arguments = (left, transposed, *(bias or [None]))
                 ours = graph.call_function(torch.ops.ppl_vae.linear.default, arguments)
             ours.meta = dict(node.meta)
             node.replace_all_uses_with(ours)

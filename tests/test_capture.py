@@ -13,10 +13,11 @@ from ppl_vae.models import VAE
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae import InputError, capture, likelihoods, products
-from ppl_vae.capture import CannotCapture, bernoulli_log_prob, compiling_pays, log_weights_function
+from ppl_vae.capture import CannotCapture, compiling_pays, log_weights_function
 from ppl_vae.networks import MLP
 from ppl_vae.pair import Pair
 from ppl_vae.priors import Mixture, StandardNormal
+from ppl_vae.rewriting import bernoulli_log_prob, rewrite
 from ppl_vae.rng import seeded
 from ppl_vae.structure import structure_of
 from ppl_vae.trace import get_traces, log_weights
@@ -168,7 +169,7 @@ def test_both_matrix_products_give_the_same(uncompiled, monkeypatch):
     x = torch.rand(5, 1, 8, 8).round()
     pair = vae(StandardNormal(3), likelihoods.Bernoulli())
     for onednn in (True, False):
-        monkeypatch.setattr(products, "onednn_is_faster", lambda threads, onednn=onednn: onednn)
+        monkeypatch.setattr(products, "onednn_is_faster", lambda *args, onednn=onednn: onednn)
         assert_same(evaluate(pair, x))
 
 
@@ -178,17 +179,25 @@ def test_compiling_pays_only_for_much_work():
     assert compiling_pays(100 * capture.COMPILE_SECONDS)
 
 
-def test_products_with_a_part_of_a_weight_stay_as_they_are(monkeypatch):
-    """A network of two inputs splits its first weight; of such a part oneDNN's product is very slow."""
-    monkeypatch.setattr(products, "onednn_is_faster", lambda threads: True)
-    weight = torch.randn(6, 5)
+def test_products_are_timed_as_they_lie_in_memory():
+    """A network of two inputs splits its first weight; of such a part oneDNN's product can be very slow."""
+    whole = products.Factor.of(torch.randn(100, 400).t())
+    part = products.Factor.of(torch.randn(100, 1000)[:, :400].t())
+    left = products.Factor.of(torch.randn(64, 400))
+    assert whole.example().stride() == (1, 400)
+    assert part.example().stride() == (1, 1000)
+    products.onednn_is_faster.cache_clear()
+    for right in (whole, part, whole):
+        products.onednn_is_faster(left, right, False, 1)
+    assert products.onednn_is_faster.cache_info().misses == 2
 
-    def product(x, weight):
-        left, right = weight.split([2, 3], dim=-1)
-        return x[:, :2] @ left.t() + x[:, 2:] @ right.t() + x @ weight.t()
 
-    graph = make_fx(product, tracing_mode="fake")(torch.randn(4, 5), weight)
-    products.choose_products(graph.graph)
-    targets = [node.target for node in graph.graph.nodes]
-    assert targets.count(torch.ops.ppl_vae.linear.default) == 1
-    assert targets.count(torch.ops.aten.mm.default) == 2
+def test_gradients_of_weights_lie_as_the_weights_do():
+    weight, x = torch.randn(6, 5, requires_grad=True), torch.randn(4, 5)
+    graph = make_fx(lambda x: torch.autograd.grad((x @ weight.t()).square().sum(), weight))(x)
+    (expected,) = graph(x)
+    rewrite(graph.graph)
+    graph.recompile()
+    (got,) = graph(x)
+    assert got.is_contiguous()
+    torch.testing.assert_close(got, expected)
