@@ -1,7 +1,7 @@
 """A pair and an objective as one compiled function: Pyro runs once, then only its tensor operations.
 
     log_weights_function    log w_k = log P(x, z_k) - log Q(z_k | x), as `trace.log_weights`, [K, N]
-    gradients_function      an objective's loss and its gradients, as its own `loss_and_grads`
+    gradients.Gradients     an objective's loss and its gradients, as its own `loss_and_grads`
 
 The pair is run once while its operations are recorded (`recorded`), and what was recorded is rewritten (`rewriting`,
 `products`) and compiled for the shapes it was recorded with. Parameters, buffers and all other tensors that the
@@ -13,11 +13,10 @@ used.
 
 import operator
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import pyro
 import torch
-from pyro.infer import ELBO
 from torch import Tensor, fx
 
 from ppl_vae.errors import InputError, reason
@@ -27,24 +26,27 @@ from ppl_vae.recorded import record
 from ppl_vae.rewriting import rewrite
 from ppl_vae.rng import seeded
 from ppl_vae.structure import Args, Structure
-from ppl_vae.surrogate import CannotCapture, loss_and_surrogate
+from ppl_vae.surrogate import CannotCapture
 from ppl_vae.trace import draw, log_weights
 
-__all__ = ["CannotCapture", "capture", "compiling_pays", "gradients_function", "log_weights_function"]
+__all__ = ["CannotCapture", "capture", "compiling_pays", "log_weights_function"]
 
 LogWeights = Callable[[Args], Tensor]
-Gradients = Callable[[Args], tuple[Tensor, ...]]
 COMPILE_SECONDS = 30.0  # from nothing; a few where the compiler's own cache has the program
 SPEEDUP = 1.5  # of compiled over plain, at least, where the work is large enough for the question to arise
+STEPS_SPEEDUP = 2.0
+UNLIKE = "the program does something else on each run that is not a draw by pyro.sample"
 
 
-def compiling_pays(seconds: float) -> bool:
+def compiling_pays(seconds: float, *, steps: bool = False) -> bool:
     """Whether work that takes plain Pyro this many seconds is done sooner if it is compiled first.
+
+    Steps of a fit gain more than log-weights: the smaller the arrays, the larger the share that is Pyro's.
 
     >>> compiling_pays(10.0), compiling_pays(1000.0)
     (False, True)
     """
-    return seconds > COMPILE_SECONDS + seconds / SPEEDUP
+    return seconds > COMPILE_SECONDS + seconds / (STEPS_SPEEDUP if steps else SPEEDUP)
 
 
 def capture(function: Callable[..., Any], *examples: Tensor) -> Callable[..., tuple[Tensor, ...]]:
@@ -79,65 +81,6 @@ def capture(function: Callable[..., Any], *examples: Tensor) -> Callable[..., tu
         with torch.no_grad():
             return compiled(*(value.contiguous() for value in args), *held)
 
-    return captured
-
-
-def gradients_function(pair: Pair, objective: ELBO, parameters: list[Tensor], args: Args) -> Gradients:
-    """Return a compiled function that gives an objective's loss and its gradients, for data shaped like these.
-
-        (loss, d loss / d parameter_1, d loss / d parameter_2, ...)
-
-    in nats, summed over the data; the draws are those of the objective's own `loss_and_grads`, from PyTorch's global
-    generator. A parameter that the loss does not depend on has a gradient of zeros.
-
-    Args:
-        pair: the two programs; call it within `pair.running()`, in the mode in which it will be called.
-        objective: a Pyro ELBO.
-        parameters: what to differentiate by.
-        args: what both are called with, all tensors: x first. Real data: the function is tried on them.
-
-    Raises:
-        CannotCapture: the programs cannot be recorded or compiled, sites are not reparameterized, or the objective is
-            of no kind that is known.
-
-    >>> from pyro.infer import Trace_ELBO
-    >>> from ppl_vae.models import VAE
-    >>> from ppl_vae.guides import MeanField
-    >>> model = VAE((1, 8, 8))
-    >>> pair, x = Pair(model, MeanField(model)), torch.rand(5, 1, 8, 8).round()
-    >>> with pair.running():
-    ...     function = gradients_function(pair, Trace_ELBO(), pair.parameters(), (x,))
-    ...     loss, *gradients = function((x,))
-    >>> len(gradients) == len(pair.parameters())
-    True
-    """
-    _check_tensors(args)
-
-    def plain(*tensors: Tensor) -> tuple[Tensor, ...]:
-        with torch.enable_grad():
-            loss, surrogate = loss_and_surrogate(objective, pair, tensors)
-            found = torch.autograd.grad(surrogate, parameters, allow_unused=True, materialize_grads=True)
-        return (loss.detach(), *found)
-
-    def by_pyro(*tensors: Tensor) -> tuple[Tensor, ...]:
-        before = [parameter.grad for parameter in parameters]
-        for parameter in parameters:
-            parameter.grad = None
-        loss = torch.as_tensor(cast(Any, objective).loss_and_grads(pair.model, pair.guide, *tensors))
-        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        for parameter, gradient in zip(parameters, before, strict=True):
-            parameter.grad = gradient
-        return (loss.to(found[0]), *found)
-
-    buffers = pair.snapshot()  # a run may change some, as batch normalization does
-    try:
-        with seeded(0), torch.enable_grad():
-            by_pyro(*args)  # what an objective finds out once is found out before anything is recorded
-            function = capture(plain, *args)
-            captured: Gradients = lambda args: function(*args)  # noqa: E731
-        _hold_against(by_pyro, captured, args, pair, buffers)
-    finally:
-        pair.restore(buffers)
     return captured
 
 
@@ -177,7 +120,7 @@ def log_weights_function(
     """
     if structure.subsampled:
         raise CannotCapture("the program takes a random subset of its data")
-    _check_tensors(args)
+    check_tensors(args)
 
     def plain(*tensors: Tensor) -> tuple[Tensor, ...]:
         return (draw(pair, tensors, num_samples, structure, proposal=proposal).log_weights,)
@@ -196,12 +139,18 @@ def log_weights_function(
             )
         return function(*args)[0]
 
-    with torch.no_grad():
-        _hold_against(plain, lambda args: (captured(args),), args)
+    for some in (args, turned(args)):
+        results = []
+        for one in (plain, function):
+            with seeded(1), torch.no_grad(), pyro.validation_enabled(False):
+                results.append(one(*some))
+        if not alike(*results):
+            raise CannotCapture(UNLIKE)
     return captured
 
 
-def _check_tensors(args: Args) -> None:
+def check_tensors(args: Args) -> None:
+    """Refuse arguments that are not all tensors."""
     if not all(isinstance(value, Tensor) for value in args):
         raise CannotCapture("the program is called with something that is not a tensor")
 
@@ -248,28 +197,19 @@ def _compiled(graph: fx.GraphModule, inputs: Args) -> Callable[..., tuple[Tensor
     return call
 
 
-def _hold_against(
-    plain: Callable[..., tuple[Tensor, ...]],
-    captured: Callable[[Args], tuple[Tensor, ...]],
-    args: Args,
-    pair: Pair | None = None,
-    before: dict[str, Tensor] | None = None,
-) -> None:
-    """Refuse a function that does not give plain Pyro's numbers for the same noise.
+def turned(args: Args) -> Args:
+    """Return the data in another order.
 
-    Python that looks at values behind PyTorch's back (x.numpy()) is recorded as a constant; the data in
-    another order show it.
+    Python that looks at values behind PyTorch's back (x.numpy()) is recorded as a constant; other data show it.
     """
-    for some in (args, tuple(value.flip(tuple(range(value.dim()))) for value in args)):
-        results = []
-        both: tuple[Callable[..., tuple[Tensor, ...]], ...] = (plain, lambda *values: captured(values))
-        for function in both:
-            if pair is not None and before is not None:
-                pair.restore(before)
-            with seeded(1), pyro.validation_enabled(False):
-                results.append(function(*some))
-        expected, got = results
-        scale = max((float(e.abs().max()) for e in expected[1:] if e.numel()), default=1.0)  # of all gradients
-        for i, (one, other) in enumerate(zip(got, expected, strict=True)):
-            if not torch.allclose(one, other, rtol=1e-3, atol=1e-3 if i == 0 else 1e-4 * scale, equal_nan=True):
-                raise CannotCapture("the program does something else on each run that is not a draw by pyro.sample")
+    return tuple(value.flip(tuple(range(value.dim()))) for value in args)
+
+
+def alike(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
+    """Return whether tensors are the same up to rounding; those after the first, gradients, on the scale of all."""
+    scale = max((float(e.abs().max()) for e in expected[1:] if e.numel()), default=1.0)
+    tolerances = [1e-3] + [1e-4 * scale] * len(expected[1:])
+    return all(
+        torch.allclose(one, other, rtol=1e-3, atol=atol, equal_nan=True)
+        for one, other, atol in zip(got, expected, tolerances, strict=True)
+    )

@@ -9,11 +9,11 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppl_vae.batches import PartlyLabelled, Source
 from ppl_vae.errors import InputError, reason
 from ppl_vae.holes import check_holes, find_holes
 from ppl_vae.missing import filled
 from ppl_vae.pair import Pair, program_name
+from ppl_vae.sources import PartlyLabelled, Source
 from ppl_vae.structure import Args, samples
 from ppl_vae.supports import each, in_words, unwrapped
 from ppl_vae.trace import get_traces

@@ -11,12 +11,12 @@ from pyro.infer import ELBO
 from pyro.poutine import Trace
 
 from ppl_vae.base import Guide
-from ppl_vae.batches import PartlyLabelled, Source
 from ppl_vae.checks import check
 from ppl_vae.errors import InputError, positive_int, reason
 from ppl_vae.pair import Pair, program_name
 from ppl_vae.rng import seeded
 from ppl_vae.shelves import make, options_of, part_class
+from ppl_vae.sources import PartlyLabelled, Source
 from ppl_vae.structure import structure_of
 
 USUAL = "trace_elbo"

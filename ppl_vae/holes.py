@@ -7,11 +7,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.batches import Source
 from ppl_vae.errors import InputError, reason
 from ppl_vae.given import is_condition
 from ppl_vae.missing import can_miss, filled
 from ppl_vae.pair import Pair, program_name
+from ppl_vae.sources import Source
 from ppl_vae.structure import Args, samples
 from ppl_vae.trace import get_traces
 
@@ -38,7 +38,7 @@ def find_holes(source: Source) -> dict[int, Holes]:
     Raises:
         InputError: infinite values, or a tensor without any observed value.
 
-    >>> from ppl_vae.batches import TensorSource
+    >>> from ppl_vae.sources import TensorSource
     >>> find_holes(TensorSource((torch.tensor([[1.0, 2.0], [3.0, torch.nan]]),)))
     {0: Holes(number=1, row=1, where=tensor([False,  True]))}
     """

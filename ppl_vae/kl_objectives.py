@@ -43,22 +43,22 @@ class BetaELBO(ParticleObjective):
     def __init__(self, beta: float = 1.0, num_particles: int = 1) -> None:
         self.beta = _not_negative("beta", beta)
         super().__init__(num_particles, beta=self.beta)
+        # A tensor, so that what was compiled reads the weight of the day.
+        self._weight = torch.tensor(self.beta, dtype=torch.float64)
 
     @property
     def weight(self) -> float:
         """What the KL divergence counts now."""
-        return self.beta
+        return float(self._weight)
 
     def bound(self, particles: Particles) -> Tensor:
         """Return the ELBO, [N]."""
-        return self._elbo(particles, 1.0)
+        return particles.log_likelihood.mean(0) - particles.total_kl.mean(0)
 
     def optimized(self, particles: Particles) -> Tensor:
         """Return J."""
-        return (particles.scale * self._elbo(particles, self.weight)).sum()
-
-    def _elbo(self, particles: Particles, weight: float) -> Tensor:
-        return (particles.log_likelihood - weight * particles.total_kl).mean(0)
+        weighed = particles.log_likelihood - self._weight * particles.total_kl
+        return (particles.scale * weighed.mean(0)).sum()
 
 
 class WarmUp(BetaELBO):
@@ -89,16 +89,12 @@ class WarmUp(BetaELBO):
         super().__init__(beta, num_particles)
         self.epochs = positive_int("epochs", epochs)
         self.__name__ = f"{type(self).__name__}(epochs={epochs}, beta={self.beta:g})"
-        self.epoch = 0
+        self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Say how many epochs are done."""
         self.epoch = epoch
-
-    @property
-    def weight(self) -> float:
-        """What the KL divergence counts in this epoch."""
-        return self.beta * min(1.0, self.epoch / self.epochs)
+        self._weight.fill_(self.beta * min(1.0, epoch / self.epochs))
 
 
 class FreeBits(ParticleObjective):

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 from tqdm.auto import tqdm
 
-from ppl_vae.batches import Source
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.pair import Pair, Program
 from ppl_vae.progress import hidden
 from ppl_vae.report import Array
+from ppl_vae.sources import Source
 from ppl_vae.structure import Args, Given, Site, Structure, enumerates, log_prob_by_datum, samples, total_log_prob
 from ppl_vae.trace import enumerating, one_more_plate
 from ppl_vae.usage import LatentUse, SiteUse

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyro.distributions import Unit
 
-from ppl_vae.batches import Source, SplitSource
 from ppl_vae.errors import InputError
+from ppl_vae.sources import Source, SplitSource
 from ppl_vae.structure import Site
 
 if TYPE_CHECKING:

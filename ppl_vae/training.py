@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ppl_vae.batches import Batch, Source
 from ppl_vae.checkpoint import History, Row
 from ppl_vae.errors import NonFiniteLossError
 from ppl_vae.pair import Pair
 from ppl_vae.rng import seeded
+from ppl_vae.sources import Batch, Source
+from ppl_vae.steps import Steps
 from ppl_vae.trace import non_finite_site
 
 TRAINING, VALIDATION, SETUP = range(3)  # what a random stream is for
@@ -36,12 +37,14 @@ class Fit:
         best_epoch: the epoch whose weights were kept.
         stopped: why it ended: "epochs" (all were done) or "patience" (no more improvement).
         seconds: how long the epochs took, those before a resumption included.
+        compiled: whether steps were compiled, not run by plain Pyro.
     """
 
     history: History
     best_epoch: int
     stopped: str
     seconds: float
+    compiled: bool = False
 
 
 class Training:
@@ -57,11 +60,11 @@ class Training:
         *,
         weight_decay: float,
     ) -> None:
-        self.pair, self.plate_sizes, self.weight_decay = pair, plate_sizes, weight_decay
+        self.pair, self.plate_sizes = pair, plate_sizes
         self.objective: Any = objective  # the base class of all Pyro objectives does not declare their methods
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.parameters = pair.parameters()
-        self.seconds = 0.0
+        self.steps = Steps(pair, objective, optimizer, weight_decay=weight_decay, plate_size=plate_sizes[0])
+        self.seconds, self.was_compiled = 0.0, False
         self.rows: list[Row] = []
         self.best, self.best_epoch, self.best_score, self.stale = pair.snapshot(), 0, -math.inf, 0
 
@@ -77,7 +80,7 @@ class Training:
     def result(self, patience: int | None) -> Fit:
         """Return what there is to say of the fit."""
         stopped = "patience" if self.out_of_patience(patience) else "epochs"
-        return Fit(History.of(self.rows), self.best_epoch, stopped, self.seconds)
+        return Fit(History.of(self.rows), self.best_epoch, stopped, self.seconds, self.steps.compiled)
 
     def postfix(self) -> dict[str, str]:
         """Return the last epoch's ELBOs, for the progress bar."""
@@ -85,15 +88,55 @@ class Training:
         shown = {"ELBO": f"{train_elbo:.2f}"}
         return shown if math.isnan(validation_elbo) else shown | {"validation": f"{validation_elbo:.2f}"}
 
+    def compile(self, source: Source, batch_size: int, epochs: int, wanted: bool | str) -> bool:
+        """Compile the steps to come, if that is wanted, or "auto" and pays; return whether any are compiled.
+
+        A run that is resumed goes on as it was.
+        """
+        started = time.monotonic()
+        wanted = self.was_compiled if wanted == "auto" and self.epoch else wanted
+        self.pair.train(True)
+        self._tell_epoch()
+        with seeded(SETUP):
+            self.steps.compile_where_it_pays(source, batch_size, epochs - self.epoch, wanted)
+        self.seconds += time.monotonic() - started
+        return self.steps.compiled
+
+    def run(
+        self,
+        *,
+        source: Source,
+        held_out: Source | None,
+        batch_size: int,
+        seed: int,
+        epochs: int,
+        patience: int | None,
+        keep: Callable[[], None] | None,
+        bar: Any,
+    ) -> None:
+        """Run the epochs that are left; `keep` is called before each and at the end. The best weights are put back."""
+        try:
+            while True:
+                if keep is not None:  # at the start, too: what an interrupted run left is completed
+                    keep()
+                if self.epoch >= epochs or self.out_of_patience(patience):
+                    break
+                self.run_epoch(source, held_out, batch_size, seed)
+                bar.set_postfix(self.postfix(), refresh=False)
+                bar.update()
+        finally:
+            self.pair.restore(self.best)
+            self.pair.train(False)
+
     def run_epoch(self, source: Source, held_out: Source | None, batch_size: int, seed: int) -> None:
         """Go through the data once, then through the validation data, and note how it went."""
         started = time.monotonic()
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         self.pair.train(True)
-        if hasattr(self.objective, "set_epoch"):
-            self.objective.set_epoch(self.epoch)
+        self._tell_epoch()
+        self.steps.new_epoch()
         with seeded(seed, TRAINING, self.epoch):
-            train_elbo = self._mean_elbo(source.batches(batch_size, shuffle=True), self._step, self.plate_sizes[0])
+            train_elbo = self._mean_elbo(source.batches(batch_size, shuffle=True), self.steps, self.plate_sizes[0])
         self._check_parameters()
         self.pair.train(False)
         self.scheduler.step()
@@ -110,31 +153,33 @@ class Training:
             self.best, self.best_epoch, self.best_score, self.stale = self.pair.snapshot(), self.epoch, score, 0
         self.seconds += time.monotonic() - started
 
-    def _mean_elbo(self, batches: Iterator[Batch], loss_of: Callable[[Batch], float], plate_size: int | None) -> float:
-        loss, count = 0.0, 0
+    def _mean_elbo(self, batches: Iterator[Batch], loss_of: Callable[[Batch], Any], plate_size: int | None) -> float:
+        total, count = torch.zeros((), dtype=torch.float64), 0
+        device = self.pair.device
+        on_cpu = device.type == "cpu"  # elsewhere each look at a number waits for all the work before it
+        total = total if on_cpu else total.to(device)
         for batch in batches:
-            args = tuple(t.to(self.pair.device) for t in batch)
-            state = torch.get_rng_state()
+            args = tuple(t.to(device) for t in batch)
+            state = torch.get_rng_state() if on_cpu else None
             value = loss_of(args)
-            if not math.isfinite(value):
-                self._stop(value, args, state)
+            if on_cpu and not math.isfinite(value):
+                self._stop(float(value), args, state)
             size = len(args[0])
             # A plate of fixed size scales its subset up to that size.
-            loss += value if plate_size is None else value * size / plate_size
+            total += value if plate_size is None else value * size / plate_size
             count += size
-        return -loss / count
-
-    def _step(self, args: Batch) -> float:
-        self.optimizer.zero_grad()
-        if self.weight_decay:  # of the loss per datum; Pyro's is a sum over the plate
-            self.optimizer.param_groups[0]["weight_decay"] = self.weight_decay * (self.plate_sizes[0] or len(args[0]))
-        loss = _number(self.objective.loss_and_grads(self.pair.model, self.pair.guide, *args))
-        if math.isfinite(loss):
-            self.optimizer.step()
-        return loss
+        if not math.isfinite(total):
+            self._stop(float(total), args, None)
+        return -float(total) / count
 
     def _evaluate(self, args: Batch) -> float:
-        return _number(self.objective.loss(self.pair.model, self.pair.guide, *args))
+        loss = self.objective.loss(self.pair.model, self.pair.guide, *args)
+        # Wake-sleep objectives have a loss for the model and one for the guide; the model's is the bound.
+        return float(loss[0] if isinstance(loss, tuple) else loss)
+
+    def _tell_epoch(self) -> None:
+        if hasattr(self.objective, "set_epoch"):
+            self.objective.set_epoch(self.epoch)
 
     def _check_parameters(self) -> None:
         # A gradient can be NaN where the loss is finite; the last step of an epoch has no loss after it.
@@ -148,8 +193,11 @@ class Training:
     def _kept(self) -> str:
         return f"epoch {self.best_epoch}" if self.best_epoch else "the start"
 
-    def _stop(self, loss: float, args: Batch, rng_state: Tensor) -> None:
-        torch.set_rng_state(rng_state)
+    def _stop(self, loss: float, args: Batch, rng_state: Tensor | None) -> None:
+        if rng_state is None:  # it was seen at the end of an epoch only
+            self.pair.restore(self.best)
+        else:
+            torch.set_rng_state(rng_state)
         with torch.no_grad():
             culprit = non_finite_site(self.pair, args)
         raise NonFiniteLossError(
@@ -169,6 +217,7 @@ class Training:
             "best_score": self.best_score,
             "stale": self.stale,
             "seconds": self.seconds,
+            "compiled": self.steps.compiled,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -178,9 +227,4 @@ class Training:
         self.scheduler.load_state_dict(state["scheduler"])
         self.rows, self.best = [tuple(row) for row in state["rows"]], state["best"]
         self.best_epoch, self.best_score, self.stale = state["best_epoch"], state["best_score"], state["stale"]
-        self.seconds = state["seconds"]
-
-
-def _number(loss: Any) -> float:
-    # Wake-sleep objectives have a loss for the model and one for the guide; the model's is the bound.
-    return float(loss[0] if isinstance(loss, tuple) else loss)
+        self.seconds, self.was_compiled = state["seconds"], state.get("compiled", False)

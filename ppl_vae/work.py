@@ -10,7 +10,7 @@ from pyro.distributions import Delta
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ppl_vae.batches import Source, as_source, fingerprint
+from ppl_vae.batches import as_source, fingerprint
 from ppl_vae.checks import check
 from ppl_vae.errors import InputError
 from ppl_vae.given import GivenConditions, check_proper, condition_names, quantity
@@ -18,6 +18,7 @@ from ppl_vae.missing import all_known
 from ppl_vae.pair import Pair, Program
 from ppl_vae.rng import seeded
 from ppl_vae.scored import scored_as
+from ppl_vae.sources import Source
 from ppl_vae.structure import Args, Structure, samples, structure_of
 
 CHUNK_NUMBERS = 2**22  # values of the largest site held at once: 16 MB in single precision

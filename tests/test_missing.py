@@ -17,7 +17,6 @@ from test_cli import QUICK, run  # noqa: F401  (a fixture)
 
 import ppl_vae
 from ppl_vae import InputError, data, likelihoods, missing
-from ppl_vae.batches import TensorSource
 from ppl_vae.capture import log_weights_function
 from ppl_vae.holes import find_holes
 from ppl_vae.imputation import WeightedMean
@@ -26,6 +25,7 @@ from ppl_vae.pair import Pair
 from ppl_vae.parts import Likelihood
 from ppl_vae.priors import StandardNormal
 from ppl_vae.shelves import part_names
+from ppl_vae.sources import TensorSource
 from ppl_vae.structure import structure_of
 from ppl_vae.trace import get_traces, log_weights
 

@@ -11,8 +11,9 @@ from pairs import MEANS, SHARES
 from pyro.infer import TraceEnum_ELBO
 
 from ppl_vae import InputError, data, estimate_evidence, fit
-from ppl_vae.batches import PartlyLabelled, SplitSource, TensorSource, as_source, fingerprint
+from ppl_vae.batches import as_source, fingerprint
 from ppl_vae.pair import Pair
+from ppl_vae.sources import PartlyLabelled, SplitSource, TensorSource
 
 ENUMERATED = {"enumerate": "parallel"}
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ppl_vae import InputError, data, estimate_evidence, fit
-from ppl_vae.batches import SplitSource, as_source, fingerprint
+from ppl_vae.batches import as_source, fingerprint
 from ppl_vae.pair import Pair
+from ppl_vae.sources import SplitSource
 
 PARTS = ("train", "validation", "test")
 

@@ -181,7 +181,7 @@ def test_schedules(small_pair, digits):
 
 def interrupted(source_split, at):
     """Data whose batches stop with Ctrl-C at the given one, as a person would."""
-    from ppl_vae.batches import SplitSource
+    from ppl_vae.sources import SplitSource
 
     class Interrupting(SplitSource):
         count = 0
