@@ -100,7 +100,8 @@ def train(
         click.echo("\nInterrupted. Go on with the same command and --resume.", err=True)
         sys.exit(130)
     result = run.config["result"]
-    click.echo(f"fitted in {result['seconds']} s, best epoch {result['best_epoch']} of {len(run.history.epoch)}\n")
+    how = " (compiled)" if result["compiled"] else ""
+    click.echo(f"fitted in {result['seconds']} s{how}, best epoch {result['best_epoch']} of {len(run.history.epoch)}\n")
     click.echo(str(run.evidence))
     if "accuracy" in result:
         click.echo(f"\nQ(y | x) is right for {result['accuracy']:.2%} of the test data")

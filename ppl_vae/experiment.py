@@ -40,7 +40,7 @@ from ppl_vae.strings import StringSplit
 from ppl_vae.svi import fit
 
 OPTIONS = {  # of what is no part of the programs
-    "fit": ("epochs", "batch_size", "learning_rate", "schedule", "patience", "weight_decay"),
+    "fit": ("epochs", "batch_size", "learning_rate", "schedule", "patience", "weight_decay", "compile"),
     "data": ("binarize", "dequantize", "num_labels", "missing"),
 }
 
@@ -117,7 +117,7 @@ def train(
     config: dict[str, Any] = {
         "build": build | {"settings": used},
         "data": {"name": data, "event_shape": list(parts.event_shape)} | _kept(parts),
-        "fit": fit_options,
+        "fit": {key: value for key, value in fit_options.items() if key != "compile"},  # the same weights, sooner
         "objective": choice.written(),
         "seed": seed,
         "programs": {role: hashlib.sha256(content).hexdigest() for role, content in sources.items()},
@@ -156,6 +156,7 @@ def train(
         "best_epoch": fitted.best_epoch,
         "stopped": fitted.stopped,
         "seconds": round(fitted.seconds, 1),
+        "compiled": fitted.compiled,
     } | ({"accuracy": accuracy(built_guide, parts.test)} if built_guide.classifies and parts.test.y is not None else {})
     folder.write_json(config | {"versions": versions, "result": result})
     evaluate(folder.path, num_samples=num_samples, progress=progress)

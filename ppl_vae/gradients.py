@@ -22,7 +22,10 @@ class Gradients:
         (loss, d loss / d parameter_1, d loss / d parameter_2, ...)
 
     in nats, summed over the data; the draws are those of the objective's own `loss_and_grads`, from PyTorch's global
-    generator. A parameter that the loss does not depend on has a gradient of zeros.
+    generator.
+
+    Attributes:
+        parameters: those that the loss depends on.
 
     Args:
         pair: the two programs; make and call it within `pair.running()`, in one mode, training or evaluating.
@@ -47,11 +50,12 @@ class Gradients:
     """
 
     def __init__(self, pair: Pair, objective: ELBO, parameters: list[Tensor], args: Args) -> None:
-        self.pair, self.parameters = pair, parameters
+        self.pair, self.parameters, self._all = pair, parameters, parameters
         self.objective: Any = objective
         check_tensors(args)
         with self._without_a_trace():
             self._by_pyro(*args)  # what an objective finds out once is found out before anything is recorded
+            self.parameters = [p for p in parameters if p.grad is not None]
             self._compiled = capture(self._plain, *args)
         for some in (args, turned(args)):
             if not self.agrees(some):
@@ -71,13 +75,13 @@ class Gradients:
     @contextmanager
     def _without_a_trace(self) -> Iterator[None]:
         # A run may change buffers, as batch normalization does.
-        before, gradients = self.pair.snapshot(), [p.grad for p in self.parameters]
+        before, gradients = self.pair.snapshot(), [p.grad for p in self._all]
         try:
             with seeded(0), torch.enable_grad(), pyro.validation_enabled(False):
                 yield
         finally:
             self.pair.restore(before)
-            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            for parameter, gradient in zip(self._all, gradients, strict=True):
                 parameter.grad = gradient
 
     def _plain(self, *args: Tensor) -> tuple[Tensor, ...]:

@@ -15,6 +15,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ppl_vae.adam import AdamUpdate
 from ppl_vae.capture import CannotCapture, compiling_pays
 from ppl_vae.errors import InputError
 from ppl_vae.gradients import Gradients
@@ -61,6 +62,7 @@ class Steps:
         self.weight_decay, self.plate_size = weight_decay, plate_size
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._compiled: dict[Shapes, Gradients] = {}
+        self._update: AdamUpdate | None = None
         self._unchecked: set[Shapes] = set()
 
     @property
@@ -74,7 +76,10 @@ class Steps:
         Raises:
             CannotCapture: it cannot be done; the message says why.
         """
-        self._compiled[_shapes(args)] = Gradients(self.pair, self.objective, self.parameters, args)
+        gradients = Gradients(self.pair, self.objective, self.parameters, args)
+        if self._update is None and AdamUpdate.suits(self.optimizer):
+            self._update = AdamUpdate(self.optimizer)
+        self._compiled[_shapes(args)] = gradients
 
     def compile_where_it_pays(self, source: Source, batch_size: int, epochs: int, wanted: bool | str) -> None:
         """Compile the shapes of batches that are wanted (True), or whose steps take long enough for it ("auto").
@@ -104,12 +109,19 @@ class Steps:
         if gradients is None:
             self.optimizer.zero_grad()
             loss = _as_tensor(self.objective.loss_and_grads(self.pair.model, self.pair.guide, *args))
+            found = []
         else:
             loss, *found = gradients(args)
-            for parameter, gradient in zip(self.parameters, found, strict=True):
+        if loss.device.type == "cpu" and not math.isfinite(loss):
+            return loss
+        if self._update is not None and len(found) == len(self.parameters):
+            self._update(found)
+            return loss
+        if gradients is not None:
+            self.optimizer.zero_grad()
+            for parameter, gradient in zip(gradients.parameters, found, strict=True):
                 parameter.grad = gradient
-        if loss.device.type != "cpu" or math.isfinite(loss):
-            self.optimizer.step()
+        self.optimizer.step()
         return loss
 
     def _gradients(self, args: Batch) -> Gradients | None:
