@@ -40,7 +40,7 @@ from ppl_vae.strings import StringSplit
 from ppl_vae.svi import fit
 
 OPTIONS = {  # of what is no part of the programs
-    "fit": ("epochs", "batch_size", "learning_rate", "schedule", "patience", "weight_decay", "compile"),
+    "fit": ("epochs", "batch_size", "learning_rate", "schedule", "patience", "weight_decay", "compile", "precision"),
     "data": ("binarize", "dequantize", "num_labels", "missing"),
 }
 

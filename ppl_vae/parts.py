@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import Observed
+from ppl_vae.precision import full_precision
 
 
 class Prior(nn.Module):
@@ -108,6 +109,7 @@ class Likelihood(nn.Module):
                 f"Expected {type(self).__name__} to be given h of shape [..., {', '.join(map(str, self.h_shape))}]; "
                 f"got {tuple(h.shape)}. Let the decoder's out_shape be likelihood.h_shape."
             )
+        h = full_precision(h)
         params = h.chunk(self.num_params, dim=-dim) if self.num_params > 1 else (h,)
         p = self.distribution(*params)
         # Values can be missing where each has a probability of its own; a distribution over whole events has none.

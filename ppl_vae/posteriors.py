@@ -16,6 +16,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.flows import InverseAutoregressive
 from ppl_vae.gaussians import diagonal_normal, positive_scale
 from ppl_vae.parts import Posterior
+from ppl_vae.precision import full_precision
 
 __all__ = ["DiagonalNormal", "InverseAutoregressive", "MultivariateNormal", "Posterior", "SitePosteriors"]
 
@@ -110,7 +111,7 @@ class SitePosteriors(nn.Module):
 
     def forward(self, h: Tensor) -> dict[str, TorchDistribution]:
         """Return Q(z_s | h) of each site s, for h of shape [..., h_dim]."""
-        parts = zip(self.latents.items(), self.families, h.split(self.h_dims, dim=-1), strict=True)
+        parts = zip(self.latents.items(), self.families, full_precision(h).split(self.h_dims, dim=-1), strict=True)
         return {name: _shaped(family(part), shape) for (name, shape), family, part in parts}
 
 

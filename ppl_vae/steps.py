@@ -20,6 +20,7 @@ from ppl_vae.capture import CannotCapture, compiling_pays
 from ppl_vae.errors import InputError
 from ppl_vae.gradients import Gradients
 from ppl_vae.pair import Pair
+from ppl_vae.precision import products_in
 from ppl_vae.rng import seeded
 from ppl_vae.sources import Batch, Source
 
@@ -35,6 +36,7 @@ class Steps:
         optimizer: of the pair's parameters.
         weight_decay: L2 penalty of the optimizer's first group, beside the loss per datum.
         plate_size: how many data the loss is for, where that is not the number of data in the batch.
+        precision: "single", or "bf16" of matrix products.
 
     >>> from pyro.infer import Trace_ELBO
     >>> from ppl_vae.models import VAE
@@ -56,8 +58,9 @@ class Steps:
         *,
         weight_decay: float = 0.0,
         plate_size: int | None = None,
+        precision: str = "single",
     ) -> None:
-        self.pair, self.optimizer = pair, optimizer
+        self.pair, self.optimizer, self.precision = pair, optimizer, precision
         self.objective: Any = objective  # the base class of all Pyro objectives does not declare their methods
         self.weight_decay, self.plate_size = weight_decay, plate_size
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -76,7 +79,7 @@ class Steps:
         Raises:
             CannotCapture: it cannot be done; the message says why.
         """
-        gradients = Gradients(self.pair, self.objective, self.parameters, args)
+        gradients = Gradients(self.pair, self.objective, self.parameters, args, precision=self.precision)
         if self._update is None and AdamUpdate.suits(self.optimizer):
             self._update = AdamUpdate(self.optimizer)
         self._compiled[_shapes(args)] = gradients
@@ -108,8 +111,7 @@ class Steps:
         gradients = self._gradients(args) if self._compiled else None
         if gradients is None:
             self.optimizer.zero_grad()
-            loss = _as_tensor(self.objective.loss_and_grads(self.pair.model, self.pair.guide, *args))
-            found = []
+            loss, found = self._by_pyro(args), []
         else:
             loss, *found = gradients(args)
         if loss.device.type == "cpu" and not math.isfinite(loss):
@@ -135,6 +137,12 @@ class Steps:
                 return None
         return gradients
 
+    def _by_pyro(self, args: Batch) -> Tensor:
+        with products_in(self.precision, self.pair.device):
+            loss = self.objective.loss_and_grads(self.pair.model, self.pair.guide, *args)
+        # Wake-sleep objectives have a loss for the model and one for the guide; the model's is the bound.
+        return torch.as_tensor(loss[0] if isinstance(loss, tuple) else loss).detach()
+
     def _plain_seconds(self, args: Batch) -> float:
         """How long plain Pyro takes for the gradients of a batch; nothing is moved by it."""
         before = self.pair.snapshot()
@@ -142,7 +150,7 @@ class Steps:
         for _ in range(3):
             with seeded(0):
                 start = time.perf_counter()
-                self.objective.loss_and_grads(self.pair.model, self.pair.guide, *args)
+                self._by_pyro(args)
                 seconds.append(time.perf_counter() - start)
         self.optimizer.zero_grad()
         self.pair.restore(before)
@@ -157,8 +165,3 @@ def check_compile(wanted: bool | str) -> None:
 
 def _shapes(args: Batch) -> Shapes:
     return tuple((t.shape, t.dtype, t.device) for t in args)
-
-
-def _as_tensor(loss: Any) -> Tensor:
-    # Wake-sleep objectives have a loss for the model and one for the guide; the model's is the bound.
-    return torch.as_tensor(loss[0] if isinstance(loss, tuple) else loss).detach()

@@ -27,6 +27,7 @@ from ppl_vae.errors import InputError, did_you_mean, positive_int, positive_numb
 from ppl_vae.missing import all_known
 from ppl_vae.pair import Pair, Program
 from ppl_vae.particle_objective import ParticleObjective
+from ppl_vae.precision import check_precision
 from ppl_vae.progress import hidden
 from ppl_vae.rng import seeded
 from ppl_vae.sources import Batch
@@ -58,6 +59,7 @@ def fit(
     patience: int | None = None,
     weight_decay: float = 0.0,
     compile: bool | str = "auto",
+    precision: str = "single",
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -93,6 +95,8 @@ def fit(
             no step runs Pyro: the same numbers for the same noise, up to rounding, two or three times as fast. "auto"
             does it where the planned steps take longer than compiling; True always. What cannot be compiled is run by
             plain Pyro, with a warning that says why. A resumed run goes on as it was.
+        precision: of matrix products and convolutions in training: "single", or "bf16", which is faster on machines
+            made for it, and less exact. Weights, optimizer, validation and all estimates stay in single precision.
         seed: of everything random; the global random state is left as it was.
         out: a folder for checkpoints, history and best weights.
         resume: go on with the checkpoint in `out`, if there is one.
@@ -125,6 +129,7 @@ def fit(
         if validation is None:
             raise InputError("Expected validation data to stop early by; got patience without validation. Give both.")
     check_compile(compile)
+    check_precision(precision)
     objective = Trace_ELBO() if objective is None else objective
     _check_methods(objective, optimizer, (model, guide))
     folder = None if out is None else RunFolder(out)
@@ -143,11 +148,12 @@ def fit(
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
         steps = optimizer(_groups(pair.parameters(), weight_decay), lr=learning_rate)
         scheduler = _schedule(schedule)(steps, epochs)
-        training = Training(pair, objective, steps, scheduler, sizes, weight_decay=weight_decay)
+        training = Training(pair, objective, steps, scheduler, sizes, weight_decay=weight_decay, precision=precision)
         if folder is not None:
             settings = _identity(training, digest, batch_size, seed)
             settings |= {"learning_rate": float(learning_rate), "schedule": _name(schedule)}
             settings |= {"weight_decay": float(weight_decay)} if weight_decay else {}
+            settings |= {} if precision == "single" else {"precision": precision}
             settings |= {} if schedule == "constant" else {"epochs": epochs}
             if folder.has_state:
                 training.load_state(folder.read_state_of(settings, resume))

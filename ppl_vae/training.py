@@ -59,11 +59,19 @@ class Training:
         plate_sizes: tuple[int | None, int | None],
         *,
         weight_decay: float,
+        precision: str,
     ) -> None:
         self.pair, self.plate_sizes = pair, plate_sizes
         self.objective: Any = objective  # the base class of all Pyro objectives does not declare their methods
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.steps = Steps(pair, objective, optimizer, weight_decay=weight_decay, plate_size=plate_sizes[0])
+        self.steps = Steps(
+            pair,
+            objective,
+            optimizer,
+            weight_decay=weight_decay,
+            plate_size=plate_sizes[0],
+            precision=precision,
+        )
         self.seconds, self.was_compiled = 0.0, False
         self.rows: list[Row] = []
         self.best, self.best_epoch, self.best_score, self.stale = pair.snapshot(), 0, -math.inf, 0

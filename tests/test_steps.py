@@ -356,3 +356,34 @@ def test_a_parameter_that_the_loss_does_not_depend_on_stays(uncompiled):
     pair.model.unused = nn.Parameter(torch.ones(2, 2))
     assert fit(pair.model, pair.guide, x, epochs=2, weight_decay=0.1, compile=True).compiled
     assert torch.equal(pair.model.unused.detach(), torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_products_in_bf16_learn_the_same(uncompiled, compiled):
+    elbos, x = [], torch.rand(40, 1, 8, 8).round()
+    for precision in ("single", "bf16"):
+        pair = vae()
+        options = {"epochs": 20, "batch_size": 20, "compile": compiled, "precision": precision}
+        fitted = fit(pair.model, pair.guide, x, validation=x, **options)
+        assert fitted.compiled is compiled
+        assert all(value.dtype == torch.float32 for value in pair.parameters())
+        elbos.append(fitted.history.validation_elbo)
+    assert not np.array_equal(*elbos)
+    np.testing.assert_allclose(*elbos, rtol=0.01)
+    with pytest.raises(InputError, match="Unknown precision"):
+        fit(pair.model, pair.guide, x, precision="double")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("precision", ["single", "bf16"])
+def test_a_compiled_fit_on_a_gpu_is_the_plain_one(precision):
+    elbos, x = [], torch.rand(45, 1, 8, 8).round()
+    for compiled in (False, True):
+        pair = vae()
+        for module in pair.all_modules():
+            module.cuda()
+        options = {"epochs": 5, "batch_size": 20, "compile": compiled, "precision": precision}
+        fitted = fit(pair.model, pair.guide, x, validation=x, **options)
+        assert fitted.compiled is compiled
+        elbos.append(fitted.history.train_elbo)
+    np.testing.assert_allclose(*elbos, rtol=1e-4 if precision == "single" else 1e-2)
