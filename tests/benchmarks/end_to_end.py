@@ -37,6 +37,5 @@ def section(options: Options) -> Iterator[Row]:
     except Failed as problem:
         say(f"the command line is left out: {problem}")
         return
-    yield of_times(
-        "seconds of `ppl-vae train vae` on the digits", "the same with compile off", [found["auto"]], [found["off"]], 1.0
-    )
+    work = "seconds of `ppl-vae train vae` on the digits"
+    yield of_times(work, "the same with compile off", [found["auto"]], [found["off"]], unit=1.0)

@@ -1,4 +1,4 @@
-"""How time and memory grow with the data, the samples, the batch and the latent size; each point in a process of its own.
+"""How time and memory grow with the data, the samples, the batch and the latent size: a process for each point.
 
     python -m tests.benchmarks.growth '{"kind": "fit", "num_data": 10000}'
 

@@ -104,5 +104,7 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = [list(HEAD), *(row.cells() for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
     rule = ["-" * width for width in widths]
-    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in [lines[0], rule, *lines[1:]])
+    padded = (
+        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in [lines[0], rule, *lines[1:]]
+    )
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
