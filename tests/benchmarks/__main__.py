@@ -105,8 +105,9 @@ def main() -> None:
     found = sections()
 
     from .architectures import ARCHITECTURES
+    from .options import Options
     from .table import Row, markdown
-    from .training_steps import Options, missing
+    from .training_steps import missing
 
     unknown = [name for name in options.architectures if name not in ARCHITECTURES]
     if unknown:

@@ -5,9 +5,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from .options import Options, say
 from .table import Row, of_times
 from .timing import Competitor, in_turn
-from .training_steps import Options, say
 
 COMMAND = (sys.executable, "-m", "ppl_vae", "train", "vae")
 OFF = ("--set", "fit.compile=false")

@@ -17,8 +17,8 @@ from ppl_vae.steps import Steps
 from ppl_vae.training import Training
 
 from .architectures import ARCHITECTURES, make_data
+from .options import Options, say
 from .table import Row
-from .training_steps import Options, say
 
 BATCH = 128
 AIM = 0.05

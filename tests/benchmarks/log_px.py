@@ -23,10 +23,10 @@ from ppl_vae.structure import structure_of
 from ppl_vae.trace import get_traces, log_weights
 
 from .architectures import SHAPE
+from .options import Options, say
 from .products import chain_products
 from .table import Row, of_rates
 from .timing import Competitor, Times, in_turn
-from .training_steps import Options, say
 
 LATENT, HIDDEN = 50, 400
 NUM_DATA = 8

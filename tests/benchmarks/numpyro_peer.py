@@ -1,5 +1,6 @@
 """The same VAE in NumPyro: a step at a time under `jax.jit`, or a whole epoch in one `lax.fori_loop`."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,21 +28,19 @@ class Sequential:
     def __init__(self, network: nn.Sequential) -> None:
         self.layers: list[Layer] = []
         self.start: Parameters = []
-        image: tuple[int, int, int] | None = None  # [channels, height, width] of what a Flatten or Unflatten is on
+        channels = 1  # of the image that a Flatten makes a vector
         for layer in network:
-            weight = {n: p.detach().numpy() for n, p in layer.named_parameters()}
             if isinstance(layer, nn.Linear):
-                w, b = weight["weight"], weight["bias"]
-                if image is not None:  # numbers of an image come in another order
-                    w = w.reshape(len(w), *image).transpose(0, 2, 3, 1).reshape(len(w), -1)
-                    image = None
+                w, b = _numbers(layer)
+                if channels > 1:  # the numbers of an image come in another order
+                    side = math.isqrt(layer.in_features // channels)
+                    w, channels = w.reshape(-1, channels, side, side).transpose(0, 2, 3, 1).reshape(w.shape), 1
                 self._add(lambda p, h: h @ p[0] + p[1], w.T.copy(), b)
-            elif isinstance(layer, nn.Conv2d):
-                self._add(_convolution, weight["weight"].transpose(2, 3, 1, 0), weight["bias"])
-            elif isinstance(layer, nn.ConvTranspose2d):
-                self._add(_transposed, weight["weight"].transpose(2, 3, 1, 0), weight["bias"])
+            elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                w, b = _numbers(layer)
+                self._add(_convolution if isinstance(layer, nn.Conv2d) else _transposed, w.transpose(2, 3, 1, 0), b)
+                channels = layer.out_channels
             elif isinstance(layer, nn.Flatten):
-                image = (32, 7, 7) if self.layers else None
                 self.layers.append((lambda h: h.reshape(len(h), -1), False))
             elif isinstance(layer, nn.Unflatten):
                 self._unflatten(layer.unflattened_size)
@@ -53,18 +52,22 @@ class Sequential:
         self.start.append((jnp.asarray(weight), jnp.asarray(bias)))
 
     def _unflatten(self, shape: Any) -> None:
+        w, b = (np.asarray(value) for value in self.start[-1])
+        w = w.reshape(-1, *shape).transpose(0, 2, 3, 1).reshape(w.shape)
+        self.start[-1] = jnp.asarray(w), jnp.asarray(b.reshape(shape).transpose(1, 2, 0).reshape(-1))
         channels, height, width = shape
-        if channels > 1:
-            w, b = (np.asarray(value) for value in self.start[-1])
-            w = w.reshape(-1, *shape).transpose(0, 2, 3, 1).reshape(len(w), -1)
-            self.start[-1] = jnp.asarray(w), jnp.asarray(b.reshape(shape).transpose(1, 2, 0).reshape(-1))
         self.layers.append((lambda h: h.reshape(-1, height, width, channels), False))
 
     def __call__(self, parameters: Parameters, h: Any) -> Any:
+        """Run the layers with these parameters."""
         left = iter(parameters)
         for function, has_parameters in self.layers:
             h = function(next(left), h) if has_parameters else function(h)
         return h
+
+
+def _numbers(layer: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    return layer.weight.detach().numpy(), layer.bias.detach().numpy()
 
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")

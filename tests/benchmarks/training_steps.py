@@ -3,9 +3,7 @@
 import contextlib
 import gc
 import io
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 
@@ -16,6 +14,7 @@ from ppl_vae.capture import CannotCapture
 
 from . import ours, peers
 from .architectures import ARCHITECTURES, Architecture, make_data
+from .options import Options, say
 from .products import large_products, step_operations
 from .table import Number, Row, of_times
 from .timing import Competitor, Times, in_turn
@@ -29,30 +28,6 @@ AIMS: dict[str, dict[int, float]] = {
 }
 MISSING = {"numpyro": "NumPyro", "jax": "JAX", "pythae": "pythae"}
 Maker = Callable[[Architecture, torch.Tensor, int], Competitor]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How long to measure.
-
-    Attributes:
-        rounds: how often all competitors have their turn.
-        seconds: of a turn.
-        batches: the batch sizes.
-        architectures: the names of those that are trained.
-        quick: whether only to see that it works.
-    """
-
-    rounds: int = 15
-    seconds: float = 0.2
-    batches: tuple[int, ...] = (20, 100, 512)
-    architectures: tuple[str, ...] = tuple(ARCHITECTURES)
-    quick: bool = False
-
-
-def say(*words: object) -> None:
-    """Tell how far it is, on the standard error: the table alone goes to the standard output."""
-    print(*words, file=sys.stderr, flush=True)
 
 
 def makers() -> dict[str, Maker]:
