@@ -82,11 +82,7 @@ def of_rates(work: str, against: str, ours: Times, theirs: Times, per: float, ai
 
 
 def joined(values: Sequence[Number]) -> str:
-    """Return numbers side by side.
-
-    >>> joined([1.234, 56.7, None, 890.1, 0.0123])
-    '1.23 / 56.7 / - / 890 / 0.012'
-    """
+    """Return numbers side by side, nothing if there are none."""
     return " / ".join(map(shown, values)) if any(value is not None for value in values) else ""
 
 
