@@ -147,14 +147,33 @@ def test_batches_are_full_and_go_through_the_data_in_a_random_order():
     assert not torch.equal(first, first.sort().values)
 
 
-@pytest.mark.parametrize("name", ["gated", "conv"])  # all layers that there are, and each takes seconds to compile
-def test_numpyro_has_our_loss(name):
+@pytest.fixture
+def numpyro_peer():
     if not (importlib.util.find_spec("numpyro") and importlib.util.find_spec("jax")):
         pytest.skip("NumPyro is not installed: pip install 'ppl-vae[bench]'")
-    import jax
     from benchmarks import numpyro_peer
 
-    architecture, x, draws = ARCHITECTURES[name], make_data(4), 100
+    return numpyro_peer
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_numpyro_has_our_networks(name, numpyro_peer):
+    import jax.numpy as jnp
+
+    architecture, x = ARCHITECTURES[name], make_data(4)
+    encoder, decoder = architecture.networks()
+    z = torch.randn(4, architecture.latent_dim)
+    cases = (encoder, x, numpyro_peer.to_jax(x)), (decoder, z, jnp.asarray(z.numpy()))
+    for network, here, there in cases:
+        theirs = numpyro_peer.Sequential(network)
+        found = torch.tensor(theirs(theirs.start, there).tolist()).flatten(1)  # images have one channel
+        torch.testing.assert_close(found, network(here).detach().flatten(1), rtol=1e-4, atol=1e-5)
+
+
+def test_numpyro_has_our_loss(numpyro_peer):
+    import jax
+
+    architecture, x, draws = ARCHITECTURES["mlp"], make_data(4), 100
     vae = peers.HandWritten(*architecture.networks())
     with torch.no_grad():
         ours = torch.stack([vae.loss(x) for _ in range(draws)])
