@@ -20,6 +20,7 @@ from .options import Options, say
 from .table import Row
 
 ROOT = Path(__file__).parents[2]
+CASE_RUNS = 3  # the most that a process holds differs from one to the next; the worst counts
 MOST_GB = 2.0  # of 10,000 data x K = 5,000, the whole process
 SMALL = {"shape": [1, 8, 8], "hidden": 16, "latent_dim": 4}  # nets that leave a minute's work
 FIT = {"kind": "fit", "num_data": 20_000, "batch_size": 128, "latent_dim": 50, "shape": [1, 28, 28], "hidden": 400}
@@ -68,9 +69,10 @@ def _copies(held: list[float], data: list[float], sizes: str) -> Row:
 def _case(options: Options) -> Iterator[Row]:
     """Measure the most that is promised; a small model, as what is held depends on the numbers of data and samples."""
     data, samples = (1_000, 500) if options.quick else (CASE["num_data"], CASE["num_samples"])
-    found = point(CASE | {"num_data": data, "num_samples": samples})
-    gigabytes = found["megabytes"] / 1e3
-    work = f"GB of the process at most, log P(x) of {data:,} data x K = {samples:,} ({found['seconds']:.0f} s)"
+    found = [point(CASE | {"num_data": data, "num_samples": samples}) for _ in range(1 if options.quick else CASE_RUNS)]
+    gigabytes = max(each["megabytes"] for each in found) / 1e3
+    seconds = min(each["seconds"] for each in found)
+    work = f"GB of the process at most, log P(x) of {data:,} data x K = {samples:,} ({seconds:.0f} s)"
     yield Row(work, f"{MOST_GB:g} GB", [gigabytes], [MOST_GB], [gigabytes / MOST_GB], [None], [None], [1.0])
 
 
