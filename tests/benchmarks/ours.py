@@ -1,0 +1,40 @@
+"""One step of training by ppl-vae, as `fit` does it."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pyro
+import torch
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+
+from ppl_vae.missing import all_known
+from ppl_vae.pair import Pair
+from ppl_vae.steps import Steps
+
+from .architectures import Architecture, shuffled
+from .peers import LEARNING_RATE
+from .timing import Competitor
+
+
+def by_us(architecture: Architecture, data: Tensor, batch_size: int, *, compiled: bool = True) -> Competitor:
+    """Return steps of ours, captured and compiled, or as they are where a program cannot be.
+
+    Raises:
+        CannotCapture: the programs cannot be captured or compiled here.
+    """
+    pair = Pair(*architecture.programs(), fresh=True)
+
+    @contextlib.contextmanager
+    def running() -> Iterator[None]:
+        with pair.running(), pyro.validation_enabled(False), all_known():
+            yield
+
+    with running():
+        pair.train(True)
+        optimizer = torch.optim.Adam(pair.parameters(), lr=LEARNING_RATE, fused=True)
+        steps = Steps(pair, Trace_ELBO(), optimizer)
+        if compiled:
+            steps.compile((data[:batch_size],))
+    indices = shuffled(batch_size)
+    return Competitor(lambda: steps((data[next(indices)],)), around=running)
