@@ -102,7 +102,9 @@ class Split:
             chosen = self.values[rows]
         else:
             chosen = torch.from_numpy(np.ascontiguousarray(self.values[rows.numpy()]))
-        return chosen.to(torch.get_default_dtype()) / self.scale
+        # Divided in place: a batch of images is made in each step of training.
+        floats = chosen.to(torch.get_default_dtype(), copy=True)
+        return floats if self.scale == 1 else floats.div_(self.scale)
 
     def take(self, index: Tensor) -> Tensor:
         """Return these data as an estimator sees them: the same numbers every time."""
@@ -127,10 +129,15 @@ class Split:
         if self.dequantize is not None:
             return self._hidden(self._dequantized(x, torch.rand_like(x)), index)
         if self.binarize == "dynamic":
-            drawn = _bernoulli(filled(x))
+            drawn = _bernoulli(x if self._complete else filled(x))
         else:
             drawn = (torch.rand(len(x), *self._one_for_each(), device=x.device) < x).to(x)
-        return self._hidden(missing_as(drawn, x), index)
+        return self._hidden(drawn if self._complete else missing_as(drawn, x), index)
+
+    @property
+    def _complete(self) -> bool:
+        """Whether no stored value can be missing: whole numbers have no NaN."""
+        return isinstance(self.values, Tensor) and not self.values.is_floating_point()
 
     def _hidden(self, x: Tensor, index: Tensor) -> Tensor:
         """Return x with those of its values missing that the split hides."""
@@ -230,7 +237,7 @@ def _bernoulli(p: Tensor) -> Tensor:
         return torch.bernoulli(p)
     words = torch.empty(-(-p.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     u = words.view(torch.int16)[: p.numel()].reshape(p.shape)  # four in a word, from -2^15 on
-    return (u < p * 2**16 - (2**15 + 0.5)).to(p)
+    return (u < (p * 2**16).sub_(2**15 + 0.5)).to(p)
 
 
 def is_known(y: Tensor) -> Tensor:

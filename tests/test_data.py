@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from ppl_vae import InputError, data, files, splits
+from ppl_vae.splits import Split
 
 X = np.ones((20, 5))
 
@@ -368,3 +369,19 @@ def test_named_files_of_another_shape(tmp_path, monkeypatch):
     for name in ("binarized_mnist", "freyfaces"):
         with pytest.raises(InputError, match="Replace it by the whole file"):
             data.load(name)
+
+
+def test_binary_draws_have_the_probabilities_of_the_greys():
+    greys = torch.arange(256, dtype=torch.uint8)
+    split = Split(greys[:, None], torch.arange(256).repeat(4000), scale=255.0, binarize="dynamic")
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    x = split.draw(torch.arange(len(split))).reshape(4000, 256)
+    assert set(x.unique().tolist()) == {0.0, 1.0}
+    p = greys / 255
+    error = (p * (1 - p) / 4000).sqrt()
+    assert ((x.mean(0) - p).abs() <= 4.5 * error + 2**-16).all()
+    assert x.mean(0)[[0, 255]].tolist() == [0.0, 1.0]  # never, and always
+    assert abs(float((x - p).mean())) < 4.5 * float((p * (1 - p)).mean() / x.numel()) ** 0.5
+    torch.set_rng_state(state)
+    assert torch.equal(split.draw(torch.arange(len(split))).reshape(4000, 256), x)
