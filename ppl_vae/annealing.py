@@ -16,19 +16,18 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ppl_vae.densities import Densities
 from ppl_vae.diagnostics import Array, estimates
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, check_compile, positive_int
 from ppl_vae.evidence import Evidence
-from ppl_vae.hmc import Evaluate, State, transition, with_gradients
+from ppl_vae.hmc import Evaluate, State, transition
 from ppl_vae.importance import importance_sampling
 from ppl_vae.pair import Program
 from ppl_vae.progress import hidden
-from ppl_vae.recorded import recorded
 from ppl_vae.refine import refine
 from ppl_vae.unconstrained import Latents
 from ppl_vae.work import Chunk, Work, prepared
@@ -138,6 +137,7 @@ def annealed_importance_sampling(
     proposal: str = "guide",
     joint: bool = False,
     chunk_size: int | None = None,
+    compile: bool | str = "auto",
     seed: int = 0,
     progress: bool | None = None,
 ) -> Evidence:
@@ -149,6 +149,7 @@ def annealed_importance_sampling(
         positive_int(f"num_{name}", value)
     if num_chains < 2:
         raise InputError("Expected num_chains of at least 2, so that their spread can be seen; got 1. Raise it.")
+    check_compile(compile)
     betas = schedule(num_temperatures)
     with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
         Latents(work.pair, next(iter(work.chunks(1))), work.structure, proposal)  # refuse what cannot be annealed
@@ -160,13 +161,15 @@ def annealed_importance_sampling(
         proposal="prior" if guide is None else "guide" if proposal == "prior" else proposal,
         joint=joint,
         chunk_size=chunk_size,
+        compile=compile,
         seed=seed,
         progress=progress,
     )
     parts = []
+    options: dict[str, Any] = {"num_chains": num_chains, "num_leapfrog": num_leapfrog, "chunk_size": chunk_size}
     with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
-        run = Runner(work, proposal, num_chains, num_leapfrog, chunk_size)
-        with run.progress_bar("annealing", num_temperatures, hidden(progress)) as bar:
+        run = Runner(work, proposal, num_temperatures=num_temperatures, compile=compile, **options)
+        with run.progress_bar("annealing", hidden(progress)) as bar:
             for chunk in run.chunks():
                 chains = run.chains(chunk)
                 plan = chains.pilot(betas, bar.update)
@@ -201,47 +204,59 @@ def summary(annealed: Annealed, plan: Plan) -> dict[str, Array]:
 
 
 class Runner:
-    """Cuts annealing into chunks of data, with a progress bar."""
+    """Cuts annealing into chunks of data, with a progress bar.
 
-    def __init__(self, work: Work, proposal: str, num_chains: int, num_leapfrog: int, chunk_size: int | None) -> None:
+    Args:
+        work: the pair and its data.
+        proposal: "guide", "refined" or "prior".
+        num_chains, num_leapfrog, num_temperatures: of annealing.
+        chunk_size: how many (chain, datum) pairs are moved at once; None chooses.
+        compile: True, False or "auto".
+        runs: how often each chunk is annealed.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        proposal: str,
+        *,
+        num_chains: int,
+        num_leapfrog: int,
+        num_temperatures: int,
+        chunk_size: int | None,
+        compile: bool | str,
+        runs: int = 1,
+    ) -> None:
         self.work, self.proposal, self.num_chains, self.num_leapfrog = work, proposal, num_chains, num_leapfrog
         self.data_at_once = max(1, work.rows(chunk_size) // num_chains)
+        together = work.structure.size if work.structure.subsampled else self.data_at_once
+        chunks = 1 if work.whole_only else -(-len(work.source) // together)
+        rungs = WARM_UP + PER_RUNG * (min(RUNGS, num_temperatures) - 1)
+        self.num_transitions = chunks * (rungs + runs * num_temperatures)
+        self.densities = Densities(self.num_transitions * num_leapfrog, compile)
 
     def chunks(self) -> Any:
         """Yield the data in order, as many at once as there is room for with their chains."""
         return self.work.chunks(self.data_at_once)
 
-    def progress_bar(self, name: str, num_temperatures: int, hide: bool | None, runs: int = 1) -> Any:
+    def progress_bar(self, name: str, hide: bool | None) -> Any:
         """Return a progress bar over all temperatures of all chunks."""
-        together = self.work.structure.size if self.work.structure.subsampled else self.data_at_once
-        chunks = 1 if self.work.whole_only else -(-len(self.work.source) // together)
-        rungs = WARM_UP + PER_RUNG * (min(RUNGS, num_temperatures) - 1)
-        total = chunks * (rungs + runs * num_temperatures)
-        return tqdm(total=total, desc=name, unit="step", leave=False, disable=hide)
+        return tqdm(total=self.num_transitions, desc=name, unit="step", leave=False, disable=hide)
 
     def chains(self, chunk: Chunk) -> "Chains":
         """Return the chains of a chunk's data, with the guide refined for them if so asked."""
         pair = self.work.pair
         if self.proposal == "refined":
             pair = refine(pair, chunk.args, self.work.structure, subsample=chunk.subsample)
-        return Chains(Latents(pair, chunk, self.work.structure, self.proposal), self.num_chains, self.num_leapfrog)
+        latents = Latents(pair, chunk, self.work.structure, self.proposal)
+        return Chains(latents, self.densities.of(latents, self.num_chains), self.num_chains, self.num_leapfrog)
 
 
 class Chains:
     """The chains of one chunk of data: from the base to the posterior, or back."""
 
-    def __init__(self, latents: Latents, num_chains: int, num_leapfrog: int) -> None:
-        self.latents, self.num_chains, self.num_leapfrog = latents, num_chains, num_leapfrog
-        plain = with_gradients(latents)
-        fast = recorded(lambda u: tuple(plain(u)), latents.draw(num_chains))
-
-        def evaluate(u: Tensor) -> State:
-            # A trajectory may leave what is numerically possible: it is then rejected, and is no error.
-            with pyro.validation_enabled(False):
-                # The record is of this layout; gradients of triangular solves come in another, and u with them.
-                return State(*fast(u.contiguous()))
-
-        self.evaluate: Evaluate = evaluate
+    def __init__(self, latents: Latents, evaluate: Evaluate, num_chains: int, num_leapfrog: int) -> None:
+        self.latents, self.evaluate, self.num_chains, self.num_leapfrog = latents, evaluate, num_chains, num_leapfrog
 
     def pilot(self, betas: list[float], tick: Tick) -> Plan:
         """Find the step sizes."""

@@ -22,7 +22,7 @@ from torch import Tensor, fx
 from ppl_vae.errors import InputError, reason
 from ppl_vae.pair import Pair
 from ppl_vae.products import choose_products
-from ppl_vae.recorded import record
+from ppl_vae.recorded import folded, record
 from ppl_vae.rewriting import rewrite
 from ppl_vae.rng import seeded
 from ppl_vae.structure import Args, Structure
@@ -33,10 +33,13 @@ __all__ = ["CannotCapture", "capture", "compiling_pays", "log_weights_function"]
 
 LogWeights = Callable[[Args], Tensor]
 COMPILE_SECONDS = 30.0  # from nothing; a few where the compiler's own cache has the program
+KNOWN = 32  # compiled functions that are kept, for programs that do the same operations on other tensors
 SPEEDUP = 1.5  # of compiled over plain, at least, where the work is large enough for the question to arise
 STEPS_SPEEDUP = 2.0
 CUDA_GRAPHS = {"triton.cudagraphs": True}  # one launch for all kernels of a call; of no effect on a CPU
 UNLIKE = "the program does something else on each run that is not a draw by pyro.sample"
+
+_known: dict[tuple[str, str, int], Callable[..., tuple[Tensor, ...]]] = {}
 
 
 def compiling_pays(seconds: float, *, steps: bool = False) -> bool:
@@ -50,12 +53,15 @@ def compiling_pays(seconds: float, *, steps: bool = False) -> bool:
     return seconds > COMPILE_SECONDS + seconds / (STEPS_SPEEDUP if steps else SPEEDUP)
 
 
-def capture(function: Callable[..., Any], *examples: Tensor) -> Callable[..., tuple[Tensor, ...]]:
+def capture(function: Callable[..., Any], *examples: Tensor, once: bool = False) -> Callable[..., tuple[Tensor, ...]]:
     """Return a compiled function that gives the same tensors as a function, for arguments of the examples' shapes.
+
+    A function that does the same operations as one before, on other tensors that it holds, is not compiled again.
 
     Args:
         function: returns a tensor, or a tuple of them; what it does must not depend on values but through tensors.
         examples: arguments; it is run on them.
+        once: compute what does not depend on the arguments now, and never again.
 
     Raises:
         CannotCapture: it cannot be recorded or compiled (Python that depends on values, no C++ compiler).
@@ -66,7 +72,7 @@ def capture(function: Callable[..., Any], *examples: Tensor) -> Callable[..., tu
     """
     try:
         with pyro.validation_enabled(False):
-            graph = record(function, *examples)
+            graph = folded(record(function, *examples)) if once else record(function, *examples)
     except CannotCapture:
         raise
     except Exception as problem:  # whatever a program may do that cannot be recorded
@@ -181,6 +187,10 @@ def _compiled(graph: fx.GraphModule, inputs: Args) -> Callable[..., tuple[Tensor
 
     graph.graph.lint()
     graph.recompile()
+    layouts = [(value.shape, value.stride(), value.dtype, value.device) for value in inputs]
+    key = (graph.code, str(layouts), torch.get_num_threads())  # all tensors are arguments: the code says the rest
+    if key in _known:
+        return _known[key]
     try:
         with torch.no_grad():
             # Fallback: draws are made by PyTorch's own generator, as plain Pyro's are.
@@ -196,6 +206,9 @@ def _compiled(graph: fx.GraphModule, inputs: Args) -> Callable[..., tuple[Tensor
         result = compiled(*inputs)
         return tuple(result) if isinstance(result, tuple | list) else (result,)
 
+    _known[key] = call
+    if len(_known) > KNOWN:
+        _known.pop(next(iter(_known)))  # the oldest
     return call
 
 

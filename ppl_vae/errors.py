@@ -59,3 +59,13 @@ def positive_number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise InputError(f"Expected {name} to be a finite number above zero; got {value!r}.")
     return float(value)
+
+
+def check_compile(wanted: bool | str) -> None:
+    """Check the option `compile`.
+
+    Raises:
+        InputError: it is none of True, False and "auto".
+    """
+    if wanted not in (True, False, "auto"):
+        raise InputError(f"Expected compile to be True, False or 'auto'; got {wanted!r}.")

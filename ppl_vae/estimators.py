@@ -41,15 +41,14 @@ def estimate_evidence(
             "importance" the naive estimate log (1/K) sum_k P(x | z_k) with z_k ~ P(z)), or "refined" (the guide's
             parameters optimized for each datum). joint: of a conditional model log P(x, y) (False). chunk_size: how
             many (sample, datum) pairs are evaluated at once; None chooses by their size. seed: of the samples (0);
-            the global random state is left as it was.
-            progress: show a progress bar; None shows it in a terminal and in a notebook.
+            the global random state is left as it was. compile: run a compiled graph of the programs instead of Pyro
+            (True; False never; "auto": where the work is long enough to pay for compiling, which takes about half
+            a minute). progress: show a progress bar; None shows it in a terminal and in a notebook.
             Of "importance":
             tolerance: double K, for each datum that needs it, until the standard error and the bias of log P(x)
             are below so many nats, judged by other samples than those that answer; max_samples: how far
             (64 num_samples). num_draws: keep so many draws from each posterior, for `to_arviz` (0). vectorize:
-            draw many samples in one run, inside one more plate (True); False for programs that cannot. compile:
-            run a compiled graph of the programs instead of Pyro ("auto": where the work is long enough to pay
-            for compiling, which takes about half a minute).
+            draw many samples in one run, inside one more plate (True); False for programs that cannot.
             Of "ais" and "sandwich":
             num_temperatures: T, distributions on the way from the proposal to the posterior (1000). num_chains:
             annealed side by side for each datum (16). num_leapfrog: steps of each HMC transition (10).

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ppl_vae.diagnostics import Array
 from ppl_vae.draws import Draws, resampled
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, check_compile, positive_int
 from ppl_vae.evidence import Evidence
 from ppl_vae.pair import Program
 from ppl_vae.progress import hidden
@@ -45,8 +45,7 @@ def importance_sampling(
     positive_int("num_samples", num_samples)
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
-    if compile not in (True, False, "auto"):
-        raise InputError(f"Expected compile to be True, False or 'auto'; got {compile!r}.")
+    check_compile(compile)
     if num_draws:
         positive_int("num_draws", num_draws)
     most = most_samples(tolerance, num_samples, max_samples)

@@ -57,8 +57,8 @@ class Sampler:
 
     def compile(self, chunk: Chunk, wanted: bool | str) -> None:
         """Compile the log-weights of chunks like this one, if that is wanted, or "auto" and pays."""
-        possible = self.work.divisible and self.vectorize and not self.refined
-        if wanted is False or not possible or (wanted == "auto" and self.calls < LARGE):
+        cannot = self._why_not()
+        if wanted is False or (wanted == "auto" and (cannot or self.calls < LARGE)):
             return
         if wanted == "auto":
             with seeded(0):
@@ -68,12 +68,21 @@ class Sampler:
             if not compiling_pays((time.perf_counter() - start) * self.calls):
                 return
         try:
+            if cannot:
+                raise CannotCapture(cannot)
             self._compiled = log_weights_function(
                 self.work.pair, chunk.args, self.at_once, self.work.structure, proposal=self.proposal
             )
         except CannotCapture as problem:
-            if wanted is True:
-                warnings.warn(f"Plain Pyro is used, as {problem}.", stacklevel=3)
+            warnings.warn(f"Plain Pyro is used, as {problem}.", stacklevel=3)
+
+    def _why_not(self) -> str:
+        """Say what about the work, not the programs, stands against compiling; nothing, if nothing does."""
+        if self.refined:
+            return "each chunk of data has a refined guide of its own"
+        if not self.work.divisible:
+            return "the program takes all data at once"
+        return "" if self.vectorize else "vectorize=False asks for one sample in a run"
 
     def weights(self, chunk: Chunk, num_samples: int) -> Array:
         """Return log-weights [K, n] in nats."""

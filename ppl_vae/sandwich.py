@@ -20,7 +20,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.annealing import Runner, annealed_importance_sampling, schedule, summary
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_compile
 from ppl_vae.evidence import Evidence, Sandwich
 from ppl_vae.given import Regenerated, is_condition
 from ppl_vae.missing import filled, missing_as
@@ -43,13 +43,15 @@ def sandwich(
     proposal: str = "guide",
     joint: bool = False,
     chunk_size: int | None = None,
+    compile: bool | str = "auto",
     seed: int = 0,
     progress: bool | None = None,
 ) -> Evidence:
     """Anneal the data, and as many simulated ones in both directions: `estimate_evidence(method="sandwich")`."""
     options: dict[str, Any] = {"num_temperatures": num_temperatures, "num_chains": num_chains}
     options |= {"num_leapfrog": num_leapfrog, "proposal": proposal, "joint": joint}
-    options |= {"chunk_size": chunk_size, "progress": progress}
+    options |= {"chunk_size": chunk_size, "compile": compile, "progress": progress}
+    check_compile(compile)
     with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
         _simulated(
             Latents(work.pair, next(iter(work.chunks(1))), work.structure, proposal), joint
@@ -70,15 +72,17 @@ def bidirectional(
     proposal: str,
     joint: bool,
     chunk_size: int | None,
+    compile: bool | str,
     seed: int,
     progress: bool | None,
 ) -> Sandwich:
     """Return bounds from both sides on log P(x) of data simulated from the model, as many as there are data."""
     betas = schedule(num_temperatures)
     parts = []
+    options: dict[str, Any] = {"num_chains": num_chains, "num_leapfrog": num_leapfrog, "chunk_size": chunk_size}
     with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
-        run = Runner(work, proposal, num_chains, num_leapfrog, chunk_size)
-        with run.progress_bar("sandwich", num_temperatures, hidden(progress), runs=2) as bar:
+        run = Runner(work, proposal, num_temperatures=num_temperatures, compile=compile, runs=2, **options)
+        with run.progress_bar("sandwich", hidden(progress)) as bar:
             for chunk in run.chunks():
                 simulated, z, x = _simulated(Latents(work.pair, chunk, work.structure, proposal), joint)
                 chains = run.chains(simulated)

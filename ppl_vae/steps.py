@@ -17,7 +17,6 @@ from torch.optim import Optimizer
 
 from ppl_vae.adam import AdamUpdate
 from ppl_vae.capture import CannotCapture, compiling_pays
-from ppl_vae.errors import InputError
 from ppl_vae.gradients import Gradients
 from ppl_vae.pair import Pair
 from ppl_vae.precision import products_in
@@ -155,12 +154,6 @@ class Steps:
         self.optimizer.zero_grad()
         self.pair.restore(before)
         return min(seconds)
-
-
-def check_compile(wanted: bool | str) -> None:
-    """Refuse what is not a choice of whether to compile."""
-    if wanted not in (True, False, "auto"):
-        raise InputError(f"Expected compile to be True, False or 'auto'; got {wanted!r}.")
 
 
 def _shapes(args: Batch) -> Shapes:

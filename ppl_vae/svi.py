@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from ppl_vae.batches import as_source, fingerprint
 from ppl_vae.checkpoint import RunFolder
 from ppl_vae.checks import Checked, check
-from ppl_vae.errors import InputError, did_you_mean, positive_int, positive_number
+from ppl_vae.errors import InputError, check_compile, did_you_mean, positive_int, positive_number
 from ppl_vae.missing import all_known
 from ppl_vae.pair import Pair, Program
 from ppl_vae.particle_objective import ParticleObjective
@@ -31,7 +31,6 @@ from ppl_vae.precision import check_precision
 from ppl_vae.progress import hidden
 from ppl_vae.rng import seeded
 from ppl_vae.sources import Batch
-from ppl_vae.steps import check_compile
 from ppl_vae.structure import samples, structure_of
 from ppl_vae.training import SETUP, VALIDATION_BATCH, Fit, Training
 

@@ -21,8 +21,12 @@ from ppl_vae.scored import scored_as
 from ppl_vae.sources import Source
 from ppl_vae.structure import Args, Structure, samples, structure_of
 
+# What is held at once decides which numbers are drawn for which datum, so it must not depend on the machine or on
+# timings: a seed gives the same answer anywhere. tests/benchmarks/log_px.py finds the compiled log-weights of a
+# 784-400-50 VAE equally fast, within 7%, from 512 to 8192 rows, and a quarter slower at 16384, where the
+# 51 MB of the decoder's answer no longer fit the last-level cache of 32 MB. 16 MB fit most caches.
 CHUNK_NUMBERS = 2**22  # values of the largest site held at once: 16 MB in single precision
-CHUNK_ROWS = 2**12  # (sample, datum) pairs held at once: tests/benchmarks/log_px.py finds no more speed above
+CHUNK_ROWS = 2**12  # (sample, datum) pairs held at once
 PROPOSALS = ("guide", "prior", "refined")
 
 

@@ -9,7 +9,7 @@ import torch
 from ppl_vae.guides import MeanField
 from ppl_vae.models import LinearGaussian
 
-from ppl_vae import data
+from ppl_vae import capture, data
 
 collect_ignore = ["benchmarks"]  # commands for a person, with peers that the tests do not need
 
@@ -66,3 +66,9 @@ def small_pair(digits):
     network = partial(MLP, hidden=(16,))
     model = VAE(digits.event_shape, prior=StandardNormal(3), decoder=network)
     return model, MeanField(model, encoder=network)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Run what was recorded and rewritten as it is: compiling takes seconds for each program."""
+    monkeypatch.setattr(capture, "_compiled", lambda graph, inputs: (graph.recompile(), graph)[1])

@@ -26,12 +26,6 @@ SAMPLES = 7
 network = partial(MLP, hidden=(16,))
 
 
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """Run what was recorded and rewritten as it is: compiling takes seconds for each program."""
-    monkeypatch.setattr(capture, "_compiled", lambda graph, inputs: (graph.recompile(), graph)[1])
-
-
 def evaluate(pair, x, *, proposal="guide", change=None):
     """Compiled and plain log-weights of other data than it was compiled for, from the same seed."""
     with pair.running(), pair.evaluating(), torch.no_grad():

@@ -47,12 +47,6 @@ OBJECTIVES = [
 network = partial(MLP, hidden=(8,))
 
 
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """Run what was recorded and rewritten as it is: compiling takes seconds for each program."""
-    monkeypatch.setattr(capture, "_compiled", lambda graph, inputs: (graph.recompile(), graph)[1])
-
-
 def vae(*, decoder=network, encoder=network):
     torch.manual_seed(0)
     model = VAE((1, 8, 8), decoder=decoder)
