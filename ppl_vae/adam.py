@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from ppl_vae.capture import capture
 
 OTHERWISE = ("amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")  # what Adam can be told
-NUMBERS = 6  # what changes from step to step, and what the optimizer was told
+NOTHING, SMALLEST_EPS = 1e-30, 1e-12
+NUMBERS = 8  # what changes from step to step, and what the optimizer was told
 
 
 class AdamUpdate:
@@ -34,6 +35,7 @@ class AdamUpdate:
     ...     optimizer.step()
     >>> optimizers[0].step()
     >>> AdamUpdate(optimizers[1])([q.grad])
+    True
     >>> torch.allclose(p, q), int(optimizers[1].state[q]["step"])
     (True, 2)
     """
@@ -57,33 +59,55 @@ class AdamUpdate:
 
     @staticmethod
     def suits(optimizer: Optimizer) -> bool:
-        """Return whether an optimizer is Adam on the CPU in single precision, without any of its variants."""
-        return type(optimizer) is torch.optim.Adam and all(
+        """Return whether an optimizer is Adam on the CPU in single precision, without variants, hooks or a past."""
+        if type(optimizer) is not torch.optim.Adam:
+            return False
+        own_step = vars(optimizer).get("step")  # a scheduler of PyTorch's puts one there, which only counts
+        hooks = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if not (own_step is None or hasattr(own_step, "_wrapped_by_lr_sched")) or any(hooks):
+            return False
+        return len(optimizer.state) in (0, len(parameters)) and all(
             not any(group.get(name) for name in OTHERWISE)
+            and group["eps"] >= SMALLEST_EPS
             and all(p.device.type == "cpu" and p.dtype == torch.float32 and p.is_contiguous() for p in group["params"])
             for group in optimizer.param_groups
         )
 
-    def __call__(self, gradients: list[Tensor]) -> None:
-        """Make a step with these gradients, in the order of the parameters."""
+    def __call__(self, gradients: list[Tensor]) -> bool:
+        """Make a step with these gradients, in the order of the parameters; return whether it was made.
+
+        It is not where some parameters have made more steps than others.
+        """
         count = int(self.steps[0]) + 1
+        if any(int(step) != count - 1 for step in self.steps):
+            return False
         for row, group in zip(self.written, self.optimizer.param_groups, strict=True):
             row[:] = _numbers(group, count)
         self._compiled(self.numbers, *gradients, *self.held)
         torch._foreach_add_(self.steps, 1.0)
+        return True
 
     def _update(self, numbers: Tensor, *tensors: Tensor) -> tuple[()]:
         count = len(self.steps)
         gradients, parameters, means, squares = (tensors[i * count : (i + 1) * count] for i in range(4))
         groups = [row for row, size in zip(numbers, self.sizes, strict=True) for _ in range(size)]
         for row, gradient, p, m, v in zip(groups, gradients, parameters, means, squares, strict=True):
-            size, root, eps, decay, b1, b2 = row.unbind()
+            size, root, eps, decay, b1, b2, rest1, rest2 = row.unbind()
             g = gradient + decay * p
-            new_m, new_v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+            new_m, new_v = _flushed(b1 * m + rest1 * g), _flushed(b2 * v + rest2 * g * g)
             new_p = p - size * new_m / (new_v.sqrt() * root + eps)
             for old, new in ((m, new_m), (v, new_v), (p, new_p)):
                 old.copy_(new)
         return ()
+
+
+def _flushed(x: Tensor) -> Tensor:
+    """Return x with what is next to nothing as 0: a processor takes many times as long for denormal numbers.
+
+    Where gradients vanish, m falls by b1 in each step until it is one of them; beside eps it has long been nothing.
+    """
+    return torch.where(x.abs() < NOTHING, 0.0, x)
 
 
 def _make_state(optimizer: Optimizer, parameters: list[Tensor]) -> None:
@@ -103,4 +127,4 @@ def _make_state(optimizer: Optimizer, parameters: list[Tensor]) -> None:
 def _numbers(group: dict[str, Any], count: int) -> tuple[float, ...]:
     b1, b2 = (float(beta) for beta in group["betas"])
     size, root = float(group["lr"]) / (1 - b1**count), (1 - b2**count) ** -0.5
-    return size, root, group["eps"], group["weight_decay"], b1, b2
+    return size, root, group["eps"], group["weight_decay"], b1, b2, 1 - b1, 1 - b2

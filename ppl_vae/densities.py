@@ -13,7 +13,8 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppl_vae.capture import CannotCapture, capture, compiling_pays
+from ppl_vae.capture import capture, compiling_pays
+from ppl_vae.errors import CannotCapture
 from ppl_vae.hmc import Evaluate, State, with_gradients
 from ppl_vae.recorded import Tensors, alike, recorded
 from ppl_vae.unconstrained import Latents

@@ -16,6 +16,10 @@ class NonFiniteLossError(ArithmeticError):
     """Training met a loss that is NaN or infinite; the last good weights were put back."""
 
 
+class CannotCapture(Exception):  # noqa: N818 (not a fault: the caller goes on with plain Pyro)
+    """A pair cannot be turned into one compiled function; the message says why in one line."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the names nearest to `name`, as the end of an error message.
 
@@ -67,5 +71,5 @@ def check_compile(wanted: bool | str) -> None:
     Raises:
         InputError: it is none of True, False and "auto".
     """
-    if wanted not in (True, False, "auto"):
+    if not (isinstance(wanted, bool) or wanted == "auto"):
         raise InputError(f"Expected compile to be True, False or 'auto'; got {wanted!r}.")

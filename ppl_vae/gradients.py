@@ -9,7 +9,8 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from ppl_vae.capture import UNLIKE, CannotCapture, alike, capture, check_tensors, turned
+from ppl_vae.capture import UNLIKE, alike, capture, check_tensors, turned
+from ppl_vae.errors import CannotCapture
 from ppl_vae.pair import Pair
 from ppl_vae.precision import products_in
 from ppl_vae.rng import seeded
@@ -55,11 +56,25 @@ class Gradients:
         self, pair: Pair, objective: ELBO, parameters: list[Tensor], args: Args, *, precision: str = "single"
     ) -> None:
         self.pair, self.parameters, self._all, self.precision = pair, parameters, parameters, precision
-        self.objective: Any = objective
+        self.objective = objective
         check_tensors(args)
-        with self._without_a_trace():
-            self._by_pyro(*args)  # what an objective finds out once is found out before anything is recorded
+        before = _places(pair)
+        with unchanged(pair, self._all):
+            first = self._by_pyro(*args)  # what an objective finds out once is found out before anything is recorded
             self.parameters = [p for p in parameters if p.grad is not None]
+            first = (
+                first[0],
+                *(gradient for gradient, p in zip(first[1:], parameters, strict=True) if p.grad is not None),
+            )
+        if not self.parameters:
+            raise CannotCapture("the loss does not depend on any parameter")
+        if _places(pair) != before:
+            raise CannotCapture("the program puts new tensors in the place of its parameters or buffers")
+        with unchanged(pair, self._all):
+            second = self._by_pyro(*args)
+        if not all(torch.equal(a, b) or bool(a.isnan().any()) for a, b in zip(first, second, strict=True)):
+            raise CannotCapture(UNLIKE)
+        with unchanged(pair, self._all):
             self._compiled = capture(self._plain, *args)
         for some in (args, turned(args)):
             if not self.agrees(some):
@@ -71,35 +86,56 @@ class Gradients:
 
     def agrees(self, args: Args) -> bool:
         """Return whether plain Pyro gives the same for the same noise; everything is left as it was."""
-        with self._without_a_trace():
+        with unchanged(self.pair, self._all):
             expected = self._by_pyro(*args)
-        with self._without_a_trace():
+        with unchanged(self.pair, self._all):
             # The compiler keeps more digits between two products than plain PyTorch does.
             return alike(self(args), expected, digits=2 if self.precision == "bf16" else 4)
-
-    @contextmanager
-    def _without_a_trace(self) -> Iterator[None]:
-        # A run may change buffers, as batch normalization does.
-        before, gradients = self.pair.snapshot(), [p.grad for p in self._all]
-        try:
-            with seeded(0), torch.enable_grad(), pyro.validation_enabled(False):
-                yield
-        finally:
-            self.pair.restore(before)
-            for parameter, gradient in zip(self._all, gradients, strict=True):
-                parameter.grad = gradient
 
     def _plain(self, *args: Tensor) -> tuple[Tensor, ...]:
         with torch.enable_grad():
             with products_in(self.precision, self.pair.device):
                 loss, surrogate = loss_and_surrogate(self.objective, self.pair, args)
             found = torch.autograd.grad(surrogate, self.parameters, allow_unused=True, materialize_grads=True)
-            return (loss.detach(), *found)
+            # As they lie in memory: an optimizer may go through both side by side.
+            return (loss.detach(), *map(_laid_out_like, found, self.parameters))
 
     def _by_pyro(self, *args: Tensor) -> tuple[Tensor, ...]:
         for parameter in self.parameters:
             parameter.grad = None
-        with products_in(self.precision, self.pair.device):
-            loss = torch.as_tensor(self.objective.loss_and_grads(self.pair.model, self.pair.guide, *args))
-        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        return (loss.to(found[0]), *found)
+        loss = loss_and_grads(self.objective, self.pair, args, self.precision)
+        return (loss, *(torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters))
+
+
+def loss_and_grads(objective: Any, pair: Pair, args: Args, precision: str) -> Tensor:
+    """Return the loss of a Pyro objective, a scalar, in nats, summed over the data, and leave its gradients."""
+    with products_in(precision, pair.device):
+        loss = objective.loss_and_grads(pair.model, pair.guide, *args)
+    # Wake-sleep objectives have a loss for the model and one for the guide; the model's is the bound.
+    return torch.as_tensor(loss[0] if isinstance(loss, tuple) else loss).detach()
+
+
+@contextmanager
+def unchanged(pair: Pair, parameters: list[Tensor]) -> Iterator[None]:
+    """Within it, steps can be tried, from one seed: parameters, buffers, gradients, random states come back."""
+    before, gradients = pair.snapshot(), [p.grad for p in parameters]
+    buffers = [(b, b.detach().clone()) for module in pair.all_modules() for b in module.buffers()]
+    try:
+        with seeded(0), torch.enable_grad(), pyro.validation_enabled(False):
+            yield
+    finally:
+        pair.restore(before)
+        for buffer, value in buffers:  # a snapshot has no buffers that are not saved
+            buffer.copy_(value)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+
+def _laid_out_like(gradient: Tensor, parameter: Tensor) -> Tensor:
+    return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
+
+
+def _places(pair: Pair) -> list[tuple[int, int]]:
+    """Return which tensors a pair holds, and where their numbers are."""
+    buffers = [b for module in pair.all_modules() for b in module.buffers()]
+    return [(id(tensor), tensor.data_ptr()) for tensor in (*pair.tensors().values(), *buffers)]

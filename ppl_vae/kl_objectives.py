@@ -47,9 +47,9 @@ class BetaELBO(ParticleObjective):
         self._weight = torch.tensor(self.beta, dtype=torch.float64)
 
     @property
-    def weight(self) -> float:
-        """What the KL divergence counts now."""
-        return float(self._weight)
+    def weight(self) -> Tensor:
+        """What the KL divergence counts now, a tensor without dimensions."""
+        return self._weight
 
     def bound(self, particles: Particles) -> Tensor:
         """Return the ELBO, [N]."""
@@ -57,7 +57,7 @@ class BetaELBO(ParticleObjective):
 
     def optimized(self, particles: Particles) -> Tensor:
         """Return J."""
-        weighed = particles.log_likelihood - self._weight * particles.total_kl
+        weighed = particles.log_likelihood - self.weight * particles.total_kl
         return (particles.scale * weighed.mean(0)).sum()
 
 
@@ -81,7 +81,7 @@ class WarmUp(BetaELBO):
 
     >>> objective = WarmUp(epochs=10)
     >>> objective.set_epoch(3)
-    >>> objective.weight
+    >>> round(float(objective.weight), 3)
     0.3
     """
 
@@ -89,7 +89,8 @@ class WarmUp(BetaELBO):
         super().__init__(beta, num_particles)
         self.epochs = positive_int("epochs", epochs)
         self.__name__ = f"{type(self).__name__}(epochs={epochs}, beta={self.beta:g})"
-        self.set_epoch(0)
+        self.epoch = 0
+        self._weight.fill_(0.0)
 
     def set_epoch(self, epoch: int) -> None:
         """Say how many epochs are done."""

@@ -72,7 +72,7 @@ def _fewer_logarithms(graph: fx.Graph) -> None:
         h, x, *rest = node.args
         values, flat = [n.meta["val"] for n in (h, x)], chain[-1].meta["val"].shape
         wide = all(v.dtype in (torch.float32, torch.float64) for v in values)  # others cannot hold 2^64
-        if any(option not in (None, 0) for option in rest) or values[0].shape != values[1].shape or not wide:
+        if rest != [None, None, 0] or values[0].shape != values[1].shape or not wide:
             continue
         examples = [torch.zeros(v.shape, dtype=v.dtype, device=v.device).reshape(flat) for v in values]
         replacement = record(bernoulli_log_prob, *examples)

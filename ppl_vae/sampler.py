@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.capture import CannotCapture, LogWeights, compiling_pays, log_weights_function
+from ppl_vae.capture import LogWeights, compiling_pays, log_weights_function
 from ppl_vae.diagnostics import Array
-from ppl_vae.errors import InputError
+from ppl_vae.errors import CannotCapture, InputError
 from ppl_vae.pair import Pair
 from ppl_vae.refine import refine
 from ppl_vae.rng import seeded

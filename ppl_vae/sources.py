@@ -116,8 +116,13 @@ class LoaderSource:
             yield from zip(*(t.split(size) for t in tensors), strict=True)
 
     def examples(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
-        """Yield the first batch."""
-        yield next(self.batches(batch_size, shuffle=True)), len(self.loader)
+        """Yield the first batch; a generator of the loader's own is left as it was."""
+        own = [getattr(owner, "generator", None) for owner in (self.loader, self.loader.sampler)]
+        states = [(generator, generator.get_state()) for generator in own if generator is not None]
+        first = next(self.batches(batch_size, shuffle=True))
+        for generator, state in states:
+            generator.set_state(state)
+        yield first, len(self.loader)
 
     def to(self, device: torch.device) -> "LoaderSource":
         """Return itself: its batches go to a device one by one."""

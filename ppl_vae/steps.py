@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ppl_vae.adam import AdamUpdate
-from ppl_vae.capture import CannotCapture, compiling_pays
-from ppl_vae.gradients import Gradients
+from ppl_vae.capture import compiling_pays
+from ppl_vae.errors import CannotCapture
+from ppl_vae.gradients import Gradients, loss_and_grads, unchanged
 from ppl_vae.pair import Pair
-from ppl_vae.precision import products_in
-from ppl_vae.rng import seeded
 from ppl_vae.sources import Batch, Source
 
 Shapes = tuple[Any, ...]
@@ -88,13 +87,16 @@ class Steps:
 
         Where that cannot be done, one warning says why, and plain Pyro is used.
         """
-        try:
-            for batch, count in source.examples(batch_size) if wanted is not False else ():
-                args = tuple(t.to(self.pair.device) for t in batch)
-                if wanted is True or compiling_pays(count * epochs * self._plain_seconds(args), steps=True):
-                    self.compile(args)
-        except CannotCapture as problem:
-            warnings.warn(f"Plain Pyro is used, as {problem}.", stacklevel=3)
+        for batch, count in source.examples(batch_size) if wanted is not False else ():
+            args = tuple(t.to(self.pair.device) for t in batch)
+            if wanted == "auto" and not self._pays(args, count * epochs):
+                continue
+            try:
+                self.compile(args)
+            except CannotCapture as problem:
+                which = f" for batches of {len(args[0])}" if self._compiled else ""
+                warnings.warn(f"Plain Pyro is used{which}, as {problem}.", stacklevel=4)
+                return
 
     def new_epoch(self) -> None:
         """Compare what is compiled with plain Pyro once more: a program may have changed what it does."""
@@ -110,13 +112,12 @@ class Steps:
         gradients = self._gradients(args) if self._compiled else None
         if gradients is None:
             self.optimizer.zero_grad()
-            loss, found = self._by_pyro(args), []
+            loss, found = loss_and_grads(self.objective, self.pair, args, self.precision), []
         else:
             loss, *found = gradients(args)
         if loss.device.type == "cpu" and not math.isfinite(loss):
             return loss
-        if self._update is not None and len(found) == len(self.parameters):
-            self._update(found)
+        if self._update is not None and len(found) == len(self.parameters) and self._update(found):
             return loss
         if gradients is not None:
             self.optimizer.zero_grad()
@@ -136,24 +137,19 @@ class Steps:
                 return None
         return gradients
 
-    def _by_pyro(self, args: Batch) -> Tensor:
-        with products_in(self.precision, self.pair.device):
-            loss = self.objective.loss_and_grads(self.pair.model, self.pair.guide, *args)
-        # Wake-sleep objectives have a loss for the model and one for the guide; the model's is the bound.
-        return torch.as_tensor(loss[0] if isinstance(loss, tuple) else loss).detach()
-
-    def _plain_seconds(self, args: Batch) -> float:
-        """How long plain Pyro takes for the gradients of a batch; nothing is moved by it."""
-        before = self.pair.snapshot()
-        seconds = []
-        for _ in range(3):
-            with seeded(0):
+    def _pays(self, args: Batch, count: int) -> bool:
+        """Whether so many steps are made sooner if they are compiled first; none is made to find out."""
+        seconds = math.inf
+        for _ in range(3):  # the first may find out things once; if it is quick, it is all there is to know
+            with unchanged(self.pair, self.parameters):
                 start = time.perf_counter()
-                self._by_pyro(args)
-                seconds.append(time.perf_counter() - start)
-        self.optimizer.zero_grad()
-        self.pair.restore(before)
-        return min(seconds)
+                loss_and_grads(self.objective, self.pair, args, self.precision)
+                if self.pair.device.type == "cuda":
+                    torch.cuda.synchronize()
+                seconds = min(seconds, time.perf_counter() - start)
+            if not compiling_pays(count * seconds, steps=True):
+                return False
+        return True
 
 
 def _shapes(args: Batch) -> Shapes:

@@ -13,13 +13,10 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppl_vae.classifying import Classifying, log_q_of_labels
+from ppl_vae.errors import CannotCapture
 from ppl_vae.pair import Pair, Program
 from ppl_vae.particle_objective import ParticleObjective
 from ppl_vae.structure import samples
-
-
-class CannotCapture(Exception):  # noqa: N818 (not a fault: the caller goes on with plain Pyro)
-    """A pair cannot be turned into one compiled function; the message says why in one line."""
 
 
 def loss_and_surrogate(objective: Any, pair: Pair, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:

@@ -93,9 +93,10 @@ def fit(
         compile: record the gradients once and compile them (PyTorch's compiler, which needs a C++ compiler), so that
             no step runs Pyro: the same numbers for the same noise, up to rounding, two or three times as fast. "auto"
             does it where the planned steps take longer than compiling; True always. What cannot be compiled is run by
-            plain Pyro, with a warning that says why. A resumed run goes on as it was.
+            plain Pyro, with a warning that says why. A resumed run goes on as it was, up to rounding.
         precision: of matrix products and convolutions in training: "single", or "bf16", which is faster on machines
-            made for it, and less exact. Weights, optimizer, validation and all estimates stay in single precision.
+            made for it, and less exact. Weights, optimizer, validation and all estimates stay in single precision, and
+            so do our parts; a program of one's own says itself what it makes of a network's numbers in bfloat16.
         seed: of everything random; the global random state is left as it was.
         out: a folder for checkpoints, history and best weights.
         resume: go on with the checkpoint in `out`, if there is one.
@@ -164,7 +165,7 @@ def fit(
         with warnings.catch_warnings(), pyro.validation_enabled(False), all_known(complete):
             warnings.filterwarnings("ignore", message="Encountered NaN")  # we say it ourselves, and stop
             with tqdm(total=epochs, desc="fit", unit="epoch", initial=training.epoch, disable=hidden(progress)) as bar:
-                compiled = training.compile(source, batch_size, epochs, compile)
+                compiled = training.compile(source, batch_size, epochs, patience, compile)
                 bar.set_description("fit, compiled" if compiled else "fit")
                 keep = None if folder is None else lambda: folder.write_state(training.state() | {"settings": settings})
                 training.run(

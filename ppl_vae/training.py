@@ -96,11 +96,13 @@ class Training:
         shown = {"ELBO": f"{train_elbo:.2f}"}
         return shown if math.isnan(validation_elbo) else shown | {"validation": f"{validation_elbo:.2f}"}
 
-    def compile(self, source: Source, batch_size: int, epochs: int, wanted: bool | str) -> bool:
+    def compile(self, source: Source, batch_size: int, epochs: int, patience: int | None, wanted: bool | str) -> bool:
         """Compile the steps to come, if that is wanted, or "auto" and pays; return whether any are compiled.
 
         A run that is resumed goes on as it was.
         """
+        if self.epoch >= epochs or self.out_of_patience(patience):
+            return self.was_compiled
         started = time.monotonic()
         wanted = self.was_compiled if wanted == "auto" and self.epoch else wanted
         self.pair.train(True)

@@ -13,7 +13,8 @@ from ppl_vae.models import VAE
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae import InputError, capture, likelihoods, products
-from ppl_vae.capture import CannotCapture, compiling_pays, log_weights_function
+from ppl_vae.capture import compiling_pays, log_weights_function
+from ppl_vae.errors import CannotCapture
 from ppl_vae.networks import MLP
 from ppl_vae.pair import Pair
 from ppl_vae.priors import Mixture, StandardNormal

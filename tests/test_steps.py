@@ -15,10 +15,11 @@ from ppl_vae.models import Hierarchical as HierarchicalVAE
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from test_swap import EVENT_SHAPE, GUIDES, LIKELIHOODS, NUM_DATA, PRIORS, make
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from ppl_vae import InputError, NonFiniteLossError, capture, fit, gradients, objectives
 from ppl_vae.adam import AdamUpdate
-from ppl_vae.capture import CannotCapture
+from ppl_vae.errors import CannotCapture
 from ppl_vae.gradients import Gradients
 from ppl_vae.networks import MLP
 from ppl_vae.pair import Pair
@@ -381,3 +382,133 @@ def test_a_compiled_fit_on_a_gpu_is_the_plain_one(precision):
         assert fitted.compiled is compiled
         elbos.append(fitted.history.train_elbo)
     np.testing.assert_allclose(*elbos, rtol=1e-4 if precision == "single" else 1e-2)
+
+
+class Weighted(nn.Module):
+    """x ~ N(W z, 1) with what a subclass makes of its parameters and buffers on the way."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.unused = nn.Parameter(torch.randn(2, 3, 4)), nn.Parameter(torch.ones(2))
+        self.register_buffer("mean", torch.zeros(()))
+        self.count = 0
+
+    def factor(self):
+        return torch.einsum("kij,kij->", self.weight.permute(0, 2, 1), torch.arange(24.0).reshape(2, 4, 3) / 100)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z + self.factor(), 1.0), obs=x)
+
+
+class Replacing(Weighted):
+    def factor(self):
+        self.mean = 0.9995 * self.mean + 0.0005 * self.weight.detach().mean()
+        return super().factor() + self.mean
+
+
+class Counting(Weighted):
+    def factor(self):
+        self.count += 1
+        return super().factor() * self.count / 3000
+
+
+def weights_of(model, compiled, x=None, **options):
+    x = torch.randn(20) + 3 if x is None else x
+    fitted = fit(model, fixed_guide, x, epochs=3, batch_size=10, compile=compiled, **options)
+    return fitted, model.weight.detach()
+
+
+def fixed_guide(x):
+    m = pyro.param("m", torch.zeros(()))
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(m * x, 1.0))
+
+
+def both_weights(cls=Weighted, **options):
+    weights = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = cls()
+        fitted, weight = weights_of(model, compiled, **options)
+        weights.append(weight)
+    return fitted, *weights
+
+
+def test_gradients_lie_in_memory_as_their_parameters_do(uncompiled):
+    """Fused optimizers go through both side by side; one parameter is unused, so the step is PyTorch's own."""
+    fitted, plain, fast = both_weights()
+    assert fitted.compiled
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("cls", "why"), [(Replacing, "puts new tensors"), (Counting, "something else on each run")])
+def test_programs_with_a_state_of_their_own_are_left_to_pyro(uncompiled, cls, why):
+    with pytest.warns(UserWarning, match=why):
+        fitted, _, _ = both_weights(cls)
+    assert not fitted.compiled
+
+
+def test_data_in_double_precision(uncompiled):
+    x = torch.randn(20).double()
+    fitted, plain, fast = both_weights(x=x)
+    assert fitted.compiled
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_a_hook_of_the_optimizer_is_called(uncompiled):
+    def clamping(parameters, **options):
+        optimizer = torch.optim.Adam(parameters, **options)
+        clamp = lambda *_: [p.data.clamp_(-0.01, 0.01) for p in optimizer.param_groups[0]["params"]]  # noqa: E731
+        optimizer.register_step_post_hook(clamp)
+        return optimizer
+
+    pair = vae()
+    assert fit(pair.model, pair.guide, torch.rand(20, 1, 8, 8).round(), epochs=2, optimizer=clamping, compile=True)
+    assert max(float(p.abs().max()) for p in pair.parameters()) <= 0.0101
+
+
+def test_a_loader_with_a_generator_of_its_own_gives_the_same_batches(uncompiled):
+    elbos, x = [], torch.rand(20, 1, 8, 8).round()
+    for compiled in (False, "auto", True):
+        loader = DataLoader(TensorDataset(x), batch_size=5, shuffle=True, generator=torch.Generator().manual_seed(0))
+        pair = vae()
+        elbos.append(fit(pair.model, pair.guide, loader, epochs=2, compile=compiled).history.train_elbo)
+    np.testing.assert_array_equal(elbos[0], elbos[1])
+    np.testing.assert_allclose(elbos[0], elbos[2], rtol=1e-4)
+
+
+def test_parameters_that_have_made_fewer_steps_are_left_to_torch(uncompiled):
+    parameters = [torch.ones(3, requires_grad=True) for _ in range(2)]
+    optimizer = torch.optim.Adam(parameters, fused=True)
+    update = AdamUpdate(optimizer)
+    assert update([torch.ones(3), torch.ones(3)])
+    parameters[0].grad, parameters[1].grad = torch.ones(3), None
+    optimizer.step()
+    assert not update([torch.ones(3), torch.ones(3)])
+
+
+def test_vanishing_gradients_leave_no_denormal_numbers(uncompiled):
+    """Which would make a step several times as slow."""
+    parameter = torch.ones(3, requires_grad=True)
+    optimizer = torch.optim.Adam([parameter], fused=True)
+    update = AdamUpdate(optimizer)
+    update([torch.ones(3)])
+    for _ in range(900):
+        update([torch.zeros(3)])
+    assert not optimizer.state[parameter]["exp_avg"].any()
+
+
+def test_a_weight_that_a_subclass_makes_is_used():
+    class Seven(objectives.BetaELBO):
+        @property
+        def weight(self):
+            return 7.0
+
+    losses = []
+    for objective in (Seven(), objectives.BetaELBO(7.0)):
+        pair = vae()
+        with pair.running(), seeded(0):
+            losses.append(float(objective.differentiable_loss(pair.model, pair.guide, torch.ones(5, 1, 8, 8))))
+    assert losses[0] == losses[1]

@@ -15,7 +15,8 @@ from ppl_vae.models import VAE
 from torch import Tensor
 
 from ppl_vae import estimate_evidence
-from ppl_vae.capture import CannotCapture, log_weights_function
+from ppl_vae.capture import log_weights_function
+from ppl_vae.errors import CannotCapture
 from ppl_vae.networks import MLP
 from ppl_vae.pair import Pair
 from ppl_vae.priors import StandardNormal
