@@ -48,7 +48,7 @@ class TensorSource:
     def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
         """Yield batches in order, or in a random order drawn from PyTorch's global generator."""
         for index in _indices(len(self), batch_size, shuffle):
-            yield tuple(t[index] for t in self.tensors)
+            yield tuple(t.index_select(0, index.to(t.device)) for t in self.tensors)  # faster than t[index]
 
     def examples(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a whole batch, and the last one if it is short."""

@@ -20,6 +20,7 @@ SECTIONS = {
     "steps": "milliseconds per SVI step, and the share of the machine's best product rate",
     "log_px": "samples of log P(x) a second",
     "epoch": "a whole MNIST epoch: what is spent outside the steps (MNIST from PPL_VAE_DATA)",
+    "bf16": "matrix products in bfloat16: seconds of an epoch, and log P(x) in the end (binarized MNIST)",
     "growth": "time and memory with the data, the samples, the batch and the latent size",
     "end_to_end": "`ppl-vae train vae` on the digits, compile on and off",
 }
@@ -70,12 +71,13 @@ def hold_threads(count: int) -> None:
 
 def sections() -> dict[str, Callable[[Any], Iterator[Any]]]:
     """Return the sections by name; importing them makes the thread pools."""
-    from . import end_to_end, epoch, growth, log_px, training_steps
+    from . import bf16, end_to_end, epoch, growth, log_px, training_steps
 
     return {
         "steps": training_steps.section,
         "log_px": log_px.section,
         "epoch": epoch.section,
+        "bf16": bf16.section,
         "growth": growth.section,
         "end_to_end": end_to_end.section,
     }

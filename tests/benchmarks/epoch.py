@@ -74,7 +74,9 @@ def _measured(images: Any, epochs: int) -> tuple[list[float], list[float], list[
         mock.patch.object(Steps, "__call__", timed_step),
         mock.patch.object(Training, "run_epoch", timed_epoch),
     ):
-        partial(fit, schedule="constant")(model, guide, images, epochs=epochs, batch_size=BATCH, progress=False)
+        partial(fit, schedule="constant", compile=True)(
+            model, guide, images, epochs=epochs, batch_size=BATCH, progress=False
+        )
     steps = steps[2:]
     wholes = wholes[1:]
     return [1 - a / b for a, b in zip(steps, wholes, strict=True)], wholes, steps
