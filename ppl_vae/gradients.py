@@ -89,8 +89,8 @@ class Gradients:
     def agrees(self, args: Args) -> bool:
         """Return whether plain Pyro gives the same for the same noise; everything is left as it was.
 
-        It may not, once in a while, where rounding takes a rectified unit to the other side of its kink: what is another
-        function differs for other noise as well.
+        Once in a while it does not, where rounding takes a rectified unit to the other side of its kink; what is
+        another function differs for other noise as well.
         """
         return any(self._agrees(args, seed) for seed in range(TRIES))
 
