@@ -30,6 +30,7 @@ def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
         InputError: no data, data of different lengths, of a kind that is not known, or more or fewer
             tensors than the model takes; labels that are partly missing where the programs need them.
 
+    >>> import torch
     >>> from ppl_vae.models import VAE
     >>> len(as_source(torch.zeros(5, 1, 8, 8), Pair(VAE((1, 8, 8)))))
     5

@@ -128,14 +128,15 @@ def loss_and_grads(objective: Any, pair: Pair, args: Args, precision: str) -> Te
 def unchanged(pair: Pair, parameters: list[Tensor], seed: int = 0) -> Iterator[None]:
     """Within it, steps can be tried, from one seed: parameters, buffers, gradients, random states come back."""
     before, gradients = pair.snapshot(), [p.grad for p in parameters]
-    buffers = [(b, b.detach().clone()) for module in pair.all_modules() for b in module.buffers()]
+    buffers = [(b, b._version, b.detach().clone()) for module in pair.all_modules() for b in module.buffers()]
     try:
         with seeded(seed), torch.enable_grad(), pyro.validation_enabled(False):
             yield
     finally:
         pair.restore(before)
-        for buffer, value in buffers:  # a snapshot has no buffers that are not saved
-            buffer.copy_(value)
+        for buffer, version, value in buffers:  # a snapshot has no buffers that are not saved
+            if buffer._version != version:  # one that is expanded could not be written to
+                buffer.copy_(value)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
 
