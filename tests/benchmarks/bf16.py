@@ -41,7 +41,7 @@ def section(options: Options) -> Iterator[Row]:
     difference = log_px[0] - log_px[1]
     error = difference.std(ddof=1) / len(difference) ** 0.5
     yield Row(
-        f"test log P(x) after {EPOCHS} epochs, nats; difference {difference.mean():+.2f}, s.e. {error:.2f}",
+        f"test log P(x) after {EPOCHS} epochs, nats; difference {difference.mean():+.3f}, s.e. {error:.3f}",
         "in single precision",
         [float(log_px[0].mean())],
         [float(log_px[1].mean())],
