@@ -59,7 +59,7 @@ class AdamUpdate:
 
     @staticmethod
     def suits(optimizer: Optimizer) -> bool:
-        """Return whether an optimizer is Adam on the CPU in single precision, without variants, hooks or a past."""
+        """Return whether an optimizer is Adam on the CPU in single precision, without variants or hooks."""
         if type(optimizer) is not torch.optim.Adam:
             return False
         own_step = vars(optimizer).get("step")  # a scheduler of PyTorch's puts one there, which only counts

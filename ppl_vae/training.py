@@ -72,7 +72,7 @@ class Training:
             plate_size=plate_sizes[0],
             precision=precision,
         )
-        self.seconds, self.was_compiled = 0.0, False
+        self.seconds, self.compiled = 0.0, False  # compiled: how the last epoch was run
         self.rows: list[Row] = []
         self.best, self.best_epoch, self.best_score, self.stale = pair.snapshot(), 0, -math.inf, 0
 
@@ -88,7 +88,7 @@ class Training:
     def result(self, patience: int | None) -> Fit:
         """Return what there is to say of the fit."""
         stopped = "patience" if self.out_of_patience(patience) else "epochs"
-        return Fit(History.of(self.rows), self.best_epoch, stopped, self.seconds, self.steps.compiled)
+        return Fit(History.of(self.rows), self.best_epoch, stopped, self.seconds, self.compiled)
 
     def postfix(self) -> dict[str, str]:
         """Return the last epoch's ELBOs, for the progress bar."""
@@ -102,15 +102,19 @@ class Training:
         A run that is resumed goes on as it was.
         """
         if self.epoch >= epochs or self.out_of_patience(patience):
-            return self.was_compiled
+            return self.compiled
         started = time.monotonic()
-        wanted = self.was_compiled if wanted == "auto" and self.epoch else wanted
+        wanted = self.compiled if wanted == "auto" and self.epoch else wanted
         self.pair.train(True)
         self._tell_epoch()
-        with seeded(SETUP):
-            self.steps.compile_where_it_pays(source, batch_size, epochs - self.epoch, wanted)
+        try:
+            with seeded(SETUP):
+                self.steps.compile_where_it_pays(source, batch_size, epochs - self.epoch, wanted)
+        finally:  # however it ends: Ctrl-C leaves the modules as they are evaluated
+            self.pair.train(False)
+        self.compiled = self.steps.compiled
         self.seconds += time.monotonic() - started
-        return self.steps.compiled
+        return self.compiled
 
     def run(
         self,
@@ -147,6 +151,7 @@ class Training:
         self.steps.new_epoch()
         with seeded(seed, TRAINING, self.epoch):
             train_elbo = self._mean_elbo(source.batches(batch_size, shuffle=True), self.steps, self.plate_sizes[0])
+        self.compiled = self.steps.compiled
         self._check_parameters()
         self.pair.train(False)
         self.scheduler.step()
@@ -227,7 +232,7 @@ class Training:
             "best_score": self.best_score,
             "stale": self.stale,
             "seconds": self.seconds,
-            "compiled": self.steps.compiled,
+            "compiled": self.compiled,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -237,4 +242,4 @@ class Training:
         self.scheduler.load_state_dict(state["scheduler"])
         self.rows, self.best = [tuple(row) for row in state["rows"]], state["best"]
         self.best_epoch, self.best_score, self.stale = state["best_epoch"], state["best_score"], state["stale"]
-        self.seconds, self.was_compiled = state["seconds"], state.get("compiled", False)
+        self.seconds, self.compiled = state["seconds"], state.get("compiled", False)

@@ -288,6 +288,9 @@ def test_a_resumed_run_goes_on_compiled(uncompiled, monkeypatch, tmp_path):
         pair = vae()
         common = {"schedule": "constant", "out": folder, "resume": epochs > 2}
         assert fit(pair.model, pair.guide, x, epochs=epochs, **common, **options).compiled
+    again = vae()  # with nothing left to do it is as it was, too
+    common["resume"] = True
+    assert fit(again.model, again.guide, x, epochs=4, **common).compiled
 
 
 @pytest.mark.parametrize("wanted", ["yes", 2, None])
@@ -525,3 +528,16 @@ def test_a_unit_that_rounding_switches_is_no_reason_to_stop(uncompiled, monkeypa
         assert function.agrees((x,))
         answers = [False] * 3
         assert not function.agrees((x,))
+
+
+def test_ctrl_c_while_compiling_leaves_the_modules_in_evaluation_mode(monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gradients, "capture", interrupted)
+    pair = vae()
+    before = pair.snapshot()
+    with pytest.raises(KeyboardInterrupt):
+        fit(pair.model, pair.guide, torch.rand(20, 1, 8, 8).round(), epochs=2, compile=True)
+    assert not any(module.training for module in pair.all_modules())
+    assert all(torch.equal(value, before[name]) for name, value in pair.snapshot().items())
