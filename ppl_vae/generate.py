@@ -1,7 +1,4 @@
-"""Generating x: from the prior with the guide thrown away, from the posterior of some x, along a grid of z.
-
-What a program of ours generates is what it returns; of any other Pyro program it is the site x, else the last.
-"""
+"""Generating x: from the prior with the guide thrown away, from the posterior of some x, along a grid of z."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +6,14 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints
 
 from ppl_vae import base
+from ppl_vae.ancestral import Ancestral, AtMean, check_range, data_name, generated
 from ppl_vae.batches import as_source
-from ppl_vae.checks import outside_message
 from ppl_vae.conditional import ConditionalModel
-from ppl_vae.errors import InputError, positive_int, reason
+from ppl_vae.errors import InputError, check_compile, positive_int, reason
 from ppl_vae.given import Regenerated
 from ppl_vae.pair import Pair, Program, call_signature, program_name
 from ppl_vae.rng import seeded
@@ -28,7 +24,15 @@ CHUNK = 1000  # data generated or reconstructed at once
 QUANTILE_DRAWS = 100_000
 
 
-def sample(model: Program, size: int | None = None, *, mean: bool = False, seed: int = 0, **conditions: Any) -> Tensor:
+def sample(
+    model: Program,
+    size: int | None = None,
+    *,
+    mean: bool = False,
+    seed: int = 0,
+    compile: bool | str = "auto",
+    **conditions: Any,
+) -> Tensor:
     """Generate new data: z ~ P(z), then x ~ P(x | z), or given y x ~ P(x | z, y); the guide is not used.
 
     Args:
@@ -36,6 +40,8 @@ def sample(model: Program, size: int | None = None, *, mean: bool = False, seed:
         size: how many; by default as many as there are conditions, else one.
         mean: return E[x | z] instead of a draw (the usual picture of a sample).
         seed: of the draws; the global random state is left as it was.
+        compile: run a compiled graph of the program instead of Pyro: True, False, or "auto" where there are so many
+            data to generate that it pays (here millions of small images). The draws are the same, up to rounding.
         **conditions: what a conditional model is given, for instance `y=labels`: one for each datum, or one for all;
             None leaves one out.
 
@@ -63,14 +69,16 @@ def sample(model: Program, size: int | None = None, *, mean: bool = False, seed:
         if value.dim() and len(value) not in (1, size):
             raise InputError(f"Expected {name} for each of {size} data, or one for all; got {len(value)}.")
         given[name] = value.expand(size, *value.shape[1:])
-    parts = []
-    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
-        for index in torch.arange(size).split(CHUNK):
-            some = {name: value[index.to(value.device)] for name, value in given.items()}
-            with _AtMean(mean), _in_one_sentence():
-                trace = poutine.trace(model).get_trace(size=len(index), **some)
-            _check_conditions(trace)
-            parts.append(_generated(model, trace, mean))
+    check_compile(compile)
+    chunks = [slice(start, min(start + CHUNK, size)) for start in range(0, size, CHUNK)]
+    parts: list[Tensor] = []
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad(), _in_one_sentence():
+        generate = Ancestral(pair, mean)
+        for chunk in chunks:
+            some = {name: value[chunk] for name, value in given.items()}
+            if not parts:
+                generate.compile(chunk.stop, some, len(chunks), compile)
+            parts.append(generate(chunk.stop - chunk.start, some))
     return torch.cat(parts)
 
 
@@ -102,7 +110,7 @@ def same_latents(model: Program, size: int, *, seed: int = 0, **conditions: Any)
     sample(model, size, seed=seed, **first)  # refuse what cannot be generated
     with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
         sites = samples(poutine.trace(model).get_trace(size=size, **first))
-    z = {name: site["value"] for name, site in sites.items() if not site["is_observed"] and name != _data_name(sites)}
+    z = {name: site["value"] for name, site in sites.items() if not site["is_observed"] and name != data_name(sites)}
     fixed = poutine.condition(model, z)
     count = min(len(value) for value in given.values())
     each = [{name: value[m : m + 1] for name, value in given.items()} for m in range(count)]
@@ -138,9 +146,9 @@ def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True,
             args = tuple(t.to(pair.device) for t in batch)
             guide_trace = poutine.trace(guide).get_trace(*args)
             again = poutine.replay(Regenerated()(model), trace=guide_trace)
-            with _AtMean(mean):
+            with AtMean(mean):
                 trace = poutine.trace(again).get_trace(*args)
-            parts.append(_generated(model, trace, mean).reshape(args[0].shape))
+            parts.append(generated(model, trace, mean).reshape(args[0].shape))
     return torch.cat(parts)
 
 
@@ -167,7 +175,7 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
     pair = Pair(model)
     with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
         sites = samples(poutine.trace(model).get_trace(size=1))
-        data = _data_name(sites)
+        data = data_name(sites)
         latents = {n: tuple(s["fn"].event_shape) for n, s in sites.items() if n != data}
         if list(latents.values()) != [(2,)]:
             raise InputError(
@@ -179,36 +187,14 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
         levels = (torch.arange(grid) + 0.5) / grid
         across, up = (torch.quantile(draws[:, d].float().cpu(), levels) for d in (0, 1))
         z = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), dim=-1).reshape(-1, 2).to(draws)
-        with _AtMean(True):
-            x = _generated(model, poutine.trace(poutine.condition(model, {name: z})).get_trace(size=len(z)), mean=True)
+        with AtMean(True):
+            x = generated(model, poutine.trace(poutine.condition(model, {name: z})).get_trace(size=len(z)), mean=True)
     return x.reshape(grid, grid, *x.shape[1:])
 
 
 def _draws(model: Program, name: str) -> Tensor:
     sizes = [CHUNK] * (QUANTILE_DRAWS // CHUNK)
     return torch.cat([samples(poutine.trace(model).get_trace(size=size))[name]["value"] for size in sizes])
-
-
-class _AtMean(Messenger):
-    """Let the data of a program of ours be at their mean instead of drawn."""
-
-    def __init__(self, mean: bool) -> None:
-        super().__init__()
-        self.mean = mean
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if self.mean and msg["name"] == "x" and not msg["is_observed"]:
-            msg["value"] = msg["fn"].mean
-
-
-def _generated(model: Program, trace: poutine.Trace, mean: bool) -> Tensor:
-    """Return the data of a run (under `_AtMean`)."""
-    if isinstance(Pair(model).modules.get("model"), base.Model):
-        returned: Any = trace.nodes["_RETURN"]["value"]
-        return returned
-    sites = samples(trace)
-    site = sites[_data_name(sites)]
-    return site["fn"].mean if mean else site["value"]
 
 
 def _as_given(pair: Pair, conditions: dict[str, Any]) -> dict[str, Tensor]:
@@ -243,19 +229,8 @@ def _checked(model: ConditionalModel, y: Tensor) -> Tensor:
     _, read = model.condition.split(None, y)
     if read is None or not bool(torch.isfinite(read).all()):
         raise InputError("Expected finite conditions y; got NaN or infinity. Replace them.")
-    _check_range("y", model.condition(), read)
+    check_range("y", model.condition(), read)
     return y
-
-
-def _check_conditions(trace: poutine.Trace) -> None:
-    for name, site in samples(trace).items():
-        if site["is_observed"]:
-            _check_range(name, site["fn"], site["value"])
-
-
-def _check_range(name: str, fn: Any, value: Tensor) -> None:
-    if not bool(fn.support.check(value).all()):
-        raise InputError(outside_message(name, fn, value))
 
 
 @contextmanager
@@ -267,13 +242,8 @@ def _in_one_sentence() -> Iterator[None]:
         raise InputError(reason(problem)) from None
 
 
-def _data_name(sites: dict[str, Any]) -> str:
-    """Return which site holds the data: the one called x, else the last."""
-    return "x" if "x" in sites else list(sites)[-1]
-
-
 def takes_binary_data(model: base.Model) -> bool:
     """Return whether a model's data are zeros and ones, read off the site that generates them."""
     with seeded(0), Pair(model).running(), torch.no_grad(), _in_one_sentence():
         sites = samples(poutine.trace(model).get_trace(*model.example()))
-    return unwrapped(sites[_data_name(sites)]["fn"]).support is constraints.boolean
+    return unwrapped(sites[data_name(sites)]["fn"]).support is constraints.boolean

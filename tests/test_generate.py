@@ -1,5 +1,8 @@
 """Samples, reconstructions and maps come from the right distributions; figures are figures."""
 
+import warnings
+from functools import partial
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -7,11 +10,12 @@ import pytest
 import torch
 from pairs import PyroTutorialVAE, mean_model
 from ppl_vae.guides import LinearGaussian as ExactPosterior
-from ppl_vae.models import VAE, LinearGaussian
+from ppl_vae.models import CVAE, VAE, LinearGaussian
 
 import ppl_vae
-from ppl_vae import InputError, plots
+from ppl_vae import InputError, generate, plots
 from ppl_vae.checkpoint import History
+from ppl_vae.likelihoods import Gaussian
 from ppl_vae.priors import Mixture, StandardNormal
 
 
@@ -37,6 +41,78 @@ def test_conditions_are_passed_on():
         ppl_vae.sample(model, 3, label=torch.zeros(3))
     with pytest.raises(InputError, match="takes size"):
         ppl_vae.sample(mean_model, 3)
+
+
+def label_model(x=None, y=None, *, size=None):
+    """A plain function: x of y, which is observed within its range."""
+    with pyro.plate("data", size if x is None else len(x)):
+        y = pyro.sample("y", dist.Normal(torch.zeros(()), 1.0), obs=y)
+        z = pyro.sample("z", dist.Normal(y, 1.0))
+        return pyro.sample("x", dist.Normal(z, 0.1), obs=x)
+
+
+def compiled(model, size, **options):
+    """What a compiled program generates; a line that says it was not compiled fails."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Plain Pyro is used")
+        return ppl_vae.sample(model, size, compile=True, **options)
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize(
+    ("program", "conditions"),
+    [
+        (partial(VAE, (1, 4, 4)), {}),
+        (partial(VAE, (1, 4, 4), prior=Mixture(3), likelihood=Gaussian()), {}),
+        (partial(CVAE, (1, 4, 4)), {"y": torch.arange(50) % 10}),
+        (partial(CVAE, (1, 4, 4)), {"y": 3}),
+        (lambda: label_model, {"y": torch.linspace(-1, 1, 50)}),
+    ],
+)
+def test_a_compiled_program_generates_the_same(uncompiled, monkeypatch, program, conditions, mean):
+    monkeypatch.setattr(generate, "CHUNK", 20)  # two chunks and a short one
+    model = program()
+    got = compiled(model, 50, mean=mean, **conditions)
+    torch.testing.assert_close(got, ppl_vae.sample(model, 50, mean=mean, compile=False, **conditions))
+
+
+def test_a_compiled_program_runs_for_all_chunks_but_a_short_one(monkeypatch):
+    monkeypatch.setattr(generate, "CHUNK", 20)
+    sizes, model = [], VAE((1, 4, 4))
+    plain = type(model).forward
+    monkeypatch.setattr(VAE, "forward", lambda self, x=None, *, size=None: sizes.append(size) or plain(self, size=size))
+    first = compiled(model, 30)
+    tried = len(sizes)
+    assert sizes[-1] == 10
+    sizes.clear()
+    assert torch.equal(compiled(model, 170)[:20], first[:20])
+    assert len(sizes) == tried and sizes.count(10) == 1
+
+
+def test_conditions_out_of_range_are_refused_where_it_is_compiled(uncompiled, monkeypatch):
+    def model(x=None, y=None, *, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            y = pyro.sample("y", dist.Uniform(0.0, 1.0), obs=y)
+            return pyro.sample("x", dist.Normal(y, 1.0), obs=x)
+
+    monkeypatch.setattr(generate, "CHUNK", 20)
+    y = torch.full((40,), 0.5)
+    y[39] = 2.0
+    with pytest.raises(InputError, match=r"y.*2"):
+        ppl_vae.sample(model, 40, compile=True, y=y)
+
+
+def test_a_program_that_cannot_be_compiled_is_run(uncompiled):
+    def model(x=None, *, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            return pyro.sample("x", dist.Normal(z * (1 if float(z.sum()) > 0 else 2), 1.0), obs=x)
+
+    expected = ppl_vae.sample(model, 5, compile=False)
+    with pytest.warns(UserWarning, match="Plain Pyro is used, as the program"):
+        assert torch.equal(ppl_vae.sample(model, 5, compile=True), expected)
+    with pytest.raises(InputError, match="compile"):
+        ppl_vae.sample(model, 5, compile="yes")
 
 
 def test_reconstruct_is_the_mean_under_the_posterior(linear_gaussian):
