@@ -4,7 +4,7 @@ What fits in memory is held as tensors and batched by index; only a `DataLoader`
 are not known (-1), the data come in batches of two kinds: (x, y), and (x,) alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from ppl_vae.splits import Split
 from ppl_vae.strings import StringSplit
 
 Batch = tuple[Tensor, ...]
+NUMBERS_AT_ONCE = 2**20  # 4 MB in single precision
 
 
 class Source(Protocol):
@@ -47,8 +48,11 @@ class TensorSource:
 
     def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
         """Yield batches in order, or in a random order drawn from PyTorch's global generator."""
-        for index in _indices(len(self), batch_size, shuffle):
-            yield tuple(t.index_select(0, index.to(t.device)) for t in self.tensors)  # faster than t[index]
+
+        def chosen(index: Tensor) -> Batch:
+            return tuple(t.index_select(0, index.to(t.device)) for t in self.tensors)  # faster than t[index]
+
+        return _in_batches(chosen, len(self), batch_size, shuffle, sum(t[0].numel() for t in self.tensors))
 
     def examples(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a whole batch, and the last one if it is short."""
@@ -85,8 +89,12 @@ class SplitSource:
         """Yield batches in order with the split's fixed values, or shuffled with fresh draws."""
         split = self.split
         x_of, y_of = (split.draw, split.draw_y) if shuffle else (split.take, split.take_y)
-        for index in _indices(len(self), batch_size, shuffle):
-            yield (x_of(index), y_of(index)) if self.with_y else (x_of(index),)
+
+        def chosen(index: Tensor) -> Batch:
+            return (x_of(index), y_of(index)) if self.with_y else (x_of(index),)
+
+        images = 1 + split.length if isinstance(split, StringSplit) else 1  # that belong to a datum
+        return _in_batches(chosen, len(self), batch_size, shuffle, images * split.event_shape.numel())
 
     def examples(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a whole batch, and the last one if it is short."""
@@ -201,10 +209,19 @@ def _examples(source: Source, batch_size: int) -> Iterator[tuple[Batch, int]]:
             yield next(source.batches(size)), count
 
 
-def _indices(num_data: int, batch_size: int, shuffle: bool) -> Iterator[Tensor]:
+def _in_batches(
+    chosen: Callable[[Tensor], Batch], num_data: int, batch_size: int, shuffle: bool, numel: int
+) -> Iterator[Batch]:
+    """Yield batches of the data that `chosen` gives for an index, some batches of `numel` numbers a datum at once.
+
+    To a step of training, finding and drawing its data alone would come as dear as a tenth of it: what finds them is
+    no longer in the processor's cache after each step.
+    """
     # All data in one batch keep their order: a guide may have parameters for each of them.
     order = torch.randperm(num_data) if shuffle and batch_size < num_data else torch.arange(num_data)
-    yield from order.split(batch_size)
+    batches_at_once = max(1, NUMBERS_AT_ONCE // max(1, batch_size * numel))
+    for index in order.split(batches_at_once * batch_size):
+        yield from zip(*(t.split(batch_size) for t in chosen(index)), strict=True)
 
 
 def _float_dtype(part: Any) -> torch.dtype | None:

@@ -97,14 +97,16 @@ class Split:
 
     def grey(self, index: Tensor) -> Tensor:
         """Return these data before binarization, as floats."""
-        rows = self.rows[index]
-        if isinstance(self.values, Tensor):
-            chosen = self.values.index_select(0, rows.to(self.values.device))  # seven times as fast as [rows]
-        else:
-            chosen = torch.from_numpy(np.ascontiguousarray(self.values[rows.numpy()]))
         # Divided in place: a batch of images is made in each step of training.
-        floats = chosen.to(torch.get_default_dtype(), copy=True)
+        floats = self._stored(index).to(torch.get_default_dtype(), copy=True)
         return floats if self.scale == 1 else floats.div_(self.scale)
+
+    def _stored(self, index: Tensor) -> Tensor:
+        """Return what is stored of these data."""
+        rows = self.rows.index_select(0, index)  # several times as fast as [index]
+        if isinstance(self.values, Tensor):
+            return self.values.index_select(0, rows.to(self.values.device))
+        return torch.from_numpy(np.ascontiguousarray(self.values[rows.numpy()]))
 
     def take(self, index: Tensor) -> Tensor:
         """Return these data as an estimator sees them: the same numbers every time."""
@@ -125,19 +127,16 @@ class Split:
         """Return these data as training sees them: binarized or dequantized afresh, by PyTorch's global generator."""
         if self.dequantize is None and self.binarize not in ("dynamic", "random_threshold"):
             return self.take(index)
+        if self.binarize == "dynamic" and self.scale == 255 and (levels := self._stored(index)).dtype == torch.uint8:
+            return self._hidden(_bernoulli_of_bytes(levels), index)
         x = self.grey(index)
         if self.dequantize is not None:
             return self._hidden(self._dequantized(x, torch.rand_like(x)), index)
         if self.binarize == "dynamic":
-            drawn = _bernoulli(x if self._complete else filled(x))
+            drawn = _bernoulli(filled(x))
         else:
             drawn = (torch.rand(len(x), *self._one_for_each(), device=x.device) < x).to(x)
-        return self._hidden(drawn if self._complete else missing_as(drawn, x), index)
-
-    @property
-    def _complete(self) -> bool:
-        """Whether no stored value can be missing: whole numbers have no NaN."""
-        return isinstance(self.values, Tensor) and not self.values.is_floating_point()
+        return self._hidden(missing_as(drawn, x), index)
 
     def _hidden(self, x: Tensor, index: Tensor) -> Tensor:
         """Return x with those of its values missing that the split hides."""
@@ -229,16 +228,36 @@ class Split:
 
 
 def _bernoulli(p: Tensor) -> Tensor:
-    """Draw ones with these probabilities, rounded to 1 / 2^16, by PyTorch's global generator.
+    """Draw ones with these probabilities, rounded to 1 / 2^16, from a seed of PyTorch's global generator.
 
     On the CPU torch.bernoulli is some ten times slower: for batches of images, as slow as a step of training.
     """
     if p.device.type != "cpu":
         return torch.bernoulli(p)
-    words = torch.empty(-(-p.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    u = words.view(torch.int16)[: p.numel()].reshape(p.shape)  # four in a word, from -2^15 on
-    above = (p * 2**16).sub_(2**15 + 0.5).sub_(u)
+    u = torch.from_numpy(_random_words().random_raw(-(-p.numel() // 4)).view(np.int16))  # from -2^15 on
+    above = (p * 2**16).sub_(2**15 + 0.5).sub_(u[: p.numel()].reshape(p.shape))
     return above.sign_().clamp_(min=0.0)  # in place and in floats: a comparison costs as much as all of this
+
+
+def _bernoulli_of_bytes(levels: Tensor) -> Tensor:
+    """Draw ones with probabilities levels / 255, of bytes, as zeros and ones in the default dtype.
+
+    A number u uniform in 0..254 is below the level with that very probability. It is a random byte; the few that are
+    255 are drawn again.
+    """
+    dtype = torch.get_default_dtype()
+    if levels.device.type != "cpu":
+        return torch.bernoulli(levels.to(dtype) / 255)
+    words = _random_words()
+    u = words.random_raw(-(-levels.numel() // 8)).view(np.uint8)[: levels.numel()].reshape(levels.shape)
+    again = u == 255
+    u[again] = (words.random_raw(np.count_nonzero(again)) >> np.uint64(32)) * np.uint64(255) >> np.uint64(32)
+    return torch.from_numpy(np.less(u, levels.numpy(), out=u.view(bool)).view(np.uint8)).to(dtype)
+
+
+def _random_words() -> np.random.SFC64:
+    """Return a fast source of 64-bit numbers, with a seed from PyTorch's global generator."""
+    return np.random.SFC64(int(torch.randint(2**62, ())))
 
 
 def is_known(y: Tensor) -> Tensor:

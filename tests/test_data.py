@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ppl_vae import InputError, data, files, splits
+from ppl_vae import InputError, data, files, sources, splits
 from ppl_vae.splits import Split
 
 X = np.ones((20, 5))
@@ -371,9 +371,11 @@ def test_named_files_of_another_shape(tmp_path, monkeypatch):
             data.load(name)
 
 
-def test_binary_draws_have_the_probabilities_of_the_greys():
+@pytest.mark.parametrize("as_bytes", [True, False])
+def test_binary_draws_have_the_probabilities_of_the_greys(as_bytes):
     greys = torch.arange(256, dtype=torch.uint8)
-    split = Split(greys[:, None], torch.arange(256).repeat(4000), scale=255.0, binarize="dynamic")
+    values = greys[:, None] if as_bytes else greys[:, None] / 255
+    split = Split(values, torch.arange(256).repeat(4000), scale=255.0 if as_bytes else 1.0, binarize="dynamic")
     torch.manual_seed(0)
     state = torch.get_rng_state()
     x = split.draw(torch.arange(len(split))).reshape(4000, 256)
@@ -383,5 +385,23 @@ def test_binary_draws_have_the_probabilities_of_the_greys():
     assert ((x.mean(0) - p).abs() <= 4.5 * error + 2**-16).all()
     assert x.mean(0)[[0, 255]].tolist() == [0.0, 1.0]  # never, and always
     assert abs(float((x - p).mean())) < 4.5 * float((p * (1 - p)).mean() / x.numel()) ** 0.5
+    each = ((x - p) / (p * (1 - p)).sqrt())[:, 1:255]
+    for other in (each.roll(1, 0), each.roll(1, 1), each.roll(4, 1), each.roll(8, 1)):  # neighbours, and their words
+        assert abs(float((each * other).mean())) < 4.5 / each.numel() ** 0.5
     torch.set_rng_state(state)
     assert torch.equal(split.draw(torch.arange(len(split))).reshape(4000, 256), x)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 100])
+def test_batches_are_the_same_however_many_are_found_at_once(monkeypatch, batch_size):
+    x = torch.arange(64.0)[:, None].expand(64, 3)
+    found = {}
+    for at_once in (1, 50, 10_000):
+        monkeypatch.setattr(sources, "NUMBERS_AT_ONCE", at_once)
+        torch.manual_seed(0)
+        found[at_once] = [batch for (batch,) in sources.TensorSource((x,)).batches(batch_size, shuffle=True)]
+    sizes = [len(batch) for batch in found[1]]
+    assert sizes == [batch_size] * (64 // batch_size) + [64 % batch_size] * (64 % batch_size > 0)
+    assert sorted(torch.cat(found[1])[:, 0].tolist()) == x[:, 0].tolist()
+    for batches in found.values():
+        assert all(map(torch.equal, batches, found[1])) and len(batches) == len(found[1])

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from ppl_vae import InputError, data, estimate_evidence, fit
+from ppl_vae import InputError, data, estimate_evidence, fit, sources
 from ppl_vae.batches import as_source, fingerprint
 from ppl_vae.pair import Pair
 from ppl_vae.sources import SplitSource
@@ -139,6 +139,7 @@ def test_batches_and_fingerprint(numbered):
 
 def test_strings_are_not_made_before_they_are_asked_for(numbered, monkeypatch):
     train = data.load(numbered, strings=3).train
+    monkeypatch.setattr(sources, "NUMBERS_AT_ONCE", 10 * 4 * train.event_shape.numel())  # ten data with their strings
     largest = []
     take = type(train.pool).take
     monkeypatch.setattr(type(train.pool), "take", lambda self, index: largest.append(len(index)) or take(self, index))
