@@ -6,7 +6,7 @@ import importlib.util
 import pyro
 import pytest
 import torch
-from benchmarks import peers, table, timing
+from benchmarks import bounds, peers, table, timing
 from benchmarks.architectures import ARCHITECTURES, NUM_DATA, SHAPE, make_data, shuffled
 from benchmarks.products import forward_operations, step_operations
 from benchmarks.timing import Competitor, Times
@@ -199,3 +199,14 @@ def test_pythae_has_our_networks():
     torch.testing.assert_close((embedded.log_covariance / 2).exp(), torch.nn.functional.softplus(raw) + 1e-6)
     torch.testing.assert_close(theirs.decoder(loc).reconstruction, decoder(loc).sigmoid())
     assert decoder(loc).shape[1:] == SHAPE
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_the_products_alone_are_those_of_a_step(name, monkeypatch):
+    monkeypatch.setattr("ppl_vae.products.onednn_is_faster", lambda *args: False)  # PyTorch does not count oneDNN's
+    architecture = ARCHITECTURES[name]
+    products = bounds.products_of(bounds.recorded_step(architecture, make_data(3)))
+    with FlopCounterMode(display=False) as counter:
+        for product in products:
+            product()
+    assert counter.get_total_flops() == step_operations(architecture, 3)

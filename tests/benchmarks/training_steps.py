@@ -12,7 +12,7 @@ import torch
 
 from ppl_vae.errors import CannotCapture
 
-from . import ours, peers
+from . import bounds, ours, peers
 from .architectures import ARCHITECTURES, Architecture, make_data
 from .options import Options, say
 from .products import large_products, step_operations
@@ -49,7 +49,7 @@ def makers() -> dict[str, Maker]:
         from . import pythae_peer
 
         found["pythae, trainer with its loader"] = pythae_peer.by_trainer
-    return found
+    return found | {"our products and convolutions alone": bounds.products, "our Adam alone": bounds.adam}
 
 
 def missing() -> list[str]:
