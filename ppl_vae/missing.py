@@ -61,7 +61,7 @@ def filled(x: Tensor, value: float = 0.0) -> Tensor:
     >>> filled(torch.tensor([1.0, math.nan]))
     tensor([1., 0.])
     """
-    return torch.where(x.isnan(), value, x) if x.is_floating_point() else x
+    return torch.where(x.isnan(), value, x) if x.is_floating_point() and not _all_known.get() else x
 
 
 def with_mask(x: Any, mask: Any) -> Tensor:

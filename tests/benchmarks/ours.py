@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from itertools import chain, count
 
 import pyro
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from ppl_vae.missing import all_known
 from ppl_vae.pair import Pair
+from ppl_vae.sources import TensorSource
 from ppl_vae.steps import Steps
 
-from .architectures import Architecture, shuffled
+from .architectures import Architecture
 from .peers import LEARNING_RATE
 from .timing import Competitor
 
@@ -36,5 +38,7 @@ def by_us(architecture: Architecture, data: Tensor, batch_size: int, *, compiled
         steps = Steps(pair, Trace_ELBO(), optimizer)
         if compiled:
             steps.compile((data[:batch_size],))
-    indices = shuffled(batch_size)
-    return Competitor(lambda: steps((data[next(indices)],)), around=running)
+    source = TensorSource((data,))
+    batches = chain.from_iterable(source.batches(batch_size, shuffle=True) for _ in count())
+    whole = (batch for batch in batches if len(batch[0]) == batch_size)
+    return Competitor(lambda: steps(next(whole)), around=running)
