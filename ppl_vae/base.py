@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ppl_vae.errors import InputError, positive_int
-from ppl_vae.missing import filled
+from ppl_vae.missing import filled, nothing_is_missing
 from ppl_vae.pair import Pair
 from ppl_vae.trace import latent_sites
 
@@ -133,7 +133,7 @@ class Guide(Program):
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the guide on what there is of x."""
-        return super().__call__(x if self.reads_missing else filled(x), *args, **kwargs)
+        return super().__call__(x if self.reads_missing or nothing_is_missing() else filled(x), *args, **kwargs)
 
     def posterior(self, x: Tensor) -> dict[str, TorchDistribution]:
         """Return Q(z_s | x) of each site s that depends on nothing but x, for x [..., *event_shape]."""

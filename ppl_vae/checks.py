@@ -11,7 +11,7 @@ from torch.distributions import constraints
 
 from ppl_vae.errors import InputError, reason
 from ppl_vae.holes import check_holes, find_holes
-from ppl_vae.missing import filled
+from ppl_vae.missing import all_known, filled
 from ppl_vae.pair import Pair, program_name
 from ppl_vae.sources import PartlyLabelled, Source
 from ppl_vae.structure import Args, samples
@@ -40,6 +40,7 @@ class Checked(NamedTuple):
     num_missing: int
 
 
+@all_known(False)  # it is called to find out
 def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str = "guide") -> Checked:
     """Check data and programs against each other, by a run of both.
 

@@ -40,8 +40,9 @@ def sample(
         size: how many; by default as many as there are conditions, else one.
         mean: return E[x | z] instead of a draw (the usual picture of a sample).
         seed: of the draws; the global random state is left as it was.
-        compile: run a compiled graph of the program instead of Pyro: True, False, or "auto" where there are so many
-            data to generate that it pays (here millions of small images). The draws are the same, up to rounding.
+        compile: run a compiled graph of the program instead of Pyro, for all data after the first thousand: True,
+            False, or "auto" where that saves time (of small networks, for millions of data). The draws are the same,
+            up to rounding.
         **conditions: what a conditional model is given, for instance `y=labels`: one for each datum, or one for all;
             None leaves one out.
 
@@ -68,17 +69,16 @@ def sample(
     for name, value in given.items():
         if value.dim() and len(value) not in (1, size):
             raise InputError(f"Expected {name} for each of {size} data, or one for all; got {len(value)}.")
-        given[name] = value.expand(size, *value.shape[1:])
+        given[name] = value.expand(size, *value.shape[1:]).clone(memory_format=torch.contiguous_format)
     check_compile(compile)
-    chunks = [slice(start, min(start + CHUNK, size)) for start in range(0, size, CHUNK)]
-    parts: list[Tensor] = []
+    sizes = [CHUNK] * (size // CHUNK) + [size % CHUNK] * (size % CHUNK > 0)
+    each = [value.split(sizes) for value in given.values()]
+    chunks = [dict(zip(given, values, strict=True)) for values in zip(*each, strict=True)] or [{}] * len(sizes)
     with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad(), _in_one_sentence():
         generate = Ancestral(pair, mean)
-        for chunk in chunks:
-            some = {name: value[chunk] for name, value in given.items()}
-            if not parts:
-                generate.compile(chunk.stop, some, len(chunks), compile)
-            parts.append(generate(chunk.stop - chunk.start, some))
+        parts = [generate(sizes[0], chunks[0])]  # parameters that do not exist yet are made by it
+        generate.compile(CHUNK, chunks[1 : size // CHUNK], compile)
+        parts += [generate(n, some) for n, some in zip(sizes[1:], chunks[1:], strict=True)]
     return torch.cat(parts)
 
 

@@ -37,6 +37,11 @@ def all_known(known: bool = True) -> Iterator[None]:
         _all_known.reset(token)
 
 
+def nothing_is_missing() -> bool:
+    """Return whether it was said, by `all_known`, that the data have no missing values."""
+    return _all_known.get()
+
+
 def is_missing_in(x: Tensor) -> bool:
     """Return whether any value of x is missing; true where values cannot be looked at, as they are being recorded.
 
@@ -61,7 +66,7 @@ def filled(x: Tensor, value: float = 0.0) -> Tensor:
     >>> filled(torch.tensor([1.0, math.nan]))
     tensor([1., 0.])
     """
-    return torch.where(x.isnan(), value, x) if x.is_floating_point() and not _all_known.get() else x
+    return torch.where(x.isnan(), value, x) if x.is_floating_point() else x
 
 
 def with_mask(x: Any, mask: Any) -> Tensor:

@@ -50,8 +50,13 @@ def alike(function: Callable[[Tensor], Tensors], other: Callable[[Tensor], Tenso
 def record(function: Callable[..., Any], *examples: Tensor) -> fx.GraphModule:
     """Run a function once and return the operations on tensors that it did."""
     module = make_fx(function)(*examples)
-    module.graph.eliminate_dead_code()
+    without_dead_code(module.graph)
     return module
+
+
+def without_dead_code(graph: fx.Graph) -> None:
+    """Leave out of a graph what nobody uses, but for draws, which move the random generator on."""
+    graph.eliminate_dead_code(lambda node: node.is_impure() or _random(node))
 
 
 def folded(module: fx.GraphModule) -> fx.GraphModule:
@@ -69,7 +74,7 @@ def folded(module: fx.GraphModule) -> fx.GraphModule:
             module.register_buffer(f"known_{i}", value)
             with graph.inserting_before(node):
                 node.replace_all_uses_with(graph.get_attr(f"known_{i}"))
-    graph.eliminate_dead_code()
+    without_dead_code(graph)
     module.recompile()
     return module
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from ppl_vae.recorded import record
+from ppl_vae.recorded import record, without_dead_code
 
 FACTORS = 64  # of at most 2 each in one product: 2^64 is well inside single precision
 aten = torch.ops.aten
@@ -19,7 +19,7 @@ def rewrite(graph: fx.Graph) -> None:
     """Rewrite a graph in place."""
     _fewer_logarithms(graph)
     _transpose_factors(graph)
-    graph.eliminate_dead_code()
+    without_dead_code(graph)
 
 
 def _transpose_factors(graph: fx.Graph) -> None:

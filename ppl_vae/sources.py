@@ -50,7 +50,7 @@ class TensorSource:
         """Yield batches in order, or in a random order drawn from PyTorch's global generator."""
 
         def chosen(index: Tensor) -> Batch:
-            return tuple(t.index_select(0, index.to(t.device)) for t in self.tensors)  # faster than t[index]
+            return tuple(t.detach().index_select(0, index.to(t.device)) for t in self.tensors)
 
         return _in_batches(chosen, len(self), batch_size, shuffle, sum(t[0].numel() for t in self.tensors))
 

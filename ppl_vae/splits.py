@@ -127,11 +127,12 @@ class Split:
         """Return these data as training sees them: binarized or dequantized afresh, by PyTorch's global generator."""
         if self.dequantize is None and self.binarize not in ("dynamic", "random_threshold"):
             return self.take(index)
+        if self.dequantize is not None:
+            x = self.grey(index)
+            return self._hidden(self._dequantized(x, torch.rand_like(x)), index)
         if self.binarize == "dynamic" and self.scale == 255 and (levels := self._stored(index)).dtype == torch.uint8:
             return self._hidden(_bernoulli_of_bytes(levels), index)
         x = self.grey(index)
-        if self.dequantize is not None:
-            return self._hidden(self._dequantized(x, torch.rand_like(x)), index)
         if self.binarize == "dynamic":
             drawn = _bernoulli(filled(x))
         else:

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pyro
 import torch
-from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -216,6 +216,12 @@ def _check_objective(objective: ELBO, pair: Pair, traces: list[Any], batch: Batc
     """Refuse an objective that is not for the pair, as one that does not sum over the latents a guide leaves out."""
     if isinstance(objective, ParticleObjective):
         objective.meet(pair.model, cast(Program, pair.guide), tuple(value.to(pair.device) for value in batch), {})
+    seen = any(site["type"] == "param" for trace in traces for site in trace.nodes.values())
+    if pair.parameters() and not seen and isinstance(objective, Trace_ELBO | TraceEnum_ELBO | RenyiELBO):
+        raise InputError(
+            f"Expected programs whose parameters Pyro sees; got none that {type(objective).__name__} would train. Make "
+            f"your modules PyroModules, or let the programs call pyro.module('name', self)."
+        )
     in_order = [[n for n, s in samples(trace).items() if not s["is_observed"]] for trace in traces]
     latents, *guided = map(set, in_order)
     ours, theirs = ([n for n in names if n in latents.intersection(*guided)] for names in (in_order[0], in_order[-1]))

@@ -169,16 +169,16 @@ class Training:
         self.seconds += time.monotonic() - started
 
     def _mean_elbo(self, batches: Iterator[Batch], loss_of: Callable[[Batch], Any], plate_size: int | None) -> float:
-        total, count = torch.zeros((), dtype=torch.float64), 0
         device = self.pair.device
         on_cpu = device.type == "cpu"  # elsewhere each look at a number waits for all the work before it
-        total = total if on_cpu else total.to(device)
+        total: Any = 0.0 if on_cpu else torch.zeros((), dtype=torch.float64, device=device)
+        count = 0
         for batch in batches:
             args = tuple(t.to(device) for t in batch)
             state = torch.get_rng_state() if on_cpu else None
-            value = loss_of(args)
+            value = float(loss_of(args)) if on_cpu else loss_of(args)
             if on_cpu and not math.isfinite(value):
-                self._stop(float(value), args, state)
+                self._stop(value, args, state)
             size = len(args[0])
             # A plate of fixed size scales its subset up to that size.
             total += value if plate_size is None else value * size / plate_size

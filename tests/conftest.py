@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before PyTorch is there: several processes with all cores each stand still
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pyro
 import pytest
 import torch

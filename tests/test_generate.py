@@ -1,5 +1,6 @@
 """Samples, reconstructions and maps come from the right distributions; figures are figures."""
 
+import random
 import warnings
 from functools import partial
 
@@ -64,55 +65,107 @@ def compiled(model, size, **options):
     [
         (partial(VAE, (1, 4, 4)), {}),
         (partial(VAE, (1, 4, 4), prior=Mixture(3), likelihood=Gaussian()), {}),
-        (partial(CVAE, (1, 4, 4)), {"y": torch.arange(50) % 10}),
+        (partial(CVAE, (1, 4, 4)), {"y": torch.arange(70) % 10}),
         (partial(CVAE, (1, 4, 4)), {"y": 3}),
-        (lambda: label_model, {"y": torch.linspace(-1, 1, 50)}),
+        (lambda: label_model, {"y": torch.linspace(-1, 1, 70)}),
+        (lambda: label_model, {}),
     ],
 )
 def test_a_compiled_program_generates_the_same(uncompiled, monkeypatch, program, conditions, mean):
-    monkeypatch.setattr(generate, "CHUNK", 20)  # two chunks and a short one
+    monkeypatch.setattr(generate, "CHUNK", 20)  # whole chunks and a short one
     model = program()
-    got = compiled(model, 50, mean=mean, **conditions)
-    torch.testing.assert_close(got, ppl_vae.sample(model, 50, mean=mean, compile=False, **conditions))
+    got = compiled(model, 70, mean=mean, **conditions)
+    torch.testing.assert_close(got, ppl_vae.sample(model, 70, mean=mean, compile=False, **conditions))
 
 
-def test_a_compiled_program_runs_for_all_chunks_but_a_short_one(monkeypatch):
+def test_a_compiled_program_runs_for_all_chunks_but_the_first_and_a_short_one(monkeypatch):
     monkeypatch.setattr(generate, "CHUNK", 20)
     sizes, model = [], VAE((1, 4, 4))
     plain = type(model).forward
     monkeypatch.setattr(VAE, "forward", lambda self, x=None, *, size=None: sizes.append(size) or plain(self, size=size))
-    first = compiled(model, 30)
+    first = compiled(model, 50)
     tried = len(sizes)
     assert sizes[-1] == 10
     sizes.clear()
-    assert torch.equal(compiled(model, 170)[:20], first[:20])
+    assert torch.equal(compiled(model, 170)[:40], first[:40])
     assert len(sizes) == tried and sizes.count(10) == 1
 
 
-def test_conditions_out_of_range_are_refused_where_it_is_compiled(uncompiled, monkeypatch):
-    def model(x=None, y=None, *, size=None):
-        with pyro.plate("data", size if x is None else len(x)):
-            y = pyro.sample("y", dist.Uniform(0.0, 1.0), obs=y)
-            return pyro.sample("x", dist.Normal(y, 1.0), obs=x)
+def unit_model(x=None, y=None, *, size=None):
+    """A plain function that can be given y between 0 and 1, and nothing else."""
+    with pyro.plate("data", size if x is None else len(x)):
+        y = pyro.sample("y", dist.Uniform(torch.zeros(()), 1.0), obs=y)
+        return pyro.sample("x", dist.Normal(torch.log(y - 0.1), 1.0), obs=x)
 
+
+@pytest.mark.parametrize(("wrong", "error", "words"), [(2.0, InputError, "y.*2"), (0.05, ValueError, "(?s)loc.*nan")])
+def test_what_plain_pyro_refuses_is_refused_where_it_is_compiled(uncompiled, monkeypatch, wrong, error, words):
     monkeypatch.setattr(generate, "CHUNK", 20)
-    y = torch.full((40,), 0.5)
-    y[39] = 2.0
-    with pytest.raises(InputError, match=r"y.*2"):
-        ppl_vae.sample(model, 40, compile=True, y=y)
+    y = torch.full((80,), 0.5)
+    compiled(unit_model, 80, y=y)
+    y[59] = wrong
+    with warnings.catch_warnings(), pytest.raises(error, match=words):
+        warnings.filterwarnings("ignore", "Plain Pyro is used")
+        ppl_vae.sample(unit_model, 80, compile=True, y=y)
 
 
-def test_a_program_that_cannot_be_compiled_is_run(uncompiled):
-    def model(x=None, *, size=None):
-        with pyro.plate("data", size if x is None else len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
-            return pyro.sample("x", dist.Normal(z * (1 if float(z.sum()) > 0 else 2), 1.0), obs=x)
+def of_values(x=None, y=None, *, size=None):
+    """A program that looks at z, so that what it does depends on it."""
+    with pyro.plate("data", size if x is None else len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+        return pyro.sample("x", dist.Normal(z * (1 if float(z.sum()) > 0 else 2), 1.0), obs=x)
 
-    expected = ppl_vae.sample(model, 5, compile=False)
-    with pytest.warns(UserWarning, match="Plain Pyro is used, as the program"):
-        assert torch.equal(ppl_vae.sample(model, 5, compile=True), expected)
+
+def of_another_generator(x=None, y=None, *, size=None):
+    with pyro.plate("data", size if x is None else len(x)):
+        return pyro.sample("x", dist.Normal(torch.zeros(()), 1.0 + random.random()), obs=x)
+
+
+def behind_the_back(x=None, y=None, *, size=None):
+    with pyro.plate("data", size if x is None else len(x)):
+        return pyro.sample("x", dist.Normal(torch.tensor(y.tolist()), 0.1), obs=x)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [(of_values, "recorded"), (of_another_generator, "NumPy's"), (behind_the_back, "something else on each run")],
+)
+def test_a_program_that_cannot_be_compiled_is_run(uncompiled, monkeypatch, model, why):
+    monkeypatch.setattr(generate, "CHUNK", 20)
+    y = torch.arange(3.0).repeat_interleave(20)  # each chunk has one y: that of the first is nothing to go by
+    expected = ppl_vae.sample(model, 60, compile=False, y=y)
+    with pytest.warns(UserWarning, match=f"Plain Pyro is used, as the program.*{why}"):
+        assert torch.equal(ppl_vae.sample(model, 60, compile=True, y=y), expected)
+
+
+def test_compile_is_true_false_or_auto(small_pair):
     with pytest.raises(InputError, match="compile"):
-        ppl_vae.sample(model, 5, compile="yes")
+        ppl_vae.sample(small_pair[0], 5, compile="yes")
+
+
+class Counting(torch.nn.Module):
+    """Adds up in a buffer how often it was run, and writes to what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("runs", torch.zeros(()))
+
+    def forward(self, x=None, y=None, *, size=None):
+        self.runs += 1
+        y -= 1
+        with pyro.plate("data", size if x is None else len(x)):
+            return pyro.sample("x", dist.Normal(y + self.runs, 1e-3), obs=x)
+
+
+def test_trials_leave_no_trace(uncompiled, monkeypatch):
+    monkeypatch.setattr(generate, "CHUNK", 20)
+    y = torch.arange(100.0)
+    expected = ppl_vae.sample(Counting(), compile=False, y=y)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Plain Pyro is used")
+        got = ppl_vae.sample(Counting(), compile=True, y=y)
+    torch.testing.assert_close(got, expected)
+    assert torch.equal(y, torch.arange(100.0))
 
 
 def test_reconstruct_is_the_mean_under_the_posterior(linear_gaussian):

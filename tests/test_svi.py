@@ -536,3 +536,26 @@ def test_a_latent_that_nobody_samples_is_refused_unless_it_is_summed_out():
         fit(model, lambda x: None, x, epochs=1)
     fitted = fit(model, lambda x: None, x, epochs=1, objective=infer.TraceEnum_ELBO(max_plate_nesting=1))
     assert fitted.history.train_elbo[0] == pytest.approx(float(dist.Normal(0.0, 1.0).log_prob(x).mean()), abs=0.01)
+
+
+class Unseen(nn.Module):
+    """A plain module whose parameters Pyro does not hear of."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(()))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(self.loc, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+
+def test_modules_that_pyro_does_not_see_are_refused_not_left_untrained():
+    programs = Unseen()
+    with pytest.raises(InputError, match=r"parameters Pyro sees.*Trace_ELBO would train.*PyroModules"):
+        fit(programs.model, programs.guide, torch.randn(10), epochs=1)
