@@ -250,10 +250,11 @@ def _bernoulli_of_bytes(levels: Tensor) -> Tensor:
     if levels.device.type != "cpu":
         return torch.bernoulli(levels.to(dtype) / 255)
     words = _random_words()
-    u = words.random_raw(-(-levels.numel() // 8)).view(np.uint8)[: levels.numel()].reshape(levels.shape)
-    again = u == 255
-    u[again] = (words.random_raw(np.count_nonzero(again)) >> np.uint64(32)) * np.uint64(255) >> np.uint64(32)
-    return torch.from_numpy(np.less(u, levels.numpy(), out=u.view(bool)).view(np.uint8)).to(dtype)
+    u = words.random_raw(-(-levels.numel() // 8)).view(np.uint8)[: levels.numel()]
+    again = np.flatnonzero(u == 255)
+    u[again] = (words.random_raw(len(again)) >> np.uint64(32)) * np.uint64(255) >> np.uint64(32)
+    is_one = np.less(u, levels.numpy().reshape(-1), out=u.view(bool))
+    return torch.from_numpy(is_one.view(np.uint8)).reshape(levels.shape).to(dtype)
 
 
 def _random_words() -> np.random.SFC64:
