@@ -3,9 +3,6 @@
 import os
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before PyTorch is there: several processes with all cores each stand still
-    os.environ["OMP_NUM_THREADS"] = "1"
-
 import pyro
 import pytest
 import torch
@@ -17,6 +14,10 @@ from ppl_vae import capture, data
 collect_ignore = ["benchmarks"]  # commands for a person, with peers that the tests do not need
 
 os.environ["PPL_VAE_SMOKE"] = "1"  # the notebooks then use small settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes with all cores each, and notebooks, would stand still
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
