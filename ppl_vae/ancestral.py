@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ppl_vae import base
-from ppl_vae.capture import UNLIKE, Function, capture, compiling_pays
+from ppl_vae.capture import Function, capture, compiling_pays
 from ppl_vae.checks import outside_message
 from ppl_vae.errors import CannotCapture, InputError
 from ppl_vae.gradients import unchanged
@@ -81,7 +81,10 @@ class Ancestral:
                 function = capture(plain, *_copies(chunks[0].values()))
             for seed, values in enumerate((tuple(chunks[0].values()), mixed)):
                 if not self._agree(plain, function, values, seed):
-                    raise CannotCapture(UNLIKE)
+                    raise CannotCapture(
+                        "the program, compiled, generates something else (it looks at values, or this PyTorch "
+                        "compiles other draws)"
+                    )
         except CannotCapture as problem:
             warnings.warn(f"Plain Pyro is used, as {problem}.", stacklevel=3)
             return

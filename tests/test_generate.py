@@ -128,7 +128,11 @@ def behind_the_back(x=None, y=None, *, size=None):
 
 @pytest.mark.parametrize(
     ("model", "why"),
-    [(of_values, "recorded"), (of_another_generator, "NumPy's"), (behind_the_back, "something else on each run")],
+    [
+        (of_values, "recorded"),
+        (of_another_generator, "NumPy's"),
+        (behind_the_back, "compiled, generates something else"),
+    ],
 )
 def test_a_program_that_cannot_be_compiled_is_run(uncompiled, monkeypatch, model, why):
     monkeypatch.setattr(generate, "CHUNK", 20)
