@@ -84,9 +84,10 @@ def capture(function: Callable[..., Any], *examples: Tensor, once: bool = False)
     except CannotCapture:
         raise
     except Exception as problem:  # whatever a program may do that cannot be recorded
-        raise CannotCapture(
-            f"the program cannot be recorded ({type(problem).__name__}: {reason(problem)})"
-        ) from problem
+        why = f"{type(problem).__name__}: {reason(problem)}"
+        if "_local_scalar_dense" in why:
+            why = "it, or a distribution of it, looks at the values of tensors: .item(), float(), if"
+        raise CannotCapture(f"the program cannot be recorded ({why})") from problem
     compiled = _compiled(graph, (*examples, *held))
 
     def captured(*args: Tensor) -> tuple[Tensor, ...]:

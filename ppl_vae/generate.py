@@ -40,9 +40,9 @@ def sample(
         size: how many; by default as many as there are conditions, else one.
         mean: return E[x | z] instead of a draw (the usual picture of a sample).
         seed: of the draws; the global random state is left as it was.
-        compile: run a compiled graph of the program instead of Pyro, for all data after the first thousand: True,
-            False, or "auto" where that saves time (of small networks, for millions of data). The draws are the same,
-            up to rounding.
+        compile: run a compiled graph of the program instead of Pyro, for each whole thousand of data after the first:
+            True, False, or "auto" where that saves time (of small networks, for millions of data). The draws are the
+            same, up to rounding.
         **conditions: what a conditional model is given, for instance `y=labels`: one for each datum, or one for all;
             None leaves one out.
 

@@ -28,7 +28,7 @@ class Source(Protocol):
         """How many data there are."""
 
     def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
-        """Yield tuples of tensors of `batch_size` data each (the last may be smaller)."""
+        """Yield tuples of tensors of `batch_size` data each (the last may be smaller); clone what is to be kept."""
 
     def examples(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a batch of each shape that shuffled batches have, and how many there are of it."""
@@ -52,7 +52,7 @@ class TensorSource:
         def chosen(index: Tensor) -> Batch:
             return tuple(t.detach().index_select(0, index.to(t.device)) for t in self.tensors)
 
-        return _in_batches(chosen, len(self), batch_size, shuffle, sum(t[0].numel() for t in self.tensors))
+        return _in_batches(chosen, len(self), batch_size, shuffle, sum(t.shape[1:].numel() for t in self.tensors))
 
     def examples(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a whole batch, and the last one if it is short."""
@@ -215,7 +215,7 @@ def _in_batches(
     """Yield batches of the data that `chosen` gives for an index, some batches of `numel` numbers a datum at once.
 
     To a step of training, finding and drawing its data alone would come as dear as a tenth of it: what finds them is
-    no longer in the processor's cache after each step.
+    no longer in the processor's cache after each step. A batch is a view of all that were found with it.
     """
     # All data in one batch keep their order: a guide may have parameters for each of them.
     order = torch.randperm(num_data) if shuffle and batch_size < num_data else torch.arange(num_data)

@@ -14,7 +14,7 @@ from ppl_vae.guides import LinearGaussian as ExactPosterior
 from ppl_vae.models import CVAE, VAE, LinearGaussian
 
 import ppl_vae
-from ppl_vae import InputError, generate, plots
+from ppl_vae import InputError, ancestral, generate, plots
 from ppl_vae.checkpoint import History
 from ppl_vae.likelihoods import Gaussian
 from ppl_vae.priors import Mixture, StandardNormal
@@ -95,10 +95,13 @@ def unit_model(x=None, y=None, *, size=None):
     """A plain function that can be given y between 0 and 1, and nothing else."""
     with pyro.plate("data", size if x is None else len(x)):
         y = pyro.sample("y", dist.Uniform(torch.zeros(()), 1.0), obs=y)
-        return pyro.sample("x", dist.Normal(torch.log(y - 0.1), 1.0), obs=x)
+        return pyro.sample("x", dist.Normal(torch.log(y - 0.1), (y - 0.2).sign()).to_event(0), obs=x)
 
 
-@pytest.mark.parametrize(("wrong", "error", "words"), [(2.0, InputError, "y.*2"), (0.05, ValueError, "(?s)loc.*nan")])
+@pytest.mark.parametrize(
+    ("wrong", "error", "words"),
+    [(2.0, InputError, "y.*2"), (0.05, ValueError, "(?s)loc.*nan"), (0.15, ValueError, "(?s)scale.*-1")],
+)
 def test_what_plain_pyro_refuses_is_refused_where_it_is_compiled(uncompiled, monkeypatch, wrong, error, words):
     monkeypatch.setattr(generate, "CHUNK", 20)
     y = torch.full((80,), 0.5)
@@ -145,6 +148,24 @@ def test_a_program_that_cannot_be_compiled_is_run(uncompiled, monkeypatch, model
 def test_compile_is_true_false_or_auto(small_pair):
     with pytest.raises(InputError, match="compile"):
         ppl_vae.sample(small_pair[0], 5, compile="yes")
+
+
+def one_column_counts(x=None, *, size=None, runs=[]):  # noqa: B006 (it shall remember)
+    runs.append(None)
+    with pyro.plate("data", size if x is None else len(x)):
+        loc = torch.tensor([0.0, float(len(runs))])
+        return pyro.sample("x", dist.Normal(loc, torch.tensor([1e4, 0.1])).to_event(1), obs=x)
+
+
+def test_each_number_of_a_datum_is_held_against_pyro_on_its_own_scale(uncompiled, monkeypatch):
+    monkeypatch.setattr(generate, "CHUNK", 20)
+    with pytest.warns(UserWarning, match="generates something else"):
+        ppl_vae.sample(one_column_counts, 60, compile=True)
+
+
+def test_rows_of_all_parts_are_tried():
+    rows = ancestral._mixed(list(torch.arange(17_001).repeat_interleave(5).split(5)))
+    assert rows.tolist() == [0, 4250, 8500, 12750, 17000]
 
 
 class Counting(torch.nn.Module):
