@@ -15,14 +15,13 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ppl_vae import base
-from ppl_vae.capture import Function, capture, compiling_pays
+from ppl_vae.capture import LARGE, Function, capture, compiling_pays
 from ppl_vae.checks import outside_message
 from ppl_vae.errors import CannotCapture, InputError
 from ppl_vae.gradients import unchanged
 from ppl_vae.pair import Pair, Program
 from ppl_vae.structure import samples
 
-LARGE = 50  # chunks of work; below it the question whether to compile is not worth an answer
 ALIKE = 0.99  # of the data, for each of their numbers: rounding takes one of a million binary draws to the other side
 Conditions = dict[str, Tensor]
 

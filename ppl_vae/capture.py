@@ -38,6 +38,7 @@ COMPILE_SECONDS = 30.0  # from nothing; a few where the compiler's own cache has
 KNOWN = 32  # compiled functions that are kept, for programs that do the same operations on other tensors
 SPEEDUP = 1.5  # of compiled over plain, at least, where the work is large enough for the question to arise
 STEPS_SPEEDUP = 2.0
+LARGE = 50  # chunks of work; below it the question whether to compile is not worth an answer
 UNLIKE = "the program does something else on each run that is not a draw by pyro.sample"
 
 _known: dict[tuple[str, str, int], Function] = {}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.capture import LogWeights, compiling_pays, log_weights_function
+from ppl_vae.capture import LARGE, LogWeights, compiling_pays, log_weights_function
 from ppl_vae.diagnostics import Array
 from ppl_vae.errors import CannotCapture, InputError
 from ppl_vae.pair import Pair
@@ -18,7 +18,6 @@ from ppl_vae.trace import Weighted, checked, draw, log_weights
 from ppl_vae.work import Chunk, Work
 
 REFINED_AT_ONCE = 256  # data whose guide is refined together
-LARGE = 50  # chunks of work; below it the question whether to compile is not worth an answer
 
 
 class Sampler:

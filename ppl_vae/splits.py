@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.binary import bernoulli, bernoulli_of_bytes
 from ppl_vae.errors import InputError
 from ppl_vae.missing import filled, missing_as
 
@@ -131,10 +132,10 @@ class Split:
             x = self.grey(index)
             return self._hidden(self._dequantized(x, torch.rand_like(x)), index)
         if self.binarize == "dynamic" and self.scale == 255 and (levels := self._stored(index)).dtype == torch.uint8:
-            return self._hidden(_bernoulli_of_bytes(levels), index)
+            return self._hidden(bernoulli_of_bytes(levels), index)
         x = self.grey(index)
         if self.binarize == "dynamic":
-            drawn = _bernoulli(filled(x))
+            drawn = bernoulli(filled(x))
         else:
             drawn = (torch.rand(len(x), *self._one_for_each(), device=x.device) < x).to(x)
         return self._hidden(missing_as(drawn, x), index)
@@ -226,40 +227,6 @@ class Split:
     def _one_for_each(self) -> torch.Size:
         """Return the shape of one number for all pixels of a datum."""
         return torch.Size([1] * len(self.event_shape))
-
-
-def _bernoulli(p: Tensor) -> Tensor:
-    """Draw ones with these probabilities, rounded to 1 / 2^16, from a seed of PyTorch's global generator.
-
-    On the CPU torch.bernoulli is some ten times slower: for batches of images, as slow as a step of training.
-    """
-    if p.device.type != "cpu":
-        return torch.bernoulli(p)
-    u = torch.from_numpy(_random_words().random_raw(-(-p.numel() // 4)).view(np.int16))  # from -2^15 on
-    above = (p * 2**16).sub_(2**15 + 0.5).sub_(u[: p.numel()].reshape(p.shape))
-    return above.sign_().clamp_(min=0.0)  # in place and in floats: a comparison costs as much as all of this
-
-
-def _bernoulli_of_bytes(levels: Tensor) -> Tensor:
-    """Draw ones with probabilities levels / 255, of bytes, as zeros and ones in the default dtype.
-
-    A number u uniform in 0..254 is below the level with that very probability. It is a random byte; the few that are
-    255 are drawn again.
-    """
-    dtype = torch.get_default_dtype()
-    if levels.device.type != "cpu":
-        return torch.bernoulli(levels.to(dtype) / 255)
-    words = _random_words()
-    u = words.random_raw(-(-levels.numel() // 8)).view(np.uint8)[: levels.numel()]
-    again = np.flatnonzero(u == 255)
-    u[again] = (words.random_raw(len(again)) >> np.uint64(32)) * np.uint64(255) >> np.uint64(32)
-    is_one = np.less(u, levels.numpy().reshape(-1), out=u.view(bool))
-    return torch.from_numpy(is_one.view(np.uint8)).reshape(levels.shape).to(dtype)
-
-
-def _random_words() -> np.random.SFC64:
-    """Return a fast source of 64-bit numbers, with a seed from PyTorch's global generator."""
-    return np.random.SFC64(int(torch.randint(2**62, ())))
 
 
 def is_known(y: Tensor) -> Tensor:
