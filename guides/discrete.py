@@ -6,7 +6,7 @@ import pyro
 from torch import Tensor
 
 from ppl_vae.base import Guide, Model
-from ppl_vae.categories import one_hot
+from ppl_vae.distributions.one_hot import one_hot
 from ppl_vae.errors import InputError, positive_number
 from ppl_vae.networks import MLP, NetworkFactory
 

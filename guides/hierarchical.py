@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ppl_vae.architectures import Concatenated
 from ppl_vae.base import Guide, Model
+from ppl_vae.distributions.gaussian import diagonal_normal
 from ppl_vae.errors import InputError, did_you_mean
-from ppl_vae.gaussians import diagonal_normal
 from ppl_vae.networks import MLP, NetworkFactory
 
 ORDERS = {"top_down": ("z2", "z1"), "bottom_up": ("z1", "z2")}

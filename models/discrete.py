@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.base import Model
-from ppl_vae.categories import one_hot
+from ppl_vae.distributions.one_hot import one_hot
 from ppl_vae.errors import positive_int, positive_number
 from ppl_vae.likelihoods import Bernoulli, Likelihood
 from ppl_vae.networks import MLP, NetworkFactory

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae.base import Model
+from ppl_vae.distributions.gaussian import diagonal_normal
 from ppl_vae.errors import positive_int
-from ppl_vae.gaussians import diagonal_normal
 from ppl_vae.likelihoods import Bernoulli, Likelihood
 from ppl_vae.networks import MLP, NetworkFactory
 from ppl_vae.priors import Prior, StandardNormal

@@ -1,26 +1,23 @@
 from . import data, likelihoods, missing, networks, objectives, plots, posteriors, priors
-from .answered import OneToMany
-from .arviz_export import to_arviz
 from .base import Guide, Model
-from .bound import check_bound
-from .classification import accuracy
-from .classifier import fit_classifier
-from .comparison import compare
+from .criticism.accuracy import accuracy
+from .criticism.check_bound import check_bound
+from .criticism.gaps import Gap, explain_gap
+from .criticism.image_classifier import fit_classifier
+from .criticism.latent_use import LatentUse, latent_use
+from .criticism.one_to_many import OneToMany, measure_one_to_many
 from .errors import InputError, NonFiniteLossError
-from .estimators import estimate_evidence
-from .evaluation import evaluate, explain, measure
-from .evidence import Evidence
-from .experiment import new, train
-from .gaps import Gap, explain_gap
-from .generate import manifold, reconstruct, sample
-from .imputation import Imputation, impute
-from .latents import latent_use
-from .listing import list_parts
-from .one_to_many import measure_one_to_many
-from .runs import Run, load
-from .svi import fit
-from .training import Fit
-from .usage import LatentUse
+from .evidence.estimators import estimate_evidence, to_arviz
+from .evidence.evidence import Evidence
+from .fitting.history import Fit
+from .fitting.svi import fit
+from .generation.generate import manifold, reconstruct, sample
+from .generation.impute import Imputation, impute
+from .runs.build import new
+from .runs.evaluate import compare, evaluate, explain, measure
+from .runs.listing import list_parts
+from .runs.run import Run, load
+from .runs.train import train
 
 __all__ = [
     "Evidence",

@@ -20,8 +20,8 @@ from torch.distributions import constraints
 
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import filled, nothing_is_missing
-from ppl_vae.pair import Pair
-from ppl_vae.trace import latent_sites
+from ppl_vae.traces.log_weights import latent_sites
+from ppl_vae.traces.pair import Pair
 
 
 class Program(PyroModule):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ppl_vae.shelves import CHOSEN
+from ppl_vae.runs.kinds import CHOSEN
 
 Command = Callable[..., Any]
 
@@ -90,7 +90,7 @@ def train(
     ppl-vae train image_completion --data mnist --networks tutorial --set condition.visible=quadrant
     ppl-vae train cvae --set data.num_labels=100
     """  # noqa: D301  (click reads the control character)
-    from ppl_vae.experiment import train as run_training
+    from ppl_vae.runs.train import train as run_training
 
     shorthand = {"fit.epochs": epochs, "fit.batch_size": batch_size, "fit.learning_rate": learning_rate}
     given = {key: value for key, value in shorthand.items() if value is not None}
@@ -138,7 +138,7 @@ def evaluate(run: Path, doubts: bool, **options: Any) -> None:
     ppl-vae evaluate runs/vae-digits --tolerance 0.05 --doubts
     ppl-vae evaluate runs/vae-digits --method sandwich --num-data 50
     """  # noqa: D301  (click reads the control character)
-    from ppl_vae.evaluation import evaluate as run_evaluation
+    from ppl_vae.runs.evaluate import evaluate as run_evaluation
 
     given = {key: value for key, value in options.items() if value is not None}
     evidence = run_evaluation(run, **given, on_kept=lambda words: click.echo(words, err=True))
@@ -154,7 +154,7 @@ def evaluate(run: Path, doubts: bool, **options: Any) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
 def explain(run: Path, **options: Any) -> None:
     """Say why the ELBO of RUN is below log P(x), and which of its latents are used."""
-    from ppl_vae.evaluation import explain as run_explanation
+    from ppl_vae.runs.evaluate import explain as run_explanation
 
     gap, use = run_explanation(run, **options)
     click.echo(f"{gap}\n\n{use}")
@@ -178,7 +178,7 @@ def sample(run: Path, **options: Any) -> None:
     ppl-vae sample runs/cvae-digits --label 7
     ppl-vae sample runs/image_completion-mnist --condition half.png
     """  # noqa: D301  (click reads the control character)
-    from ppl_vae.sampling import sample_run
+    from ppl_vae.runs.sample import sample_run
 
     click.echo(str(sample_run(run, **options)))
 
@@ -187,16 +187,16 @@ def sample(run: Path, **options: Any) -> None:
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN ...")
 def compare(runs: tuple[Path, ...]) -> None:
     """Compare runs by log P(x) on the same test data, pair by pair; the best comes first."""
-    import ppl_vae
+    from ppl_vae.runs.evaluate import compare as compare_runs
 
-    click.echo(ppl_vae.compare(runs).to_string(float_format="{:.3f}".format))
+    click.echo(compare_runs(runs).to_string(float_format="{:.3f}".format))
 
 
 @app.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 def new(folder: Path) -> None:
     """Copy the model and guide files into DIR, to be edited."""
-    from ppl_vae.experiment import new as copy_files
+    from ppl_vae.runs.build import new as copy_files
 
     for path in copy_files(folder):
         click.echo(str(path))
@@ -216,7 +216,7 @@ def parts(**options: Any) -> None:
     ppl-vae parts prior
     ppl-vae parts likelihood --model my/file.py
     """  # noqa: D301  (click reads the control character)
-    from ppl_vae.listing import as_text, list_parts
+    from ppl_vae.runs.listing import as_text, list_parts
 
     click.echo(as_text(list_parts(**options)))
 
@@ -236,8 +236,8 @@ def measure(run: Path, **options: Any) -> None:
     \b
     ppl-vae measure runs/image_completion-mnist --against runs/regressor-mnist
     """  # noqa: D301  (click reads the control character)
-    from ppl_vae.evaluation import keep_measures
-    from ppl_vae.evaluation import measure as run_measures
+    from ppl_vae.runs.evaluate import keep_measures
+    from ppl_vae.runs.evaluate import measure as run_measures
 
     found = run_measures(run, **options)
     click.echo(f"{found}\n")
@@ -263,7 +263,7 @@ def impute(run: Path, **options: Any) -> None:
     ppl-vae impute runs/vae-digits
     ppl-vae impute runs/vae-digits --data mine.npy --out mended.npy
     """  # noqa: D301  (click reads the control character)
-    from ppl_vae.imputed import impute_run
+    from ppl_vae.runs.impute import impute_run
 
     imputation, paths = impute_run(run, **options)
     click.echo(f"{imputation}\n")

@@ -5,6 +5,7 @@ it as it is and ends with exit code 2.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -14,10 +15,6 @@ class InputError(ValueError):
 
 class NonFiniteLossError(ArithmeticError):
     """Training met a loss that is NaN or infinite; the last good weights were put back."""
-
-
-class CannotCapture(Exception):  # noqa: N818 (not a fault: the caller goes on with plain Pyro)
-    """A pair cannot be turned into one compiled function; the message says why in one line."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -65,11 +62,10 @@ def positive_number(name: str, value: object) -> float:
     return float(value)
 
 
-def check_compile(wanted: bool | str) -> None:
-    """Check the option `compile`.
+def snake_case(name: str) -> str:
+    """Return a class name as it is written on the command line.
 
-    Raises:
-        InputError: it is none of True, False and "auto".
+    >>> snake_case("StandardNormal"), snake_case("GatedMLP"), snake_case("TraceMeanField_ELBO")
+    ('standard_normal', 'gated_mlp', 'trace_mean_field_elbo')
     """
-    if not (isinstance(wanted, bool) or wanted == "auto"):
-        raise InputError(f"Expected compile to be True, False or 'auto'; got {wanted!r}.")
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import Observed
-from ppl_vae.precision import full_precision
+from ppl_vae.utils.precision import full_precision
 
 
 class Prior(nn.Module):

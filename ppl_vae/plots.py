@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
-from ppl_vae.checkpoint import History
-from ppl_vae.diagnostics import MIN_SAMPLES
 from ppl_vae.errors import InputError
-from ppl_vae.evidence import Evidence
+from ppl_vae.evidence.diagnostics import MIN_SAMPLES
+from ppl_vae.evidence.evidence import Evidence
+from ppl_vae.fitting.history import History
 
 CHANNELS = (1, 3)  # grey, or colours
 CELL = 0.45  # inches that one image takes

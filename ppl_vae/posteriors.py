@@ -4,19 +4,70 @@ h is what a guide's encoder gives for one datum, of shape [..., h_dim], with any
 dimensions. A family is where a guide ends; the guide is the whole program Q(z | x).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions import AffineTransform
 from torch.distributions.transforms import ReshapeTransform
 
-from ppl_vae.errors import InputError
-from ppl_vae.flows import InverseAutoregressive
-from ppl_vae.gaussians import diagonal_normal, positive_scale
+from ppl_vae.distributions.flows import Remembering, autoregressive
+from ppl_vae.distributions.gaussian import diagonal_normal, positive_scale
+from ppl_vae.errors import InputError, positive_int
 from ppl_vae.parts import Posterior
-from ppl_vae.precision import full_precision
+from ppl_vae.utils.precision import full_precision
+
+
+class InverseAutoregressive(Posterior):
+    """An inverse autoregressive flow, z = m(h) + s(h) T(u; h) with u ~ N(0, I), drawn in one pass.
+
+    T starts near the identity, where this is `DiagonalNormal`, and bends a standard normal, whatever the scale of z.
+    To evaluate a z that it has not just drawn takes as many passes as z has dimensions.
+
+    Args:
+        latent_dim: the size of z.
+        kind: "neural_spline" or "masked_autoregressive", of each transform of T.
+        transforms: how many are composed; the order of the dimensions is reversed from one to the next.
+        hidden: the widths of the network of each.
+        context_dim: how many numbers of h all of them read.
+
+    Raises:
+        InputError: an unknown kind, or numbers that are not above zero.
+
+    Source: Kingma et al., arXiv 1606.04934; Durkan et al., arXiv 1906.04032; zuko.
+
+    >>> family = InverseAutoregressive(3, transforms=2, hidden=(16,))
+    >>> family(torch.zeros(5, family.h_dim)).rsample().shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        kind: str = "neural_spline",
+        transforms: int = 3,
+        hidden: Sequence[int] | int = (64, 64),
+        context_dim: int = 32,
+    ) -> None:
+        super().__init__(latent_dim)
+        self.context_dim = positive_int("context_dim", context_dim)
+        self.flow = autoregressive(kind, latent_dim, context_dim, transforms, hidden)
+
+    @property
+    def h_dim(self) -> int:
+        """Numbers for m and s, one of each for a dimension, and what the transforms read."""
+        return 2 * self.latent_dim + self.context_dim
+
+    def forward(self, h: Tensor) -> TorchDistribution:
+        """Return Q(z | h) for h of shape [..., h_dim]."""
+        loc, raw, context = h.split([self.latent_dim, self.latent_dim, self.context_dim], dim=-1)
+        transform = self.flow(context)
+        standard = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
+        affine = AffineTransform(loc, positive_scale(raw), event_dim=1, cache_size=1)
+        return dist.TransformedDistribution(standard, [Remembering(transform, transform.inv), affine])
+
 
 __all__ = ["DiagonalNormal", "InverseAutoregressive", "MultivariateNormal", "Posterior", "SitePosteriors"]
 

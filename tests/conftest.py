@@ -9,7 +9,8 @@ import torch
 from ppl_vae.guides import MeanField
 from ppl_vae.models import LinearGaussian
 
-from ppl_vae import capture, data
+from ppl_vae import data
+from ppl_vae.compilation import capture
 
 collect_ignore = ["benchmarks"]  # commands for a person, with peers that the tests do not need
 

@@ -13,7 +13,7 @@ from benchmarks.timing import Competitor, Times
 from pyro.infer import Trace_ELBO
 from torch.utils.flop_counter import FlopCounterMode
 
-from ppl_vae.pair import Pair
+from ppl_vae.traces.pair import Pair
 
 
 class Clock:
@@ -203,7 +203,9 @@ def test_pythae_has_our_networks():
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_the_products_alone_are_those_of_a_step(name, monkeypatch):
-    monkeypatch.setattr("ppl_vae.products.onednn_is_faster", lambda *args: False)  # PyTorch does not count oneDNN's
+    monkeypatch.setattr(
+        "ppl_vae.compilation.rewrites.onednn_is_faster", lambda *args: False
+    )  # PyTorch does not count oneDNN's
     architecture = ARCHITECTURES[name]
     products = bounds.products_of(bounds.recorded_step(architecture, make_data(3)))
     with FlopCounterMode(display=False) as counter:

@@ -11,10 +11,10 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor, fx
 
-from ppl_vae import capture
-from ppl_vae.adam import AdamUpdate
-from ppl_vae.gradients import Gradients
-from ppl_vae.pair import Pair
+from ppl_vae.compilation import capture
+from ppl_vae.fitting.adam import AdamUpdate
+from ppl_vae.fitting.steps import Gradients
+from ppl_vae.traces.pair import Pair
 
 from .architectures import Architecture
 from .timing import Competitor

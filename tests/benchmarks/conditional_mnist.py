@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 
 import ppl_vae
-from ppl_vae.answers import given
 from ppl_vae.conditions import Label
-from ppl_vae.evaluation import keep_measures
-from ppl_vae.figures import answers, beside, evenly, labelled, save_figure
-from ppl_vae.generate import same_latents
+from ppl_vae.criticism.answers import given
+from ppl_vae.data.splits import evenly
+from ppl_vae.generation.generate import same_latents
 from ppl_vae.plots import side_by_side
+from ppl_vae.runs.evaluate import keep_measures
+from ppl_vae.runs.figures import answers, beside, labelled, save_figure
 
 DOCS = Path(__file__).parents[2] / "docs"
 LENGTH = {"fit.epochs": 120, "fit.batch_size": 100}  # 50,000 training data: 60,000 steps

@@ -12,9 +12,9 @@ from ppl_vae.guides import MeanField
 from ppl_vae.models import VAE
 
 from ppl_vae import InputError, data, fit
+from ppl_vae.fitting.steps import Steps
+from ppl_vae.fitting.training import Training
 from ppl_vae.priors import StandardNormal
-from ppl_vae.steps import Steps
-from ppl_vae.training import Training
 
 from .architectures import ARCHITECTURES, make_data
 from .options import Options, say

@@ -15,7 +15,7 @@ import torch
 
 import ppl_vae
 from ppl_vae import plots
-from ppl_vae.figures import save_figure
+from ppl_vae.runs.figures import save_figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import banana

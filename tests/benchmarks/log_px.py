@@ -15,13 +15,13 @@ from ppl_vae.models import VAE
 from torch import Tensor
 
 from ppl_vae import estimate_evidence
-from ppl_vae.capture import log_weights_function
-from ppl_vae.errors import CannotCapture
+from ppl_vae.compilation.capture import CannotCapture
+from ppl_vae.evidence.weight_sampler import log_weights_function
 from ppl_vae.networks import MLP
-from ppl_vae.pair import Pair
 from ppl_vae.priors import StandardNormal
-from ppl_vae.structure import structure_of
-from ppl_vae.trace import get_traces, log_weights
+from ppl_vae.traces.log_weights import get_traces, log_weights
+from ppl_vae.traces.pair import Pair
+from ppl_vae.traces.plates import structure_of
 
 from .architectures import SHAPE
 from .options import Options, say

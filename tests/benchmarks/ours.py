@@ -9,10 +9,10 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
+from ppl_vae.data.sources import TensorSource
+from ppl_vae.fitting.steps import Steps
 from ppl_vae.missing import all_known
-from ppl_vae.pair import Pair
-from ppl_vae.sources import TensorSource
-from ppl_vae.steps import Steps
+from ppl_vae.traces.pair import Pair
 
 from .architectures import Architecture
 from .peers import LEARNING_RATE

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import pyro
 import torch
 
-from ppl_vae.errors import CannotCapture
+from ppl_vae.compilation.capture import CannotCapture
 
 from . import bounds, ours, peers
 from .architectures import ARCHITECTURES, Architecture, make_data

@@ -1,0 +1,187 @@
+"""A pair and an objective as one compiled function: Pyro runs once, then only its tensor operations.
+
+    log_weights_function    log w_k = log P(x, z_k) - log Q(z_k | x), as `trace.log_weights`, [K, N]
+    gradients.Gradients     an objective's loss and its gradients, as its own `loss_and_grads`
+    ancestral.Ancestral     x drawn from P(x), or E[x | z], as Pyro's own trace
+
+The pair is run once while its operations are recorded (`recorded`), and what was recorded is rewritten (`rewriting`,
+`products`) and compiled for the shapes it was recorded with. Parameters, buffers and all other tensors that the
+programs hold become arguments, so that the function uses the numbers they have when it is called: weights that an
+optimizer moves, a weight of the KL divergence that an objective raises. Draws are left to PyTorch's own generator, in
+Pyro's order: the same seed gives the same z as plain Pyro, and against plain Pyro each function is held before it is
+used.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro.util import get_rng_state
+from torch import Tensor, fx
+
+from ppl_vae.compilation.record import folded, record
+from ppl_vae.compilation.rewrites import choose_products, rewrite
+from ppl_vae.errors import InputError, reason
+from ppl_vae.traces.plates import Args
+
+
+class CannotCapture(Exception):  # noqa: N818 (not a fault: the caller goes on with plain Pyro)
+    """A pair cannot be turned into one compiled function; the message says why in one line."""
+
+
+def check_compile(wanted: bool | str) -> None:
+    """Check the option `compile`.
+
+    Raises:
+        InputError: it is none of True, False and "auto".
+    """
+    if not (isinstance(wanted, bool) or wanted == "auto"):
+        raise InputError(f"Expected compile to be True, False or 'auto'; got {wanted!r}.")
+
+
+Function = Callable[..., tuple[Tensor, ...]]
+COMPILE_SECONDS = 30.0  # from nothing; a few where the compiler's own cache has the program
+KNOWN = 32  # compiled functions that are kept, for programs that do the same operations on other tensors
+SPEEDUP = 1.5  # of compiled over plain, at least, where the work is large enough for the question to arise
+STEPS_SPEEDUP = 2.0
+LARGE = 50  # chunks of work; below it the question whether to compile is not worth an answer
+UNLIKE = "the program does something else on each run that is not a draw by pyro.sample"
+
+_known: dict[tuple[str, str, int], Function] = {}
+
+
+def compiling_pays(seconds: float, *, steps: bool = False) -> bool:
+    """Whether work that takes plain Pyro this many seconds is done sooner if it is compiled first.
+
+    Steps of a fit gain more than log-weights: the smaller the arrays, the larger the share that is Pyro's.
+
+    >>> compiling_pays(10.0), compiling_pays(1000.0)
+    (False, True)
+    """
+    return seconds > COMPILE_SECONDS + seconds / (STEPS_SPEEDUP if steps else SPEEDUP)
+
+
+def capture(function: Callable[..., Any], *examples: Tensor, once: bool = False) -> Function:
+    """Return a compiled function that gives the same tensors as a function, for arguments of the examples' shapes.
+
+    A function that does the same operations as one before, on other tensors that it holds, is not compiled again.
+
+    Args:
+        function: returns a tensor, or a tuple of them; what it does must not depend on values but through tensors.
+        examples: arguments; it is run on them.
+        once: compute what does not depend on the arguments now, and never again.
+
+    Raises:
+        CannotCapture: it cannot be recorded or compiled (Python that depends on values, no C++ compiler).
+
+    >>> double = capture(lambda x: x + x, torch.ones(3))
+    >>> double(torch.arange(3.0))
+    (tensor([0., 2., 4.]),)
+    """
+    examples = tuple(value.contiguous() for value in examples)  # as all later arguments are
+    before = _other_generators()
+    try:
+        with pyro.validation_enabled(False):
+            graph = folded(record(function, *examples)) if once else record(function, *examples)
+        if _other_generators() != before:
+            raise CannotCapture("the program draws from Python's or NumPy's generator")
+        held = _lift(graph)
+        rewrite(graph.graph)
+        choose_products(graph.graph)
+    except CannotCapture:
+        raise
+    except Exception as problem:  # whatever a program may do that cannot be recorded
+        why = f"{type(problem).__name__}: {reason(problem)}"
+        if "_local_scalar_dense" in why:
+            why = "it, or a distribution of it, looks at the values of tensors: .item(), float(), if"
+        raise CannotCapture(f"the program cannot be recorded ({why})") from problem
+    compiled = _compiled(graph, (*examples, *held))
+
+    def captured(*args: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return compiled(*(value.contiguous() for value in args), *held)
+
+    return captured
+
+
+def check_tensors(args: Args) -> None:
+    """Refuse arguments that are not all tensors."""
+    if not all(isinstance(value, Tensor) for value in args):
+        raise CannotCapture("the program is called with something that is not a tensor")
+
+
+def _lift(graph: fx.GraphModule) -> list[Tensor]:
+    """Make the tensors that a graph holds (parameters, buffers, constants) arguments after its own; return them."""
+    last = next((n for n in reversed(graph.graph.nodes) if n.op == "placeholder"), None)
+    held: dict[int, tuple[Tensor, fx.Node]] = {}
+    names: set[str] = set()
+    for node in [n for n in graph.graph.nodes if n.op == "get_attr"]:
+        names.add(str(node.target))
+        tensor = operator.attrgetter(str(node.target))(graph)
+        if id(tensor) not in held:
+            with graph.graph.inserting_after(last) if last else graph.graph.inserting_before():
+                last = graph.graph.placeholder(f"held_{len(held)}")
+            last.meta = node.meta | {"val": tensor}
+            held[id(tensor)] = (tensor, last)
+        node.replace_all_uses_with(held[id(tensor)][1])
+        graph.graph.erase_node(node)
+    for name in names:  # or they would be arguments a second time, and live as long as the graph
+        delattr(graph, name)
+    graph.recompile()
+    return [tensor for tensor, _ in held.values()]
+
+
+def _other_generators() -> tuple[Any, ...]:
+    """Return the states of the random generators whose draws are recorded as constants."""
+    states = get_rng_state()
+    return states["random"], str(states["numpy"]), states["numpy"][1].tobytes()
+
+
+def _compiled(graph: fx.GraphModule, inputs: Args) -> Function:
+    from torch._inductor import compile as inductor
+
+    graph.graph.lint()
+    graph.recompile()
+    layouts = [(value.shape, value.stride(), value.dtype, value.device) for value in inputs]
+    key = (graph.code, str(layouts), torch.get_num_threads())  # all tensors are arguments: the code says the rest
+    if key in _known:
+        return _known[key]
+    try:
+        with torch.no_grad():
+            # Fallback: draws are made by PyTorch's own generator, as plain Pyro's are.
+            compiled = inductor(graph, list(inputs), options={"fallback_random": True})
+            compiled(*inputs)
+    except Exception as problem:  # no compiler, or one that fails
+        raise CannotCapture(
+            f"the program cannot be compiled ({type(problem).__name__}: {reason(problem)})"
+        ) from problem
+
+    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
+        result = compiled(*inputs)
+        return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+    _known[key] = call
+    if len(_known) > KNOWN:
+        _known.pop(next(iter(_known)))  # the oldest
+    return call
+
+
+def turned(args: Args) -> Args:
+    """Return the data in another order.
+
+    Python that looks at values behind PyTorch's back (x.numpy()) is recorded as a constant; other data show it.
+    """
+    return tuple(value.flip(0) for value in args)
+
+
+def alike(got: tuple[Tensor, ...], expected: tuple[Tensor, ...], digits: int = 4) -> bool:
+    """Return whether tensors are the same up to rounding; those after the first, gradients, on the scale of all."""
+    error = 10.0**-digits
+    scale = max((float(e.abs().max()) for e in expected[1:] if e.numel()), default=1.0)
+    tolerances = [10 * error] + [error * scale] * len(expected[1:])
+    return all(
+        torch.allclose(one.double(), other.double(), rtol=10 * error, atol=atol, equal_nan=True)
+        for one, other, atol in zip(got, expected, tolerances, strict=True)
+    )

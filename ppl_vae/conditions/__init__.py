@@ -1,0 +1,285 @@
+"""Conditions P(y): what a conditional model is given, and how its networks read it.
+
+A condition is a part like a prior: a module whose `forward()` returns a distribution, here over one y. It
+also says what shape y has, what networks read of it (`encode`), and where y and what is to be generated
+stand in a datum. A new condition is one class here and one row in `tests/test_conditions.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.poutine.runtime import am_i_wrapped
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from ppl_vae.conditions.masks import mask_of
+from ppl_vae.distributions.unwrap import is_improper
+from ppl_vae.errors import InputError, positive_int
+from ppl_vae.networks import MLP
+
+
+class Condition(nn.Module):
+    """P(y) for y of shape [*shape]: subclasses implement `forward()` and `encode(y)`.
+
+    A model binds it to the shape of its data once, `bind(event_shape)`, and to the support of what
+    it generates, `support`, which is the support of pixels that are given, too.
+    """
+
+    y_from_x = False  # whether y is a part of the datum itself, not something given beside it
+    infer: Any = {"is_condition": True}  # noqa: RUF012  (the mark of the site; see ppl_vae.traces.handlers)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event_shape = torch.Size()
+        self.support: Any = constraints.real
+
+    def bind(self, event_shape: Sequence[int]) -> Self:
+        """Say what shape one datum has."""
+        self.event_shape = torch.Size(event_shape)
+        return self
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of one y."""
+        raise TypeError(f"{type(self).__name__} has to define shape.")
+
+    @property
+    def c_shape(self) -> torch.Size:
+        """The shape of what networks read of one y."""
+        return self.shape
+
+    @property
+    def x_shape(self) -> torch.Size:
+        """The shape of what is generated given y: the whole datum, unless y is a part of it."""
+        return self.event_shape
+
+    def forward(self) -> TorchDistribution:
+        """Return P(y), by default flat: of a y that is always given only P(x | y) is modelled."""
+        flat = dist.ImproperUniform(self.support, torch.Size(), self.shape)
+        return flat.mask(False)
+
+    def encode(self, y: Tensor) -> Tensor:
+        """Return what networks read of y [..., *shape], [..., *c_shape]."""
+        return y
+
+    def data_options(self) -> dict[str, Any]:
+        """Return options of `ppl_vae.data.load` that give data for this condition."""
+        return {}
+
+    def example(self) -> Tensor:
+        """Return one y, of zeros, [1, *shape]."""
+        return torch.zeros(1, *self.shape)
+
+    def split(self, x: Tensor | None, y: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return what is generated and what is given, of x [N, *event_shape] and y [N, *shape].
+
+        Raises:
+            InputError: a y that is missing or of another shape.
+        """
+        self.check(y)
+        return x, y
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the whole datum [..., *event_shape] of what was generated and what was given."""
+        return x
+
+    def check(self, y: Tensor | None) -> None:
+        """Refuse a y that is not of shape [N, *shape], or missing though P(y) is flat."""
+        what = f"a condition y of shape [{', '.join(map(str, ('N', *self.shape)))}]"
+        if y is None:  # then it is drawn, or summed out
+            if is_improper(self()):
+                raise InputError(f"Expected {what}; got none. Give the model y.")
+            return
+        if y.dim() <= len(self.shape) or y.shape[y.dim() - len(self.shape) :] != self.shape:
+            raise InputError(f"Expected {what}; got {tuple(y.shape)}. Reshape it.")
+
+
+class Label(Condition):
+    """A class label y in {0, .., num_classes - 1}, P(y) uniform; networks read it one-hot.
+
+    A label that is not known is a latent site like any other; Pyro can enumerate it.
+
+    Args:
+        num_classes: how many labels there are.
+
+    >>> Label(10).encode(torch.tensor([7, 0])).argmax(-1)
+    tensor([7, 0])
+    """
+
+    infer = {"is_condition": True, "enumerate": "parallel"}  # noqa: RUF012
+    logits: Tensor
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.num_classes = positive_int("num_classes", num_classes)
+        self.register_buffer("logits", torch.zeros(num_classes), persistent=False)
+
+    @property
+    def shape(self) -> torch.Size:
+        """A label is a number."""
+        return torch.Size()
+
+    @property
+    def c_shape(self) -> torch.Size:
+        """One-hot."""
+        return torch.Size([self.num_classes])
+
+    def forward(self) -> TorchDistribution:
+        """Return the uniform distribution over the labels."""
+        return dist.Categorical(logits=self.logits)
+
+    def encode(self, y: Tensor) -> Tensor:
+        """Return y [...] one-hot, [..., num_classes]."""
+        return (y.unsqueeze(-1) == torch.arange(self.num_classes, device=y.device)).to(self.logits)
+
+    def example(self) -> Tensor:
+        """Return one label, the first, [1]."""
+        return torch.zeros(1, dtype=torch.long)
+
+    def check(self, y: Tensor | None) -> None:
+        """Refuse labels that are not whole numbers, one for each datum."""
+        if y is None:
+            return
+        if y.dim() > 1:
+            raise InputError(f"Expected labels y as numbers, [N]; got {tuple(y.shape)}. If one-hot, pass y.argmax(-1).")
+        if y.is_floating_point() or y.dtype == torch.bool:
+            raise InputError(f"Expected labels y as whole numbers; got {y.dtype}. Store integers (y.long()).")
+        # Run by hand; what fits, estimates or samples looks at all labels once, before it starts.
+        if not am_i_wrapped() and bool(((y < 0) | (y >= self.num_classes)).any()):
+            raise InputError(
+                f"Expected labels y from 0 to {self.num_classes - 1}; got values from {y.min()} to {y.max()}. "
+                f"Mend them, or raise num_classes."
+            )
+
+
+class Visible(Condition):
+    """Some pixels of the image itself, y = x[visible]; what is generated are the others, x[hidden].
+
+    Args:
+        visible: which pixels are given: "middle_column", "quadrant" (the lower left), or an array of zeros and
+            ones with the shape of an image, [H, W] or [*event_shape], or a .npy file with one.
+
+    Raises:
+        InputError: a mask of another shape, or one that hides everything or nothing.
+
+    Source: section 4 of Doersch, arXiv 1606.05908; the quadrant of Sohn et al., NeurIPS 2015.
+
+    >>> condition = Visible("middle_column").bind((1, 28, 28))
+    >>> condition.shape, condition.x_shape
+    (torch.Size([28]), torch.Size([756]))
+    """
+
+    y_from_x = True
+    mask: Tensor
+    hidden_index: Tensor
+    visible_index: Tensor
+    order: Tensor
+
+    def __init__(self, visible: Any = "middle_column") -> None:
+        super().__init__()
+        self.visible = visible
+
+    def bind(self, event_shape: Sequence[int]) -> Self:
+        """Lay the mask over a datum."""
+        super().bind(event_shape)
+        mask = mask_of(self.visible, self.event_shape)
+        given, hidden = mask.flatten().nonzero().flatten(), (~mask).flatten().nonzero().flatten()
+        if not len(given) or not len(hidden):
+            raise InputError(
+                f"Expected a mask with visible and with hidden pixels; got one that shows {len(given)} of "
+                f"{mask.numel()}. Mark visible pixels with 1, hidden ones with 0."
+            )
+        buffers = {"mask": mask, "visible_index": given, "hidden_index": hidden}
+        for name, value in (buffers | {"order": torch.cat([given, hidden]).argsort()}).items():
+            self.register_buffer(name, value, persistent=False)
+        return self
+
+    @property
+    def shape(self) -> torch.Size:
+        """As many as there are visible pixels."""
+        return self.visible_index.shape
+
+    @property
+    def x_shape(self) -> torch.Size:
+        """As many as there are hidden pixels."""
+        return self.hidden_index.shape
+
+    def data_options(self) -> dict[str, Any]:
+        """Return that images are binarized by a uniform threshold, drawn anew each step, as in the tutorial."""
+        return {"binarize": "random_threshold"}
+
+    def split(self, x: Tensor | None, y: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return the hidden and the visible pixels of images x; without x the visible ones of images y.
+
+        x and y are whole images, [N, *event_shape]; of y only the visible pixels are read.
+        """
+        if x is not None and y is not None:
+            raise InputError("Expected x, or y to complete; got both. Pass whole images x alone: y is a part of them.")
+        images = y if x is None else x
+        if images is None or images.dim() < 1 or images.shape[1:] != self.event_shape:
+            what = f"whole images [{', '.join(map(str, ('N', *self.event_shape)))}], of which visible pixels are read"
+            got = "none" if images is None else str(tuple(images.shape))
+            raise InputError(f"Expected the condition y as {what}; got {got}. Reshape it.")
+        flat = images.flatten(-len(self.event_shape))
+        return None if x is None else flat[..., self.hidden_index], flat[..., self.visible_index]
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return whole images [..., *event_shape] of hidden pixels x and visible ones y."""
+        y = y.expand(*x.shape[:-1], -1)
+        whole = torch.cat([y, x], dim=-1)[..., self.order]
+        return whole.reshape(x.shape[:-1] + self.event_shape)
+
+
+class DigitString(Condition):
+    """A string of images, y_1, .., y_length; the datum is the image of the digit that succeeds it.
+
+    One small network reads each image, whatever its place; other networks are given what it made of them.
+
+    Args:
+        length: how many images.
+        num_features: what is read of one image.
+        hidden: the widths of the network that reads it.
+
+    >>> condition = DigitString(3).bind((1, 28, 28))
+    >>> condition.shape, condition.c_shape
+    (torch.Size([3, 1, 28, 28]), torch.Size([3, 32]))
+    """
+
+    def __init__(self, length: int = 3, num_features: int = 32, hidden: Sequence[int] | int = (256,)) -> None:
+        super().__init__()
+        self.length, self.num_features = positive_int("length", length), positive_int("num_features", num_features)
+        self.hidden = hidden
+
+    def bind(self, event_shape: Sequence[int]) -> Self:
+        """Make the network that reads one image.
+
+        Raises:
+            InputError: it belongs to another model.
+        """
+        if hasattr(self, "reader"):
+            raise InputError("Expected a DigitString of its own for each model; got one in use. Make another.")
+        super().bind(event_shape)
+        self.reader = MLP(event_shape, (self.num_features,), hidden=self.hidden)
+        return self
+
+    @property
+    def shape(self) -> torch.Size:
+        """So many images."""
+        return torch.Size([self.length, *self.event_shape])
+
+    @property
+    def c_shape(self) -> torch.Size:
+        """So many features of each image."""
+        return torch.Size([self.length, self.num_features])
+
+    def encode(self, y: Tensor) -> Tensor:
+        """Return features [..., length, num_features] of images y [..., *shape]."""
+        features: Tensor = self.reader(y)
+        return features
+
+    def data_options(self) -> dict[str, Any]:
+        """Return that each datum comes with a string of images before it."""
+        return {"strings": self.length}

@@ -1,0 +1,255 @@
+"""The answers of a conditional model to one condition, and the real data that have the same condition.
+
+An answer to y is either a draw x ~ P(x | z, y) or the mean E[x | z, y], each with its own z ~ P(z | y). Of A
+answers to each of N conditions three things are measured, per generated pixel: how far they are from the truth,
+how far from each other, and what they are read as.
+"""
+
+from dataclasses import dataclass
+from math import comb
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ppl_vae.conditional import ConditionalModel
+from ppl_vae.criticism.image_classifier import Classifier
+from ppl_vae.data.digit_strings import StringSplit
+from ppl_vae.data.splits import Split, whole_labels
+from ppl_vae.errors import InputError
+from ppl_vae.generation.generate import sample
+from ppl_vae.traces.pair import Pair
+from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.report import Array
+
+ROWS = 4000  # answers held at once
+DATA_AT_ONCE = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What A answers to each of N conditions are like.
+
+    Attributes:
+        errors: (1/D) |x_a - x|^2 of each answer x_a from the truth x, over the D generated pixels, [A, N].
+        diversity: (1/D) |x_a - x_b|^2, the mean over all pairs of answers, [N]; of binary images the share of
+            pixels in which two of them differ.
+        read_right: the share of answers that a classifier reads as the right label, [N], or None.
+    """
+
+    errors: Array
+    diversity: Array
+    read_right: Array | None
+
+    def best_of(self, count: int) -> Array:
+        """Return the expected smallest error of so many answers, [N]: see `expected_smallest`."""
+        return expected_smallest(self.errors, count)
+
+
+def expected_smallest(values: Array, count: int) -> Array:
+    """Return the expected smallest of `count` values drawn without replacement from A, [N], for values [A, N].
+
+        E = sum_a C(A - a, count - 1) / C(A, count) v_(a),    with v_(1) <= ... <= v_(A),
+
+    the mean over all subsets of that size, without bias for the smallest of `count` independent answers.
+
+    Raises:
+        InputError: a count below 1 or above A.
+
+    >>> expected_smallest(np.array([[3.0], [1.0], [2.0]]), 2).round(3)  # of (3, 1), (3, 2) and (1, 2)
+    array([1.333])
+    """
+    total = len(values)
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= total:
+        raise InputError(f"Expected the best of a whole number from 1 to {total} answers; got {count!r}.")
+    shares = [comb(total - rank, count - 1) / comb(total, count) for rank in range(1, total + 1)]
+    return np.asarray(shares @ np.sort(values, axis=0))
+
+
+def pairwise_distance(x: Tensor) -> Tensor:
+    """Return (1/D) |x_a - x_b|^2, the mean over all pairs a != b, [N], for x [N, A, D].
+
+    The same as twice the variance of a pixel, on average over pixels.
+
+    >>> pairwise_distance(torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]]))  # 1/2, 1 and 1/2
+    tensor([0.6667], dtype=torch.float64)
+    """
+    return 2 * x.double().var(dim=1).mean(-1)
+
+
+def answer(
+    model: ConditionalModel,
+    split: Split | StringSplit,
+    *,
+    mean: bool,
+    num_answers: int,
+    classifier: Classifier | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Answers:
+    """Draw answers to the condition of each datum of a split, and measure them.
+
+    Args:
+        model: P(x, z | y).
+        split: the data: their conditions are what is asked, they themselves the truth.
+        mean: take E[x | z, y] as the answer, instead of a draw of x.
+        num_answers: A, at least 2.
+        classifier: what reads the answers; None does without.
+        seed: of the draws.
+        progress: show a progress bar.
+    """
+    labels = None if classifier is None else right_labels(split)
+    parts: list[tuple[Array, Array, Array]] = []
+    what = "E[x | z, y]" if mean else "draws of x"
+    with tqdm(total=len(split), desc=what, unit="datum", leave=False, disable=hidden(progress)) as bar:
+        for start, index in enumerate(torch.arange(len(split)).split(max(1, ROWS // num_answers))):
+            own_seed = int(np.random.SeedSequence((seed, start)).generate_state(1)[0])
+            y = given(model, split, index).repeat_interleave(num_answers, dim=0)
+            x = sample(model, mean=mean, seed=own_seed, y=y).cpu()
+            made = generated(model, x).unflatten(0, (len(index), num_answers)).double()
+            truth = generated(model, split.take(index)).double()
+            errors = ((made - truth[:, None]) ** 2).mean(-1)
+            right = torch.zeros(0)
+            if classifier is not None and labels is not None:
+                read = classifier.read(x).reshape(len(index), num_answers)
+                right = (read == labels[index][:, None]).double().mean(1)
+            parts.append((errors.T.numpy(), pairwise_distance(made).numpy(), right.numpy()))
+            bar.update(len(index))
+    errors_, diversity, read_right = (np.concatenate(values, axis=-1) for values in zip(*parts, strict=True))
+    return Answers(errors_, diversity, None if classifier is None else read_right)
+
+
+@dataclass(frozen=True, eq=False)
+class Real:
+    """How different real data with one condition are.
+
+    Attributes:
+        distance: (1/D) |x - x'|^2, the mean over the other real data x' with the condition of x, [N].
+        distance_of_grey: the same before noise was added to each pixel on its own, [N]: of grey levels under dynamic
+            binarization; None where there are none.
+        nearness: how far the conditions of x' are from that of x, (1/V) |y - y'|^2 over the V visible pixels, on
+            average, [N]; None where they have just the same.
+    """
+
+    distance: Array
+    distance_of_grey: Array | None
+    nearness: Array | None
+
+
+def real_answers(
+    model: ConditionalModel,
+    split: Split | StringSplit,
+    index: Tensor,
+    *,
+    grey: Split | StringSplit | None = None,
+    num_nearest: int = 10,
+) -> Real:
+    """Return how far data of a split are from other real data of the same condition.
+
+    Data with a label, or after a string, have the condition of all data with the same (right) label. Visible pixels
+    are hardly ever the same twice: the data with the nearest ones stand in, as near as `nearness` says, and make
+    real data look the more different, the farther they are.
+
+    Args:
+        model: says what the condition is.
+        split: the real data.
+        index: which of them to compare with the others, [N].
+        grey: the same data before they were dynamically binarized.
+        num_nearest: how many data have the condition of another, where it is visible pixels.
+
+    Raises:
+        InputError: no labels, or only one datum of a label or in all.
+    """
+    everything = torch.arange(len(split))
+    kinds = [generated(model, kind.take(everything)) for kind in (split, grey) if kind is not None]
+    if not model.y_from_x:
+        labels = right_labels(split)
+        found, nearness = [distance_to_same_label(x, labels)[index].numpy() for x in kinds], None
+    else:
+        if len(split) < 2:
+            raise InputError("Expected at least two data to compare; got one.")
+        visible = given_part(model, split.take(everything))
+        near = nearest(visible, index, num_nearest)
+        nearness, *found = (_distance(x, index, near) for x in (visible, *kinds))
+    return Real(found[0], found[1] if grey is not None else None, nearness)
+
+
+def distance_to_same_label(x: Tensor, labels: Tensor) -> Tensor:
+    """Return (1/D) |x_n - x_m|^2, the mean over all m != n with the same label, [N], for x [N, D].
+
+    Raises:
+        InputError: a label that only one datum has.
+
+    >>> distance_to_same_label(torch.tensor([[0.0], [1.0], [3.0], [0.0], [1.0]]), torch.tensor([0, 0, 0, 1, 1]))
+    tensor([5.0000, 2.5000, 6.5000, 1.0000, 1.0000], dtype=torch.float64)
+    """
+    x = x.double()
+    result = torch.zeros(len(x), dtype=torch.double)
+    for label in labels.unique():
+        (rows,) = torch.where(labels == label)
+        if len(rows) < 2:
+            raise InputError(
+                f"Expected at least two test data of each label, to compare; got one of {label}. Use more data."
+            )
+        own = x[rows]
+        squares = (own**2).sum(1)
+        to_all = len(rows) * squares - 2 * own @ own.sum(0) + squares.sum()
+        result[rows] = to_all / (len(rows) - 1) / x.shape[1]
+    return result
+
+
+def nearest(y: Tensor, index: Tensor, count: int) -> Tensor:
+    """Return which others of y [M, V] are nearest to those of an index [N], [N, count]; equally near ones by lot."""
+    lot = 1e-4 * torch.rand(len(y), generator=torch.Generator().manual_seed(0))
+    found = []
+    for rows in index.split(DATA_AT_ONCE):
+        distance = torch.cdist(y[rows], y) ** 2 + lot
+        distance[torch.arange(len(rows)), rows] = torch.inf
+        found.append(distance.topk(min(count, len(y) - 1), largest=False).indices)
+    return torch.cat(found)
+
+
+def _distance(x: Tensor, index: Tensor, others: Tensor) -> Array:
+    """Return the mean squared distance per pixel of x[n] to its others, [N], for others [N, M]."""
+    pairs = zip(index.split(DATA_AT_ONCE), others.split(DATA_AT_ONCE), strict=True)
+    return torch.cat([((x[n][:, None] - x[m]) ** 2).mean((1, 2)) for n, m in pairs]).double().numpy()
+
+
+def given(model: ConditionalModel, split: Split | StringSplit, index: Tensor | None = None) -> Tensor:
+    """Return the conditions of some data, or of all, as `sample` takes them."""
+    index = torch.arange(len(split)) if index is None else index
+    return split.take(index) if model.y_from_x else split.take_y(index)
+
+
+def generated(model: ConditionalModel, x: Tensor) -> Tensor:
+    """Return the part of images that is generated, [N, D], for x [N, *event_shape]."""
+    return _part(model, x, 0) if model.y_from_x else x.flatten(1)
+
+
+def given_part(model: ConditionalModel, x: Tensor) -> Tensor:
+    """Return the part of images that is given, [N, V], for x [N, *event_shape]."""
+    return _part(model, x, 1)
+
+
+def _part(model: ConditionalModel, x: Tensor, which: int) -> Tensor:
+    parts: Any = model.condition.split(x.to(Pair(model).device), None)
+    part: Tensor = parts[which]
+    return part.flatten(1).cpu()
+
+
+def right_labels(split: Split | StringSplit) -> Tensor:
+    """Return what the answers to the conditions of a split show if they are right, [N].
+
+    Raises:
+        InputError: no labels, or labels that are not whole numbers.
+    """
+    labels = whole_labels(split.labels)
+    if labels is None:
+        raise InputError(
+            f"Expected labels of the data, whole numbers, to say which answers are right; got "
+            f"{'none' if split.labels is None else f'{split.labels.dtype} {tuple(split.labels.shape)}'}. Use "
+            f"a data set with labels."
+        )
+    return labels

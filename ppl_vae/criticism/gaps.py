@@ -1,0 +1,290 @@
+"""The gap between log P(x) and the ELBO, explained: what the family costs, and what amortization costs.
+
+    log P(x) - ELBO = (log P(x) - ELBO*) + (ELBO* - ELBO)
+                      approximation gap    amortization gap
+
+ELBO* is the ELBO of the best Q of the guide's family for this one datum (`ppl_vae.evidence.refine`). A large
+approximation gap asks for a richer family; a large amortization gap for a larger encoder, or longer training.
+Source: Cremer et al., arXiv 1801.03558.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ppl_vae.errors import InputError, positive_int, positive_number
+from ppl_vae.evidence.diagnostics import estimates, khat_threshold, pareto
+from ppl_vae.evidence.prepare import prepared
+from ppl_vae.evidence.refine import LEARNING_RATE, NUM_PARTICLES, NUM_STEPS, refine
+from ppl_vae.evidence.reliability import LOW_ESS
+from ppl_vae.traces.log_weights import log_weights
+from ppl_vae.traces.pair import Pair, Program
+from ppl_vae.traces.plates import Args, Structure
+from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.report import Array, Mean, Report
+from ppl_vae.utils.rng import seeded
+
+HELD_WEIGHTS = 2**21  # log-weights held at once, of both guides: 32 MB in double precision
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Gap:
+    """log P(x) - ELBO of N data, split in two; each with its Monte Carlo standard error, all in nats.
+
+    Attributes:
+        log_px: log P(x) per datum, by importance sampling from the refined Q, [N].
+        best_elbo: the ELBO of the refined Q, the best of the family found for this datum, [N].
+        elbo: the ELBO of the guide, [N].
+        log_px_mcse, best_elbo_mcse, elbo_mcse: their standard errors, [N].
+        approximation_mcse, amortization_mcse, gap_mcse: standard errors of the differences, [N]. Both sides
+            of a difference share their random numbers, so these are smaller than those of the sides.
+        ess: effective sample size behind log_px, between 1 and K, [N].
+        khat: Pareto's k of the weights behind log_px, [N]; NaN for fewer than 25 samples.
+        num_samples: K.
+        num_steps: how many steps of Adam the refined Q had.
+        fingerprint: a hash of the data.
+        seed: of the samples.
+        quantity: what log_px is: "log P(x)", or for conditional models "log P(x | y)".
+    """
+
+    log_px: Array
+    best_elbo: Array
+    elbo: Array
+    log_px_mcse: Array
+    best_elbo_mcse: Array
+    elbo_mcse: Array
+    approximation_mcse: Array
+    amortization_mcse: Array
+    gap_mcse: Array
+    ess: Array
+    khat: Array
+    num_samples: int
+    num_steps: int
+    fingerprint: str
+    seed: int
+    quantity: str = "log P(x)"
+
+    def __len__(self) -> int:
+        return len(self.log_px)
+
+    @property
+    def approximation(self) -> Array:
+        """Log P(x) - ELBO* = KL(Q* || P(z | x)): what the family cannot express, per datum, [N]."""
+        return self.log_px - self.best_elbo
+
+    @property
+    def amortization(self) -> Array:
+        """ELBO* - ELBO: what the guide loses by answering for all data with one network, per datum, [N]."""
+        return self.best_elbo - self.elbo
+
+    @property
+    def gap(self) -> Array:
+        """Log P(x) - ELBO, the sum of the two, per datum, [N]."""
+        return self.approximation + self.amortization
+
+    def means(self) -> dict[str, Mean]:
+        """Return the means over the data in nats: log_px, best_elbo, elbo, gap, approximation, amortization."""
+        names = ("log_px", "best_elbo", "elbo", "gap", "approximation", "amortization")
+        return {name: Mean.of(getattr(self, name), getattr(self, f"{name}_mcse")) for name in names}
+
+    def verdict(self) -> str:
+        """Return one line on which part is the larger, and whether the split can be believed."""
+        limit = khat_threshold(self.num_samples)
+        doubtful = int(((self.ess < LOW_ESS - 1e-3) | (self.khat > limit)).sum())
+        blind = "What Q never visits does not show here: hold log P(x) against method='ais', proposal='prior'."
+        if doubtful:
+            return (
+                f"{doubtful} of {len(self)} data have k-hat above {limit:.2f} or an effective sample size "
+                f"below {LOW_ESS:.0f}: their log P(x), and with it the approximation gap, is more likely too low. "
+                f"Raise num_samples. {blind}"
+            )
+        means = self.means()
+        a, b, whole = means["approximation"], means["amortization"], means["gap"]
+        if whole.value <= 2 * whole.mcse + 1e-3:
+            return f"No gap to speak of: the guide is the posterior, as far as these samples show. {blind}"
+        larger, share, fix = (
+            ("approximation", a.value, "a richer posterior family")
+            if a.value >= b.value
+            else ("amortization", b.value, "a larger encoder, or longer training,")
+        )
+        return f"{min(share / whole.value, 1):.0%} of the gap is {larger}: {fix} would narrow it. {blind}"
+
+    def report(self) -> Report:
+        """Return what is printed: the means with their errors, and the verdict."""
+        labels = {
+            "log_px": ("log P(x)", "nats, importance sampling from the refined Q"),
+            "best_elbo": ("best ELBO", "nats, of the refined Q"),
+            "elbo": ("ELBO", "nats, of the guide"),
+            "gap": ("gap", "log P(x) - ELBO"),
+            "approximation": ("approximation", "log P(x) - best ELBO: the family"),
+            "amortization": ("amortization", "best ELBO - ELBO: the network"),
+        }
+        headline = (
+            f"log P(x) - ELBO of {len(self)} data explained: Q refined for each in {self.num_steps} steps, "
+            f"K = {self.num_samples} samples"
+        )
+        rows = [(labels[name][0], mean, labels[name][1]) for name, mean in self.means().items()]
+        return Report(headline, rows, [self.verdict()]).about(self.quantity)
+
+    def __str__(self) -> str:
+        return str(self.report())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.report().html()
+
+    def to_dataset(self) -> Any:
+        """Return an `xarray.Dataset` with one dimension, `datum`, and what was done as attributes."""
+        import xarray
+
+        values = asdict(self)
+        arrays = {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
+        parts = {k: getattr(self, k) for k in ("gap", "approximation", "amortization")}
+        columns = {k: ("datum", v) for k, v in (parts | arrays).items()}
+        return xarray.Dataset(columns, attrs={k: v for k, v in values.items() if k not in arrays})
+
+
+def explain_gap(
+    model: Program,
+    guide: Program,
+    data: Any,
+    *,
+    num_samples: int = 1000,
+    num_steps: int = NUM_STEPS,
+    num_particles: int = NUM_PARTICLES,
+    learning_rate: float = LEARNING_RATE,
+    chunk_size: int | None = None,
+    vectorize: bool = True,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Gap:
+    """Split log P(x) - ELBO of each datum into what the family costs and what amortization costs.
+
+    For each datum the parameters of the guide's distributions are optimized from the guide's answer
+    (`ppl_vae.evidence.refine`); the refined Q gives the best ELBO, and log P(x) as a proposal. Every number comes from
+    K fresh samples, which neither fitted the refined Q nor chose it.
+
+    Args:
+        model: P(x, z), called as `model(*batch)`.
+        guide: Q(z | x), called the same way; all its sites continuous.
+        data: a split of ours, a tensor [N, ...], a tuple of tensors, a PyTorch Dataset or DataLoader.
+        num_samples: K, how many z are drawn for each datum from each of the two guides; 2 or more.
+        num_steps, num_particles, learning_rate: of Adam, as in `refine`.
+        chunk_size: how many (sample, datum) pairs are evaluated at once; None chooses by their size.
+        vectorize: draw many samples in one run, inside one more plate; False for programs that cannot.
+        seed: of the samples; the global random state is left as it was.
+        progress: show a progress bar; None shows it in a terminal and in a notebook.
+
+    Returns:
+        `Gap`: log_px, elbo, best_elbo, approximation, amortization and gap per datum, [N], in nats.
+
+    Raises:
+        InputError: discrete latent sites, families whose parameters are not known, and all that
+            `estimate_evidence` refuses.
+
+    Source: Cremer et al., arXiv 1801.03558.
+
+    >>> from ppl_vae.models import LinearGaussian
+    >>> from ppl_vae.guides import LinearGaussian as Posterior
+    >>> model = LinearGaussian((20,), latent_dim=4)
+    >>> gap = explain_gap(model, Posterior(model), torch.randn(8, 20), num_samples=10)
+    >>> bool(abs(gap.approximation).max() < 1e-3), bool(abs(gap.amortization).max() < 1e-3)
+    (True, True)
+    """
+    if positive_int("num_samples", num_samples) < 2:
+        raise InputError("Expected num_samples of at least 2, so that errors can be stated; got 1. Raise it.")
+    positive_int("num_steps", num_steps)
+    positive_int("num_particles", num_particles)
+    positive_number("learning_rate", learning_rate)
+    if chunk_size is not None:
+        positive_int("chunk_size", chunk_size)
+    parts = []
+    with prepared(model, guide, data, proposal="guide", seed=seed) as work:
+        if work.exact:
+            raise InputError("Expected a guide that samples latent sites; got none: the ELBO is log P(x), with no gap.")
+        rows, pair, structure = work.rows(chunk_size), work.pair, work.structure
+        few = max(1, min(rows // num_particles, HELD_WEIGHTS // num_samples))
+        with tqdm(total=len(work.source), desc="gap", unit="datum", leave=False, disable=hidden(progress)) as bar:
+            for chunk in work.chunks(few):
+                options: dict[str, Any] = {"subsample": chunk.subsample, "vectorize": vectorize}
+                refined = refine(
+                    pair,
+                    chunk.args,
+                    structure,
+                    num_steps=num_steps,
+                    num_particles=num_particles,
+                    learning_rate=learning_rate,
+                    **options,
+                )
+                at_once = max(1, rows // chunk.size)
+                weights = _paired((pair, refined), chunk.args, structure, num_samples, at_once, **options)
+                parts.append(_estimates(*(part[:, : chunk.num_data] for part in weights)))
+                bar.update(chunk.num_data)
+        digest, what = work.fingerprint(), work.quantity
+    arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return Gap(
+        **arrays,
+        num_samples=num_samples,
+        num_steps=num_steps,
+        fingerprint=digest,
+        seed=seed,
+        quantity=what,
+    )
+
+
+def _paired(
+    pairs: tuple[Pair, Pair],
+    args: Args,
+    structure: Structure,
+    num_samples: int,
+    at_once: int,
+    *,
+    subsample: Tensor | None,
+    vectorize: bool,
+) -> list[Array]:
+    """Return the log-weights of two pairs, each [K, n], drawn from the same random numbers."""
+    found: tuple[list[Array], list[Array]] = ([], [])
+    whole, rest = divmod(num_samples, at_once)
+    for count in [at_once] * whole + [rest] * (rest > 0):
+        state = int(torch.randint(2**31, ()))
+        for pair, weights in zip(pairs, found, strict=True):
+            with seeded(state):
+                drawn = log_weights(pair, args, count, structure, subsample=subsample, vectorize=vectorize)
+            weights.append(drawn.double().cpu().numpy())
+    return [np.concatenate(weights) for weights in found]
+
+
+def _estimates(own: Array, best: Array) -> dict[str, Array]:
+    """Return everything that `Gap` holds per datum, from the log-weights of guide and refined Q, [K, n].
+
+    log P(x) ~ log mean_k w_k changes by (w_k / mean w - 1) / K where sample k changes (the delta method), and
+    a mean by (log w_k - mean) / K: the standard error of a difference is that of the differences of these.
+
+    >>> found = _estimates(np.zeros((4, 1)), np.full((4, 1), 1.0))
+    >>> {k: found[k].tolist() for k in ("log_px", "elbo", "best_elbo", "gap_mcse", "ess")}
+    {'log_px': [1.0], 'elbo': [0.0], 'best_elbo': [1.0], 'gap_mcse': [0.0], 'ess': [4.0]}
+    """
+    of_best, of_own = estimates(best), estimates(own)
+    influence = np.exp(best - of_best["log_px"])
+
+    def error(samples: Array) -> Array:
+        return np.asarray(samples.std(0, ddof=1) / np.sqrt(len(samples)))
+
+    return {
+        "log_px": of_best["log_px"],
+        "best_elbo": of_best["elbo"],
+        "elbo": of_own["elbo"],
+        "log_px_mcse": of_best["mcse"],
+        "best_elbo_mcse": of_best["elbo_mcse"],
+        "elbo_mcse": of_own["elbo_mcse"],
+        "approximation_mcse": error(influence - best),
+        "amortization_mcse": error(best - own),
+        "gap_mcse": error(influence - own),
+        "ess": of_best["ess"],
+        "khat": pareto(best)["khat"],
+    }

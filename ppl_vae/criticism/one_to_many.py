@@ -1,0 +1,355 @@
+"""Measures of one-to-many: how well a conditional model knows that one condition has many right answers.
+
+Four things, each beside what real data or another model (a regressor) reach, on data that nothing was chosen by:
+
+    log P(x | y)    of the truth, in nats
+    error           of the best of K answers: min_k (1/D) |x_k - x|^2
+    diversity       of the answers to one condition: (1/D) |x_a - x_b|^2
+    read right      the share of answers that a classifier reads as the right label
+
+Answers are draws x, or means E[x | z, y]. Of draws neither error nor diversity can tell many answers from noise:
+the mean distance of two draws is 2 Var(x_i | y), on average over pixels i, whether pixels go together or not, so a
+regressor, all of whose pixels are independent, is as diverse as the data once each pixel has the right mean. It is
+E[x | z, y] that differs from answer to answer only if z says something: for a regressor it is one and the same.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ppl_vae.conditional import ConditionalModel
+from ppl_vae.criticism.answers import Answers, Real, answer, generated, real_answers, right_labels
+from ppl_vae.criticism.image_classifier import Classifier
+from ppl_vae.data.digit_strings import StringSplit
+from ppl_vae.data.splits import Split
+from ppl_vae.errors import InputError, positive_int
+from ppl_vae.evidence.estimators import estimate_evidence
+from ppl_vae.evidence.evidence import Evidence
+from ppl_vae.missing import refuse_missing
+from ppl_vae.traces.pair import Program
+from ppl_vae.utils.report import Array, Mean, Report, number
+
+KINDS = {"means": "E[x | z, y]", "draws": "a draw of x"}
+COUNTS = (1, 2, 5, 10, 20, 50, 100)  # K in "the best of K answers"
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One model on N conditions.
+
+    Attributes:
+        name: what to call it.
+        evidence: log P(x | y) of the truth.
+        draws: its draws of x.
+        means: its E[x | z, y].
+    """
+
+    name: str
+    evidence: Evidence
+    draws: Answers
+    means: Answers
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OneToMany:
+    """What `measure_one_to_many` found on N conditions; print it.
+
+    Attributes:
+        model: the numbers of the model.
+        against: those of the other model, or None.
+        real: how different real data with one condition are.
+        classifier: what read the answers, with its own accuracy; or None.
+        num_answers: A, how many answers to each condition.
+        seed: of the samples.
+    """
+
+    model: Measured
+    against: Measured | None
+    real: Real
+    classifier: Classifier | None
+    num_answers: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.model.evidence)
+
+    @property
+    def counts(self) -> list[int]:
+        """The K for which the best of K answers is printed, up to A."""
+        return [k for k in COUNTS if k < self.num_answers] + [self.num_answers]
+
+    @property
+    def log_px_diff(self) -> Array:
+        """Log P(x | y) less that of the other model, per datum, [N].
+
+        Raises:
+            InputError: there is no other model.
+        """
+        if self.against is None:
+            raise InputError("Expected another model to subtract; got none. Pass against=(model, guide).")
+        return self.model.evidence.log_px - self.against.evidence.log_px
+
+    def difference(self) -> Mean:
+        """Return the mean of `log_px_diff`, paired: it varies less than either of the two."""
+        mcse = [one.evidence.mcse for one in self._both]
+        return Mean.of(self.log_px_diff, np.hypot(mcse[0], mcse[-1]))
+
+    def share_of_real(self, *, mean: bool = True, against: bool = False) -> Mean:
+        """Return the diversity of the answers divided by that of real data: 1 is as diverse as they are.
+
+        The draws are compared with the data as the model sees them, the means E[x | z, y] with data before noise was
+        added to each pixel on its own, that is with grey levels under dynamic binarization.
+        """
+        one = self.against if against and self.against is not None else self.model
+        above = _mean((one.means if mean else one.draws).diversity)
+        below = self._real(mean)
+        share = above.value / below.value if below.value else float("nan")
+        # By the delta method, each error standing on its own, though both come from the same test data.
+        error = float(np.hypot(above.se, share * below.se) / below.value) if below.value else float("nan")
+        return Mean(share, error, float("nan"))
+
+    def report(self) -> Report:
+        """Return what is printed: all means with their errors, and what to know about them."""
+        beside = "" if self.against is None else f", beside {self.against.name}"
+        return Report(
+            f"One condition, many answers: {self.model.name}{beside}; {len(self)} test data, {self.num_answers} "
+            f"answers to the condition of each",
+            [*self._evidence_rows(), *self._error_rows(), *self._diversity_rows(), *self._reading_rows()],
+            self._lines(),
+        )
+
+    def __str__(self) -> str:
+        return str(self.report())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.report().html()
+
+    @property
+    def _has_grey(self) -> bool:
+        return self.real.distance_of_grey is not None
+
+    def _real(self, grey: bool) -> Mean:
+        """Return how different real data of one condition are, in grey levels where they are asked for and known."""
+        known = self.real.distance_of_grey if grey else None
+        return _mean_of_pairs(self.real.distance if known is None else known)
+
+    @property
+    def _both(self) -> list[Measured]:
+        return [self.model] if self.against is None else [self.model, self.against]
+
+    def _evidence_rows(self) -> list[tuple[str, Mean, str]]:
+        what = self.model.evidence.quantity
+        rows = [(what, one.evidence.means()["log_px"], f"nats, {one.name}") for one in self._both]
+        if self.against is not None:
+            rows.append(("  difference", self.difference(), f"nats, paired: {self.model.name} - {self.against.name}"))
+        return rows
+
+    def _error_rows(self) -> list[tuple[str, Mean, str]]:
+        rows = []
+        for kind, what in KINDS.items():
+            rows += self._rows(f"error of {kind}", f"of {what}, squared, per pixel", lambda a: a.best_of(1), kind)
+            rows += self._rows(f"  best of {self.num_answers}", "", lambda a: a.best_of(self.num_answers), kind)
+        return rows
+
+    def _diversity_rows(self) -> list[tuple[str, Mean, str]]:
+        rows = []
+        for kind in KINDS:
+            grey = kind == "means" and self._has_grey
+            own = self._rows(f"diversity of {kind}", "of two, squared, per pixel", lambda a: a.diversity, kind)
+            shares = [self.share_of_real(mean=kind == "means", against=one is self.against) for one in self._both]
+            rows += [
+                (label, mean, f"{remark}: {share.value:.3f} (s.e. {number(share.se)}) of real")
+                for (label, mean, remark), share in zip(own, shares, strict=True)
+            ]
+            rows.append(("  real data", self._real(grey), f"of one condition{', grey levels' if grey else ''}"))
+        return rows
+
+    def _reading_rows(self) -> list[tuple[str, Mean, str]]:
+        rows: list[tuple[str, Mean, str]] = []
+        if self.classifier is None:
+            return rows
+        for kind in KINDS:
+            grey = kind == "means" and self._has_grey
+            limit = self.classifier.accuracy_of_grey if grey else self.classifier.accuracy
+            rows += self._rows(f"{kind} read right", "by a classifier", lambda a: a.read_right, kind)
+            rows.append(("  limit", limit, f"real test images{', grey levels' if grey else ''}, read by it"))
+        return rows
+
+    def _rows(self, label: str, remark: str, of: Callable[[Answers], Any], kind: str) -> list[tuple[str, Mean, str]]:
+        """Return a row for each model, with a remark in the first."""
+        start = f"{remark}, " if remark else ""
+        return [
+            (label, _mean(of(getattr(one, kind))), f"{start if one is self.model else ''}{one.name}")
+            for one in self._both
+        ]
+
+    def _lines(self) -> list[str]:
+        lines = []
+        for one in self._both:
+            curve = " ".join(f"{one.means.best_of(k).mean():.4f}" for k in self.counts)
+            lines.append(f"error of the best of {', '.join(map(str, self.counts))} means: {curve}, {one.name}")
+        if self.against is not None:
+            lines.append(self._when_better(self.against))
+        if self.real.nearness is not None:
+            same = (self.real.nearness == 0).mean()
+            lines.append(
+                f"real data of one condition: those with the nearest visible pixels, {self.real.nearness.mean():.4f} "
+                f"apart (squared, per visible pixel), {same:.0%} of them with the very same; this makes real data look "
+                f"more diverse than one condition is"
+            )
+        lines.append(
+            "Diversity of draws counts noise in single pixels, too: it cannot tell many answers from one blur. That "
+            "of means can."
+        )
+        return lines + [f"{one.name}: {one.evidence.verdict()}" for one in self._both]
+
+    def _when_better(self, against: Measured) -> str:
+        """Say from which K on the model is nearer to the truth, by more than two (paired) standard errors."""
+        one = against.means.best_of(1)
+        gains = {k: _mean(one - self.model.means.best_of(k)) for k in range(1, self.num_answers + 1)}
+        first = next((k for k, gain in gains.items() if gain.value > 2 * np.nan_to_num(gain.se)), None)
+        how = f"from K = {first} on" if first else f"for no K up to {self.num_answers}"
+        return f"the best of K means is nearer to the truth than one mean of {against.name} {how}"
+
+
+def _mean(values: Array) -> Mean:
+    """Return a mean over the data; what drawing only A answers adds is in the standard error."""
+    return Mean.of(values, np.full(1, np.nan))
+
+
+def _mean_of_pairs(values: Array) -> Mean:
+    """Return a mean of distances of each datum to others; its error is twice as large, as each stands in many pairs.
+
+    Source: Hoeffding, A class of statistics with asymptotically normal distribution (1948): U-statistics.
+    """
+    mean = _mean(values)
+    return Mean(mean.value, 2 * mean.se, mean.mcse)
+
+
+def measure_one_to_many(
+    model: Program,
+    guide: Program | None,
+    split: Split | StringSplit,
+    *,
+    against: tuple[Program, Program | None] | None = None,
+    classifier: Classifier | None = None,
+    grey: Split | StringSplit | None = None,
+    num_samples: int = 1000,
+    num_answers: int = 20,
+    num_nearest: int = 10,
+    num_data: int | None = None,
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> OneToMany:
+    """Measure what a conditional model makes of conditions with many right answers.
+
+    Args:
+        model: P(x, z | y), a `ConditionalModel`: labels, strings of images, or visible pixels.
+        guide: Q(z | x, y).
+        split: real data with their conditions, neither trained nor chosen on: the test split.
+        against: another model of the same task with its guide, for instance a regressor.
+        classifier: reads the answers, see `fit_classifier`; not used where only pixels are given.
+        grey: the same data before they were dynamically binarized, which is noise in each pixel on its own: what
+            E[x | z, y] is compared with. None compares with the data themselves, right where they have no such noise.
+        num_samples: K of the importance estimate of log P(x | y).
+        num_answers: A, how many answers to each condition, at least 2.
+        num_nearest: how many real data stand in for one condition, where it is visible pixels.
+        num_data: ask the conditions of so many of the data, evenly spaced; None asks all. Real data with the same
+            condition come from the whole split.
+        names: what to call the two models.
+        seed: of the samples.
+        progress: show progress bars; None shows them in a terminal and in a notebook.
+
+    Returns:
+        `OneToMany`. Standard errors are over the N test data, and hold the noise of A answers, too.
+
+    Raises:
+        InputError: a model without a condition, models of two tasks, data that are no split, or without labels where
+            the right label is asked for, not one name for each model, or numbers that are out of range.
+
+    Source: the questions of section 4 of Doersch, arXiv 1606.05908; the best of K of Sohn et al., NeurIPS 2015.
+
+    >>> from ppl_vae import data
+    >>> from ppl_vae.models import CVAE, Regressor
+    >>> from ppl_vae.guides import Conditional, NoLatents
+    >>> from ppl_vae.conditions import Label
+    >>> model, regressor = CVAE((1, 8, 8)), Regressor((1, 8, 8), Label())
+    >>> other = regressor, NoLatents(regressor)
+    >>> test = data.load("digits").test
+    >>> result = measure_one_to_many(model, Conditional(model), test, against=other, num_samples=30, num_data=50)
+    >>> len(result), bool(result.model.means.diversity.mean() > result.against.means.diversity.mean())
+    (50, True)
+    """
+    asked = {"num_samples": num_samples, "num_nearest": num_nearest, "num_answers": num_answers}
+    for option, value in asked.items():
+        positive_int(option, value)
+    if num_answers < 2:
+        raise InputError("Expected num_answers to be at least 2, to see whether two differ; got 1.")
+    for part in (split, *([] if grey is None else [grey])):
+        if not isinstance(part, Split | StringSplit):
+            raise InputError(
+                f"Expected a Split of data with their conditions; got {type(part).__name__}. Take one from data.load, "
+                f"for instance data.load('digits').test."
+            )
+    pairs = [(conditional(model), guide), *([] if against is None else [(conditional(against[0]), against[1])])]
+    if len(pairs) > 1:
+        _check_task(pairs[0][0], pairs[1][0])
+    names = _names(pairs) if names is None else names
+    if isinstance(names, str) or len(names) != len(pairs):
+        raise InputError(f"Expected a list of {len(pairs)} names, one for each model; got {names!r}. Give as many.")
+    if not pairs[0][0].y_from_x:
+        right_labels(split)
+    count = len(split) if num_data is None else min(positive_int("num_data", num_data), len(split))
+    index = torch.linspace(0, len(split) - 1, count).long()
+    chosen = split[index]
+    refuse_missing(chosen.x, "to hold answers against")
+    reader = None if pairs[0][0].y_from_x else classifier
+    with torch.no_grad():
+        real = real_answers(pairs[0][0], split, index, grey=grey, num_nearest=num_nearest)
+    measured = []
+    for name, (program, its_guide) in zip(names, pairs, strict=True):
+        options: dict[str, Any] = {"seed": seed, "progress": progress}
+        evidence = estimate_evidence(program, its_guide, chosen, num_samples=num_samples, **options)
+        options |= {"num_answers": num_answers, "classifier": reader}
+        draws, means = (answer(program, chosen, mean=mean, **options) for mean in (False, True))
+        measured.append(Measured(name, evidence, draws, means))
+    return OneToMany(measured[0], measured[1] if against else None, real, reader, num_answers, seed)
+
+
+def conditional(model: Any) -> ConditionalModel:
+    """Return a model if it has a condition.
+
+    Raises:
+        InputError: it has none.
+    """
+    if not isinstance(model, ConditionalModel):
+        raise InputError(
+            f"Expected a conditional model, such as CVAE, ImageCompletion, NextDigit or Regressor; got "
+            f"{type(model).__name__}. Derive it from ppl_vae.conditional.ConditionalModel."
+        )
+    return model
+
+
+def _check_task(model: ConditionalModel, other: ConditionalModel) -> None:
+    """Refuse two models that are given different things, or generate different things."""
+    pixels = torch.arange(model.event_shape.numel()).reshape(1, *model.event_shape).float()
+    tasks = [f"y {tuple(m.condition.shape)} and x {tuple(m.condition.x_shape)}" for m in (model, other)]
+    kinds = [type(m.condition).__name__ for m in (model, other)]
+    if (kinds[0], tasks[0], model.event_shape) != (kinds[1], tasks[1], other.event_shape) or not torch.equal(
+        generated(model, pixels), generated(other, pixels)
+    ):
+        raise InputError(
+            f"Expected two models of one task; got {kinds[0]} with {tasks[0]} against {kinds[1]} with {tasks[1]}"
+            f"{' elsewhere in the image' if tasks[0] == tasks[1] else ''}. Give both the same condition."
+        )
+
+
+def _names(pairs: list[tuple[ConditionalModel, Any]]) -> list[str]:
+    names = [type(model).__name__ for model, _ in pairs]
+    return names if len(set(names)) == len(names) else ["the model", "the other"]

@@ -1,0 +1,134 @@
+"""Any data a person may bring, as batches of tensors.
+
+A data set of ours, a tensor, an array, a tuple of them, a PyTorch `Dataset` or a `DataLoader` becomes a
+`Source` (`ppl_vae.data.sources`): its length, and tuples of tensors that a program is called with.
+"""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset, default_collate
+
+from ppl_vae.data.digit_strings import StringSplit
+from ppl_vae.data.sources import LoaderSource, PartlyLabelled, Source, SplitSource, TensorSource, as_tuple
+from ppl_vae.data.splits import Split, is_known
+from ppl_vae.errors import InputError
+from ppl_vae.traces.pair import Pair, call_signature, program_name
+
+
+def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
+    """Turn what a person passed as data into a source of batches that fits the model.
+
+    Args:
+        data: what the person passed.
+        pair: the programs that will be called with it.
+        ordered: refuse data whose order changes from pass to pass, and data of which only some have labels.
+
+    Raises:
+        InputError: no data, data of different lengths, of a kind that is not known, or more or fewer
+            tensors than the model takes; labels that are partly missing where the programs need them.
+
+    >>> import torch
+    >>> from ppl_vae.models import VAE
+    >>> len(as_source(torch.zeros(5, 1, 8, 8), Pair(VAE((1, 8, 8)))))
+    5
+    """
+    source = _source(data, pair)
+    if pair.takes_labels():
+        source = _by_kind(source)
+    if ordered and isinstance(source, LoaderSource) and isinstance(source.loader.sampler, RandomSampler):
+        raise InputError("Expected data in a fixed order; got a DataLoader that shuffles. Pass shuffle=False to it.")
+    if len(source) == 0:
+        raise InputError("Expected at least one datum; got an empty data set.")
+    if isinstance(source, PartlyLabelled):
+        _check_partly_labelled(source, pair, ordered)
+    first = next(iter(source.batches(1)))
+    try:
+        call_signature(pair.model).bind(*first)
+    except TypeError as problem:
+        raise InputError(
+            f"Expected data that fits the model's call {program_name(pair.model)}{call_signature(pair.model)}; "
+            f"got {len(first)} tensor(s) for each datum ({problem}). Pass just the tensors it takes, x first."
+        ) from None
+    return source
+
+
+def fingerprint(source: Source) -> str:
+    """Return a hash of the data in their order: equal for equal numbers, however they are batched.
+
+    Dequantized data have that of their levels, which they are made of.
+    """
+    if isinstance(source, SplitSource):
+        source = source.of_levels()
+    if isinstance(source, PartlyLabelled):
+        return "".join(kind + fingerprint(part) for kind, part in source.kinds.items())
+    digests: list[Any] = []
+    for batch in source.batches(1000):
+        digests = digests or [hashlib.sha256(f"{t.dtype}{tuple(t.shape[1:])}".encode()) for t in batch]
+        for digest, tensor in zip(digests, batch, strict=True):
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return "".join(digest.hexdigest()[:16] for digest in digests)
+
+
+def _source(data: Any, pair: Pair) -> Source:
+    if isinstance(data, Split | StringSplit):
+        return SplitSource(data, with_y=pair.takes_labels())
+    if isinstance(data, DataLoader):
+        return LoaderSource(data)
+    if isinstance(data, TensorDataset):
+        return TensorSource(data.tensors)
+    if isinstance(data, list) and not all(isinstance(part, Tensor | np.ndarray) for part in data):
+        data = np.asarray(data)
+    if isinstance(data, Tensor | np.ndarray | tuple | list):
+        tensors = as_tuple(data)
+        if len({len(t) for t in tensors}) > 1:
+            raise InputError(
+                f"Expected tensors of one length; got lengths {', '.join(str(len(t)) for t in tensors)}. "
+                f"Each must hold one entry for each datum."
+            )
+        return TensorSource(tensors)
+    if isinstance(data, Dataset) and hasattr(data, "__len__"):
+        if len(data) == 0:
+            raise InputError("Expected at least one datum; got an empty data set.")
+        return TensorSource(as_tuple(default_collate([data[i] for i in range(len(data))])))
+    raise InputError(
+        f"Expected data to be a split of ppl_vae.data, a tensor, a tuple of tensors, or a PyTorch Dataset or "
+        f"DataLoader; got {type(data).__name__}."
+        + (" Pass .to_numpy() of it." if hasattr(data, "to_numpy") else "")
+        + (" Pass one of its splits: .train, .validation or .test." if hasattr(data, "train") else "")
+    )
+
+
+def _by_kind(source: Source) -> Source:
+    """Return a source of labelled and unlabelled batches if some of its labels are not known."""
+    if isinstance(source, SplitSource) and isinstance(source.split, Split) and source.split.y is not None:
+        split = source.split
+        if not bool(is_known(source.split.y).all()):
+            return PartlyLabelled(SplitSource(split.known(), True), SplitSource(split.unknown(), False))
+    if isinstance(source, TensorSource) and len(source.tensors) == 2:
+        x, y = source.tensors
+        known = is_known(y)
+        if not bool(known.all()):
+            return PartlyLabelled(TensorSource((x[known], y[known])), TensorSource((x[~known],)))
+    return source
+
+
+def _check_partly_labelled(source: PartlyLabelled, pair: Pair, ordered: bool) -> None:
+    """Refuse labels that are partly missing where log P(x | y) is asked for, or where a program cannot do without."""
+    missing = f"{len(source.kinds['unlabelled'])} of {len(source)} data without a label (-1)"
+    if ordered:
+        raise InputError(
+            f"Expected a label for each datum, or data without labels; got {missing}. Pass x alone (split.x) for "
+            f"log P(x), or the labelled part (split.known()) for that given y."
+        )
+    for program in pair.programs.values():
+        try:
+            call_signature(program).bind(None)
+        except TypeError as problem:
+            raise InputError(
+                f"Expected programs that can be called with x alone; got {missing}, and "
+                f"{program_name(program)}{call_signature(program)} ({problem}). Give y a default of None and sample "
+                f"it where it is None, or pass the labelled part only (split.known())."
+            ) from None

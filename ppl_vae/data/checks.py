@@ -1,0 +1,195 @@
+"""The checks made before any work: data that are numbers or missing, a pair that fits together, the support."""
+
+import itertools
+from typing import Any, NamedTuple
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import constraints
+
+from ppl_vae.data.missing_values import check_holes, find_holes
+from ppl_vae.data.sources import PartlyLabelled, Source
+from ppl_vae.distributions.unwrap import each, in_words, unwrapped
+from ppl_vae.errors import InputError, reason
+from ppl_vae.likelihoods import _that_take
+from ppl_vae.missing import all_known, filled
+from ppl_vae.traces.log_weights import check_sites, get_traces
+from ppl_vae.traces.pair import Pair, program_name
+from ppl_vae.traces.plates import Args, samples
+
+PROBE_SIZE = 256
+CHECK_SIZE = 1000
+
+
+class _RunError(InputError):
+    """A program could not be run on the data it was given."""
+
+
+class Checked(NamedTuple):
+    """Data and programs that fit.
+
+    Attributes:
+        traces: those of one run.
+        num_run: on how many data.
+        num_missing: how many values of all data are missing.
+    """
+
+    traces: list[poutine.Trace]
+    num_run: int
+    num_missing: int
+
+
+@all_known(False)  # it is called to find out
+def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str = "guide") -> Checked:
+    """Check data and programs against each other, by a run of both.
+
+    The programs are run on `size` data, or on a part; only if that fails, on all. Where some data have labels and
+    some have none, both kinds are checked, and the traces are those of the last; the pair has seen them all.
+    Call it within `pair.running()`.
+
+    Raises:
+        InputError: infinite data, values that are missing (NaN) where that cannot be, programs that fail or do not
+            fit together, or data outside the support of the likelihood.
+    """
+    if isinstance(source, PartlyLabelled):
+        return _check_kinds(pair, source, size=size, proposal=proposal)
+    holes = find_holes(source)
+
+    def first(count: int) -> tuple[Tensor, ...]:
+        return tuple(filled(t) for t in _to(next(source.batches(count)), pair))
+
+    args = first(size or min(PROBE_SIZE, max(1, len(source) - 1)))
+    with torch.no_grad(), pair.evaluating():
+        try:
+            traces = probe(pair, args, proposal=proposal)
+            whole = _is_for_all(traces, len(args[0]), len(source))
+        except _RunError:
+            if len(source) == len(args[0]):
+                raise
+            whole = True
+        if whole and len(args[0]) < len(source):
+            # A program may only run on all the data: with a plate of fixed size, or parameters for each datum.
+            args = first(len(source))
+            traces = probe(pair, args, proposal=proposal)
+        if holes:
+            check_holes(pair, args, holes, proposal=proposal)
+        for site in samples(traces[0]).values():
+            if site["is_observed"]:
+                _check_support(pair, site, args, source)
+    return Checked(traces, len(args[0]), sum(some.number for some in holes.values()))
+
+
+def _check_kinds(pair: Pair, source: PartlyLabelled, **options: Any) -> Checked:
+    num_missing = 0
+    for kind, part in source.kinds.items():
+        try:
+            checked = check(pair, part, **options)
+        except InputError as problem:
+            raise InputError(f"{problem} (This is of the {len(part)} {kind} data.)") from problem
+        pair.see(checked.traces)
+        num_missing += checked.num_missing
+    return checked._replace(num_missing=num_missing)
+
+
+def _is_for_all(traces: list[poutine.Trace], num_run: int, num_data: int) -> bool:
+    """Return whether a plate of a run on a part of the data is made for all of them, and does not follow the part."""
+    for trace in traces:
+        frames = [f for site in samples(trace).values() for f in site["cond_indep_stack"] if f.vectorized]
+        if all(f.size != num_run for f in frames) and any(f.full_size == num_data for f in frames):
+            return True
+    return False
+
+
+def probe(pair: Pair, args: Args, *, proposal: str = "guide") -> list[poutine.Trace]:
+    """Run a pair once on some data and check that the two fit together; return [model trace, guide trace].
+
+    Raises:
+        InputError: a program that fails on these data, or two programs whose latent sites differ.
+    """
+    if pair.guide is None and proposal != "prior":
+        raise InputError("Expected a guide Q(z | x); got none. Give one, or use proposal='prior'.")
+    _check_served(pair)
+    try:
+        model_trace = poutine.trace(pair.model).get_trace(*args)
+        if pair.guide is None or proposal == "prior":
+            return [model_trace]
+        guide_trace = poutine.trace(pair.guide).get_trace(*args)
+        check_sites(pair, model_trace, guide_trace)
+        return list(get_traces(pair, args))
+    except InputError as problem:
+        raise InputError(reason(problem)) from None  # Pyro adds a table of all shapes below
+    except Exception as problem:
+        raise _RunError(
+            f"Expected {' and '.join(map(program_name, pair.programs.values()))} to run on data of shape "
+            f"{', '.join(str(tuple(a.shape)) for a in args)}; got {type(problem).__name__}: "
+            f"{reason(problem)}. Do their shapes and dtypes fit the data's?"
+        ) from problem
+
+
+def _check_served(pair: Pair) -> None:
+    """Refuse a model with a part that is made of a guide (a VampPrior) beside another guide."""
+    if set(pair.modules) != {"model", "guide"}:
+        return
+    for part in pair.modules["model"].modules():
+        serves: Any = getattr(part, "serves", None)
+        if serves is not None and not serves(pair.modules["guide"]):
+            raise InputError(
+                f"Expected the guide that {type(part).__name__} is made of; got another one, of "
+                f"{type(pair.modules['guide']).__name__}. Copy model and guide together, or make both anew."
+            )
+
+
+def _to(batch: tuple[Tensor, ...], pair: Pair) -> tuple[Tensor, ...]:
+    return tuple(t.to(pair.device) for t in batch)
+
+
+def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source) -> None:
+    """Check all data against the support of an observed site."""
+    value, support = site["value"], site["fn"].support
+    position = next((i for i, a in enumerate(args) if _same(a, value)), None)
+    if position is None and len(value) != len(args[0]):
+        return  # the program takes a random subset itself: Pyro checks that as it runs
+    for batch in source.batches(CHECK_SIZE):
+        if position is not None:
+            x = batch[position].to(value.device).reshape(len(batch[0]), *value.shape[1:])
+        else:  # the program computes what it observes
+            x = samples(poutine.trace(pair.model).get_trace(*_to(batch, pair)))[site["name"]]["value"]
+        try:
+            inside = support.check(x)
+        except (RuntimeError, NotImplementedError):  # the support has parameters of its own for each datum
+            return
+        if not bool(inside.all()):
+            values = x if position is None else _values(source, position)
+            raise InputError(outside_message(site["name"], site["fn"], x, values))
+
+
+def _values(source: Source, position: int) -> Tensor:
+    """Return the numbers that occur in the data, those of the first hundred thousand if there are more, [M]."""
+    batches = itertools.islice(source.batches(CHECK_SIZE), 100)
+    values = torch.cat([batch[position].unique() for batch in batches]).unique()
+    return values[~values.isnan()]
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return b.dim() > 0 and len(a) == len(b) and a.numel() == b.numel() and bool((a.reshape(-1) == b.reshape(-1)).all())
+
+
+def outside_message(name: str, fn: Any, x: Tensor, values: Tensor | None = None) -> str:
+    """Return what to say of data x outside the support of a site; `values` are those that a likelihood has to take."""
+    x = x[~x.isnan()]
+    fn = unwrapped(fn)
+    support = each(fn.support)
+    if isinstance(fn, dist.Categorical):
+        fix = "Mend the labels, or raise the number of classes (condition.num_classes)."
+    else:
+        grey = support is constraints.boolean and bool(((x >= 0) & (x <= 1)).all())
+        change = "Binarize the data (binarize='dynamic', or --set data.binarize=dynamic)" if grey else "Rescale them"
+        fix = f"{change}, or use {_that_take(x if values is None else values)}."
+    of = "" if isinstance(fn, dist.ImproperUniform) else f" for {type(fn).__name__}"
+    outside = x[~support.check(x)]
+    return (
+        f"Expected {name} in {in_words(support)}{of}; got values from {float(outside.min()):.3g} to "
+        f"{float(outside.max()):.3g}. {fix}"
+    )

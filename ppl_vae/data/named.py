@@ -1,0 +1,244 @@
+"""Real data sets with fixed splits: `load("digits")`, `load("mnist")`, `load("my/images.npy")`.
+
+Images are kept as they come (8-bit or float) and become float tensors in [0, 1], of shape
+[N, *event_shape], when a batch is taken. Binarization is either *dynamic* (each grey level is the
+probability of a one: fresh draws in training, one fixed seeded draw for everything else), by one *random
+threshold* for each image, by a *threshold* of one half, or none. Dequantization adds noise to grey levels, so that
+a density of them can be held against a probability. Instead of its label, each image may come
+with a string of images that it succeeds. The test split is for the last word only: nothing in ppl-vae
+chooses anything by it.
+"""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ppl_vae.data.digit_strings import StringSplit, with_strings
+from ppl_vae.data.own_files import checked_part, own_data, split_at_random, whole
+from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
+from ppl_vae.errors import InputError, did_you_mean, positive_int
+from ppl_vae.utils.files import read_arrays
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set in three fixed parts, with the settings that suit it.
+
+    Attributes:
+        name: how it was asked for.
+        train, validation, test: its parts.
+        binarize: how they are binarized: "dynamic", "random_threshold", "threshold" or None.
+        dequantize: how grey levels became real numbers: "uniform" or None.
+        settings: what `ppl_vae.train` uses for it where nothing else is said.
+        strings: how many images the string before each image has; None without strings.
+        num_labels: how many of the training data keep their labels; None if all do.
+        num_classes: the largest label of the training data + 1, hidden ones included; None without labels that are
+            whole numbers from 0 on.
+        missing: the probability with which each value of x was hidden; None if none was.
+    """
+
+    name: str
+    train: Split | StringSplit
+    validation: Split | StringSplit
+    test: Split | StringSplit
+    binarize: Binarize = None
+    dequantize: Dequantize = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    strings: int | None = None
+    num_labels: int | None = None
+    num_classes: int | None = None
+    missing: float | None = None
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one datum."""
+        return self.train.event_shape
+
+
+def folder() -> Path:
+    """Return where data sets are looked for: `PPL_VAE_DATA`, else a cache folder of the user's."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("PPL_VAE_DATA") or user_cache_dir("ppl-vae"))
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    binarize: Binarize | Literal["default"] = "default",
+    dequantize: Dequantize = None,
+    strings: int | None = None,
+    num_labels: int | None = None,
+    missing: float | None = None,
+) -> Data:
+    """Load a named data set, or a person's own `.npy`, `.npz` or folder of images.
+
+    Args:
+        name: digits, mnist, binarized_mnist, freyfaces, or a path. A `.npy` file or a folder is split
+            80 / 10 / 10 at random, always the same way; a `.npz` file may hold `train`, `validation` and
+            `test` itself (and `train_y` and so on), else `x` (and `y`). Labels become integers if all of them are
+            whole numbers, however they are stored. NaN in x is a missing value, and so is what a mask of zeros and
+            ones in the file, `x_mask` (or `train_mask` and so on), marks with 0.
+        binarize: "dynamic", "random_threshold", "threshold" (at one half), or None; "default" is "dynamic" for
+            digits and mnist, if they are not dequantized, else None.
+        dequantize: "uniform" makes (level + u) / L of L grey levels, 256 of 8-bit pixels, with u uniform in [0, 1):
+            fresh in training, one fixed draw for everything else (Theis et al., arXiv 1511.01844, section 3.1).
+        strings: give each image of a digit a string of so many images of the digits before it, as its y: see
+            `StringSplit`.
+        num_labels: hide the labels of the training data, by -1, but for so many, balanced over the classes and the
+            same every time: see `Split.hide_labels`. The other parts keep theirs.
+        missing: hide each value of x in all parts, by NaN, with this probability, the same every time.
+
+    Returns:
+        `Data` with `.train`, `.validation` and `.test`, each with `.x` [N, *event_shape] and `.y`.
+
+    Raises:
+        InputError: an unknown name, or a file that is missing, corrupt, empty or not numbers; strings of data
+            that are not labelled by digits; data to dequantize that have no grey
+            levels, or are binarized; labels to hide where there are none, or not so many.
+
+    >>> digits = load("digits")
+    >>> digits.event_shape, len(digits.train), len(digits.validation), len(digits.test)
+    (torch.Size([1, 8, 8]), 1297, 200, 300)
+    """
+    if binarize not in ("default", "dynamic", "random_threshold", "threshold", None):
+        raise InputError(
+            f"Expected binarize to be 'random_threshold', 'dynamic', 'threshold' or None; got {binarize!r}."
+        )
+    if strings is not None:
+        positive_int("strings (how many images a string has)", strings)
+    if num_labels is not None:
+        positive_int("num_labels", num_labels)
+    if strings is not None and num_labels is not None:
+        raise InputError("Expected strings or num_labels; got both. A string is made by its labels: leave one out.")
+    key = os.fspath(name)
+    if not key:
+        raise InputError(f"Expected the name of a data set or a path; got nothing. Names: {', '.join(NAMED)}.")
+    if key in NAMED:
+        loader, default, settings = NAMED[key]
+        parts = loader()
+    elif os.sep in key or key.startswith(".") or Path(key).exists() or Path(key).suffix in (".npy", ".npz"):
+        parts, default, settings = own_data(Path(key)), None, {}
+    else:
+        raise InputError(f"Unknown data set {key!r}: {did_you_mean(key, NAMED)}, or give a path to your own.")
+    how: Binarize = binarize if binarize != "default" else default if dequantize is None else None
+    train, validation, test = _made(key, parts, how, dequantize)
+    validation, test = validation.frozen(), test.frozen()
+    num_classes = _num_classes(train)
+    if num_labels is not None:
+        train = train.hide_labels(num_labels)
+    made: dict[str, Any] = {"train": train, "validation": validation, "test": test}
+    if strings is not None:
+        made = {part: with_strings(split, strings, f"the {part} part of {key}") for part, split in made.items()}
+    if missing is not None:
+        made = {part: split.hide(missing) for part, split in made.items()}
+    asked: dict[str, Any] = {"binarize": how, "dequantize": dequantize, "strings": strings, "num_labels": num_labels}
+    asked |= {"missing": missing}
+    return Data(key, **made, **asked, settings=dict(settings), num_classes=num_classes)
+
+
+def _made(name: str, parts: Sequence[Split], binarize: Binarize, dequantize: Dequantize) -> Sequence[Split]:
+    if dequantize is not None:
+        _check_levels(name, parts, dequantize, binarize)
+        return [replace(part, dequantize=dequantize) for part in parts]
+    if binarize is not None:
+        _check_grey(name, parts)
+        return [replace(part, binarize=binarize) for part in parts]
+    return parts
+
+
+def _num_classes(part: Split) -> int | None:
+    labels = whole_labels(part.y)
+    return None if labels is None or bool((labels < 0).any()) else int(labels.max()) + 1
+
+
+def _check_levels(name: str, parts: Sequence[Split], dequantize: str, binarize: str | None) -> None:
+    if dequantize != "uniform":
+        raise InputError(f"Expected dequantize to be 'uniform' or None; got {dequantize!r}.")
+    if binarize is not None:
+        raise InputError(f"Expected binarize or dequantize; got both for {name}. Leave one out.")
+    if any(part.num_levels is None for part in parts):
+        raise InputError(
+            f"Expected grey levels in bytes (uint8, with values above 1) to dequantize {name}; got "
+            f"{parts[0].values.dtype} up to {float(parts[0].grey(torch.arange(min(1000, len(parts[0])))).max()):.3g}. "
+            f"Store the levels as they were, or leave dequantize out."
+        )
+
+
+def _check_grey(name: str, parts: Sequence[Split]) -> None:
+    for part in parts:
+        for index in torch.arange(len(part)).split(10_000):
+            x = part.grey(index)
+            x = x[~x.isnan()]
+            if len(x) and (x.min() < 0 or x.max() > 1):
+                raise InputError(
+                    f"Expected grey levels in [0, 1] to binarize {name}; got values from {x.min():.3g} to "
+                    f"{x.max():.3g}. Rescale the data, or load it with binarize=None."
+                )
+
+
+def _digits() -> tuple[Split, ...]:
+    from sklearn.datasets import load_digits
+
+    images, y = load_digits(return_X_y=True)
+    values = torch.from_numpy(images).to(torch.uint8).reshape(-1, 1, 8, 8)
+    return split_at_random(values, (200, 300), y, scale=16.0)
+
+
+def _mnist() -> tuple[Split, ...]:
+    from torchvision.datasets import MNIST
+
+    try:
+        sets = [MNIST(folder(), train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError, ValueError) as problem:
+        raise InputError(
+            f"Expected MNIST in {folder()} or a network to download it from; got {problem}. Remove what is "
+            f"incomplete in {folder() / 'MNIST'}, or set PPL_VAE_DATA to a folder that holds it."
+        ) from None
+    (train_x, train_y), (test_x, test_y) = [(s.data.unsqueeze(1), s.targets) for s in sets]
+    rows = torch.arange(len(train_x))
+    train, validation = rows[:-10_000], rows[-10_000:]  # the last 10,000, as in Larochelle's split
+    return (
+        Split(train_x, train, train_y[train], 255.0),
+        Split(train_x, validation, train_y[validation], 255.0),
+        whole(test_x, test_y, 255.0),
+    )
+
+
+def _in_folder(name: str, about: str, keys: Sequence[str], shape: tuple[int, ...]) -> list[Split]:
+    """Read arrays of one known shape from a file in the data folder, as images of one channel."""
+    path = folder() / name
+    if not path.is_file():
+        raise InputError(f"Expected {path} ({about}); got no such file. Put it there, or set PPL_VAE_DATA.")
+    arrays = read_arrays(path)
+    for key in keys:
+        if key not in arrays or math.prod(arrays[key].shape[1:]) != math.prod(shape):
+            found = {k: a.shape for k, a in arrays.items()}
+            raise InputError(f"Expected {path} to hold {about}; got {found}. Replace it by the whole file.")
+    parts = [checked_part(path, arrays, key) for key in keys]
+    return [replace(part, values=part.values.reshape(-1, 1, *shape)) for part in parts]
+
+
+def _binarized_mnist() -> tuple[Split, ...]:
+    about = "Larochelle's fixed binarization: arrays train, valid and test of [N, 784]"
+    return tuple(_in_folder("binarized_mnist_static.npz", about, ("train", "valid", "test"), (28, 28)))
+
+
+def _freyfaces() -> tuple[Split, ...]:
+    (faces,) = _in_folder(
+        "freyfaces.npz", "Brendan Frey's face: an array images of [1965, 28, 20]", ("images",), (28, 20)
+    )
+    return split_at_random(faces.values, (200, 200), scale=255.0)
+
+
+NAMED: dict[str, tuple[Callable[[], tuple[Split, ...]], Binarize, dict[str, Any]]] = {
+    "digits": (_digits, "dynamic", {"prior.latent_dim": 8, "fit.epochs": 300}),
+    "mnist": (_mnist, "dynamic", {"prior.latent_dim": 40, "fit.epochs": 50}),
+    "binarized_mnist": (_binarized_mnist, None, {"prior.latent_dim": 40, "fit.epochs": 50}),
+    "freyfaces": (_freyfaces, None, {"prior.latent_dim": 10, "fit.epochs": 200}),
+}

@@ -1,0 +1,229 @@
+"""Sources of batches: data held in memory, splits of ours, DataLoaders, and data of which some have labels.
+
+What fits in memory is held as tensors and batched by index; only a `DataLoader` is iterated as it is. Where some labels
+are not known (-1), the data come in batches of two kinds: (x, y), and (x,) alone.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ppl_vae.data.digit_strings import StringSplit
+from ppl_vae.data.splits import Split
+from ppl_vae.errors import InputError
+
+Batch = tuple[Tensor, ...]
+NUMBERS_AT_ONCE = 2**20  # 4 MB in single precision
+
+
+class Source(Protocol):
+    """Data that can be gone through in batches."""
+
+    def __len__(self) -> int:
+        """How many data there are."""
+
+    def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
+        """Yield tuples of tensors of `batch_size` data each (the last may be smaller); clone what is to be kept."""
+
+    def examples(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
+        """Yield a batch of each shape that shuffled batches have, and how many there are of it."""
+
+    def to(self, device: torch.device) -> "Source":
+        """Return the data held on a device."""
+
+
+class TensorSource:
+    """Tensors held in memory, batched by index."""
+
+    def __init__(self, tensors: Batch) -> None:
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
+        """Yield batches in order, or in a random order drawn from PyTorch's global generator."""
+
+        def chosen(index: Tensor) -> Batch:
+            return tuple(t.detach().index_select(0, index.to(t.device)) for t in self.tensors)
+
+        return _in_batches(chosen, len(self), batch_size, shuffle, sum(t.shape[1:].numel() for t in self.tensors))
+
+    def examples(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
+        """Yield a whole batch, and the last one if it is short."""
+        return _examples(self, batch_size)
+
+    def to(self, device: torch.device) -> "TensorSource":
+        """Return the tensors on a device; those that are there are not copied."""
+        return TensorSource(tuple(t.to(device) for t in self.tensors))
+
+
+class SplitSource:
+    """A split of a data set of ours: binarized freshly in training, read from disk if it is large.
+
+    Args:
+        split: the data.
+        with_y: yield (x, y) where there are labels, else (x,).
+    """
+
+    def __init__(self, split: Split | StringSplit, with_y: bool) -> None:
+        self.split, self.with_y = split, with_y and split.labels is not None
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def of_levels(self) -> "SplitSource":
+        """Return the same data before they were dequantized."""
+        split = self.split
+        if isinstance(split, StringSplit):
+            images, pool = (replace(part, dequantize=None) for part in (split.images, split.pool))
+            return SplitSource(replace(split, images=images, pool=pool), self.with_y)
+        return SplitSource(replace(split, dequantize=None), self.with_y)
+
+    def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
+        """Yield batches in order with the split's fixed values, or shuffled with fresh draws."""
+        split = self.split
+        x_of, y_of = (split.draw, split.draw_y) if shuffle else (split.take, split.take_y)
+
+        def chosen(index: Tensor) -> Batch:
+            return (x_of(index), y_of(index)) if self.with_y else (x_of(index),)
+
+        images = 1 + split.length if isinstance(split, StringSplit) else 1  # that belong to a datum
+        return _in_batches(chosen, len(self), batch_size, shuffle, images * split.event_shape.numel())
+
+    def examples(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
+        """Yield a whole batch, and the last one if it is short."""
+        return _examples(self, batch_size)
+
+    def to(self, device: torch.device) -> "SplitSource":
+        """Return the split with its values on a device; strings are made where they are, and go to it in batches."""
+        if device.type == "cpu" or not isinstance(self.split, Split):
+            return self
+        return SplitSource(self.split.to(device), self.with_y)
+
+
+class LoaderSource:
+    """A PyTorch DataLoader: its own batches, in its own order."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader.dataset)  # type: ignore[arg-type]
+
+    def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
+        """Yield the loader's batches as they are to shuffle, else in parts of at most `batch_size`."""
+        for batch in self.loader:
+            tensors = as_tuple(batch)
+            size = len(tensors[0]) if shuffle else batch_size
+            yield from zip(*(t.split(size) for t in tensors), strict=True)
+
+    def examples(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
+        """Yield the first batch; a generator of the loader's own is left as it was."""
+        own = [getattr(owner, "generator", None) for owner in (self.loader, self.loader.sampler)]
+        states = [(generator, generator.get_state()) for generator in own if generator is not None]
+        first = next(self.batches(batch_size, shuffle=True))
+        for generator, state in states:
+            generator.set_state(state)
+        yield first, len(self.loader)
+
+    def to(self, device: torch.device) -> "LoaderSource":
+        """Return itself: its batches go to a device one by one."""
+        return self
+
+
+class PartlyLabelled:
+    """Data of which some have labels: batches (x, y) of these, and batches (x,) of the others.
+
+    Shuffled, there are as many of one kind as of the other, the rarer kind in smaller batches, so that an optimizer
+    hears of the labels all the time, not now and then.
+
+    Args:
+        labelled: those with labels.
+        unlabelled: the others, without.
+    """
+
+    def __init__(self, labelled: Source, unlabelled: Source) -> None:
+        kinds = {"labelled": labelled, "unlabelled": unlabelled}
+        self.kinds = {kind: source for kind, source in kinds.items() if len(source)}
+
+    def __len__(self) -> int:
+        return sum(map(len, self.kinds.values()))
+
+    def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
+        """Yield all labelled batches, then all others; or shuffled batches, the two kinds in a random order."""
+        sources = list(self.kinds.values())
+        sizes = self._sizes(batch_size) if shuffle else [batch_size] * len(sources)
+        counts = [-(-len(source) // size) for source, size in zip(sources, sizes, strict=True)]
+        order = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        if shuffle:
+            order = order[torch.randperm(len(order))]
+        batches = [source.batches(size, shuffle=shuffle) for source, size in zip(sources, sizes, strict=True)]
+        for kind in order.tolist():
+            yield next(batches[kind])
+
+    def examples(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
+        """Yield those of each kind."""
+        for source, size in zip(self.kinds.values(), self._sizes(batch_size), strict=True):
+            yield from source.examples(size)
+
+    def to(self, device: torch.device) -> "PartlyLabelled":
+        """Return both kinds on a device."""
+        moved = PartlyLabelled.__new__(PartlyLabelled)
+        moved.kinds = {kind: source.to(device) for kind, source in self.kinds.items()}
+        return moved
+
+    def _sizes(self, batch_size: int) -> list[int]:
+        most = max(-(-len(source) // batch_size) for source in self.kinds.values())
+        return [-(-len(source) // most) for source in self.kinds.values()]
+
+
+def as_tuple(batch: Any) -> Batch:
+    """Return what a person may bring as one batch as a tuple of tensors."""
+    parts = batch if isinstance(batch, tuple | list) else (batch,)
+    tensors = []
+    for part in parts:
+        if isinstance(part, np.ndarray) and part.dtype.kind not in "biuf":
+            raise InputError(f"Expected numbers; got an array of dtype {part.dtype}. Convert it to float first.")
+        try:
+            tensor = torch.as_tensor(part, dtype=_float_dtype(part))
+        except (TypeError, ValueError, RuntimeError) as problem:
+            raise InputError(f"Expected tensors of numbers; got {type(part).__name__} ({problem}).") from None
+        if tensor.dim() == 0:
+            raise InputError("Expected tensors of shape [N, ...]; got a single number.")
+        tensors.append(tensor)
+    if not tensors:
+        raise InputError("Expected at least one tensor; got an empty tuple.")
+    return tuple(tensors)
+
+
+def _examples(source: Source, batch_size: int) -> Iterator[tuple[Batch, int]]:
+    whole, rest = divmod(len(source), batch_size)
+    for size, count in ((batch_size, whole), (rest, 1)):
+        if size and count:
+            yield next(source.batches(size)), count
+
+
+def _in_batches(
+    chosen: Callable[[Tensor], Batch], num_data: int, batch_size: int, shuffle: bool, numel: int
+) -> Iterator[Batch]:
+    """Yield batches of the data that `chosen` gives for an index, some batches of `numel` numbers a datum at once.
+
+    To a step of training, finding and drawing its data alone would come as dear as a tenth of it: what finds them is
+    no longer in the processor's cache after each step. A batch is a view of all that were found with it.
+    """
+    # All data in one batch keep their order: a guide may have parameters for each of them.
+    order = torch.randperm(num_data) if shuffle and batch_size < num_data else torch.arange(num_data)
+    batches_at_once = max(1, NUMBERS_AT_ONCE // max(1, batch_size * numel))
+    for index in order.split(batches_at_once * batch_size):
+        yield from zip(*(t.split(batch_size) for t in chosen(index)), strict=True)
+
+
+def _float_dtype(part: Any) -> torch.dtype | None:
+    # A tensor keeps its dtype, since its owner chose it; NumPy's default of 64 bits is nobody's choice.
+    return torch.get_default_dtype() if isinstance(part, np.ndarray) and part.dtype.kind == "f" else None

@@ -1,0 +1,255 @@
+"""One part of a data set: what is stored, what training sees of it, and what everything else sees.
+
+Dynamic binarization takes a grey level for the probability of a one, pixel by pixel:
+
+    x_i = 1[u_i < grey_i],    u_i ~ U(0, 1);
+
+a random threshold is one u for all pixels of an image. Dequantization makes real numbers of the L grey levels,
+
+    x_i = (level_i + u_i) / L.
+
+All draw u afresh in training, and have one fixed draw, which belongs to the datum and not to the batch it comes in,
+for everything else. Values that are missing are NaN; some can be hidden at random, always the same ones.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae.data.noise import _SEED, LEVELS, MISSING, THRESHOLDS, bernoulli, bernoulli_of_bytes, fixed_noise
+from ppl_vae.errors import InputError
+from ppl_vae.missing import filled, missing_as
+
+Binarize = Literal["dynamic", "random_threshold", "threshold"] | None
+Dequantize = Literal["uniform"] | None
+HIDDEN = -1  # the label of a datum whose label is not known
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Split:
+    """One part of a data set: `.x` [N, *event_shape] and, where there are labels, `.y` [N].
+
+    Attributes:
+        values: what is stored, [M, *event_shape]: a tensor, or a memory-mapped array.
+        rows: which of these belong to the split, [N].
+        y: labels, [N], or None. A whole number of -1 is a label that is not known.
+        scale: what a stored value is divided by.
+        binarize: "dynamic", "random_threshold", "threshold" or None.
+        dequantize: "uniform" or None.
+        missing: the probability with which each value is hidden, or None.
+    """
+
+    values: Tensor | np.ndarray[Any, Any]
+    rows: Tensor
+    y: Tensor | None = None
+    scale: float = 1.0
+    binarize: Binarize = None
+    dequantize: Dequantize = None
+    missing: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        known = 0 if self.y is None else int(is_known(self.y).sum())
+        labels = "without labels" if self.y is None else "with labels" if known == len(self) else f"{known} with labels"
+        how = f"binarize={self.binarize!r}" if self.dequantize is None else f"dequantize={self.dequantize!r}"
+        how += f", missing={self.missing}" if self.missing else ""
+        return f"<Split of {len(self)} data of shape {tuple(self.event_shape)}, {how}, {labels}>"
+
+    def __getitem__(self, index: slice | Tensor | Sequence[int]) -> "Split":
+        """Return a part of the split, for instance `test[::10]` for every tenth datum."""
+        index = index if isinstance(index, slice) else torch.as_tensor(index)
+        return replace(self, rows=self.rows[index], y=None if self.y is None else self.y[index])
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one datum."""
+        return torch.Size(self.values.shape[1:])
+
+    @property
+    def num_levels(self) -> int | None:
+        """How many grey levels x has, as stored: 256 of 8-bit pixels; None where it is not known, or binarized."""
+        is_bytes = str(self.values.dtype).removeprefix("torch.") == "uint8"
+        return int(self.scale) + 1 if is_bytes and self.scale > 1 and self.binarize is None else None
+
+    @property
+    def x(self) -> Tensor:
+        """All data of the split, [N, *event_shape], with the fixed draws if it is binarized or dequantized."""
+        return self.take(torch.arange(len(self)))
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The label of each x, [N], or None: here the same as y."""
+        return self.y
+
+    def to(self, device: torch.device) -> "Split":
+        """Return the split with its values and labels on a device; a memory-mapped array stays on disk."""
+        values = self.values.to(device) if isinstance(self.values, Tensor) else self.values
+        return replace(self, values=values, y=None if self.y is None else self.y.to(device))
+
+    def grey(self, index: Tensor) -> Tensor:
+        """Return these data before binarization, as floats."""
+        # Divided in place: a batch of images is made in each step of training.
+        floats = self._stored(index).to(torch.get_default_dtype(), copy=True)
+        return floats if self.scale == 1 else floats.div_(self.scale)
+
+    def _stored(self, index: Tensor) -> Tensor:
+        """Return what is stored of these data."""
+        rows = self.rows[index]
+        if isinstance(self.values, Tensor):
+            return self.values.index_select(0, rows.to(self.values.device))  # several times as fast as [rows]
+        return torch.from_numpy(np.ascontiguousarray(self.values[rows.numpy()]))
+
+    def take(self, index: Tensor) -> Tensor:
+        """Return these data as an estimator sees them: the same numbers every time."""
+        x, rows = self.grey(index), self.rows[index]
+        if self.dequantize is not None:
+            return self._hidden(self._dequantized(x, fixed_noise(rows, self.event_shape, LEVELS).to(x.device)), index)
+        if self.binarize is None:
+            return self._hidden(x, index)
+        threshold: Any = 0.5
+        if self.binarize == "dynamic":
+            threshold = fixed_noise(rows, self.event_shape).to(x.device)
+        elif self.binarize == "random_threshold":
+            threshold = fixed_noise(rows, self._one_for_each(), THRESHOLDS).to(x.device)
+        is_one = x >= threshold if self.binarize == "threshold" else threshold < x
+        return self._hidden(missing_as(is_one.to(x), x), index)
+
+    def draw(self, index: Tensor) -> Tensor:
+        """Return these data as training sees them: binarized or dequantized afresh, by PyTorch's global generator."""
+        if self.dequantize is None and self.binarize not in ("dynamic", "random_threshold"):
+            return self.take(index)
+        if self.dequantize is not None:
+            x = self.grey(index)
+            return self._hidden(self._dequantized(x, torch.rand_like(x)), index)
+        if self.binarize == "dynamic" and self.scale == 255 and (levels := self._stored(index)).dtype == torch.uint8:
+            return self._hidden(bernoulli_of_bytes(levels), index)
+        x = self.grey(index)
+        if self.binarize == "dynamic":
+            drawn = bernoulli(filled(x))
+        else:
+            drawn = (torch.rand(len(x), *self._one_for_each(), device=x.device) < x).to(x)
+        return self._hidden(missing_as(drawn, x), index)
+
+    def _hidden(self, x: Tensor, index: Tensor) -> Tensor:
+        """Return x with those of its values missing that the split hides."""
+        if self.missing is None:
+            return x
+        noise = fixed_noise(self.rows[index], self.event_shape, MISSING).to(x.device)
+        return torch.where(noise < self.missing, math.nan, x)
+
+    def hide(self, missing: float) -> "Split":
+        """Return the split with each value missing (NaN) with this probability, whatever it is: the same every time.
+
+        Raises:
+            InputError: a probability that is not between 0 and 1.
+        """
+        if isinstance(missing, bool) or not isinstance(missing, int | float) or not 0 < missing < 1:
+            raise InputError(f"Expected missing to be a probability above 0 and below 1; got {missing!r}.")
+        return replace(self, missing=float(missing))
+
+    def take_y(self, index: Tensor) -> Tensor:
+        """Return the labels of these data.
+
+        Raises:
+            InputError: there are no labels.
+        """
+        if self.y is None:
+            raise InputError("Expected data with labels; got a split without. Give the file an array of labels, y.")
+        return self.y[index]
+
+    def draw_y(self, index: Tensor) -> Tensor:
+        """Return the labels of these data: in training the same."""
+        return self.take_y(index)
+
+    def frozen(self) -> "Split":
+        """Return the split with its fixed binary draws made once and kept, as bytes."""
+        if self.binarize is None or not isinstance(self.values, Tensor):
+            return self
+        x = self.x  # a byte cannot be missing
+        return Split(x if bool(x.isnan().any()) else x.to(torch.uint8), torch.arange(len(self)), self.y)
+
+    def known(self) -> "Split":
+        """Return the data whose labels are known, with them."""
+        return self[torch.zeros(len(self), dtype=torch.bool) if self.y is None else is_known(self.y)]
+
+    def unknown(self) -> "Split":
+        """Return the data whose labels are not known, without labels."""
+        return self if self.y is None else replace(self[~is_known(self.y)], y=None)
+
+    def hide_labels(self, num_labels: int) -> "Split":
+        """Return the split with all labels but `num_labels` hidden: set to -1.
+
+        Those that stay are chosen at random, the same every time, and balanced: each class in turn keeps one
+        more while it has any, so with n labels of C classes n / C of each, and those of n are among those of n + 1.
+
+        Raises:
+            InputError: no labels, labels that are not whole numbers from 0 on, or fewer data than `num_labels`.
+        """
+        classes = whole_labels(self.y)
+        if classes is None or bool((classes < 0).any()):
+            raise InputError(
+                f"Expected labels that are whole numbers from 0 on, to hide some; got {self._labels_in_words()}. "
+                f"Give the file an array of such labels, y, or leave num_labels out."
+            )
+        if num_labels > len(self):
+            raise InputError(
+                f"Expected num_labels to be at most the number of training data, {len(self)}; got {num_labels}. "
+                f"Ask for fewer, or leave it out to keep all."
+            )
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(_SEED))
+        turn = torch.empty_like(order)  # how many of its class come before a datum
+        for label in classes.unique():
+            members = (classes[order] == label).nonzero().flatten()
+            turn[members] = torch.arange(len(members))
+        kept = order[turn.argsort(stable=True)[:num_labels]]
+        return replace(self, y=torch.full_like(classes, HIDDEN).index_copy(0, kept, classes[kept]))
+
+    def _labels_in_words(self) -> str:
+        if self.y is None or self.y.dim() != 1:
+            return "none" if self.y is None else f"labels of shape {tuple(self.y.shape)}"
+        return f"values from {float(self.y.min()):.3g} to {float(self.y.max()):.3g}"
+
+    def _dequantized(self, grey: Tensor, u: Tensor) -> Tensor:
+        """Return (level + u) / L; u has 16 bits, so that single precision does not round up to the next level."""
+        levels = (grey * self.scale).round()
+        return (levels + (u * 2**16).floor().to(grey) / 2**16) / (self.scale + 1)
+
+    def _one_for_each(self) -> torch.Size:
+        """Return the shape of one number for all pixels of a datum."""
+        return torch.Size([1] * len(self.event_shape))
+
+
+def is_known(y: Tensor) -> Tensor:
+    """Return which labels are known, [N]: all but a whole number of -1, where that is the only one below zero.
+
+    >>> is_known(torch.tensor([3, -1, 0])), is_known(torch.tensor([-2, -1, 0])), is_known(torch.tensor([0.5, -1.0]))
+    (tensor([ True, False,  True]), tensor([True, True, True]), tensor([True, True]))
+    """
+    whole = y.long()  # a byte cannot be compared with -1
+    if y.dim() != 1 or y.is_floating_point() or bool((whole < HIDDEN).any()):
+        return torch.ones(len(y), dtype=torch.bool, device=y.device)
+    return whole != HIDDEN
+
+
+def whole_labels(y: Tensor | None) -> Tensor | None:
+    """Return labels as 64-bit integers, [N], or None where there are none, or not one whole number for each datum.
+
+    >>> whole_labels(torch.tensor([0.0, 3.0])), whole_labels(torch.tensor([0.5]))
+    (tensor([0, 3]), None)
+    """
+    if y is None or y.dim() != 1:
+        return None
+    whole = y.long()
+    return whole if bool((whole == y).all()) else None
+
+
+def evenly(part: Any, count: int) -> Any:
+    """Return so many data of a part, evenly spaced."""
+    return part[torch.linspace(0, len(part) - 1, min(count, len(part))).long()]

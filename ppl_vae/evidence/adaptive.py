@@ -1,0 +1,111 @@
+"""As many samples as a tolerance takes, for each datum that needs them.
+
+One set of samples decides K, by doubling it until the standard error and the bias of log P(x) are small enough; the
+answer is from K fresh ones. Were it from the same, it would be too low and too sure of itself: a datum stops
+early where the heavy tail of its weights has not yet shown.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from ppl_vae.errors import InputError, positive_int, positive_number
+from ppl_vae.evidence.diagnostics import Array, Tally, estimates
+from ppl_vae.evidence.prepare import Chunk
+from ppl_vae.evidence.reliability import within
+from ppl_vae.evidence.weight_sampler import Sampler
+
+MOST = 64  # times num_samples: how far a tolerance may raise it, unless told
+MARGIN = 0.8  # of the tolerance, for the samples that decide: the fresh ones scatter
+
+
+def most_samples(tolerance: float | None, num_samples: int, max_samples: int | None) -> int:
+    """Return how many samples a datum may get.
+
+    Raises:
+        InputError: a tolerance or a number out of range, or max_samples without a tolerance.
+
+    >>> most_samples(0.05, 1000, None)
+    64000
+    """
+    if tolerance is None:
+        if max_samples is not None:
+            raise InputError("Expected max_samples together with a tolerance; got it alone. Give tolerance=0.05, say.")
+        return num_samples
+    positive_number("tolerance", tolerance)
+    most = MOST * num_samples if max_samples is None else positive_int("max_samples", max_samples)
+    if not 2 <= num_samples <= most:
+        raise InputError(
+            f"Expected a tolerance with 2 <= num_samples <= max_samples; got {num_samples} and {most}. "
+            f"The error is estimated from the samples: raise them."
+        )
+    return most
+
+
+def reach(sampler: Sampler, pilots: list[Array], tolerance: float, most: int, hide: bool | None) -> list[Tally]:
+    """Return the tallies of all chunks from as many samples as the tolerance takes.
+
+    Args:
+        sampler: draws the weights.
+        pilots: the first log-weights of each chunk, [K, n].
+        tolerance: in nats, for the standard error and for the bias.
+        most: how many samples a datum may get.
+        hide: no progress bar; None asks whether this is a terminal.
+
+    Raises:
+        InputError: no datum would come near the tolerance.
+    """
+    base = len(pilots[0])
+    _check_reachable(pilots, tolerance, most)
+    tallies = []
+    with tqdm(total=len(sampler.work.source), desc="tolerance", unit="datum", leave=False, disable=hide) as bar:
+        for pilot, chunk in zip(pilots, sampler.work.chunks(sampler.data_at_once), strict=True):
+            counts = _enough(sampler, chunk, pilot, tolerance * MARGIN, most)
+            groups = [np.flatnonzero(counts == count) for count in np.unique(counts)]
+            fresh = [
+                Tally.of(_selected(sampler, chunk, index, int(counts[index[0]])), base)  # one K for all of a group
+                for index in groups
+            ]
+            tallies.append(Tally.joined(fresh, np.argsort(np.concatenate(groups))))
+            bar.update(chunk.num_data)
+    return tallies
+
+
+def _enough(sampler: Sampler, chunk: Chunk, weights: Array, tolerance: float, most: int) -> NDArray[np.int64]:
+    """Return for each datum how many samples bring its error and its bias inside the tolerance, [n]."""
+    counts = np.full(weights.shape[1], len(weights))
+    index = np.arange(weights.shape[1])
+    while 2 * len(weights) <= most:
+        found = estimates(weights)
+        over = ~within(found["mcse"], found["bias"], tolerance)
+        if not over.any():
+            break
+        if sampler.selective:
+            index, weights = index[over], weights[:, over]
+        weights = np.concatenate([weights, _selected(sampler, chunk, index, len(weights))])
+        counts[index] = len(weights)
+    return counts
+
+
+def _selected(sampler: Sampler, chunk: Chunk, index: NDArray[Any], count: int) -> Array:
+    """Draw weights [count, n] for these data of a chunk."""
+    if sampler.selective and len(index) < chunk.num_data:
+        return sampler.weights(chunk.select(torch.from_numpy(index)), count)
+    return sampler.weights(chunk, count)[:, index]
+
+
+def _check_reachable(pilots: list[Array], tolerance: float, most: int) -> None:
+    """Refuse a tolerance that no datum will come near to, before the long work."""
+    count = len(pilots[0])
+    mcse = np.concatenate([estimates(pilot)["mcse"] for pilot in pilots])
+    best = float(np.nanmin(np.where(np.isfinite(mcse), mcse, np.inf)))
+    times = 2 ** int(np.log2(most / count))
+    if best / np.sqrt(times) > 2 * tolerance:
+        raise InputError(
+            f"Expected a tolerance that {most} samples can reach for some datum; got {tolerance:g}: with {count} "
+            f"samples the smallest standard error is {best:.2g}, and {times * count} would make it about "
+            f"{best / np.sqrt(times):.2g}. Raise tolerance or max_samples, or use proposal='refined' or method='ais'."
+        )

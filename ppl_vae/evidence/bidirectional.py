@@ -1,0 +1,166 @@
+"""log P(x) between two bounds: bidirectional Monte Carlo on data that were simulated from the model.
+
+For x drawn together with its z from the model, z is an exact draw from the posterior P(z | x). Annealing forwards
+gives weights w with E[w] = P(x), annealing backwards from that z weights w' with E[w'] = 1 / P(x), so that
+
+    E[log mean w]  <=  log P(x)  <=  E[-log mean w'].
+
+How far apart the two are is how wrong annealing can be on data like the model's own.
+
+Source: Grosse et al., Sandwiching the marginal likelihood using bidirectional Monte Carlo, arXiv 1511.02543;
+Wu et al., arXiv 1611.04273.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ppl_vae.compilation.capture import check_compile
+from ppl_vae.errors import InputError
+from ppl_vae.evidence.ais import Runner, annealed_importance_sampling, schedule, summary
+from ppl_vae.evidence.evidence import Evidence
+from ppl_vae.evidence.numbers import Sandwich
+from ppl_vae.evidence.prepare import Chunk, prepared
+from ppl_vae.evidence.tempered import Latents
+from ppl_vae.missing import filled, missing_as
+from ppl_vae.traces.handlers import Given, Regenerated, is_condition
+from ppl_vae.traces.pair import Program
+from ppl_vae.traces.plates import Site, log_prob_by_datum, samples
+from ppl_vae.utils.progress import hidden
+
+
+def sandwich(
+    model: Program,
+    guide: Program | None,
+    data: Any,
+    *,
+    num_temperatures: int = 1000,
+    num_chains: int = 16,
+    num_leapfrog: int = 10,
+    num_samples: int = 1000,
+    proposal: str = "guide",
+    joint: bool = False,
+    chunk_size: int | None = None,
+    compile: bool | str = "auto",
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Evidence:
+    """Anneal the data, and as many simulated ones in both directions: `estimate_evidence(method="sandwich")`."""
+    options: dict[str, Any] = {"num_temperatures": num_temperatures, "num_chains": num_chains}
+    options |= {"num_leapfrog": num_leapfrog, "proposal": proposal, "joint": joint}
+    options |= {"chunk_size": chunk_size, "compile": compile, "progress": progress}
+    check_compile(compile)
+    with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
+        _simulated(
+            Latents(work.pair, next(iter(work.chunks(1))), work.structure, proposal), joint
+        )  # refuse before the work
+    evidence = annealed_importance_sampling(model, guide, data, num_samples=num_samples, seed=seed, **options)
+    bounds = bidirectional(model, guide, data, seed=seed + 1, **options)
+    return replace(evidence, method="sandwich", sandwich=bounds)
+
+
+def bidirectional(
+    model: Program,
+    guide: Program | None,
+    data: Any,
+    *,
+    num_temperatures: int,
+    num_chains: int,
+    num_leapfrog: int,
+    proposal: str,
+    joint: bool,
+    chunk_size: int | None,
+    compile: bool | str,
+    seed: int,
+    progress: bool | None,
+) -> Sandwich:
+    """Return bounds from both sides on log P(x) of data simulated from the model, as many as there are data."""
+    betas = schedule(num_temperatures)
+    parts = []
+    options: dict[str, Any] = {"num_chains": num_chains, "num_leapfrog": num_leapfrog, "chunk_size": chunk_size}
+    with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
+        run = Runner(work, proposal, num_temperatures=num_temperatures, compile=compile, runs=2, **options)
+        with run.progress_bar("sandwich", hidden(progress)) as bar:
+            for chunk in run.chunks():
+                simulated, z, x = _simulated(Latents(work.pair, chunk, work.structure, proposal), joint)
+                chains = run.chains(simulated)
+                plan = chains.pilot(betas, bar.update)
+                lower = summary(chains.forward(plan, bar.update), plan)
+                upper = summary(chains.backward(z, plan, bar.update), plan)
+                n = chunk.num_data
+                parts.append((lower["log_px"][:n], -upper["log_px"][:n], lower["mcse"][:n], upper["mcse"][:n], x[:n]))
+    return Sandwich(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _simulated(latents: Latents, joint: bool) -> tuple[Chunk, Tensor, Any]:
+    """Draw x and z from the model; return a chunk that holds this x, z as u [1, N, D], and x itself.
+
+    Its conditions are given, unless they are scored (`joint`): then they are drawn, too.
+
+    Raises:
+        InputError: simulated data cannot take the place of the model's arguments.
+    """
+    chunk = latents.chunk
+    sites = samples(latents.trace()).items()
+    observed = {name: site for name, site in sites if site["is_observed"] and (joint or not is_condition(site))}
+    drawn_trace = latents.trace(Regenerated(joint=joint))
+    drawn = samples(drawn_trace)
+    args, simulated = list(chunk.args), {}
+    for name, site in observed.items():
+        free = [i for i, arg in enumerate(chunk.args) if i not in simulated and _holds(arg, chunk, site)]
+        if not free:
+            raise InputError(
+                f"Expected the observed site {name!r} to be one of the arguments of the model, so that simulated data "
+                f"can take its place; got values that it computes. Compute them before, or use method='ais'."
+            )
+        # Two arguments may hold the same numbers: one of them shares its memory with what is observed.
+        at = next((i for i in free if chunk.args[i].data_ptr() == site["value"].data_ptr()), free[0])
+        # What is missing in a datum is missing in the simulated one, too.
+        drawn[name]["value"] = missing_as(drawn[name]["value"], site["value"])
+        value = drawn[name]["value"].reshape(chunk.size, *args[at].shape[1:]).to(args[at].dtype)
+        simulated[at] = value
+        if chunk.subsample is None:
+            args[at] = value
+        else:  # without what only fills up the last subset
+            index = chunk.subsample[: chunk.num_data].to(value.device)
+            args[at] = args[at].index_copy(0, index, value[: chunk.num_data])
+    if not simulated:
+        raise InputError("Expected a model with an observed site; got none. Give its data site obs=x.")
+    made = replace(chunk, args=tuple(args))
+    _check_same(latents, made, drawn_trace, list(observed))
+    return made, latents.flatten(drawn, 1), simulated[min(simulated)].cpu().numpy()
+
+
+def _check_same(latents: Latents, made: Chunk, drawn_trace: poutine.Trace, observed: list[str]) -> None:
+    """Check that the model, given the simulated data, has just the density of what it simulated.
+
+    A program that scores y but goes on with its argument, not with what pyro.sample returns, has not: the z
+    that it drew do not belong to the y it drew, and the upper bound would be none.
+    """
+    drawn = samples(drawn_trace)
+    given = Given({name: site["value"] for name, site in drawn.items() if name not in observed})
+    again = Latents(latents.pair, made, latents.structure, "prior").trace(given)
+    before, after = (
+        log_prob_by_datum(trace, samples(trace), latents.structure, made.size)[:, : made.num_data]
+        for trace in (drawn_trace, again)
+    )
+    if not torch.allclose(before, after, rtol=1e-4, atol=1e-3):
+        raise InputError(
+            f"Expected a model that goes on with what pyro.sample returns; got another density for the data it "
+            f"simulated ({', '.join(observed)}) when it is given them. Write `y = pyro.sample('y', ..., obs=y)` for "
+            f"each observed site and use that, or use method='ais'."
+        )
+
+
+def _holds(arg: Tensor, chunk: Chunk, site: Site) -> bool:
+    """Return whether an argument holds just what a site observes."""
+    value = site["value"]
+    part = arg if chunk.subsample is None else arg[chunk.subsample.to(arg.device)]
+    if part.numel() != value.numel():
+        return False
+    one, other = part.reshape(-1), value.reshape(-1).to(part.dtype)
+    return torch.equal(filled(one), filled(other)) and torch.equal(one.isnan(), other.isnan())

@@ -1,0 +1,95 @@
+"""Draws from the posterior P(z | x), resampled from weighted draws of the guide."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae.errors import InputError
+from ppl_vae.traces.log_weights import Weighted
+
+Values = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws from the posterior of each datum, and what goes with them.
+
+    Attributes:
+        posterior: the latent sites by name, [S, N, ...].
+        log_likelihood: log P(x | z) of those draws, [S, N], in nats.
+        log_weights: of the K samples they were resampled from, [K, N].
+        observed: the observed sites by name, [N, ...].
+    """
+
+    posterior: dict[str, Values]
+    log_likelihood: Values
+    log_weights: Values
+    observed: dict[str, Values]
+
+    @classmethod
+    def concatenated(cls, parts: list["Draws"]) -> "Draws":
+        """Return the draws of several chunks of data as one."""
+
+        def joined(name: str, axis: int) -> dict[str, Values]:
+            values = [getattr(part, name) for part in parts]
+            return {key: np.concatenate([v[key] for v in values], axis) for key in values[0]}
+
+        return cls(
+            joined("posterior", 1),
+            np.concatenate([part.log_likelihood for part in parts], axis=1),
+            np.concatenate([part.log_weights for part in parts], axis=1),
+            joined("observed", 0),
+        )
+
+
+def resampled(weighted: Weighted, num_draws: int, num_data: int) -> Draws:
+    """Draw from the posterior by resampling z_k with probability w_k / sum_j w_j, datum by datum (SIR).
+
+    Args:
+        weighted: K samples of the guide for each datum.
+        num_draws: S, how many to draw for each datum, with replacement.
+        num_data: how many of the data count.
+
+    Raises:
+        InputError: a datum without a weight above zero, or with one that is no number.
+
+    Source: Rubin, Using the SIR algorithm to simulate posterior distributions, Bayesian Statistics 3 (1988).
+
+    >>> weights = torch.tensor([[0.0], [-1e9]])
+    >>> z = torch.tensor([[3.0], [4.0]])
+    >>> resampled(Weighted(weights, weights, {"z": z}, {}), 2, num_data=1).posterior["z"].tolist()
+    [[3.0], [3.0]]
+    """
+    log_weights = weighted.log_weights[:, :num_data]
+    index = choose(log_weights, num_draws, num_data)
+
+    def chosen(values: Tensor) -> Values:
+        values = values[:, :num_data]
+        at = index.reshape(*index.shape, *(1,) * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
+        return values.gather(0, at.to(values.device)).cpu().numpy()
+
+    return Draws(
+        {name: chosen(values) for name, values in weighted.latents.items()},
+        chosen(weighted.log_likelihood),
+        log_weights.cpu().numpy(),
+        {name: values[:num_data].cpu().numpy() for name, values in weighted.observed.items()},
+    )
+
+
+def choose(log_weights: Tensor, num_draws: int, num_data: int) -> Tensor:
+    """Return numbers k with probability w_k / sum_j w_j for each datum, [num_draws, N], for log-weights [K, N].
+
+    Raises:
+        InputError: a datum, of the first `num_data`, without a weight above zero, or with one that is no number.
+    """
+    probabilities = torch.softmax(log_weights.double(), dim=0).T
+    empty = (~torch.isfinite(probabilities[:num_data])).any(1).nonzero()
+    if len(empty):
+        raise InputError(
+            f"Expected a weight above zero for each datum, to draw from its posterior; got none, or NaN, for "
+            f"{len(empty)} of {num_data} data drawn together. Raise num_samples, or leave num_draws out."
+        )
+    return torch.multinomial(probabilities, num_draws, replacement=True).T

@@ -1,0 +1,271 @@
+"""The densities that annealing goes along, over the latents as one vector per datum in unconstrained space.
+
+For any continuous latent sites, found from the trace: u is made of z by the inverse of the transform to each site's
+support, which may depend on other sites, and
+
+    log base(u) = log Q(z | x) + log |dz/du|  (or log P(z) + ...),    log ratio(u) = log P(x, z) - log Q(z | x).
+
+Discrete sites are summed out by Pyro's enumeration. Pyro is run once for each chunk of data while its operations are
+recorded; what does not depend on the latents (the encoder's answer) is computed then. What was recorded is run as it
+is, or compiled, where there is work enough: once for all chunks of one size, as the data are arguments.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Delta
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import biject_to
+
+from ppl_vae.compilation.capture import CannotCapture, capture, compiling_pays
+from ppl_vae.compilation.record import Tensors, alike, recorded
+from ppl_vae.errors import InputError
+from ppl_vae.evidence.hmc import Evaluate, State, with_gradients
+from ppl_vae.evidence.prepare import Chunk
+from ppl_vae.traces.handlers import FixedSubsample, Given
+from ppl_vae.traces.log_weights import enumerating, get_traces, one_more_plate
+from ppl_vae.traces.pair import Pair, Program
+from ppl_vae.traces.plates import Site, Structure, log_prob_by_datum, samples, sum_by_datum
+
+
+class _Layout(NamedTuple):
+    """The shape of a site's unconstrained value: chains, plates with the data among them, and event."""
+
+    batch_shape: torch.Size
+    event_shape: torch.Size
+
+
+class _Unconstrained(Messenger):
+    """Give latent sites values from unconstrained space, and keep z and log |dz/du| of each."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+        self.constrained: dict[str, Tensor] = {}
+        self.log_jacobian: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            u, transform = self.values[msg["name"]], _to_support(msg["fn"])
+            z = transform(u)
+            self.constrained[msg["name"]] = z
+            self.log_jacobian[msg["name"]] = transform.log_abs_det_jacobian(u, z)
+            msg["value"], msg["done"] = z, True
+
+
+class Latents:
+    """The densities of one chunk of data over its unconstrained latents.
+
+    Args:
+        pair: the programs, running.
+        chunk: the data.
+        structure: as `structure_of` found it.
+        proposal: where the path starts: "guide" or "prior".
+
+    Raises:
+        InputError: a discrete latent that cannot be enumerated, or a guide whose density cannot be evaluated.
+    """
+
+    def __init__(self, pair: Pair, chunk: Chunk, structure: Structure, proposal: str) -> None:
+        self.pair, self.chunk, self.structure = pair, chunk, structure
+        self.from_guide = proposal != "prior"
+        model_trace, guide_trace = self._drawn(1)
+        model, guide = samples(model_trace), None if guide_trace is None else samples(guide_trace)
+        latent = {name: site for name, site in model.items() if not site["is_observed"]}
+        self.names = [name for name, site in latent.items() if not site["fn"].support.is_discrete]
+        self.discrete = len(self.names) < len(latent)
+        self.layouts: dict[str, _Layout] = {}
+        _check(latent, guide)
+        self.flatten(model, 1)
+
+    def draw(self, num_chains: int) -> Tensor:
+        """Draw u from the base for each chain and datum, [C, N, D]."""
+        model, _ = self._drawn(num_chains)
+        return self.flatten(samples(model), num_chains)
+
+    def flatten(self, sites: Mapping[str, Site], num_chains: int) -> Tensor:
+        """Put the values of the latent sites of a run with so many chains into u, [C, N, D]."""
+        parts = [torch.zeros(num_chains, self.chunk.size, 0, device=self.pair.device)]
+        for name in self.names:
+            site = sites[name]
+            transform = _to_support(site["fn"])
+            u = transform.inv(site["value"])
+            event_dim = transform.domain.event_dim
+            batch_dim = u.dim() - event_dim
+            self.layouts[name] = _Layout(u.shape[:batch_dim], u.shape[batch_dim:])
+            moved = u.movedim(self.structure.dim - event_dim, 1)
+            parts.append(moved.reshape(*moved.shape[:2], -1))
+        return torch.cat(parts, dim=-1)
+
+    def unflatten(self, u: Tensor) -> dict[str, Tensor]:
+        """Return the unconstrained value of each site, [C, other plates and the data, event]."""
+        values, start = {}, 0
+        for name, (batch_shape, event_shape) in self.layouts.items():
+            data = len(batch_shape) + self.structure.dim  # which dimension the data are
+            rest = [*batch_shape[1:data], *batch_shape[data + 1 :], *event_shape]
+            size = math.prod(rest)
+            values[name] = u[..., start : start + size].reshape(*u.shape[:2], *rest).movedim(1, data)
+            start += size
+        return values
+
+    def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log base and log ratio, [C, N] each, in nats, for u [C, N, D].
+
+        Raises:
+            InputError: the programs do not run with these values, or not under one more plate.
+        """
+        try:
+            return self._densities(u)
+        except (ValueError, RuntimeError) as problem:
+            if isinstance(problem, InputError):
+                raise
+            raise one_more_plate(problem, "Mend that, or use method='importance'.") from problem
+
+    def _densities(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        given, shape, num_data = _Unconstrained(self.unflatten(u)), self.structure, self.chunk.size
+        with self._plates(len(u)):
+            model = self._traced(self.pair.model, given)
+            guide = self._traced(self.pair.guide, Given(given.constrained)) if self.from_guide else None
+        sites = samples(model)
+        joint = log_prob_by_datum(model, sites, shape, num_data)
+        if guide is None:
+            latent = [name for name, site in sites.items() if not site["is_observed"]]
+            base = log_prob_by_datum(model, latent, shape, num_data)
+        else:
+            base = log_prob_by_datum(guide, samples(guide), shape, num_data).to(u.device)
+        jacobians = [sum_by_datum(term, shape, num_data) for term in given.log_jacobian.values()]
+        return sum(jacobians, base).expand(u.shape[:2]), (joint - base).expand(u.shape[:2])
+
+    def trace(self, handler: Callable[[Program], Program] = lambda program: program) -> poutine.Trace:
+        """Run the model under a handler, with one chain, and return its trace."""
+        with self._plates(1):
+            return poutine.trace(handler(self.pair.model)).get_trace(*self.chunk.args)
+
+    def _drawn(self, num_chains: int) -> tuple[poutine.Trace, poutine.Trace | None]:
+        with self._plates(num_chains):
+            if not self.from_guide:
+                return poutine.trace(self.pair.model).get_trace(*self.chunk.args), None
+            return get_traces(self.pair, self.chunk.args)
+
+    def _traced(self, program: Any, given: Messenger) -> poutine.Trace:
+        if self.discrete:
+            program = enumerating(poutine.infer_config(program, _in_parallel), self.structure)
+        return poutine.trace(given(program)).get_trace(*self.chunk.args)
+
+    @contextmanager
+    def _plates(self, num_chains: int) -> Iterator[None]:
+        index = self.chunk.subsample
+        fixed = nullcontext() if index is None else FixedSubsample(self.structure.plate, index)
+        with fixed, pyro.plate("chains", num_chains, dim=-self.structure.num_plates - 1):
+            yield
+
+
+def _to_support(fn: Any) -> Any:
+    """Return the transform from unconstrained space to where a site's values lie.
+
+    Raises:
+        InputError: PyTorch knows none.
+    """
+    while hasattr(fn, "component_distribution"):  # a mixture lies where its components do
+        fn = fn.component_distribution
+    try:
+        return biject_to(fn.support)
+    except NotImplementedError:
+        raise InputError(
+            f"Expected latents on supports that PyTorch can transform, for annealing; got {type(fn).__name__} on "
+            f"{fn.support}. Use method='importance'."
+        ) from None
+
+
+def _in_parallel(site: Any) -> Any:
+    discrete = not site["is_observed"] and getattr(site["fn"], "has_enumerate_support", False)
+    return site["infer"] | ({"enumerate": "parallel"} if discrete else {})
+
+
+def _check(latent: dict[str, Site], guide: dict[str, Site] | None) -> None:
+    endless = [n for n, s in latent.items() if s["fn"].support.is_discrete and not s["fn"].has_enumerate_support]
+    if endless:
+        raise InputError(
+            f"Expected latents that are continuous or can be enumerated, for annealing; got {', '.join(endless)}, "
+            f"discrete without end. Use method='importance'."
+        )
+    if guide is None:
+        return
+    left_out = [n for n, s in latent.items() if not s["fn"].support.is_discrete and n not in guide]
+    points = [n for n, s in guide.items() if s["infer"].get("is_auxiliary") or isinstance(s["fn"], Delta)]
+    if left_out or points:
+        what = (
+            f"leaves out {', '.join(left_out)}" if left_out else f"has auxiliary or Delta sites ({', '.join(points)})"
+        )
+        raise InputError(
+            f"Expected a guide whose density can be evaluated at any z, for annealing; got one that {what}. "
+            f"Anneal from the prior: proposal='prior'."
+        )
+
+
+Fast = Callable[[Tensor], Tensors]
+
+
+class Densities:
+    """Gives for each chunk what evaluates log base and log ratio and their gradients at u [C, N, D].
+
+    Args:
+        num_evaluations: how often they will be evaluated, all chunks together.
+        wanted: True compiles, False never does, "auto" where the work is long enough to pay for it.
+    """
+
+    def __init__(self, num_evaluations: int, wanted: bool | str = "auto") -> None:
+        self.num_evaluations, self.wanted = num_evaluations, wanted
+        self._shape: torch.Size | None = None  # of u, where it is compiled
+
+    def of(self, latents: Latents, num_chains: int) -> Evaluate:
+        """Return the evaluation for one chunk."""
+        plain, example = with_gradients(latents), latents.draw(num_chains).contiguous()
+
+        def function(u: Tensor) -> Tensors:
+            return tuple(plain(u))
+
+        fast = self._compiled(function, example) or recorded(function, example)
+
+        def evaluate(u: Tensor) -> State:
+            # A trajectory may leave what is numerically possible: it is then rejected, and is no error.
+            with pyro.validation_enabled(False):
+                # The record is of this layout; gradients of triangular solves come in another, and u with them.
+                return State(*fast(u.contiguous()))
+
+        return evaluate
+
+    def _compiled(self, function: Fast, example: Tensor) -> Fast | None:
+        """Return the function compiled, if that pays and can be done."""
+        # Decided at the first chunk for all of its size; a last one that is smaller is not worth compiling for.
+        self._shape = self._shape or example.shape
+        if self.wanted is False or example.shape != self._shape:
+            return None
+        if self.wanted == "auto":
+            self.wanted = compiling_pays(_seconds(recorded(function, example), example) * self.num_evaluations)
+            return self._compiled(function, example)
+        try:
+            compiled = capture(function, example, once=True)
+            with pyro.validation_enabled(False):
+                if not alike(function, compiled, example):
+                    raise CannotCapture("the program does something else on each run")
+        except CannotCapture as problem:
+            warnings.warn(f"Annealing is not compiled, as {problem}.", stacklevel=2)
+            self.wanted = False
+            return None
+        return compiled
+
+
+def _seconds(function: Fast, example: Tensor) -> float:
+    function(example)
+    start = time.perf_counter()
+    function(example)
+    return time.perf_counter() - start

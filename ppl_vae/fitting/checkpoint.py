@@ -1,0 +1,169 @@
+"""The run folder: what is written while a pair is fitted, and how it is read again.
+
+    run.json            what was run: programs, parts, options, data, versions, seed
+    model.safetensors   the best weights of the model
+    guide.safetensors   the best weights of the guide
+    last.pt             all that resuming needs (tensors and numbers only)
+    history.csv         ELBO over epochs
+    evidence.nc         the bound check on the test split
+    figures/            pictures
+    model.py, guide.py  a copy of the person's own files, where they brought any
+
+Every file is written beside its final name and renamed, so a killed run leaves the previous one whole;
+last.pt is written first, and resuming begins by writing the rest of them anew from it.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.errors import InputError
+from ppl_vae.fitting.history import History
+from ppl_vae.utils.files import written_whole
+
+FORMAT = 1
+
+
+class RunFolder:
+    """The files of one run, by what they hold."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file whole or not at all."""
+        with written_whole(self / name) as temporary:
+            temporary.write_bytes(content)
+
+    def write_json(self, content: Mapping[str, Any]) -> None:
+        """Write run.json."""
+        self.write("run.json", (json.dumps({"format": FORMAT, **content}, indent=2) + "\n").encode())
+
+    def read_json(self) -> dict[str, Any]:
+        """Read run.json.
+
+        Raises:
+            InputError: it is missing, unreadable, or of another version of ppl-vae.
+        """
+        path = self / "run.json"
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as problem:
+            what = "no such folder" if not self.path.is_dir() else "no run.json" if not path.exists() else str(problem)
+            raise InputError(
+                f"Expected a run folder in {self.path}; got {what}. Make one with `ppl-vae train --out {self.path}`."
+            ) from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, dict) else None
+            raise InputError(
+                f"Expected run format {FORMAT} in {path}; got {found}, from another version of ppl-vae. Use that "
+                f"version, or train again into another folder."
+            )
+        return content
+
+    @property
+    def has_state(self) -> bool:
+        """Whether there is anything to resume."""
+        return (self / "last.pt").exists()
+
+    def write_state(self, state: Mapping[str, Any]) -> None:
+        """Write last.pt, then the best weights and the history, which follow from it."""
+        from safetensors.torch import save
+
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        self.write("last.pt", buffer.getvalue())
+        for role in ("model", "guide"):
+            weights = {k.removeprefix(f"{role}."): v for k, v in state["best"].items() if k.startswith(f"{role}.")}
+            self.write(f"{role}.safetensors", save({k: v.contiguous().cpu() for k, v in weights.items()}))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(field.name for field in fields(History))
+        writer.writerows([int(row[0]), *row[1:]] for row in state["rows"])
+        self.write("history.csv", text.getvalue().encode())
+
+    def read_state(self) -> dict[str, Any]:
+        """Read last.pt.
+
+        Raises:
+            InputError: it is corrupt, or not a ppl-vae state.
+        """
+        try:
+            state: dict[str, Any] = torch.load(self / "last.pt", weights_only=True, map_location="cpu")
+            state["rows"], state["best"], state["settings"]
+        except Exception as problem:  # torch.load raises half a dozen kinds for a broken file
+            raise InputError(
+                f"Expected {self / 'last.pt'} to hold a state to resume; got a file that cannot be read "
+                f"({type(problem).__name__}). Train again into another folder."
+            ) from None
+        return state
+
+    def read_state_of(self, settings: Mapping[str, Any], resume: bool) -> dict[str, Any]:
+        """Read last.pt to go on with a run of just these settings.
+
+        Raises:
+            InputError: nobody asked to resume, or the run has other settings.
+        """
+        if not resume:
+            raise InputError(
+                f"Expected a folder without a run; got {self.path}, which holds one. Pass resume=True (--resume) to go "
+                f"on with it, or choose another folder."
+            )
+        state = self.read_state()
+        held = state["settings"]
+        differing = [key for key in {**settings, **held} if settings.get(key) != held.get(key)]
+        if "shapes" in differing:
+            raise InputError(
+                f"Expected to resume the run in {self.path} with its own model and guide; got two whose parameters "
+                f"have other names or shapes. Use those, or choose another folder."
+            )
+        if differing:
+            was, now = (", ".join(f"{k}={one.get(k)}" for k in differing) for one in (held, settings))
+            raise InputError(
+                f"Expected to resume the run in {self.path} with its own settings ({was}); got {now}. Use those, or "
+                f"choose another folder."
+            )
+        return state
+
+    def read_weights(self, role: str) -> dict[str, Tensor]:
+        """Read the best weights of the model or the guide.
+
+        Raises:
+            InputError: the file is missing or broken.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        path = self / f"{role}.safetensors"
+        try:
+            return load(path.read_bytes())
+        except (OSError, SafetensorError) as problem:
+            found = problem if path.exists() else "no such file"
+            raise InputError(
+                f"Expected the weights of the {role} in {path}; got {found}: the run is half-written. "
+                f"Go on with it by the command that began it and --resume."
+            ) from None
+
+    def read_history(self) -> History:
+        """Read history.csv.
+
+        Raises:
+            InputError: it is missing or broken.
+        """
+        try:
+            with (self / "history.csv").open() as file:
+                rows = [tuple(map(float, row)) for row in list(csv.reader(file))[1:]]
+            return History.of(rows)
+        except (OSError, ValueError, TypeError) as problem:
+            raise InputError(f"Expected a history in {self / 'history.csv'}; got {problem}. Resume the run.") from None

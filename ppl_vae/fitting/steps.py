@@ -1,0 +1,268 @@
+"""Steps of stochastic gradient: the loss of a batch, its gradients, and the optimizer's move.
+
+The gradients come from Pyro's objective, or, for batches of shapes that have been compiled, from a recorded function
+(`Gradients`), which is held against Pyro's own for the same noise before it is used. Batches of any other shape (the
+last of an epoch may be short) take plain Pyro's way, so no shape is ever compiled in the middle of a fit.
+"""
+
+import math
+import time
+import warnings
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ppl_vae.compilation.capture import UNLIKE, CannotCapture, alike, capture, check_tensors, compiling_pays, turned
+from ppl_vae.data.sources import Batch, Source
+from ppl_vae.fitting.adam import AdamUpdate
+from ppl_vae.objectives.surrogate import loss_and_surrogate
+from ppl_vae.traces.pair import Pair, _places, unchanged
+from ppl_vae.traces.plates import Args
+from ppl_vae.utils.precision import products_in
+
+TRIES = 3
+
+
+class Gradients:
+    """A compiled function that gives an objective's loss and its gradients, for data of certain shapes.
+
+        (loss, d loss / d parameter_1, d loss / d parameter_2, ...)
+
+    in nats, summed over the data; the draws are those of the objective's own `loss_and_grads`, from PyTorch's global
+    generator.
+
+    Attributes:
+        parameters: those that the loss depends on.
+
+    Args:
+        pair: the two programs; make and call it within `pair.running()`, in one mode, training or evaluating.
+        objective: a Pyro ELBO.
+        parameters: what to differentiate by.
+        args: what both programs are called with, all tensors: x first. Real data: the function is tried on them.
+        precision: "single", or "bf16" of matrix products.
+
+    Raises:
+        CannotCapture: the programs cannot be recorded or compiled, sites are not reparameterized, or the objective is
+            of no kind that is known.
+
+    >>> from pyro.infer import Trace_ELBO
+    >>> from ppl_vae.models import VAE
+    >>> from ppl_vae.guides import MeanField
+    >>> model = VAE((1, 8, 8))
+    >>> pair, x = Pair(model, MeanField(model)), torch.rand(5, 1, 8, 8).round()
+    >>> with pair.running():
+    ...     gradients = Gradients(pair, Trace_ELBO(), pair.parameters(), (x,))
+    ...     loss, *found = gradients((x,))
+    >>> len(found) == len(pair.parameters())
+    True
+    """
+
+    def __init__(
+        self, pair: Pair, objective: ELBO, parameters: list[Tensor], args: Args, *, precision: str = "single"
+    ) -> None:
+        self.pair, self.parameters, self._all, self.precision = pair, parameters, parameters, precision
+        self.objective = objective
+        check_tensors(args)
+        before = _places(pair)
+        with unchanged(pair, self._all):
+            first = self._by_pyro(*args)  # what an objective finds out once is found out before anything is recorded
+            self.parameters = [p for p in parameters if p.grad is not None]
+            first = (
+                first[0],
+                *(gradient for gradient, p in zip(first[1:], parameters, strict=True) if p.grad is not None),
+            )
+        if not self.parameters:
+            raise CannotCapture("the loss does not depend on any parameter")
+        if _places(pair) != before:
+            raise CannotCapture("the program puts new tensors in the place of its parameters or buffers")
+        with unchanged(pair, self._all):
+            second = self._by_pyro(*args)
+        if not all(torch.equal(a, b) or bool(a.isnan().any()) for a, b in zip(first, second, strict=True)):
+            raise CannotCapture(UNLIKE)
+        with unchanged(pair, self._all):
+            self._compiled = capture(self._plain, *args)
+        for some in (args, turned(args)):
+            if not self.agrees(some):
+                raise CannotCapture(UNLIKE)
+
+    def __call__(self, args: Args) -> tuple[Tensor, ...]:
+        """Return the loss and the gradients, in nats, summed over the data."""
+        return self._compiled(*args)
+
+    def agrees(self, args: Args) -> bool:
+        """Return whether plain Pyro gives the same for the same noise; everything is left as it was.
+
+        Once in a while it does not, where rounding takes a rectified unit to the other side of its kink; what is
+        another function differs for other noise as well.
+        """
+        return any(self._agrees(args, seed) for seed in range(TRIES))
+
+    def _agrees(self, args: Args, seed: int) -> bool:
+        with unchanged(self.pair, self._all, seed):
+            expected = self._by_pyro(*args)
+        with unchanged(self.pair, self._all, seed):
+            # The compiler keeps more digits between two products than plain PyTorch does.
+            return alike(self(args), expected, digits=2 if self.precision == "bf16" else 4)
+
+    def _plain(self, *args: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            with products_in(self.precision, self.pair.device):
+                loss, surrogate = loss_and_surrogate(self.objective, self.pair, args)
+            found = torch.autograd.grad(surrogate, self.parameters, allow_unused=True, materialize_grads=True)
+            # As they lie in memory: an optimizer may go through both side by side.
+            return (loss.detach(), *map(_laid_out_like, found, self.parameters))
+
+    def _by_pyro(self, *args: Tensor) -> tuple[Tensor, ...]:
+        for parameter in self.parameters:
+            parameter.grad = None
+        loss = loss_and_grads(self.objective, self.pair, args, self.precision)
+        return (loss, *(torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters))
+
+
+def loss_and_grads(objective: Any, pair: Pair, args: Args, precision: str) -> Tensor:
+    """Return the loss of a Pyro objective, a scalar, in nats, summed over the data, and leave its gradients."""
+    with products_in(precision, pair.device):
+        loss = objective.loss_and_grads(pair.model, pair.guide, *args)
+    # Wake-sleep objectives have a loss for the model and one for the guide; the model's is the bound.
+    return torch.as_tensor(loss[0] if isinstance(loss, tuple) else loss).detach()
+
+
+def _laid_out_like(gradient: Tensor, parameter: Tensor) -> Tensor:
+    return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
+
+
+Shapes = tuple[Any, ...]
+
+
+class Steps:
+    """Makes steps, all on one pair.
+
+    Args:
+        pair: the two programs; call it within `pair.running()`.
+        objective: a Pyro ELBO.
+        optimizer: of the pair's parameters.
+        weight_decay: L2 penalty of the optimizer's first group, beside the loss per datum.
+        plate_size: how many data the loss is for, where that is not the number of data in the batch.
+        precision: "single", or "bf16" of matrix products.
+
+    >>> from pyro.infer import Trace_ELBO
+    >>> from ppl_vae.models import VAE
+    >>> from ppl_vae.guides import MeanField
+    >>> model = VAE((1, 8, 8))
+    >>> pair, x = Pair(model, MeanField(model)), torch.rand(5, 1, 8, 8).round()
+    >>> with pair.running():
+    ...     steps = Steps(pair, Trace_ELBO(), torch.optim.Adam(pair.parameters()))
+    ...     losses = [float(steps((x,))) for _ in range(50)]
+    >>> losses[-1] < losses[0]
+    True
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        objective: ELBO,
+        optimizer: Optimizer,
+        *,
+        weight_decay: float = 0.0,
+        plate_size: int | None = None,
+        precision: str = "single",
+    ) -> None:
+        self.pair, self.optimizer, self.precision = pair, optimizer, precision
+        self.objective: Any = objective  # the base class of all Pyro objectives does not declare their methods
+        self.weight_decay, self.plate_size = weight_decay, plate_size
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._compiled: dict[Shapes, Gradients] = {}
+        self._update: AdamUpdate | None = None
+        self._unchecked: set[Shapes] = set()
+
+    @property
+    def compiled(self) -> bool:
+        """Whether batches of any shape are compiled."""
+        return bool(self._compiled)
+
+    def compile(self, args: Batch) -> None:
+        """Compile the loss and the gradients of batches in the shapes of this one.
+
+        Raises:
+            CannotCapture: it cannot be done; the message says why.
+        """
+        gradients = Gradients(self.pair, self.objective, self.parameters, args, precision=self.precision)
+        if self._update is None and AdamUpdate.suits(self.optimizer):
+            self._update = AdamUpdate(self.optimizer)
+        self._compiled[_shapes(args)] = gradients
+
+    def compile_where_it_pays(self, source: Source, batch_size: int, epochs: int, wanted: bool | str) -> None:
+        """Compile the shapes of batches that are wanted (True), or whose steps take long enough for it ("auto").
+
+        Where that cannot be done, one warning says why, and plain Pyro is used.
+        """
+        for batch, count in source.examples(batch_size) if wanted is not False else ():
+            args = tuple(t.to(self.pair.device) for t in batch)
+            if wanted == "auto" and not self._pays(args, count * epochs):
+                continue
+            try:
+                self.compile(args)
+            except CannotCapture as problem:
+                which = f" for batches of {len(args[0])}" if self._compiled else ""
+                warnings.warn(f"Plain Pyro is used{which}, as {problem}.", stacklevel=4)
+                return
+
+    def new_epoch(self) -> None:
+        """Compare what is compiled with plain Pyro once more: a program may have changed what it does."""
+        self._unchecked = set(self._compiled)
+
+    def __call__(self, args: Batch) -> Tensor:
+        """Make one step; return the loss before it, a scalar, in nats, summed over the data.
+
+        On the CPU, where looking costs nothing, nothing is moved if the loss is not finite.
+        """
+        if self.weight_decay:  # of the loss per datum; Pyro's is a sum over the plate
+            self.optimizer.param_groups[0]["weight_decay"] = self.weight_decay * (self.plate_size or len(args[0]))
+        gradients = self._gradients(args) if self._compiled else None
+        if gradients is None:
+            self.optimizer.zero_grad()
+            loss, found = loss_and_grads(self.objective, self.pair, args, self.precision), []
+        else:
+            loss, *found = gradients(args)
+        if loss.device.type == "cpu" and not math.isfinite(loss):
+            return loss
+        if self._update is not None and len(found) == len(self.parameters) and self._update(found):
+            return loss
+        if gradients is not None:
+            self.optimizer.zero_grad()
+            for parameter, gradient in zip(gradients.parameters, found, strict=True):
+                parameter.grad = gradient
+        self.optimizer.step()
+        return loss
+
+    def _gradients(self, args: Batch) -> Gradients | None:
+        shapes = _shapes(args)
+        gradients = self._compiled.get(shapes)
+        if gradients is not None and shapes in self._unchecked:
+            self._unchecked.discard(shapes)
+            if not gradients.agrees(args):
+                del self._compiled[shapes]
+                warnings.warn("Plain Pyro is used from here on, as the program changed what it does.", stacklevel=4)
+                return None
+        return gradients
+
+    def _pays(self, args: Batch, count: int) -> bool:
+        """Whether so many steps are made sooner if they are compiled first; none is made to find out."""
+        seconds = math.inf
+        for _ in range(3):  # the first may find out things once; if it is quick, it is all there is to know
+            with unchanged(self.pair, self.parameters):
+                start = time.perf_counter()
+                loss_and_grads(self.objective, self.pair, args, self.precision)
+                if self.pair.device.type == "cuda":
+                    torch.cuda.synchronize()
+                seconds = min(seconds, time.perf_counter() - start)
+            if not compiling_pays(count * seconds, steps=True):
+                return False
+        return True
+
+
+def _shapes(args: Batch) -> Shapes:
+    return tuple((t.shape, t.dtype, t.device) for t in args)

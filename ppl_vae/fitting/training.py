@@ -1,0 +1,225 @@
+"""The state of a fit, and its steps: one epoch of stochastic gradients after another.
+
+Epoch e draws all its random numbers from (seed, e), which makes a resumed run equal, bit for bit, to one
+that was never interrupted (compiled steps: up to rounding, since the matrix products are chosen anew).
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ppl_vae.data.sources import Batch, Source
+from ppl_vae.errors import NonFiniteLossError
+from ppl_vae.fitting.history import Fit, History, Row
+from ppl_vae.fitting.steps import Steps
+from ppl_vae.traces.log_weights import non_finite_site
+from ppl_vae.traces.pair import Pair
+from ppl_vae.utils.rng import seeded
+
+TRAINING, VALIDATION, SETUP = range(3)  # what a random stream is for
+VALIDATION_BATCH = 1000
+
+
+class Training:
+    """A pair being trained: what the next step needs, and the best weights so far."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        objective: ELBO,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        plate_sizes: tuple[int | None, int | None],
+        *,
+        weight_decay: float,
+        precision: str,
+    ) -> None:
+        self.pair, self.plate_sizes = pair, plate_sizes
+        self.objective: Any = objective  # the base class of all Pyro objectives does not declare their methods
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.steps = Steps(
+            pair,
+            objective,
+            optimizer,
+            weight_decay=weight_decay,
+            plate_size=plate_sizes[0],
+            precision=precision,
+        )
+        self.seconds, self.compiled = 0.0, False  # compiled: how the last epoch was run
+        self.rows: list[Row] = []
+        self.best, self.best_epoch, self.best_score, self.stale = pair.snapshot(), 0, -math.inf, 0
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs are done."""
+        return len(self.rows)
+
+    def out_of_patience(self, patience: int | None) -> bool:
+        """Whether the last `patience` epochs brought nothing better."""
+        return patience is not None and self.stale >= patience
+
+    def result(self, patience: int | None) -> Fit:
+        """Return what there is to say of the fit."""
+        stopped = "patience" if self.out_of_patience(patience) else "epochs"
+        return Fit(History.of(self.rows), self.best_epoch, stopped, self.seconds, self.compiled)
+
+    def postfix(self) -> dict[str, str]:
+        """Return the last epoch's ELBOs, for the progress bar."""
+        _, train_elbo, validation_elbo, _ = self.rows[-1]
+        shown = {"ELBO": f"{train_elbo:.2f}"}
+        return shown if math.isnan(validation_elbo) else shown | {"validation": f"{validation_elbo:.2f}"}
+
+    def compile(self, source: Source, batch_size: int, epochs: int, patience: int | None, wanted: bool | str) -> bool:
+        """Compile the steps to come, if that is wanted, or "auto" and pays; return whether any are compiled.
+
+        A run that is resumed goes on as it was.
+        """
+        if self.epoch >= epochs or self.out_of_patience(patience):
+            return self.compiled
+        started = time.monotonic()
+        wanted = self.compiled if wanted == "auto" and self.epoch else wanted
+        self.pair.train(True)
+        self._tell_epoch()
+        try:
+            with seeded(SETUP):
+                self.steps.compile_where_it_pays(source, batch_size, epochs - self.epoch, wanted)
+        finally:  # however it ends: Ctrl-C leaves the modules as they are evaluated
+            self.pair.train(False)
+        self.compiled = self.steps.compiled
+        self.seconds += time.monotonic() - started
+        return self.compiled
+
+    def run(
+        self,
+        *,
+        source: Source,
+        held_out: Source | None,
+        batch_size: int,
+        seed: int,
+        epochs: int,
+        patience: int | None,
+        keep: Callable[[], None] | None,
+        bar: Any,
+    ) -> None:
+        """Run the epochs that are left; `keep` is called before each and at the end. The best weights are put back."""
+        try:
+            while True:
+                if keep is not None:  # at the start, too: what an interrupted run left is completed
+                    keep()
+                if self.epoch >= epochs or self.out_of_patience(patience):
+                    break
+                self.run_epoch(source, held_out, batch_size, seed)
+                bar.set_postfix(self.postfix(), refresh=False)
+                bar.update()
+        finally:
+            self.pair.restore(self.best)
+            self.pair.train(False)
+
+    def run_epoch(self, source: Source, held_out: Source | None, batch_size: int, seed: int) -> None:
+        """Go through the data once, then through the validation data, and note how it went."""
+        started = time.monotonic()
+        learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        self.pair.train(True)
+        self._tell_epoch()
+        self.steps.new_epoch()
+        with seeded(seed, TRAINING, self.epoch):
+            train_elbo = self._mean_elbo(source.batches(batch_size, shuffle=True), self.steps, self.plate_sizes[0])
+        self.compiled = self.steps.compiled
+        self._check_parameters()
+        self.pair.train(False)
+        self.scheduler.step()
+        validation_elbo = math.nan
+        if held_out is not None:
+            with seeded(seed, VALIDATION), torch.no_grad():  # the same noise each time: epochs are compared
+                validation_elbo = self._mean_elbo(
+                    held_out.batches(VALIDATION_BATCH), self._evaluate, self.plate_sizes[1]
+                )
+        self.rows.append((self.epoch + 1, train_elbo, validation_elbo, learning_rate))
+        score = float(self.epoch) if held_out is None else validation_elbo
+        self.stale += 1
+        if score > self.best_score:
+            self.best, self.best_epoch, self.best_score, self.stale = self.pair.snapshot(), self.epoch, score, 0
+        self.seconds += time.monotonic() - started
+
+    def _mean_elbo(self, batches: Iterator[Batch], loss_of: Callable[[Batch], Any], plate_size: int | None) -> float:
+        device = self.pair.device
+        on_cpu = device.type == "cpu"  # elsewhere each look at a number waits for all the work before it
+        total: Any = 0.0 if on_cpu else torch.zeros((), dtype=torch.float64, device=device)
+        count = 0
+        for batch in batches:
+            args = tuple(t.to(device) for t in batch)
+            state = torch.get_rng_state() if on_cpu else None
+            value = float(loss_of(args)) if on_cpu else loss_of(args)
+            if on_cpu and not math.isfinite(value):
+                self._stop(value, args, state)
+            size = len(args[0])
+            # A plate of fixed size scales its subset up to that size.
+            total += value if plate_size is None else value * size / plate_size
+            count += size
+        if not math.isfinite(total):
+            self._stop(float(total), args, None)
+        return -float(total) / count
+
+    def _evaluate(self, args: Batch) -> float:
+        loss = self.objective.loss(self.pair.model, self.pair.guide, *args)
+        # Wake-sleep objectives have a loss for the model and one for the guide; the model's is the bound.
+        return float(loss[0] if isinstance(loss, tuple) else loss)
+
+    def _tell_epoch(self) -> None:
+        if hasattr(self.objective, "set_epoch"):
+            self.objective.set_epoch(self.epoch)
+
+    def _check_parameters(self) -> None:
+        # A gradient can be NaN where the loss is finite; the last step of an epoch has no loss after it.
+        for name, value in self.pair.tensors().items():
+            if value.requires_grad and not bool(torch.isfinite(value).all()):
+                raise NonFiniteLossError(
+                    f"Expected finite parameters; got NaN or infinity in {name} after epoch {self.epoch + 1}, from a "
+                    f"gradient that is not finite. The weights of {self._kept()} were kept. Lower the learning rate."
+                )
+
+    def _kept(self) -> str:
+        return f"epoch {self.best_epoch}" if self.best_epoch else "the start"
+
+    def _stop(self, loss: float, args: Batch, rng_state: Tensor | None) -> None:
+        if rng_state is None:  # it was seen at the end of an epoch only
+            self.pair.restore(self.best)
+        else:
+            torch.set_rng_state(rng_state)
+        with torch.no_grad():
+            culprit = non_finite_site(self.pair, args)
+        raise NonFiniteLossError(
+            f"Expected a finite loss; got {loss} in epoch {self.epoch + 1}, from {culprit}. The weights of "
+            f"{self._kept()} were kept. Lower the learning rate, or look at that site's parameters."
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return all that `load_state` needs, as tensors and numbers."""
+        return {
+            "weights": self.pair.snapshot(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "rows": self.rows,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "best_score": self.best_score,
+            "stale": self.stale,
+            "seconds": self.seconds,
+            "compiled": self.compiled,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to where `state()` was taken."""
+        self.pair.restore(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.rows, self.best = [tuple(row) for row in state["rows"]], state["best"]
+        self.best_epoch, self.best_score, self.stale = state["best_epoch"], state["best_score"], state["stale"]
+        self.seconds, self.compiled = state["seconds"], state.get("compiled", False)

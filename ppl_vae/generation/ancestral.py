@@ -1,0 +1,209 @@
+"""Ancestral sampling, z ~ P(z) and then x ~ P(x | z), some data at a time, compiled where that pays.
+
+What a program of ours generates is what it returns; of any other Pyro program it is the site x, else the last.
+"""
+
+import time
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import constraints
+
+from ppl_vae import base
+from ppl_vae.compilation.capture import LARGE, CannotCapture, Function, capture, compiling_pays
+from ppl_vae.data.checks import outside_message
+from ppl_vae.errors import InputError
+from ppl_vae.traces.pair import Pair, Program, unchanged
+from ppl_vae.traces.plates import samples
+
+ALIKE = 0.99  # of the data, for each of their numbers: rounding takes one of a million binary draws to the other side
+Conditions = dict[str, Tensor]
+
+
+class Ancestral:
+    """Generates data by a model, from PyTorch's global generator; the draws are the same compiled and not.
+
+    Args:
+        pair: the model; make and call it within `pair.running()` and `pair.evaluating()`, without gradients.
+        mean: generate E[x | z] instead of a draw.
+
+    >>> from ppl_vae.models import VAE
+    >>> pair = Pair(VAE((1, 8, 8)))
+    >>> with pair.running(), pair.evaluating(), torch.no_grad():
+    ...     Ancestral(pair, mean=True)(3, {}).shape
+    torch.Size([3, 1, 8, 8])
+    """
+
+    def __init__(self, pair: Pair, mean: bool) -> None:
+        self.pair, self.mean = pair, mean
+        self._compiled: Any = None
+        self._size = 0  # of the chunks that are compiled
+
+    def __call__(self, size: int, given: Conditions) -> Tensor:
+        """Generate x, [size, *event_shape], given some conditions.
+
+        Raises:
+            InputError: a condition that is out of range.
+        """
+        if self._compiled is None or size != self._size:
+            return self._by_pyro(size, given)
+        before = torch.get_rng_state()
+        x, *fine = self._compiled(*given.values())
+        if all(map(bool, fine)):
+            return torch.as_tensor(x)
+        torch.set_rng_state(before)
+        return self._by_pyro(size, given)  # which says what is wrong
+
+    def compile(self, size: int, chunks: list[Conditions], wanted: bool | str) -> None:
+        """Compile chunks of a size, if that is wanted (True), or "auto" and these chunks, all of the size, pay for it.
+
+        Where that cannot be done, one warning says why, and plain Pyro is used. Nothing is changed by it.
+        """
+        if wanted is False or not chunks or (wanted == "auto" and len(chunks) < LARGE):
+            return
+        if wanted == "auto" and not compiling_pays(self._seconds(size, chunks[0]) * len(chunks)):
+            return
+        names = list(chunks[0])
+
+        def plain(*values: Tensor) -> tuple[Tensor, ...]:
+            return self._with_flags(size, dict(zip(names, values, strict=True)))
+
+        # Rows from everywhere: Python that looks at conditions shows by those of other chunks, if at all.
+        mixed = tuple(_mixed([chunk[name] for chunk in chunks]) for name in names)
+        try:
+            with unchanged(self.pair, []), torch.no_grad():
+                function = capture(plain, *_copies(chunks[0].values()))
+            for seed, values in enumerate((tuple(chunks[0].values()), mixed)):
+                if not self._agree(plain, function, values, seed):
+                    raise CannotCapture(
+                        "the program, compiled, generates something else (it looks at values, or this PyTorch "
+                        "compiles other draws)"
+                    )
+        except CannotCapture as problem:
+            warnings.warn(f"Plain Pyro is used, as {problem}.", stacklevel=3)
+            return
+        self._compiled, self._size = function, size
+
+    def _by_pyro(self, size: int, given: Conditions) -> Tensor:
+        trace = self._trace(size, given)
+        for name, site in _observed(trace).items():
+            check_range(name, site["fn"], site["value"])
+        return generated(self.pair.model, trace, self.mean)
+
+    def _with_flags(self, size: int, given: Conditions) -> tuple[Tensor, ...]:
+        """Return x, and what has to be true of it and of its conditions, as numbers."""
+        trace = self._trace(size, given)
+        x = generated(self.pair.model, trace, self.mean)
+        flags = [in_support(site["fn"], site["value"]) for site in _observed(trace).values()]
+        flags += [flag for site in samples(trace).values() for flag in _in_domain(site["fn"])]
+        return (x, *(flag.to(x.device).float() for flag in (torch.isfinite(x).all(), *flags)))
+
+    def _trace(self, size: int, given: Conditions) -> poutine.Trace:
+        with AtMean(self.mean):
+            return poutine.trace(self.pair.model).get_trace(size=size, **given)
+
+    def _seconds(self, size: int, given: Conditions) -> float:
+        with unchanged(self.pair, []), torch.no_grad():
+            start = time.perf_counter()
+            self._by_pyro(size, dict(zip(given, _copies(given.values()), strict=True)))
+            if self.pair.device.type == "cuda":
+                torch.cuda.synchronize()
+            return time.perf_counter() - start
+
+    def _agree(self, plain: Function, function: Function, values: tuple[Tensor, ...], seed: int) -> bool:
+        """Return whether both generate the same for the same noise, and have drawn as much of it."""
+        results = []
+        for one in (plain, function):
+            with unchanged(self.pair, [], seed), torch.no_grad():
+                results.append((*one(*_copies(values)), torch.rand((), device=self.pair.device)))
+        (x, *others), (expected, *expected_others) = results
+        return _alike(x.double(), expected.double()) and all(map(torch.equal, others, expected_others))
+
+
+def _copies(values: Iterable[Tensor]) -> list[Tensor]:
+    """Return what a program can be tried on: it may write to what it is given."""
+    return [value.clone() for value in values]
+
+
+def _alike(x: Tensor, expected: Tensor) -> bool:
+    """Return whether data are the same up to rounding, each of their numbers on its own scale."""
+    finite = torch.where(expected.isfinite(), expected, 0.0)
+    tolerance = 1e-3 * (finite - finite.mean(0)).abs().mean(0) + 1e-5 * finite.abs()
+    same = ((x - expected).abs() <= tolerance) | (x == expected) | (x.isnan() & expected.isnan())
+    return bool((same.double().mean(0) >= ALIKE).all())
+
+
+def _mixed(parts: list[Tensor]) -> Tensor:
+    """Return as many rows as a part has, evenly spaced over all parts."""
+    size = len(parts[0])
+    rows = [i * (len(parts) * size - 1) // max(1, size - 1) for i in range(size)]
+    return torch.stack([parts[row // size][row % size] for row in rows])
+
+
+class AtMean(Messenger):
+    """Let the data of a program of ours be at their mean instead of drawn."""
+
+    def __init__(self, mean: bool) -> None:
+        super().__init__()
+        self.mean = mean
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if self.mean and msg["name"] == "x" and not msg["is_observed"]:
+            msg["value"] = msg["fn"].mean
+
+
+def generated(model: Program, trace: poutine.Trace, mean: bool) -> Tensor:
+    """Return the data of a run (under `AtMean`)."""
+    if isinstance(Pair(model).modules.get("model"), base.Model):
+        returned: Any = trace.nodes["_RETURN"]["value"]
+        return returned
+    sites = samples(trace)
+    site = sites[data_name(sites)]
+    value: Tensor = site["fn"].mean if mean else site["value"]
+    return value
+
+
+def data_name(sites: dict[str, Any]) -> str:
+    """Return which site holds the data: the one called x, else the last.
+
+    >>> data_name({"z": ..., "x": ..., "y": ...}), data_name({"z": ..., "counts": ...})
+    ('x', 'counts')
+    """
+    return "x" if "x" in sites else list(sites)[-1]
+
+
+def check_range(name: str, fn: Any, value: Tensor) -> None:
+    """Refuse a condition that its site cannot have.
+
+    Raises:
+        InputError: a value outside the support of fn.
+    """
+    if not bool(in_support(fn, value)):
+        raise InputError(outside_message(name, fn, value))
+
+
+def in_support(fn: Any, value: Tensor) -> Tensor:
+    """Return whether all of the values are in the support of a distribution, a scalar.
+
+    >>> in_support(torch.distributions.Bernoulli(0.5), torch.tensor([0.0, 2.0]))
+    tensor(False)
+    """
+    return torch.as_tensor(fn.support.check(value).all())
+
+
+def _in_domain(fn: Any) -> list[Tensor]:
+    """Return whether each parameter of a distribution is one that it can have, as PyTorch's validation asks."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    given = {name: constraint for name, constraint in fn.arg_constraints.items() if name in vars(fn)}
+    known = {name: constraint for name, constraint in given.items() if not constraints.is_dependent(constraint)}
+    return [torch.as_tensor(constraint.check(getattr(fn, name)).all()) for name, constraint in known.items()]
+
+
+def _observed(trace: poutine.Trace) -> dict[str, Any]:
+    return {name: site for name, site in samples(trace).items() if site["is_observed"]}

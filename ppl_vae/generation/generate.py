@@ -1,0 +1,250 @@
+"""Generating x: from the prior with the guide thrown away, from the posterior of some x, along a grid of z."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import constraints
+
+from ppl_vae import base
+from ppl_vae.compilation.capture import check_compile
+from ppl_vae.conditional import ConditionalModel
+from ppl_vae.data.as_source import as_source
+from ppl_vae.distributions.unwrap import unwrapped
+from ppl_vae.errors import InputError, positive_int, reason
+from ppl_vae.generation.ancestral import Ancestral, AtMean, check_range, data_name, generated
+from ppl_vae.traces.handlers import Regenerated
+from ppl_vae.traces.pair import Pair, Program, call_signature, program_name
+from ppl_vae.traces.plates import samples
+from ppl_vae.utils.rng import seeded
+
+CHUNK = 1000  # data generated or reconstructed at once
+QUANTILE_DRAWS = 100_000
+
+
+def sample(
+    model: Program,
+    size: int | None = None,
+    *,
+    mean: bool = False,
+    seed: int = 0,
+    compile: bool | str = "auto",
+    **conditions: Any,
+) -> Tensor:
+    """Generate new data: z ~ P(z), then x ~ P(x | z), or given y x ~ P(x | z, y); the guide is not used.
+
+    Args:
+        model: a program with `forward(x=None, *, size=None)`.
+        size: how many; by default as many as there are conditions, else one.
+        mean: return E[x | z] instead of a draw (the usual picture of a sample).
+        seed: of the draws; the global random state is left as it was.
+        compile: run a compiled graph of the program instead of Pyro, for each whole thousand of data after the first:
+            True, False, or "auto" where that saves time (of small networks, for millions of data). The draws are the
+            same, up to rounding.
+        **conditions: what a conditional model is given, for instance `y=labels`: one for each datum, or one for all;
+            None leaves one out.
+
+    Returns:
+        x, [size, *event_shape].
+
+    Raises:
+        InputError: a size below 1, a model that cannot generate, or conditions of another shape, number or range.
+
+    >>> from ppl_vae.models import VAE
+    >>> sample(VAE((1, 8, 8)), 4).shape
+    torch.Size([4, 1, 8, 8])
+    """
+    pair = Pair(model)
+    missing = [name for name in ("size", *conditions) if not pair.accepts(name)]
+    if missing:
+        raise InputError(
+            f"Expected a model that takes {', '.join(missing)}; got {program_name(model)}{call_signature(model)}. "
+            f"Write it as forward(self, x=None, *, size=None), and leave out obs where x is None."
+        )
+    given = _as_given(pair, conditions)
+    sizes = [len(value) for value in given.values() if value.dim()]
+    size = positive_int("size", max(sizes, default=1) if size is None else size)
+    for name, value in given.items():
+        if value.dim() and len(value) not in (1, size):
+            raise InputError(f"Expected {name} for each of {size} data, or one for all; got {len(value)}.")
+        given[name] = value.expand(size, *value.shape[1:]).clone(memory_format=torch.contiguous_format)
+    check_compile(compile)
+    sizes = [CHUNK] * (size // CHUNK) + [size % CHUNK] * (size % CHUNK > 0)
+    each = [value.split(sizes) for value in given.values()]
+    chunks = [dict(zip(given, values, strict=True)) for values in zip(*each, strict=True)] or [{}] * len(sizes)
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad(), _in_one_sentence():
+        generate = Ancestral(pair, mean)
+        parts = [generate(sizes[0], chunks[0])]  # parameters that do not exist yet are made by it
+        generate.compile(CHUNK, chunks[1 : size // CHUNK], compile)
+        parts += [generate(n, some) for n, some in zip(sizes[1:], chunks[1:], strict=True)]
+    return torch.cat(parts)
+
+
+def same_latents(model: Program, size: int, *, seed: int = 0, **conditions: Any) -> Tensor:
+    """Generate data that share their z across conditions: the same style for every label.
+
+    Args:
+        model: a conditional model.
+        size: how many z are drawn, given the first condition.
+        seed: of the draws.
+        **conditions: M of them, for instance `y=torch.arange(10)`.
+
+    Returns:
+        E[x | z_k, y_m], [size, M, *event_shape].
+
+    Raises:
+        InputError: as `sample`, or no condition.
+
+    >>> from ppl_vae.models import CVAE
+    >>> same_latents(CVAE((1, 8, 8)), 4, y=torch.arange(10)).shape
+    torch.Size([4, 10, 1, 8, 8])
+    """
+    pair = Pair(model)
+    given = {name: torch.atleast_1d(value) for name, value in _as_given(pair, conditions).items()}
+    if not given:
+        raise InputError("Expected conditions that share their z; got none. Give some, such as y=torch.arange(10).")
+    positive_int("size", size)
+    first: dict[str, Any] = {name: value[:1].expand(size, *value.shape[1:]) for name, value in given.items()}
+    sample(model, size, seed=seed, **first)  # refuse what cannot be generated
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
+        sites = samples(poutine.trace(model).get_trace(size=size, **first))
+    z = {name: site["value"] for name, site in sites.items() if not site["is_observed"] and name != data_name(sites)}
+    fixed = poutine.condition(model, z)
+    count = min(len(value) for value in given.values())
+    each = [{name: value[m : m + 1] for name, value in given.items()} for m in range(count)]
+    return torch.stack([sample(fixed, size, mean=True, seed=seed, **one) for one in each], dim=1)
+
+
+def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True, seed: int = 0) -> Tensor:
+    """Reconstruct data: z ~ Q(z | x), then x' ~ P(x | z).
+
+    Args:
+        model: P(x, z).
+        guide: Q(z | x).
+        data: as in `fit`: a tensor [N, *event_shape], a split, ...
+        mean: return E[x | z] instead of a draw.
+        seed: of the draws.
+
+    Returns:
+        x', [N, *event_shape].
+
+    Raises:
+        InputError: data that do not fit the model.
+
+    >>> from ppl_vae.models import VAE
+    >>> from ppl_vae.guides import MeanField
+    >>> model = VAE((1, 8, 8))
+    >>> reconstruct(model, MeanField(model), torch.zeros(3, 1, 8, 8)).shape
+    torch.Size([3, 1, 8, 8])
+    """
+    pair = Pair(model, guide)
+    parts = []
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad(), _in_one_sentence():
+        for batch in as_source(data, pair, ordered=True).batches(CHUNK):
+            args = tuple(t.to(pair.device) for t in batch)
+            guide_trace = poutine.trace(guide).get_trace(*args)
+            again = poutine.replay(Regenerated()(model), trace=guide_trace)
+            with AtMean(mean):
+                trace = poutine.trace(again).get_trace(*args)
+            parts.append(generated(model, trace, mean).reshape(args[0].shape))
+    return torch.cat(parts)
+
+
+def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
+    """Decode a two-dimensional z on a grid of prior quantiles: the map of what the model knows.
+
+    The grid runs over the quantiles (i + 1/2) / grid of each dimension of z under the prior, found from
+    draws, so any prior will do.
+
+    Returns:
+        E[x | z], [grid, grid, *event_shape]; the first dimension of z grows to the right, the second upwards.
+
+    Raises:
+        InputError: a model whose latent is not one site of two dimensions.
+
+    Source: figure 4 of Kingma & Welling, arXiv 1312.6114.
+
+    >>> from ppl_vae.models import VAE
+    >>> from ppl_vae.priors import StandardNormal
+    >>> manifold(VAE((1, 8, 8), prior=StandardNormal(2)), grid=5).shape
+    torch.Size([5, 5, 1, 8, 8])
+    """
+    positive_int("grid", grid)
+    pair = Pair(model)
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
+        sites = samples(poutine.trace(model).get_trace(size=1))
+        data = data_name(sites)
+        latents = {n: tuple(s["fn"].event_shape) for n, s in sites.items() if n != data}
+        if list(latents.values()) != [(2,)]:
+            raise InputError(
+                f"Expected a model with one latent site of two dimensions for a map; got {latents}. "
+                f"Train one with a prior of latent_dim=2."
+            )
+        (name,) = latents
+        draws = _draws(model, name)
+        levels = (torch.arange(grid) + 0.5) / grid
+        across, up = (torch.quantile(draws[:, d].float().cpu(), levels) for d in (0, 1))
+        z = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), dim=-1).reshape(-1, 2).to(draws)
+        with AtMean(True):
+            x = generated(model, poutine.trace(poutine.condition(model, {name: z})).get_trace(size=len(z)), mean=True)
+    return x.reshape(grid, grid, *x.shape[1:])
+
+
+def _draws(model: Program, name: str) -> Tensor:
+    sizes = [CHUNK] * (QUANTILE_DRAWS // CHUNK)
+    return torch.cat([samples(poutine.trace(model).get_trace(size=size))[name]["value"] for size in sizes])
+
+
+def _as_given(pair: Pair, conditions: dict[str, Any]) -> dict[str, Tensor]:
+    """Return conditions as tensors that the model takes, without those that are None.
+
+    Raises:
+        InputError: no numbers, or a y of a `ConditionalModel` that is of another shape, not finite or out of range.
+    """
+    given = {}
+    for name, value in conditions.items():
+        if value is None:
+            continue
+        try:
+            given[name] = torch.as_tensor(value, device=pair.device)
+        except (TypeError, ValueError, RuntimeError):
+            got = f"{type(value).__name__} {value!r:.40}"
+            raise InputError(f"Expected {name} as numbers; got {got}. Give a tensor of them.") from None
+        if not given[name].numel():
+            raise InputError(f"Expected at least one {name}; got none. Give one, or leave {name} out.")
+    model = pair.modules.get("model")
+    if isinstance(model, ConditionalModel) and "y" in given:
+        given["y"] = _checked(model, given["y"])
+    return given
+
+
+def _checked(model: ConditionalModel, y: Tensor) -> Tensor:
+    """Return a condition in the dtype of the model, unless it is a whole number, once it is seen to be in range."""
+    if model.condition.example().is_floating_point():
+        dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
+        y = y.to(next(dtypes, torch.get_default_dtype()))
+    y = y[None] if y.shape == model.condition.shape == torch.Size() else y  # a number stands for all
+    _, read = model.condition.split(None, y)
+    if read is None or not bool(torch.isfinite(read).all()):
+        raise InputError("Expected finite conditions y; got NaN or infinity. Replace them.")
+    check_range("y", model.condition(), read)
+    return y
+
+
+@contextmanager
+def _in_one_sentence() -> Iterator[None]:
+    """Leave out the table of all shapes that Pyro adds to what a program refuses."""
+    try:
+        yield
+    except InputError as problem:
+        raise InputError(reason(problem)) from None
+
+
+def takes_binary_data(model: base.Model) -> bool:
+    """Return whether a model's data are zeros and ones, read off the site that generates them."""
+    with seeded(0), Pair(model).running(), torch.no_grad(), _in_one_sentence():
+        sites = samples(poutine.trace(model).get_trace(*model.example()))
+    return unwrapped(sites[data_name(sites)]["fn"]).support is constraints.boolean

@@ -1,0 +1,93 @@
+"""Likelihoods P(x | h): modules whose `forward(h)` returns a distribution over one datum x.
+
+h is what the decoder gives: it has the shape of x, with the first dimension `num_params` times as
+long, and any leading batch dimensions (samples x data). The base class does the shapes, a new
+likelihood is one method (`distribution`), elementwise, and one row in `tests/test_parts.py`.
+"""
+
+from typing import Any
+
+import pyro.distributions as dist
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from ppl_vae.likelihoods.counts import (
+    Binomial,
+    Multinomial,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
+from ppl_vae.likelihoods.pixels import Categorical, DiscretizedLogistic, DiscretizedLogisticMixture
+from ppl_vae.likelihoods.real import ContinuousBernoulli, Gaussian, Laplace, StudentT
+from ppl_vae.parts import Likelihood
+
+__all__ = [
+    "Bernoulli",
+    "Binomial",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
+    "Gaussian",
+    "Laplace",
+    "Likelihood",
+    "Multinomial",
+    "NegativeBinomial",
+    "Poisson",
+    "StudentT",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
+    "that_take",
+]
+
+
+class Bernoulli(Likelihood):
+    """Black and white pixels, P(x | h) = prod_i Bernoulli(x_i; sigmoid(h_i)), x in {0, 1}.
+
+    Grey pixels are refused (`fit` and `estimate_evidence` check): binarize them, or use a likelihood
+    for grey levels.
+
+    >>> import torch
+    >>> Bernoulli().bind((1, 8, 8))(torch.zeros(5, 1, 8, 8)).log_prob(torch.ones(1, 8, 8)).shape
+    torch.Size([5])
+    """
+
+    def distribution(self, *params: Tensor) -> TorchDistribution:
+        """Return Bernoulli(sigmoid(h))."""
+        return dist.Bernoulli(logits=params[0])
+
+
+def that_take(x: Tensor) -> dict[type[Likelihood], dict[str, Any]]:
+    """Return the likelihoods on the shelf whose support holds all numbers of x, with the options they need for it.
+
+    For whole numbers only those of counts, if there are any: a density of counts says little.
+
+    >>> import torch
+    >>> [cls.__name__ for cls in that_take(torch.tensor([0.5, 0.123]))]
+    ['ContinuousBernoulli', 'Gaussian', 'Laplace', 'StudentT']
+    >>> that_take(torch.tensor([0.0, 0.25, 1.0]))[DiscretizedLogistic]
+    {'num_levels': 5}
+    """
+    listed: list[Any] = [globals()[name] for name in __all__]
+    shelf = [cls for cls in listed if isinstance(cls, type) and issubclass(cls, Likelihood) and cls is not Likelihood]
+    options = {cls: cls.options_for(x) for cls in shelf}
+    taking = {cls: own for cls, own in options.items() if own is not None}
+    discrete = {cls: own for cls, own in taking.items() if cls(**own).support.is_discrete}
+    whole = bool((x == x.round()).all())
+    return discrete if whole and discrete else discrete | taking
+
+
+def _that_take(x: Tensor) -> str:
+    """Return in words which likelihoods on the shelf take these values."""
+    from ppl_vae.errors import snake_case
+    from ppl_vae.likelihoods import that_take
+
+    taking = that_take(x)
+    options = {cls: ", ".join(f"{key}={value}" for key, value in own.items()) for cls, own in taking.items()}
+    classes = ", ".join(f"{cls.__name__}({own})" if own else cls.__name__ for cls, own in options.items())
+    names = ", ".join(snake_case(cls.__name__) for cls in taking)
+    settings = {f"--set likelihood.{key}={value}" for own in taking.values() for key, value in own.items()}
+    with_settings = f" with {' or '.join(sorted(settings))} where it has that option" if settings else ""
+    return f"a likelihood that takes them: {classes} (--likelihood {names}{with_settings})"

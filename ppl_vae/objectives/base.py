@@ -1,0 +1,99 @@
+"""What objectives of reparameterized samples have in common: Pyro's interface, and the samples of one step."""
+
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from torch import Tensor
+
+from ppl_vae.errors import positive_int
+from ppl_vae.objectives.particles import Particles, look_at, plate_of_particles, run_against
+from ppl_vae.traces.pair import Program
+from ppl_vae.traces.plates import Structure
+
+
+class ParticleObjective(ELBO):
+    """An objective of K reparameterized samples of z for each datum, drawn at once.
+
+    Subclasses implement `bound(particles)`, a lower bound of log P(x) for each datum, and, where something else is
+    optimized, `optimized(particles)`. Losses are summed over the data, in nats; a subset counts as what its plate
+    stands for.
+
+    Args:
+        num_particles: K.
+        options: what else the objective depends on: a run is resumed with the same only.
+    """
+
+    def __init__(self, num_particles: int, **options: float) -> None:
+        super().__init__(positive_int("num_particles", num_particles))  # type: ignore[no-untyped-call]
+        listed = ", ".join(f"{name}={value:g}" for name, value in options.items())
+        self.__name__ = f"{type(self).__name__}({listed})" if listed else type(self).__name__
+        self._met: tuple[Program, Program] | None = None
+        self._structures: dict[int, Structure] = {}  # by how many arguments the programs are called with
+
+    def bound(self, particles: Particles) -> Tensor:
+        """Return a lower bound of log P(x) for each datum, [N], in nats."""
+        raise TypeError(f"{type(self).__name__} has to define bound(particles).")
+
+    def optimized(self, particles: Particles) -> Tensor:
+        """Return what is maximized, in nats, summed over the data, a scalar."""
+        return (particles.scale * self.bound(particles)).sum()
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """Return the negative bound, in nats, summed over the data."""
+        with torch.no_grad():
+            particles = self.particles(model, guide, args, kwargs)
+            return -float((particles.scale * self.bound(particles)).sum())
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """Return the negative bound, summed over the data, and leave the gradients of what is optimized."""
+        loss, surrogate = self.loss_and_surrogate(model, guide, args, kwargs)
+        if surrogate.requires_grad:
+            surrogate.backward()
+        return float(loss)
+
+    def loss_and_surrogate(
+        self, model: Program, guide: Program, args: Any, kwargs: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the negative bound, summed over the data, and the negative of what is optimized, scalars."""
+        particles = self.differentiable_particles(model, guide, args, kwargs)
+        surrogate = -self.optimized(particles)
+        with torch.no_grad():
+            return -(particles.scale * self.bound(particles)).sum(), surrogate
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the negative of what is optimized, a scalar whose gradient is the estimator's."""
+        return -self.optimized(self.differentiable_particles(model, guide, args, kwargs))
+
+    def differentiable_particles(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Particles:
+        """Return the samples of a step."""
+        return self.particles(model, guide, args, kwargs)
+
+    def particles(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Particles:
+        """Run the guide, and the model against it, K times at once."""
+        structure = self.meet(model, guide, args, kwargs)
+        model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
+        return Particles(model_trace, guide_trace, structure, self.num_particles)
+
+    def meet(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
+        """Look at a pair, when it is first met, and return what a run of it shows.
+
+        Raises:
+            InputError: a pair that the objective is not for.
+        """
+        if self._met != (model, guide):
+            self._met, self._structures = (model, guide), {}
+        if len(args) not in self._structures:
+            self._structures[len(args)] = self.look_at(model, guide, args, kwargs)
+        return self._structures[len(args)]
+
+    def look_at(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
+        """Run a pair once, on the side, and return what that shows."""
+        return look_at(model, guide, args, kwargs)
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[poutine.Trace, poutine.Trace]:
+        structure = self.meet(model, guide, args, kwargs)
+        with plate_of_particles(self.num_particles, structure):
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+            return run_against(guide_trace, model, structure, args, kwargs), guide_trace

@@ -1,0 +1,251 @@
+"""The importance-weighted bound, and gradients without the guide's score: those of any guide and of any K.
+
+    d/dphi log Q(z; phi) = (d log Q / dz) (dz / dphi) + (d log Q / dphi at fixed z),
+
+and the second term, the score, has expectation 0 but not variance 0 (Roeder et al., arXiv 1703.09194). To leave it out,
+the guide is run again on its samples with all parameters held fixed, which gives log Q as a function of z alone. Any
+guide will do, of several sites and of flows: in the second run a site's distribution depends on the others through
+their values.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from ppl_vae.errors import InputError
+from ppl_vae.objectives.base import ParticleObjective
+from ppl_vae.objectives.particles import Particles, plate_of_particles, run_against
+from ppl_vae.traces.pair import Pair, Program
+from ppl_vae.traces.plates import Structure, samples
+
+
+class Frozen(Messenger):
+    """Within it, the parameters of these modules, and all that `pyro.param` gives, are constants."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.owners = [part for module in modules for part in module.modules() if part._parameters]
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Hold the parameters fixed, and put them back."""
+        live = [(part, dict(part._parameters)) for part in self.owners]
+        try:
+            for part, parameters in live:
+                fixed: dict[str, Any] = {name: p.detach() for name, p in parameters.items() if p is not None}
+                part._parameters.update(fixed)
+            with warnings.catch_warnings(), self:
+                # pyro.module says it of every parameter that is a constant
+                warnings.filterwarnings("ignore", message=".*was not registered in the param store")
+                yield
+        finally:
+            for part, parameters in live:
+                part._parameters.update(parameters)
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        msg["value"] = msg["value"].detach()
+
+
+def with_values(trace: poutine.Trace, change: Callable[[Tensor], Tensor]) -> poutine.Trace:
+    """Return a trace to replay, in which the values of the latent sites are changed."""
+    changed = poutine.Trace()
+    latents = [name for name, site in samples(trace).items() if not site["is_observed"]]
+    nodes: dict[str, Any] = trace.nodes
+    for name, site in nodes.items():
+        changed.add_node(name, **(site | {"value": change(site["value"])} if name in latents else site))
+    return changed
+
+
+def freezing(model: Program, guide: Program, args: Any, kwargs: Any) -> Frozen:
+    """Return what holds the parameters of a guide fixed.
+
+    Raises:
+        InputError: a guide whose parameters are not found, or that draws anything but its sites.
+    """
+    pair = Pair(model, guide)
+    frozen = Frozen(pair.all_modules())
+    for part in (part for module in Pair(guide).all_modules() for part in module.modules()):
+        if isinstance(part, _DropoutNd) and part.p > 0:
+            raise InputError(
+                "Expected a guide that is the same when it is run again on the same z; got one with dropout. Leave it "
+                "out of the guide, or use IWAE or Trace_ELBO."
+            )
+    with pair.evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
+        trace = with_values(poutine.trace(guide).get_trace(*args, **kwargs), Tensor.detach)
+        with frozen.applied():
+            again = poutine.trace(poutine.replay(guide, trace=trace)).get_trace(*args, **kwargs)
+            again.compute_log_prob()
+    live = [name for name, site in samples(again).items() if site["log_prob"].requires_grad]
+    if live:
+        raise InputError(
+            f"Expected a guide whose parameters are those of a module, or from pyro.param; got others for site "
+            f"{', '.join(map(repr, live))}. Make the guide a torch.nn.Module that holds them."
+        )
+    return frozen
+
+
+class IWAE(ParticleObjective):
+    """The importance-weighted bound, which rises to log P(x) with K, for each datum on its own.
+
+        L_K(x) = E[log (1/K) sum_k w_k],    w_k = P(x, z_k) / Q(z_k | x),    z_1 .. z_K ~ Q(z | x)
+
+    Latents are reparameterized in the guide, or discrete and summed out by the model. The mean over k is inside of the
+    logarithm, for each datum; the sum over the data, and what a subsampled plate scales, are outside. Where data have
+    missing values, P(x, z_k) scores the observed ones, and this is the bound MIWAE (arXiv 1812.02633).
+
+    Args:
+        num_particles: K; all K are in memory at once.
+
+    Raises:
+        InputError: K below 1; in use, a guide with latents that are not reparameterized, sites outside of the plate
+            over the data, or of different scales.
+
+    Source: Burda, Grosse & Salakhutdinov, arXiv 1509.00519.
+
+    >>> import pyro
+    >>> from ppl_vae.guides import MeanField
+    >>> from ppl_vae.models import VAE
+    >>> model, x = VAE((1, 8, 8)), torch.rand(40, 1, 8, 8).round()
+    >>> loss = IWAE(num_particles=5)(model, MeanField(model))  # a PyTorch module, for any loop
+    >>> optimizer = torch.optim.Adam(loss.parameters())
+    >>> with pyro.settings.context(module_local_params=True):  # or else Pyro's global store lists the parameters, too
+    ...     for _ in range(2):
+    ...         optimizer.zero_grad()
+    ...         loss(x).backward()
+    ...         optimizer.step()
+    """
+
+    def __init__(self, num_particles: int = 5) -> None:
+        super().__init__(num_particles)
+
+    def bound(self, particles: Particles) -> Tensor:
+        """Return log (1/K) sum_k w_k, [N]."""
+        return particles.log_weights.logsumexp(0) - math.log(self.num_particles)
+
+
+class PathObjective(ParticleObjective):
+    """An objective whose gradient goes through the samples z(phi) of the guide, not through log Q(z; phi) itself."""
+
+    _frozen: Frozen
+
+    def look_at(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
+        """Run a pair once, on the side, and find the parameters of the guide."""
+        structure = super().look_at(model, guide, args, kwargs)
+        self._frozen = freezing(model, guide, args, kwargs)
+        return structure
+
+    def damping(self, structure: Structure) -> "Damping | None":
+        """Return what the gradient of each sample is multiplied by, where it is not 1."""
+        return None
+
+    def differentiable_particles(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Particles:
+        """Return the samples of a step; their log Q depends on z, and on phi through z alone."""
+        structure = self.meet(model, guide, args, kwargs)
+        damping = self.damping(structure)
+        with plate_of_particles(self.num_particles, structure):
+            drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+            # The next site of the guide follows from the value drawn, not from the damped one: damped once.
+            given = drawn if damping is None else with_values(drawn, damping.of)
+            model_trace = run_against(given, model, structure, args, kwargs)
+            with self._frozen.applied():
+                guide_trace = poutine.trace(poutine.replay(guide, trace=given)).get_trace(*args, **kwargs)
+                particles = Particles(model_trace, guide_trace, structure, self.num_particles)
+                _ = particles.log_q  # a flow reads its parameters only when its density is asked for
+        if damping is not None:
+            damping.weights = particles.log_weights.detach().softmax(0)
+        return particles
+
+
+class Damping:
+    """Multiplies the gradient of sample k by its normalized weight, once that is known."""
+
+    def __init__(self, structure: Structure) -> None:
+        self.structure = structure
+        self.weights = torch.zeros(0)
+
+    def of(self, value: Tensor) -> Tensor:
+        """Return the same value, with a gradient that will be multiplied."""
+        if not value.requires_grad:
+            return value
+        same = value.view_as(value)
+        same.register_hook(self._multiply)
+        return same
+
+    def _multiply(self, gradient: Tensor) -> Tensor:
+        # The samples are in the first dimension, the data where their plate is, before the event's dimensions.
+        num_particles, num_data = self.weights.shape
+        event_dim = gradient.dim() - self.structure.num_plates - 1
+        shape = [num_particles] + [1] * (gradient.dim() - 1)
+        shape[self.structure.dim - event_dim] = num_data
+        return gradient * self.weights.reshape(shape)
+
+
+class DoublyReparameterized(IWAE, PathObjective):
+    """The importance-weighted bound with doubly reparameterized gradients of the guide (DReG).
+
+        dL_K/dphi   = E[sum_k u_k^2 (d log w_k / dz_k) (dz_k / dphi)],    u_k = w_k / sum_j w_j
+        dL_K/dtheta = E[sum_k u_k d log P(x, z_k; theta) / dtheta]
+
+    The same bound and mean gradients as `IWAE`. Where the guide covers the posterior, so that weights have a finite
+    variance, its gradient has less noise, and a signal-to-noise ratio that rises with K instead of falling; a guide
+    that is much too narrow may do better with `IWAE`. Costs a second run of the guide, on z: for an inverse
+    autoregressive flow that is the slow direction. A guide with dropout is refused, as the second run would be of
+    another Q.
+
+    Args:
+        num_particles: K.
+
+    Raises:
+        InputError: as `IWAE`; in use, a guide with dropout, or with parameters that are not a module's nor Pyro's.
+
+    Source: Tucker, Lawson, Gu & Maddison, arXiv 1810.04152.
+
+    >>> from ppl_vae import fit
+    >>> from ppl_vae.guides import MeanField
+    >>> from ppl_vae.models import VAE
+    >>> model, x = VAE((1, 8, 8)), torch.rand(40, 1, 8, 8).round()
+    >>> fitted = fit(model, MeanField(model), x, objective=DoublyReparameterized(num_particles=5), epochs=1)
+    """
+
+    def damping(self, structure: Structure) -> Damping:
+        """Return what multiplies the gradient of sample k by u_k; the bound's own gradient has the other u_k."""
+        return Damping(structure)
+
+
+class StickingTheLanding(PathObjective):
+    """The ELBO with the gradient along the path of the samples only, without the guide's score.
+
+        dELBO/dphi = E_Q[(d/dz (log P(x, z) - log Q(z | x))) (dz / dphi)]
+
+    Its mean is the ELBO's gradient; where Q(z | x) is the posterior, it is 0 for every sample, so it has no variance
+    there. Runs the guide twice, as `DoublyReparameterized`.
+
+    Args:
+        num_particles: K, whose mean is taken.
+
+    Raises:
+        InputError: as `DoublyReparameterized`.
+
+    Source: Roeder, Wu & Duvenaud, arXiv 1703.09194.
+
+    >>> from ppl_vae import fit
+    >>> from ppl_vae.guides import MeanField
+    >>> from ppl_vae.models import VAE
+    >>> model, x = VAE((1, 8, 8)), torch.rand(40, 1, 8, 8).round()
+    >>> fitted = fit(model, MeanField(model), x, objective=StickingTheLanding(), epochs=1)
+    """
+
+    def __init__(self, num_particles: int = 1) -> None:
+        super().__init__(num_particles)
+
+    def bound(self, particles: Particles) -> Tensor:
+        """Return the mean of log w_k, [N]."""
+        return particles.log_weights.mean(0)

@@ -1,0 +1,235 @@
+"""K reparameterized samples of z for each datum with their log-probabilities, with gradients, for objectives.
+
+    log w_k = log P(x, z_k) - log Q(z_k | x),    z_k ~ Q(z | x),    [K, N]
+
+What is common to all sites of a datum (the size of a plate over its subset, a `poutine.scale` around both
+programs) is kept apart, as it multiplies the objective of a datum; the scale of subsampled plates inside the one over
+the data belongs into the weight.
+"""
+
+import functools
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from ppl_vae.distributions.unwrap import elementwise
+from ppl_vae.errors import InputError
+from ppl_vae.traces.log_weights import check_sites, enumerating
+from ppl_vae.traces.pair import Pair, Program
+from ppl_vae.traces.plates import Site, Structure, log_prob_by_datum, samples, structure_of, sum_by_datum
+
+
+@dataclass(frozen=True)
+class Particles:
+    """A run of a guide, and of the model against it, K times at once.
+
+    Attributes:
+        model_trace: of the model.
+        guide_trace: of the guide; the log-probabilities of its sites are log Q.
+        structure: as `look_at` found it.
+        num_particles: K.
+    """
+
+    model_trace: poutine.Trace
+    guide_trace: poutine.Trace
+    structure: Structure
+    num_particles: int
+
+    @cached_property
+    def latents(self) -> list[str]:
+        """The names of the model's latent sites."""
+        return [name for name, site in samples(self.model_trace).items() if not site["is_observed"]]
+
+    @cached_property
+    def num_data(self) -> int:
+        """N, how many data were run: where the program takes a subset itself, as many as are in it."""
+        every = [*samples(self.model_trace).values(), *samples(self.guide_trace).values()]
+        return next(f.size for site in every for f in site["cond_indep_stack"] if f.dim == self.structure.dim)
+
+    @cached_property
+    def scale(self) -> Any:
+        """What a datum counts, a number or [N]."""
+        sites = [*samples(self.model_trace).values(), *samples(self.guide_trace).values()]
+        scale = outer_scale(sites[0], self.structure)
+        return scale.flatten() if isinstance(scale, Tensor) else scale
+
+    @cached_property
+    def log_likelihood(self) -> Tensor:
+        """The log-probability of x given z_k, log P(x | z_k), [K, N], in nats, as all of these."""
+        sites = samples(self.model_trace)
+        if self.structure.enumerated:  # a sum over what is left out does not split into a term for each site
+            return self._log_prob(self.model_trace, sites) - self.log_prior
+        return self._log_prob(self.model_trace, [name for name in sites if name not in self.latents])
+
+    @cached_property
+    def log_prior(self) -> Tensor:
+        """The log-probability of z_k in the model, log P(z_k), [K, N]."""
+        return self._log_prob(self.model_trace, self.latents)
+
+    @cached_property
+    def log_q(self) -> Tensor:
+        """The log-probability of z_k in the guide, log Q(z_k | x), [K, N]."""
+        return self._log_prob(self.guide_trace, samples(self.guide_trace))
+
+    @property
+    def log_weights(self) -> Tensor:
+        """How much z_k counts, log w_k = log P(x, z_k) - log Q(z_k | x), [K, N]."""
+        return self.log_likelihood + self.log_prior - self.log_q
+
+    @cached_property
+    def kl(self) -> dict[str, Tensor]:
+        """The divergence KL[Q(z_s | x) || P(z_s)] of each latent site s, [K, N], whose sum is that of all.
+
+        Of a site that depends on others it is the divergence given their samples. It is exact where PyTorch knows
+        it, and otherwise log Q - log P of the sample. Discrete sites that are summed out leave one term, "".
+        """
+        if self.structure.enumerated:
+            return {"": self.log_q - self.log_prior}
+        return {name: self._kl(name) for name in self.latents}
+
+    def _kl(self, name: str) -> Tensor:
+        q, p = samples(self.guide_trace)[name], samples(self.model_trace)[name]
+        exact = exact_kl(q["fn"], p["fn"]) if self._in_order else None
+        if exact is not None:
+            exact = scale_and_mask(exact, inner_scale(q, self.structure), q["mask"])
+            return self._full(sum_by_datum(exact, self.structure, self.num_data))
+        return self._log_prob(self.guide_trace, [name]) - self._log_prob(self.model_trace, [name])
+
+    @property
+    def total_kl(self) -> Tensor:
+        """The sum of the divergences of all sites, [K, N]."""
+        return functools.reduce(torch.add, self.kl.values(), torch.zeros_like(self.log_likelihood))
+
+    def kl_by_dimension(self) -> dict[str, Tensor]:
+        """Return the divergence of each number of each latent site, [K, N, how many there are for a datum].
+
+        Raises:
+            InputError: a site whose numbers are not independent in the guide, or in the model.
+        """
+        return {name: self._kl_by_dimension(name) for name in self.latents if name in samples(self.guide_trace)}
+
+    def _kl_by_dimension(self, name: str) -> Tensor:
+        if self.structure.enumerated:
+            raise InputError(
+                "Expected latents of independent numbers, none of them summed out; got some that are. Leave out "
+                "per_dimension."
+            )
+        site, event_dim = samples(self.guide_trace)[name], samples(self.guide_trace)[name]["fn"].event_dim
+        q, p = (elementwise(samples(trace)[name]["fn"]) for trace in (self.guide_trace, self.model_trace))
+        if q.event_dim or p.event_dim:
+            raise InputError(
+                f"Expected a site {name!r} of independent numbers in the guide and in the model; got "
+                f"{type(q).__name__} and {type(p).__name__}. Leave out per_dimension."
+            )
+        kl = exact_kl(q, p) if self._in_order else None
+        kl = q.log_prob(site["value"]) - p.log_prob(site["value"]) if kl is None else kl
+        mask = site["mask"][(..., *[None] * event_dim)] if isinstance(site["mask"], Tensor) else site["mask"]
+        kl = scale_and_mask(kl, inner_scale(site, self.structure), mask)
+        return kl.movedim(self.structure.dim - event_dim, 1).reshape(self.num_particles, self.num_data, -1)
+
+    @cached_property
+    def _in_order(self) -> bool:
+        # What the model's P(z_s | others) depends on may depend on z_s, where the guide draws z_s before them.
+        return [name for name in samples(self.guide_trace) if name in self.latents] == self.latents
+
+    def _log_prob(self, trace: poutine.Trace, names: Iterable[str]) -> Tensor:
+        sites = samples(trace)
+        alike: dict[float, list[str]] = defaultdict(list)
+        for name in names:
+            alike[inner_scale(sites[name], self.structure)].append(name)
+        terms = [s * log_prob_by_datum(trace, some, self.structure, self.num_data) for s, some in alike.items()]
+        terms = terms or [log_prob_by_datum(trace, [], self.structure, self.num_data)]
+        return self._full(functools.reduce(torch.add, terms))
+
+    def _full(self, term: Tensor) -> Tensor:
+        return term.expand(self.num_particles, self.num_data)
+
+
+def exact_kl(q: Any, p: Any) -> Tensor | None:
+    """Return KL[Q || P] where PyTorch knows it, else None."""
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+
+
+def inner_scale(site: Site, structure: Structure) -> float:
+    """Return what the plates of a site but the one over the data scale it by."""
+    frames = [f for f in site["cond_indep_stack"] if not (f.vectorized and f.dim == structure.dim)]
+    return math.prod((f.full_size or f.size) / f.size for f in frames)
+
+
+def outer_scale(site: Site, structure: Structure) -> Any:
+    """Return the rest of a site's scale: of the plate over the data, and of handlers."""
+    inner = inner_scale(site, structure)
+    return site["scale"] if inner == 1 else site["scale"] / inner
+
+
+def plate_of_particles(num_particles: int, structure: Structure) -> Any:
+    """Return the plate of the samples, to the left of all plates of a pair."""
+    return pyro.plate("particles", num_particles, dim=-structure.num_plates - 1)
+
+
+def run_against(
+    guide_trace: poutine.Trace, model: Program, structure: Structure, args: Any, kwargs: Any
+) -> poutine.Trace:
+    """Run the model on the values in a trace, discrete sites that are left out summed out; return its trace."""
+    model = enumerating(model, structure) if structure.enumerated else model
+    return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+
+
+def look_at(model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
+    """Run a pair once, on the side, and return what that shows.
+
+    Raises:
+        InputError: sites outside of the plate over the data, latents that differ between the two programs or are
+            not reparameterized, scales that differ between sites.
+    """
+    pair = Pair(model, guide)
+    with pair.evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        check_sites(pair, model_trace, guide_trace)
+        structure = structure_of((model_trace, guide_trace), len(args[0]) if args else 0)
+        sites, guided = samples(model_trace), samples(guide_trace)
+        _check_reparameterized(guided)
+    every = sites | {f"{name} of the guide": site for name, site in guided.items()}
+    _check_scales(every, structure)
+    return structure
+
+
+def _check_reparameterized(guided: dict[str, Site]) -> None:
+    for name, site in guided.items():
+        with torch.enable_grad():
+            scored = not site["fn"].has_rsample and bool(site["fn"].log_prob(site["value"]).requires_grad)
+        if scored:
+            raise InputError(
+                f"Expected latents that are reparameterized; got site {name!r} with {type(site['fn']).__name__} in the "
+                f"guide. Use a distribution with rsample, leave a discrete site to be summed out, or use Trace_ELBO."
+            )
+
+
+def _check_scales(sites: dict[str, Site], structure: Structure) -> None:
+    scales = {name: torch.as_tensor(outer_scale(site, structure)) for name, site in sites.items()}
+    first = next(iter(scales.values()))
+    unlike = [n for n, s in scales.items() if s.shape != first.shape or not bool(torch.allclose(s, first))]
+    if unlike or first.numel() not in (1, structure.size):
+        raise InputError(
+            f"Expected one scale for all sites of a datum; got another one for {', '.join(unlike) or 'some'}. Put "
+            f"poutine.scale around both whole programs, or, to weigh the KL divergence, use BetaELBO."
+        )
+    if structure.enumerated and any(inner_scale(site, structure) != 1 for site in sites.values()):
+        raise InputError(
+            "Expected no subsampled plate inside the one over the data where sites are enumerated; got one. Let it "
+            "take all, or use TraceEnum_ELBO."
+        )

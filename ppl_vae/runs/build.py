@@ -1,0 +1,257 @@
+"""From a name or a file to a model and a guide, with their parts.
+
+A model or a guide is a name (`vae`) or a file (`my/own.py`) that holds one subclass of `Model` or of
+`Guide`. A part (a prior, a likelihood, a network) is a class, called by its name in snake case, looked for in the
+person's own files first and on its shelf after that (`ppl_vae.runs.kinds`). Options go to constructors as keyword
+arguments.
+"""
+
+import importlib.util
+import os
+import pkgutil
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from ppl_vae.base import Guide, Model
+from ppl_vae.errors import InputError, did_you_mean, reason
+from ppl_vae.runs.kinds import CHOSEN, PARTS, make, options_of, part_class, take, written_in
+from ppl_vae.utils.files import written_whole
+
+AN_IMAGE = torch.Size([1, 2, 2])  # what every model with parts takes; the classes of its parts are the same for all
+ROLES: dict[str, type[Any]] = {"model": Model, "guide": Guide}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A program's class, and the module it stands in."""
+
+    cls: type[Any]
+    module: ModuleType
+
+
+def find(role: str, name: str) -> Found:
+    """Find a model or a guide by name or by file.
+
+    Args:
+        role: "model" or "guide".
+        name: a name such as `vae`, or the path of a Python file.
+
+    Raises:
+        InputError: no such name or file, a file that cannot be imported, or one that does not hold exactly
+            one class of this role.
+
+    >>> find("model", "vae").cls.__name__
+    'VAE'
+    """
+    path = Path(name)
+    if is_file(name):
+        module = _import_file(role, path)
+    else:
+        known = names(role)
+        if name not in known:
+            raise InputError(f"Unknown {role} {name!r}: {did_you_mean(name, known)}, or give a Python file.")
+        module = importlib.import_module(f"ppl_vae.{role}s.{name}")
+    classes = written_in(module, ROLES[role])
+    if len(classes) != 1:
+        raise InputError(
+            f"Expected one subclass of ppl_vae.base.{ROLES[role].__name__} in {name}; got "
+            f"{', '.join(c.__name__ for c in classes) or 'none'}. Keep one {role} in a file."
+        )
+    return Found(classes[0], module)
+
+
+def is_file(name: str) -> bool:
+    """Whether a model or guide is given as a file rather than by name."""
+    return Path(name).suffix == ".py" or len(Path(name).parts) > 1
+
+
+def source(role: str, name: str) -> bytes:
+    """Return the source of a model or a guide."""
+    return Path(name if is_file(name) else package_folder(f"{role}s") / f"{name}.py").read_bytes()
+
+
+def package_folder(kind: str) -> Path:
+    """Return the folder of the installed "models" or "guides"."""
+    return Path(importlib.import_module(f"ppl_vae.{kind}").__path__[0])
+
+
+def names(role: str) -> list[str]:
+    """Return the names of the models or guides that come with ppl-vae.
+
+    >>> {"conditional", "flow", "full_covariance", "mean_field"} <= set(names("guide"))
+    True
+    """
+    return sorted(info.name for info in pkgutil.iter_modules([str(package_folder(f"{role}s"))]))
+
+
+def guide_for(model: str, *, partly_labelled: bool = False) -> str:
+    """Return the guide that goes with a model: the file's own, the one of the same name, or the class's default.
+
+    >>> guide_for("vae"), guide_for("cvae"), guide_for("cvae", partly_labelled=True)
+    ('mean_field', 'conditional', 'semi_supervised')
+    """
+    found = find("model", model)
+    if written_in(found.module, Guide):
+        return model
+    return Path(model).stem if Path(model).stem in names("guide") else _default_guide(found.cls, partly_labelled)
+
+
+def _default_guide(cls: Any, partly_labelled: bool) -> str:
+    return str((partly_labelled and cls.partly_labelled_guide) or cls.default_guide)
+
+
+def build(
+    model: str,
+    guide: str | None = None,
+    *,
+    event_shape: torch.Size,
+    settings: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    **parts: str | None,
+) -> tuple[Model, Guide, dict[str, Any]]:
+    """Build a model and its guide by name.
+
+    Args:
+        model, guide: as in `find`; no guide means the one that goes with the model.
+        event_shape: the shape of one datum.
+        settings: options by "part.option", with part one of model, guide, and the kinds of parts.
+        defaults: settings for the parts that have such an option, where `settings` says nothing.
+        parts: class names in snake case by kind (prior, likelihood, decoder, ...: see `ppl_vae.list_parts`); none
+            means the program's own.
+
+    Returns:
+        The model, the guide, and the settings that were used.
+
+    Raises:
+        InputError: an unknown name or option (with the nearest ones), or a value that a part refuses.
+
+    >>> vae, _, _ = build("vae", event_shape=torch.Size([1, 8, 8]), prior="mixture", settings={"prior.latent_dim": 3})
+    >>> vae.prior.latent_dim
+    3
+    """
+    check_kinds(parts)
+    names = {"model": model, "guide": guide or guide_for(model)}
+    found = {role: find(role, name) for role, name in names.items()}
+    given, suggested = _by_part(settings or {}), _by_part(defaults or {})
+    used: dict[str, Any] = {}
+    taken: dict[str, dict[str, Any]] = {role: {} for role in ROLES}
+    for part, kind in PARTS.items():
+        program, options, name = found[kind.whose].cls, given.pop(part), parts.get(part)
+        if part not in options_of(program):
+            if name or options:
+                raise InputError(
+                    f"Expected a {kind.whose} whose {part} can be chosen; got {program.__name__}, which has its own. "
+                    f"Leave out {part}, or use another {kind.whose}."
+                )
+            continue
+        if not kind.shapes and name is None and is_file(names[kind.whose]):  # what the person wrote there holds
+            if options:
+                raise InputError(
+                    f"Expected --{part} beside options of the {part}; got {', '.join(f'{part}.{k}' for k in options)} "
+                    f"for {names[kind.whose]}, which has a {part} of its own. Name one, or change the file."
+                )
+            continue
+        if name is None:
+            cls = _usual_class(part, program, event_shape)
+        else:
+            cls = part_class(part, name, (found["guide"].module, found["model"].module))
+        options = {k: v for k, v in suggested[part].items() if k in options_of(cls, kind.shapes)} | options
+        if name or options:
+            taken[kind.whose][part] = take(part, cls, options)
+            used |= {f"{part}.{k}": v for k, v in options.items()}
+    used |= {f"{role}.{k}": v for role in ROLES for k, v in given[role].items()}
+    built = make(found["model"].cls, given["model"], "model", event_shape, **taken["model"])
+    return built, make(found["guide"].cls, given["guide"], "guide", built, **taken["guide"]), used
+
+
+def check_kinds(parts: Mapping[str, str | None]) -> None:
+    """Check that parts of these kinds can be chosen.
+
+    Raises:
+        InputError: there is no such kind.
+    """
+    for part in parts:
+        if part not in PARTS:
+            raise InputError(f"Unknown kind of part {part!r}: {did_you_mean(part, PARTS)}.")
+
+
+def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    parts: dict[str, dict[str, Any]] = {part: {} for part in (*ROLES, *PARTS)}
+    for key, value in settings.items():
+        part, _, option = key.partition(".")
+        if part not in parts or not option:
+            near = did_you_mean(part, [*parts, *CHOSEN, "fit", "data"])
+            raise InputError(f"Expected settings named part.option; got {key!r}. As part, {near}.")
+        if part in ROLES and option in PARTS:
+            raise InputError(f"Expected --{option}, or {option}.option=value; got {key!r}. Use one of these.")
+        parts[part][option] = value
+    return parts
+
+
+def _usual_class(part: str, program: Any, event_shape: torch.Size) -> Any:
+    """Return the class of a part that a program uses where nothing is said, or what makes it."""
+    if PARTS[part].shapes:
+        usual = options_of(program)[part].default
+        if not callable(usual):
+            raise InputError(
+                f"Expected --{part} beside options of the {part}; got options alone for {program.__name__}. Name one."
+            )
+        return usual
+    try:
+        return type(getattr(program(event_shape), part))
+    except InputError:  # a default refuses these data, as a region of an image does; what is given may take them
+        return type(getattr(program(AN_IMAGE), part))
+
+
+def _import_file(role: str, path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"Expected a Python file with a {role} in {path}; got no such file.")
+    name = f"ppl_vae_file_{re.sub(r'[^A-Za-z0-9]', '_', str(path.resolve()))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"Expected a Python file with a {role}; got {path}. Let its name end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as problem:
+        raise InputError(
+            f"Expected Python in {path}; got a syntax error in line {problem.lineno}: {problem.msg}."
+        ) from None
+    except Exception as problem:
+        raise InputError(f"Expected {path} to import; got {type(problem).__name__}: {reason(problem)}.") from problem
+    return module
+
+
+def new(folder: str | os.PathLike[str]) -> list[Path]:
+    """Copy the model and guide files into a folder, to be edited there.
+
+    Returns:
+        The files written: FOLDER/models/*.py and FOLDER/guides/*.py.
+
+    Raises:
+        InputError: one of them exists already.
+    """
+    if Path(folder).is_file() or Path(folder, "run.json").exists():
+        raise InputError(f"Expected a folder of its own for the programs; got {folder}. Choose another name.")
+    targets = {}
+    for kind in ("models", "guides"):
+        for source in sorted(package_folder(kind).glob("[a-z]*.py")):
+            targets[Path(folder, kind, source.name)] = source
+    existing = [str(target) for target in targets if target.exists()]
+    if existing:
+        raise InputError(
+            f"Expected a folder without these files; got {existing[0]}. Choose another folder, or move it."
+        )
+    for target, source in targets.items():
+        with written_whole(target) as temporary:
+            shutil.copyfile(source, temporary)
+    return list(targets)

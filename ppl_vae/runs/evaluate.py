@@ -1,0 +1,270 @@
+"""Questions to a run folder: what log P(x) is, why the ELBO is lower, and what one condition is answered."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ppl_vae import data as datasets
+from ppl_vae.criticism.comparison import _check, _of_levels, _table, stacking
+from ppl_vae.criticism.gaps import Gap, explain_gap
+from ppl_vae.criticism.image_classifier import fit_classifier
+from ppl_vae.criticism.latent_use import LatentUse, latent_use
+from ppl_vae.criticism.one_to_many import OneToMany, conditional, measure_one_to_many
+from ppl_vae.data.splits import Split
+from ppl_vae.errors import InputError, did_you_mean, positive_int
+from ppl_vae.evidence.estimators import estimate_evidence
+from ppl_vae.evidence.evidence import Evidence
+from ppl_vae.fitting.checkpoint import RunFolder
+from ppl_vae.plots import is_picture
+from ppl_vae.runs.figures import beside, save_figure
+from ppl_vae.runs.run import Run, load
+
+
+def compare(models: Mapping[str, Evidence] | Iterable[Run | str | os.PathLike[str]]) -> Any:
+    """Compare models by log P(x) on the same data: a pandas table, the best first.
+
+    Columns, all means over the data, in nats per datum:
+        rank: 0 is the best.
+        log_px: log P(x).
+        log_px_diff: the paired difference log P_best(x) - log P(x), 0 for the best and above it for the others.
+        weight: of the mixture of the models that predicts these data best (stacking), see `stacking`.
+        se: standard error of log_px over the data.
+        dse: standard error of log_px_diff: below se by far where the models find the same data hard.
+        warning: whether there are data whose estimate is in doubt: `Evidence.doubts` lists them.
+        mcse: Monte Carlo standard error of log_px.
+        num_samples, method: K, and how log P(x) was estimated. Every estimate is rather too low than too high, more so
+        with fewer samples, and a difference cannot tell that from a worse model.
+        elbo, gap: the evidence lower bound, and how far it is below.
+        scored: only where some x are levels and some these levels dequantized: "probability", or "dequantized". Then
+            log_px and elbo of the dequantized are D log L lower than `Evidence` has them: bounds on those of levels.
+
+    Args:
+        models: evidence by the name of its model, or runs, or the paths of run folders.
+
+    Raises:
+        InputError: nothing to compare, no evidence, a run without an estimate, or estimates made on different data;
+            densities beside probabilities.
+
+    Source: the columns of `arviz.compare`, whose elpd_diff and errors are sums over the data; Vehtari et al.,
+    arXiv 1507.04544, for the paired differences.
+
+    >>> import torch
+    >>> from ppl_vae import estimate_evidence
+    >>> from ppl_vae.models import LinearGaussian
+    >>> from ppl_vae.guides import LinearGaussian as Posterior
+    >>> models = {f"sigma {s}": LinearGaussian((20,), latent_dim=4, sigma=s) for s in (0.5, 1.0)}
+    >>> x = models["sigma 1.0"](size=64).detach()
+    >>> table = compare({name: estimate_evidence(model, Posterior(model), x) for name, model in models.items()})
+    >>> list(table.index), list(table["rank"]), table["weight"].round(2).tolist()
+    (['sigma 1.0', 'sigma 0.5'], [0, 1], [1.0, 0.0])
+    """
+    evidences = dict(models) if isinstance(models, Mapping) else _of_runs(models)
+    _check(evidences)
+    if len({evidence.scored for evidence in evidences.values()}) > 1:
+        evidences = {name: _of_levels(evidence) for name, evidence in evidences.items()}
+    ranked = sorted(evidences.items(), key=lambda item: -item[1].log_px.mean())
+    log_px = np.stack([evidence.log_px for _, evidence in ranked])
+    with np.errstate(invalid="ignore"):  # where both are minus infinity
+        differences = log_px[0] - log_px
+    return _table(ranked, differences, stacking(log_px))
+
+
+def _of_runs(runs: Iterable[Run | str | os.PathLike[str]]) -> dict[str, Evidence]:
+    """Return the estimates kept with runs, named by their folders (in full where two have one name)."""
+    given = list(runs)
+    if any(isinstance(one, Evidence) for one in given):
+        raise InputError("Expected evidence with the names of its models; got a list. Pass {'vae': e1, 'mixture': e2}.")
+    opened = [run if isinstance(run, Run) else load(run) for run in given]
+    names = [run.path.resolve().name for run in opened]
+    evidences = {}
+    for run, name in zip(opened, names, strict=True):
+        if run.evidence is None:
+            raise InputError(f"Expected an estimate in {run.path}; got none. Make one: ppl-vae evaluate {run.path}")
+        evidences[name if names.count(name) == 1 else str(Path(run.path))] = run.evidence
+    return evidences
+
+
+SPLITS = ("train", "validation", "test")
+
+
+def evaluate(
+    run: Run | str | os.PathLike[str],
+    *,
+    method: str = "importance",
+    split: str = "test",
+    num_data: int | None = None,
+    on_kept: Callable[[str], object] | None = None,
+    **options: Any,
+) -> Evidence:
+    """Estimate log P(x) of a run's data, and keep the estimate in the run folder.
+
+    Args:
+        run: a run, or the path of its folder.
+        method: "importance", "ais" or "sandwich", see `estimate_evidence`.
+        split: "train", "validation" or "test".
+        num_data: use this many of them, evenly spaced; None uses all.
+        on_kept: called with what was done with the estimate, in words.
+        options: of `estimate_evidence`, for instance num_samples=5000 or tolerance=0.05.
+
+    Returns:
+        `Evidence`. By importance sampling from the guide, that of the whole test split is written to evidence.nc,
+        unless one of more samples is there; any other to evidence-METHOD-PROPOSAL-SPLIT-NUMBER.nc, of log P(x, y) to
+        evidence-joint-....
+
+    Raises:
+        InputError: no run there, or an option that is out of range.
+    """
+    run = run if isinstance(run, Run) else load(run)
+    evidence = estimate_evidence(run.model, run.guide, part(run, split, num_data), method=method, **options)
+    joint = bool(options.get("joint"))
+    usual = method == "importance" and evidence.proposal == "guide" and split == "test" and not (num_data or joint)
+    whose = f"evidence{'-joint' if joint else ''}-{method}-{evidence.proposal}-{split}-{len(evidence)}.nc"
+    name = "evidence.nc" if usual else whose
+    kept = f"kept in {run.path / name}"
+    if usual and _samples_of_kept(run) > evidence.diagnostics["draws"].max():
+        kept = f"not kept: {run.path / name} has an estimate from more samples"
+    else:
+        evidence.save(run.path / name)
+    if on_kept is not None:
+        on_kept(kept)
+    return evidence
+
+
+def _samples_of_kept(run: Run) -> float:
+    """Return how many samples the estimate in the run folder has; none where there is none that can be read."""
+    try:
+        return run.evidence.diagnostics["draws"].max() if run.evidence is not None else 0
+    except InputError:
+        return 0
+
+
+def explain(
+    run: Run | str | os.PathLike[str],
+    *,
+    split: str = "test",
+    num_data: int | None = 200,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> tuple[Gap, LatentUse]:
+    """Say why a run's ELBO is below log P(x), and which of its latents are used.
+
+    Args:
+        run: a run, or the path of its folder.
+        split: "train", "validation" or "test".
+        num_data: use this many of them, evenly spaced; None uses all.
+        seed: of the samples.
+        progress: show progress bars.
+
+    Returns:
+        `Gap` (see `explain_gap`) and `LatentUse` (see `latent_use`).
+
+    Raises:
+        InputError: no run there, or an option that is out of range.
+    """
+    run = run if isinstance(run, Run) else load(run)
+    chosen = part(run, split, num_data)
+    gap = explain_gap(run.model, run.guide, chosen, seed=seed, progress=progress)
+    return gap, latent_use(run.model, run.guide, chosen, seed=seed, progress=progress)
+
+
+def measure(
+    run: Run | str | os.PathLike[str],
+    *,
+    against: Run | str | os.PathLike[str] | None = None,
+    num_samples: int = 1000,
+    num_answers: int = 20,
+    num_data: int | None = 1000,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> OneToMany:
+    """Measure on the test split what a run makes of conditions with many right answers.
+
+    Where there is a right label, a classifier is trained on real data (`fit_classifier`) and reads the answers.
+
+    Args:
+        run: a run of a conditional model, or the path of its folder.
+        against: another run of the same task on the same data, for instance of the regressor.
+        num_samples: K of the importance estimate of log P(x | y).
+        num_answers: how many answers to each condition.
+        num_data: ask the conditions of so many test data, evenly spaced; None asks all.
+        seed: of the samples, and of the classifier.
+        progress: show progress bars.
+
+    Returns:
+        `OneToMany` (see `measure_one_to_many`).
+
+    Raises:
+        InputError: no run there, a run without a condition or with other data, or an option that is out of range.
+    """
+    run = run if isinstance(run, Run) else load(run)
+    other = against if isinstance(against, Run) or against is None else load(against)
+    runs = [run] if other is None else [run, other]
+    model = conditional(run.model)
+    tested = [
+        {key: one.config["data"].get(key) for key in ("name", "binarize", "dequantize", "strings")} for one in runs
+    ]
+    if tested[0] != tested[-1]:
+        raise InputError(
+            f"Expected two runs on the same test data; got {run.path} on {_in_words(tested[0])} and {runs[-1].path} on "
+            f"{_in_words(tested[-1])}. Train one of them with the other's --likelihood, --condition and data options."
+        )
+    parts = run.data()
+    grey = datasets.load(parts.name, binarize=None).test if parts.binarize == "dynamic" else None
+    names = [one.path.resolve().name for one in runs]
+    return measure_one_to_many(
+        model,
+        run.guide,
+        parts.test,
+        against=None if other is None else (other.model, other.guide),
+        classifier=None if model.y_from_x else fit_classifier(parts, seed=seed, progress=progress),
+        grey=grey,
+        num_samples=num_samples,
+        num_answers=num_answers,
+        num_data=num_data,
+        names=names if len(set(names)) == len(names) else [str(one.path) for one in runs],
+        seed=seed,
+        progress=progress,
+    )
+
+
+def _in_words(data: Mapping[str, Any]) -> str:
+    options = (f"data.{key}={value}" for key, value in data.items() if key != "name" and value is not None)
+    return " ".join((str(data["name"]), *options))
+
+
+def keep_measures(
+    found: OneToMany, run: str | os.PathLike[str], against: str | os.PathLike[str] | None = None
+) -> list[Path]:
+    """Write what `measure` found into the folder of its run, and draw one answer to each of 60 conditions.
+
+    Returns:
+        The files: measures.txt, and figures/answers.png with the model, the other model, and the truth side by side.
+    """
+    runs = [load(path) for path in (run, against) if path is not None]
+    names = [one.name for one in (found.model, found.against) if one is not None]
+    folder = runs[0].path
+    RunFolder(folder).write("measures.txt", f"{found}\n".encode())
+    written = [folder / "measures.txt"]
+    if is_picture(runs[0].model.event_shape):
+        written.append(folder / "figures" / "answers.png")
+        models = {name: conditional(one.model) for name, one in zip(names, runs, strict=True)}
+        save_figure(beside(models, runs[0].data().test), written[-1])
+    return written
+
+
+def part(run: Run, split: str, num_data: int | None) -> Split:
+    """Return a split of a run's data, or so many of it, evenly spaced.
+
+    Raises:
+        InputError: an unknown split, or a number below 1.
+    """
+    if split not in SPLITS:
+        raise InputError(f"Unknown split {split!r}: {did_you_mean(str(split), SPLITS)}.")
+    chosen: Split = getattr(run.data(), split)
+    if num_data is None:
+        return chosen
+    return chosen[torch.linspace(0, len(chosen) - 1, min(positive_int("num_data", num_data), len(chosen))).long()]

@@ -1,0 +1,151 @@
+"""The figures of a run: what a trained pair makes, and how the training went."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae import plots
+from ppl_vae.conditional import ConditionalModel
+from ppl_vae.conditions import DigitString, Label, Visible
+from ppl_vae.criticism.answers import given
+from ppl_vae.data import Data
+from ppl_vae.data.digit_strings import StringSplit
+from ppl_vae.data.splits import Split, evenly
+from ppl_vae.distributions.unwrap import is_improper
+from ppl_vae.generation.generate import manifold, reconstruct, same_latents, sample
+from ppl_vae.missing import is_missing_in
+from ppl_vae.runs.run import Run
+from ppl_vae.utils.files import written_whole
+
+NUM_PICTURES = 128
+NUM_CONDITIONS = 12  # rows of a figure, one for each condition
+NUM_ANSWERS = 10  # samples in a row
+
+
+def draw_figures(run: Run, parts: Data | None = None) -> list[Path]:
+    """Draw samples, reconstructions, the ELBO over epochs, and a two-dimensional map, into figures/."""
+    test = (parts or run.data()).test
+    joint = isinstance(run.model, ConditionalModel) and not is_improper(run.model.condition())
+    what = ": ELBO of log P(x, y)" if joint else ""
+    figures = {"elbo": plots.history(run.history, title=f"{run.path.name}{what}")}
+    if run.evidence is not None and run.evidence.curve is not None and run.guide.latents:
+        figures["bound"] = plots.bound(run.evidence, title=run.path.name)
+    if plots.is_picture(test.event_shape):
+        model = run.model
+        figures |= _of_conditions(model, test) if isinstance(model, ConditionalModel) else _of_data(run, test)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(run.path / "figures" / f"{name}.png")
+        save_figure(figure, paths[-1])
+    return paths
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure to a file, whole or not at all."""
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:] or "png")
+
+
+def _of_data(run: Run, test: Split | StringSplit) -> dict[str, plots.Figure]:
+    x = evenly(test, NUM_PICTURES // 2).x
+    figures = {
+        "samples": plots.images(sample(run.model, NUM_PICTURES, mean=True), title="E[x | z] for z drawn from P(z)"),
+        "reconstructions": plots.reconstructions(
+            x,
+            reconstruct(run.model, run.guide, x),
+            title=f"test data{_missing_in_words(x)}, and E[x | z] for z drawn from Q(z | x) below each",
+        ),
+    }
+    if list(run.guide.latents.values()) == [(2,)]:
+        figures["manifold"] = plots.manifold(manifold(run.model), title="E[x | z] over a grid of prior quantiles of z")
+    return figures
+
+
+def _missing_in_words(x: Tensor) -> str:
+    return " (orange is missing)" if is_missing_in(x) else ""
+
+
+def _of_conditions(model: ConditionalModel, test: Split | StringSplit) -> dict[str, plots.Figure]:
+    if isinstance(model.condition, Label):
+        labels = torch.arange(model.condition.num_classes)
+        return {"samples": labelled(model, labels)} | (
+            {
+                "styles": plots.images(
+                    same_latents(model, NUM_CONDITIONS, y=labels).flatten(0, 1),
+                    columns=len(labels),
+                    title="E[x | z, y]: one z in each row, one label in each column",
+                )
+            }
+            if _has_latents(model)
+            else {}
+        )
+    chosen = evenly(test, NUM_CONDITIONS)
+    return {"samples": answers(model, given(model, chosen), truth=chosen.x)}
+
+
+def labelled(model: ConditionalModel, labels: Tensor, *, columns: int = 16, mean: bool = True, seed: int = 0) -> Any:
+    """Draw samples for each label, one row each; the one E[x | y] of a model without a latent site in one row."""
+    if mean and not _has_latents(model):
+        return plots.images(sample(model, mean=True, y=labels), columns=len(labels), title="E[x | y] of each label")
+    x = sample(model, mean=mean, seed=seed, y=labels.repeat_interleave(columns))
+    return plots.images(x, columns=columns, title=f"{_what(model, mean)}, one label in each row")
+
+
+def answers(
+    model: ConditionalModel,
+    y: Tensor,
+    *,
+    truth: Tensor | None = None,
+    columns: int = NUM_ANSWERS,
+    mean: bool = True,
+    seed: int = 0,
+) -> Any:
+    """Draw samples for each condition y [N, ...], one row each: what is given, the samples, and the truth.
+
+    What is given is tinted, if it is an image: visible pixels with the hidden ones in grey, or the images of a string.
+    A model without a latent site has one E[x | y], which is drawn once.
+    """
+    columns = 1 if mean and not _has_latents(model) else columns
+    x = sample(model, mean=mean, seed=seed, y=y.repeat_interleave(columns, dim=0))
+    mask = _mask(model)
+    row = {f"{_what(model, mean)}": plots.tinted(x.unflatten(0, (len(y), columns)), mask)}
+    if isinstance(model.condition, Visible):
+        given_part = torch.where(mask, y, torch.full_like(y, 0.5))
+        row = {"given (tinted)": plots.tinted(given_part, mask)[:, None]} | row
+    elif isinstance(model.condition, DigitString):
+        row = {"given (tinted)": plots.tinted(y, torch.ones(()))} | row
+    if truth is not None:
+        row["truth"] = plots.tinted(truth, torch.zeros(()))[:, None]
+    images = torch.cat([torch.as_tensor(part) for part in row.values()], dim=1)
+    return plots.images(images.flatten(0, 1), columns=images.shape[1], title=", ".join(row))
+
+
+def beside(
+    models: Mapping[str, ConditionalModel], split: Split | StringSplit, *, num_data: int = 60, seed: int = 0
+) -> Any:
+    """Draw one answer of each model to the same conditions, evenly spaced in a split, and the truth, side by side.
+
+    Visible pixels are tinted, as in the figure of Doersch, arXiv 1606.05908, section 4: 60 test digits in rows of 15.
+    """
+    chosen = evenly(split, num_data)
+    panels = {}
+    for name, model in models.items():
+        panels[name] = plots.tinted(sample(model, mean=True, seed=seed, y=given(model, chosen)), _mask(model))
+    return plots.side_by_side(panels | {"the truth": plots.tinted(chosen.x, _mask(model))})
+
+
+def _mask(model: ConditionalModel) -> Tensor:
+    """Return which pixels of a datum are given."""
+    return model.condition.mask if isinstance(model.condition, Visible) else torch.zeros(())
+
+
+def _has_latents(model: ConditionalModel) -> bool:
+    return hasattr(model, "prior")
+
+
+def _what(model: ConditionalModel, mean: bool) -> str:
+    of = "E[x | z, y]" if _has_latents(model) else "E[x | y]"
+    return of if mean else "draws of x"

@@ -1,0 +1,111 @@
+"""The imputation of a run's data, or of a file, as files: arrays, and a picture with the truth where it is known."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae import plots
+from ppl_vae.data.own_files import read
+from ppl_vae.data.splits import Split, evenly
+from ppl_vae.errors import InputError, positive_int
+from ppl_vae.generation.impute import Imputation, impute
+from ppl_vae.missing import is_missing_in
+from ppl_vae.runs.figures import save_figure
+from ppl_vae.runs.run import Run, load
+from ppl_vae.utils.files import write_array, written_whole
+
+ROWS, DRAWS = 12, 6  # of the picture
+
+
+def impute_run(
+    run: Run | str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    num_data: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> tuple[Imputation, list[Path]]:
+    """Impute what is missing in data by the pair of a run, and write it to files.
+
+    Args:
+        run: a run, or the path of its folder.
+        data: a .npy or .npz file (see `ppl_vae.data.load`), or a folder; None takes the run's test data.
+        num_data: use this many of them, evenly spaced; None uses all.
+        out: a .npy file for the mean, or a .npz file for mean, mcse, draws, ess and khat; None writes RUN/imputed.npz.
+        options: of `ppl_vae.impute`.
+
+    Returns:
+        The `Imputation`, and the files: `out` and, of images, RUN/figures/imputed.png.
+
+    Raises:
+        InputError: no run there, data without missing values or that do not fit, or an unknown kind of file.
+    """
+    run = run if isinstance(run, Run) else load(run)
+    path = Path(out or run.path / "imputed.npz")
+    if path.suffix not in (".npy", ".npz"):
+        raise InputError(f"Expected a .npy or .npz file; got {path}. Name one with --out.")
+    whole = run.data().test if data is None else _as_in_training(read(data), run)
+    count = len(whole) if num_data is None else positive_int("num_data", num_data)
+    chosen = evenly(whole, count)
+    if not is_missing_in(chosen.x):
+        which = f"the test data of {run.path}" if data is None else data
+        raise InputError(
+            f"Expected data of which some values are missing (NaN); got {which} without. Give a file (--data), or "
+            f"train with --set data.missing=0.3."
+        )
+    found = impute(run.model, run.guide, chosen, **options)
+    if path.suffix == ".npy":
+        write_array(path, found.mean.numpy())
+    else:
+        with written_whole(path) as temporary, temporary.open("wb") as file:
+            mean, mcse, draws = (value.numpy() for value in (found.mean, found.mcse, found.draws))
+            np.savez(file, mean=mean, mcse=mcse, draws=draws, ess=found.ess, khat=found.khat)
+    paths = [path]
+    if plots.is_picture(run.model.event_shape):
+        paths.append(run.path / "figures" / "imputed.png")
+        truth = None if data is not None else _truth(run)
+        save_figure(picture(found, None if truth is None else evenly(truth, count).x), paths[-1])
+    return found, paths
+
+
+def _as_in_training(split: Split, run: Run) -> Split:
+    """Return a person's data read as those of the run were: levels of one scale, dequantized or binarized alike.
+
+    Raises:
+        InputError: numbers outside of [0, 1], which cannot be binarized.
+    """
+    known: Any = run.data().train
+    levels = split.scale != 1 and known.scale != 1  # bytes, as the run's were, not numbers as the model sees them
+    how = {"dequantize": known.dequantize, "scale": known.scale} if levels else {}
+    grey = replace(split, **how).x
+    if known.binarize is not None and bool(((grey < 0) | (grey > 1)).any()):
+        raise InputError(
+            f"Expected grey levels in [0, 1], or bytes, for a run on binarized data; got values from "
+            f"{float(grey[~grey.isnan()].min()):.3g} to {float(grey[~grey.isnan()].max()):.3g}. Rescale them."
+        )
+    return replace(split, **how, binarize=known.binarize)
+
+
+def picture(found: Imputation, truth: Tensor | None = None) -> plots.Figure:
+    """Draw data with what is missing in orange, E[x | observed], draws, and the truth, one datum in each row."""
+    index = evenly(torch.arange(len(found)), ROWS)
+    columns = {
+        "data (orange is missing)": found.x[index][:, None],
+        "E[x | observed]": found.mean[index][:, None],
+        "draws": found.draws[:DRAWS, index].transpose(0, 1),
+    } | ({} if truth is None else {"truth": truth[index][:, None]})
+    rows = torch.cat(list(columns.values()), dim=1)
+    return plots.images(rows.flatten(0, 1), columns=rows.shape[1], title=", ".join(columns))
+
+
+def _truth(run: Run) -> Any:
+    """Return the test data before values were hidden, or None where the data came so."""
+    kept = run.config["data"]
+    if kept.get("missing") is None:
+        return None
+    return run.data(missing=None).test

@@ -1,0 +1,191 @@
+"""The shelves: which kinds of parts there are, where their classes stand, and how one is found by name and made.
+
+The one table, `KINDS`, is what the command line, `programs.build` and `list_parts` read, so that a new kind is one row
+here, and a new part one class on its shelf. It imports nothing heavy: classes are looked up when they are asked for.
+"""
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from ppl_vae.errors import InputError, did_you_mean, reason, snake_case
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of part that can be chosen by name.
+
+    Attributes:
+        whose: what takes it: the "model", the "guide", or "fit"; "code" is for what a guide's file is made of.
+        shelf: the module whose `__all__` lists its classes; without one, all that are written there count.
+        base: their base class, as "module:name".
+        help: what it is, for the command line, with examples.
+        letter: the short option.
+        shapes: how many arguments of its constructor are not options, as the program itself gives them. A program is
+            then given not a part but what makes one: the class, or a `functools.partial` of it.
+    """
+
+    whose: str
+    shelf: str
+    base: str
+    help: str
+    letter: str | None = None
+    shapes: int = 0
+
+    @property
+    def base_class(self) -> type[Any]:
+        """The base class of all parts of this kind."""
+        found: type[Any] = pkgutil.resolve_name(self.base)
+        return found
+
+
+NETWORKS = ("ppl_vae.networks", "ppl_vae.networks:Network")
+
+# By name: that of the option, on the command line and of the program's constructor.
+KINDS: dict[str, Kind] = {
+    "prior": Kind("model", "ppl_vae.priors", "ppl_vae.parts:Prior", "P(z): standard_normal, mixture, flow, ...", "-p"),
+    "likelihood": Kind(
+        "model",
+        "ppl_vae.likelihoods",
+        "ppl_vae.parts:Likelihood",
+        "P(x | h): bernoulli, gaussian, discretized_logistic, ...",
+        "-l",
+    ),
+    "condition": Kind(
+        "model",
+        "ppl_vae.conditions",
+        "ppl_vae.conditions:Condition",
+        "P(y) of a conditional model: label, visible, digit_string, ...",
+        "-c",
+    ),
+    "networks": Kind(
+        "model",
+        "ppl_vae.architectures",
+        "ppl_vae.architectures:Architecture",
+        "How a conditional model reads y and z: concatenated, convolutional, tutorial, ...",
+        "-n",
+    ),
+    "decoder": Kind("model", *NETWORKS, "The network from z to h: mlp, gated_mlp, convolutional, residual.", shapes=2),
+    "encoder": Kind("guide", *NETWORKS, "The network from x to Q: mlp, gated_mlp, convolutional, residual.", shapes=2),
+    "classifier": Kind("guide", *NETWORKS, "The network of Q(y | x): mlp, gated_mlp, ...", shapes=2),
+    "posterior": Kind(
+        "guide",
+        "ppl_vae.posteriors",
+        "ppl_vae.parts:Posterior",
+        "Where a conditional guide ends: diagonal_normal, multivariate_normal, ...",
+        shapes=1,
+    ),
+    "objective": Kind(
+        "fit", "ppl_vae.objectives", "pyro.infer:ELBO", "What is maximized: trace_elbo, iwae, beta_elbo, free_bits, ..."
+    ),
+}
+PARTS = {name: kind for name, kind in KINDS.items() if kind.whose in ("model", "guide")}
+CHOSEN = {name: kind for name, kind in KINDS.items() if kind.whose != "code"}  # on the command line
+
+
+def part_names(kind: str, own: Iterable[ModuleType] = ()) -> dict[str, type[Any]]:
+    """Return the classes of a kind by their name in snake case: those on its shelf, and a person's own.
+
+    Args:
+        kind: "prior", "likelihood", ...: a key of `KINDS`.
+        own: a person's modules; a class written there goes before one of the same name on the shelf.
+
+    >>> sorted(part_names("networks"))[:3]
+    ['concatenated', 'convolutional', 'gated']
+    """
+    base = KINDS[kind].base_class
+    shelf = importlib.import_module(KINDS[kind].shelf)
+    listed = [getattr(shelf, name) for name in getattr(shelf, "__all__", ())] or written_in(shelf, base)
+    classes = [cls for cls in listed if inspect.isclass(cls) and issubclass(cls, base) and cls is not base]
+    for module in own:
+        classes += written_in(module, base)
+    return {snake_case(cls.__name__): cls for cls in classes}
+
+
+def part_class(kind: str, name: str, own: Iterable[ModuleType] = ()) -> type[Any]:
+    """Return the class of a part by its name in snake case; arguments as for `part_names`.
+
+    Raises:
+        InputError: there is none of this name; the nearest are named.
+
+    >>> part_class("prior", "standard_normal").__name__
+    'StandardNormal'
+    """
+    known = part_names(kind, own)
+    if name not in known:
+        raise InputError(f"Unknown {kind} {name!r}: {did_you_mean(name, known)}.")
+    return known[name]
+
+
+def written_in(module: ModuleType, base: type[Any]) -> list[type[Any]]:
+    """Return the subclasses of `base` that are written in a module (not those it imports)."""
+    members = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, base) and c is not base]
+    return [c for c in members if c.__module__ == module.__name__]
+
+
+def options_of(cls: Callable[..., Any], shapes: int = 0) -> dict[str, inspect.Parameter]:
+    """Return the options of a constructor, less its first `shapes` arguments; `**kwargs` are those of its base class.
+
+    >>> list(options_of(part_class("prior", "mixture")))
+    ['latent_dim', 'num_components']
+    """
+    parameters = list(inspect.signature(cls).parameters.values())
+    found = {p.name: p for p in parameters[shapes:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    if inspect.isclass(cls) and any(p.kind == p.VAR_KEYWORD for p in parameters):
+        above = cls.__mro__[next(i for i, c in enumerate(cls.__mro__) if "__init__" in vars(c)) + 1 :]
+        inherited = next((c for c in above if "__init__" in vars(c) and c is not object), None)
+        more = options_of(inherited) if inherited else {}
+        found |= {name: option for name, option in more.items() if name not in found}
+    return found
+
+
+def check_options(cls: Callable[..., Any], options: Iterable[str], part: str, shapes: int = 0) -> None:
+    """Check that a constructor takes options of these names, none of which chooses another part.
+
+    Raises:
+        InputError: it does not; the nearest are named.
+    """
+    known = [name for name in options_of(cls, shapes) if name not in PARTS]
+    for name in options:
+        if name not in known:
+            raise InputError(f"Unknown option {part}.{name} of {_name(cls)}: {did_you_mean(name, known)}.")
+
+
+def make(cls: Callable[..., Any], options: Mapping[str, Any], part: str, *first: Any, **parts: Any) -> Any:
+    """Call a constructor with options, and let what is wrong with them be an InputError.
+
+    Args:
+        cls: the constructor.
+        options: what a person chose.
+        part: what it is called on the command line.
+        first: what goes before the options.
+        parts: parts that are given to it with them.
+    """
+    check_options(cls, options, part, len(first))
+    try:
+        return cls(*first, **options, **parts)
+    except InputError as problem:
+        raise InputError(reason(problem)) from None
+    except Exception as problem:  # whatever a person's own class may do
+        values = ", ".join(f"{part}.{k}={v!r}" for k, v in options.items()) or "no options"
+        raise InputError(
+            f"Expected {_name(cls)} to be made with {values}; got {type(problem).__name__}: {reason(problem)}."
+        ) from problem
+
+
+def take(kind: str, cls: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """Return what a program is given of a part: the part itself, or what makes it of the shapes there."""
+    shapes = KINDS[kind].shapes
+    if not shapes:
+        return make(cls, options, kind)
+    check_options(cls, options, kind, shapes)
+    return functools.partial(cls, **options)
+
+
+def _name(cls: Any) -> str:
+    return str(getattr(getattr(cls, "func", cls), "__name__", cls))

@@ -1,0 +1,136 @@
+"""What there is to choose from: every model, guide and part, with what it is in a line and its options.
+
+Nothing is written down here: a class's line is the first sentence of its docstring, its options are its constructor's.
+"""
+
+import inspect
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any, get_args
+
+import pandas as pd
+from pyro.infer import ELBO
+from torch import Tensor
+
+from ppl_vae.errors import InputError, did_you_mean, snake_case
+from ppl_vae.runs import build as programs
+from ppl_vae.runs.kinds import KINDS, PARTS, options_of, part_names
+
+COLUMNS = ["kind", "name", "what", "options", "module"]
+HEADINGS = {
+    "model": "ppl-vae train MODEL, --set model.option=value",
+    "guide": "--guide NAME, --set guide.option=value",
+    "posterior": "for a guide's file",
+}
+# Pyro's own objectives, whose docstrings do not tell them apart.
+PYROS = {
+    "trace_elbo": "The ELBO, E_Q[log P(x, z) - log Q(z | x)], by draws of z; of discrete z by score functions.",
+    "trace_graph_elbo": "The same with less variance for discrete z: a draw answers only for what depends on it.",
+    "trace_mean_field_elbo": "The ELBO with KL(Q(z | x) || P(z)) in closed form where there is one.",
+    "trace_enum_elbo": "The ELBO with discrete sites that are marked to be enumerated summed out exactly.",
+}
+# Their options for what this library does itself or does not do.
+UNSAID = {
+    "max_iarange_nesting",
+    "max_plate_nesting",
+    "strict_enumeration_warning",
+    "ignore_jit_warnings",
+    "jit_options",
+    "retain_graph",
+    "tail_adaptive_beta",
+}
+NOT_TYPED = (Tensor, ELBO)  # what no command line can give
+
+
+def list_parts(kind: str | None = None, *, model: str | None = None, guide: str | None = None) -> pd.DataFrame:
+    """List what a program can be made of: models, guides, priors, likelihoods, networks, objectives, ...
+
+    Args:
+        kind: list these only: "model", "guide", or a kind of part, such as "prior".
+        model, guide: a person's own files, whose programs and parts are listed, too.
+
+    Returns:
+        A table with a row for each: its kind, name, what it is in a line, its options with their defaults, and the
+        module it stands in. The networks of decoder, encoder and classifier are the same, and listed once.
+
+    Raises:
+        InputError: an unknown kind, or a file that cannot be used.
+
+    >>> list_parts("prior").set_index("name").options["mixture"]
+    'latent_dim=8, num_components=10'
+    """
+    kinds = [*programs.ROLES, *KINDS]
+    if kind is not None and kind not in kinds:
+        raise InputError(f"Unknown kind of part {kind!r}: {did_you_mean(kind, kinds)}.")
+    files = {role: name for role, name in (("guide", guide), ("model", model)) if name and programs.is_file(name)}
+    own = {programs.find(role, name).module: name for role, name in files.items()}
+    rows = [row for role in programs.ROLES if kind in (None, role) for row in _program_rows(role, files)]
+    shelves = dict.fromkeys(KINDS[name].shelf for name in KINDS if kind in (None, name))
+    for shelf in shelves:
+        rows += _part_rows([name for name in KINDS if KINDS[name].shelf == shelf], own)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def as_text(table: pd.DataFrame, width: int | None = None) -> str:
+    """Return the table of `list_parts` for a terminal of this width.
+
+    >>> print(as_text(list_parts("prior").query("name == 'mixture'"), width=100))
+    prior (--prior NAME, --set prior.option=value)
+      mixture  A learned mixture of diagonal Gaussians, P(z) = sum_c pi_c N(z; mu_c, diag(s_c^2)).
+               latent_dim=8, num_components=10
+    """
+    width = width or min(shutil.get_terminal_size().columns, 120)
+    indent = max(map(len, table.name), default=0) + 4
+    lines = []
+    for kind, group in table.groupby("kind", sort=False):
+        first = str(kind).split(", ", maxsplit=1)[0]
+        heading = HEADINGS.get(first, f"--{first} NAME, --set {first}.option=value")
+        lines += ["", f"{kind} ({heading})"]
+        for row in group.itertuples():
+            said = [line for text in (row.what, row.options) for line in str(text).splitlines()]
+            wrapped = [part for line in said for part in textwrap.wrap(line, max(20, width - indent))] or [""]
+            lines.append(f"  {row.name}".ljust(indent) + wrapped[0])
+            lines += [" " * indent + part for part in wrapped[1:]]
+    return "\n".join(lines[1:])
+
+
+def _program_rows(role: str, files: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+    for name in [*programs.names(role), *(path for r, path in files.items() if r == role)]:
+        found = programs.find(role, name)
+        what = "\n".join(filter(None, (_first_sentence(found.module), _first_sentence(found.cls))))
+        yield role, name, what, _options(found.cls, shapes=1), name if name in files.values() else found.module.__name__
+
+
+def _part_rows(kinds: list[str], own: Mapping[ModuleType, str]) -> Iterator[tuple[str, ...]]:
+    for name, cls in part_names(kinds[0], own).items():
+        file = next((file for module, file in own.items() if module.__name__ == cls.__module__), cls.__module__)
+        what = PYROS.get(name, "") if cls.__module__.startswith("pyro.") else _first_sentence(cls)
+        yield ", ".join(kinds), name, what, _options(cls, KINDS[kinds[0]].shapes), file
+
+
+def _first_sentence(thing: Any) -> str:
+    """Return the first sentence of a docstring of one's own, as plain text."""
+    text = inspect.cleandoc(vars(thing).get("__doc__") or "").split("\n\n")[0].replace("\n", " ")
+    sentence = re.split(r"(?<=[\w)\]}`'\"])\.(?=\s|$)", text, maxsplit=1)[0]
+    return f"{sentence}." if sentence else ""
+
+
+def _options(cls: Any, shapes: int) -> str:
+    """Return the options of a class as they are set on the command line, parts that it takes among them."""
+    options = [option for option in options_of(cls, shapes).values() if option.name not in UNSAID]
+    kinds = [get_args(option.annotation) or [option.annotation] for option in options]
+    typed = [not any(inspect.isclass(k) and issubclass(k, NOT_TYPED) for k in some) for some in kinds]
+    return ", ".join(_shown(option) for option, can_be in zip(options, typed, strict=True) if can_be)
+
+
+def _shown(option: inspect.Parameter) -> str:
+    value: Any = option.default
+    if option.name in PARTS:
+        usual = getattr(value, "func", value)
+        return f"--{option.name}" + (f" {snake_case(usual.__name__)}" if inspect.isclass(usual) else "")
+    if value is inspect.Parameter.empty:
+        return option.name
+    return f"{option.name}={','.join(map(str, value)) if isinstance(value, tuple | list) else value}"

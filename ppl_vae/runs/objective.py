@@ -1,0 +1,122 @@
+"""The objective that a run is fitted with: by name, or the one that goes with the guide; tried before it starts."""
+
+import inspect
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from pyro.infer import ELBO
+from pyro.poutine import Trace
+
+from ppl_vae.base import Guide
+from ppl_vae.data.checks import check
+from ppl_vae.data.sources import PartlyLabelled, Source
+from ppl_vae.errors import InputError, positive_int, reason
+from ppl_vae.runs.kinds import make, options_of, part_class
+from ppl_vae.traces.pair import Pair, program_name
+from ppl_vae.traces.plates import structure_of
+from ppl_vae.utils.rng import seeded
+
+USUAL = "trace_elbo"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An objective that was chosen.
+
+    Attributes:
+        name: of its class, in snake case.
+        cls: its class.
+        options: those that were given.
+    """
+
+    name: str
+    cls: type[ELBO]
+    options: Mapping[str, Any]
+
+    def written(self) -> dict[str, Any]:
+        """Return what run.json says of it: its name, and the values of all its options that are its own or given."""
+        pyros = inspect.signature(ELBO.__init__).parameters
+        own = {
+            name: option.default
+            for name, option in options_of(self.cls).items()
+            if isinstance(option.default, int | float | str | tuple | list)
+            and not (name in pyros and pyros[name].default == option.default)
+        }
+        return {"name": self.name} | own | dict(self.options)
+
+    def ready(self, pair: Pair, source: Source, *, seed: int) -> Any:
+        """Check the pair against data, try the objective on a few of them, and return one that is as new.
+
+        What it has to know of the plates (`max_plate_nesting`) is read off the traces. Call it within `pair.running()`.
+
+        Raises:
+            InputError: data, programs and objective do not fit together.
+        """
+        options = dict(self.options)
+        for part in source.kinds.values() if isinstance(source, PartlyLabelled) else [source]:
+            with seeded(seed):
+                traces, num_run, _ = check(pair, part)
+                pair.see(traces)
+                if "max_plate_nesting" in options_of(self.cls):
+                    options = _plates(traces, num_run) | options
+                args = tuple(t.to(pair.device) for t in next(part.batches(num_run)))
+                self._try(make(self.cls, options, "objective"), pair, args)
+        return make(self.cls, options, "objective")
+
+    def _try(self, objective: Any, pair: Pair, args: tuple[Any, ...]) -> None:
+        try:
+            with warnings.catch_warnings(), pair.evaluating():
+                warnings.simplefilter("ignore")  # whatever it warns of, it will when it is used
+                objective.loss_and_grads(*pair.programs.values(), *args)
+            said = "".join(f", {name}={value!r}" for name, value in self.options.items())
+            if all(parameter.grad is None for parameter in pair.parameters()):
+                raise InputError(
+                    f"Expected an objective that gives gradients; got none from {self.name}{said}. Mend its options."
+                )
+        except InputError as problem:
+            raise InputError(reason(problem)) from None
+        except Exception as problem:
+            programs = " and ".join(map(program_name, pair.programs.values()))
+            raise InputError(
+                f"Expected an objective that works for {programs}; got {self.name}, with {type(problem).__name__}: "
+                f"{reason(problem)}. Choose another (--objective)."
+            ) from problem
+        finally:
+            for parameter in pair.parameters():
+                parameter.grad = None
+
+
+def _plates(traces: list[Trace], num_data: int) -> dict[str, int]:
+    """Return the number of plates as an option; where there is none over the data, it is left to Pyro to guess."""
+    try:
+        return {"max_plate_nesting": structure_of(traces, num_data).num_plates}
+    except InputError:
+        return {}
+
+
+def choose(guide: Guide, name: str | None, options: Mapping[str, Any], own: Iterable[ModuleType] = ()) -> Choice:
+    """Return the objective of this name, or the one that goes with a guide, or the plain ELBO.
+
+    Args:
+        guide: says its `default_objective`.
+        name: a class name in snake case.
+        options: of its constructor.
+        own: a person's modules, to look into first.
+
+    Raises:
+        InputError: an unknown name or option, or an option's value that is refused.
+
+    >>> from ppl_vae.guides import MeanField
+    >>> from ppl_vae.models import VAE
+    >>> choose(MeanField(VAE((4,))), None, {"num_particles": 5}).written()
+    {'name': 'trace_elbo', 'num_particles': 5}
+    """
+    name = name or guide.default_objective or USUAL
+    cls = part_class("objective", name, own)
+    if "num_particles" in options:
+        positive_int("objective.num_particles", options["num_particles"])
+    make(cls, options, "objective")
+    return Choice(name, cls, options)

@@ -1,0 +1,111 @@
+"""Conditions in a trace: observed sites that a conditional model is given and does not have to explain.
+
+    log P(x | y) = log P(x, y) - log P(y)
+
+A program marks such a site, `pyro.sample("y", ..., obs=y, infer={"is_condition": True})`. Where y has no
+latent ancestor, its log-probability is the same for every z, and leaving it out of the weights turns log P(x, y)
+into log P(x | y).
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+
+from ppl_vae.distributions.unwrap import is_improper
+from ppl_vae.errors import InputError
+from ppl_vae.traces.plates import Site, samples
+
+
+class FixedSubsample(Messenger):
+    """Make the plate over the data take these data instead of a random subset."""
+
+    def __init__(self, plate: str, index: Tensor) -> None:
+        super().__init__()
+        self.plate, self.index = plate, index
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] == self.plate and isinstance(msg["fn"], _Subsample):
+            msg["value"], msg["done"] = self.index, True
+
+
+class Given(Messenger):
+    """Give latent sites these values instead of drawing them."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
+def is_condition(site: Any) -> bool:
+    """Return whether a site is one that the program is given: marked, and observed."""
+    return bool(site["is_observed"] and site["infer"] and site["infer"].get("is_condition"))
+
+
+class GivenConditions(Messenger):
+    """Leave the log-probability of conditions out: what is scored is log P(x | y)."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_condition(msg):
+            msg["mask"] = False
+
+
+class Regenerated(Messenger):
+    """Draw what is observed anew; conditions too, if they are scored (`joint`), else not."""
+
+    def __init__(self, *, joint: bool = False) -> None:
+        super().__init__()
+        self.joint = joint
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and (self.joint or not is_condition(msg)):
+            msg["is_observed"], msg["value"], msg["done"] = False, None, False
+
+
+def quantity(trace: poutine.Trace, given: tuple[str, ...]) -> str:
+    """Return what is estimated, in words: log P(x), log P(x | y), or log P(x, y)."""
+    names = [name for name, site in samples(trace).items() if site["is_observed"] and name not in given]
+    if not given and len(names) < 2:
+        return "log P(x)"
+    return f"log P({', '.join(reversed(names))}{' | ' if given else ''}{', '.join(given)})"
+
+
+def condition_names(sites: dict[str, Site]) -> tuple[str, ...]:
+    """Return the names of the conditions among the sites of a run of a model.
+
+    Raises:
+        InputError: a condition that is drawn after a latent site: it may depend on it.
+    """
+    names = [name for name, site in sites.items() if is_condition(site)]
+    latents = [name for name, site in sites.items() if not site["is_observed"]]
+    order = list(sites)
+    for name in names:
+        before = [latent for latent in latents if order.index(latent) < order.index(name)]
+        if before:
+            raise InputError(
+                f"Expected the condition {name!r} before all latent sites; got it after {', '.join(before)}, on which "
+                f"it may depend: the weights would not give log P(x | y). Sample it first, or pass joint=True."
+            )
+    return tuple(names)
+
+
+def check_proper(traces: Iterable[poutine.Trace]) -> None:
+    """Refuse to score conditions that have no density, for log P(x, y).
+
+    Raises:
+        InputError: a condition whose P(y) is flat, as only P(x | y) is modelled.
+    """
+    for trace in traces:
+        for name, site in samples(trace).items():
+            if is_condition(site) and is_improper(site["fn"]):
+                raise InputError(
+                    f"Expected a model with a P({name}) for joint=True; got one that is always given {name!r} and has "
+                    f"no density of it. Leave joint out: the estimate is of log P(x | {name})."
+                )

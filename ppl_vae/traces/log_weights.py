@@ -1,0 +1,245 @@
+"""The log-weights of a model and a guide, read off their traces.
+
+    log w_k = log P(x, z_k) - log Q(z_k | x),    z_k ~ Q(z | x),    k = 1 .. K,
+
+one for each sample and each datum, shape [K, N].
+"""
+
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ppl_vae.errors import InputError, reason
+from ppl_vae.missing import filled
+from ppl_vae.traces.handlers import FixedSubsample
+from ppl_vae.traces.pair import Pair, Program, program_name
+from ppl_vae.traces.plates import Args, Site, Structure, enumerates, log_prob_by_datum, samples, value_by_datum
+
+
+def get_traces(pair: Pair, args: Args) -> tuple[poutine.Trace, poutine.Trace]:
+    """Run the guide, then the model against it; return the traces of (model, guide)."""
+    guide_trace = poutine.trace(pair.guide).get_trace(*args)
+    model_trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(*args)
+    return model_trace, guide_trace
+
+
+def latent_sites(pair: Pair, *args: Any) -> dict[str, Site]:
+    """Return every site that the model samples, besides what it observes, by name.
+
+    >>> from ppl_vae.models import VAE
+    >>> list(latent_sites(Pair(VAE((1, 8, 8))), torch.zeros(1, 1, 8, 8)))
+    ['z']
+    """
+    with pair.running(), torch.no_grad(), torch.random.fork_rng():
+        trace = poutine.trace(pair.model).get_trace(*args)
+    return {name: site for name, site in samples(trace).items() if not site["is_observed"]}
+
+
+def one_more_plate(problem: Exception, fix: str) -> InputError:
+    """Return what to say of programs that do not run on many samples at once."""
+    return InputError(
+        f"Expected programs that work under one more plate to the left of theirs, with values inside their supports; "
+        f"got {type(problem).__name__}: {reason(problem)}. {fix}"
+    )
+
+
+def _all_alike(latents: dict[str, Tensor]) -> bool:
+    """Whether there are latents, all continuous, and all samples of them, along the first dimension, the same."""
+    continuous = [z for z in latents.values() if z.is_floating_point()]
+    return len(continuous) > 0 and all(bool((z == z[:1]).all()) for z in continuous)
+
+
+def log_weights(
+    pair: Pair,
+    args: Args,
+    num_samples: int,
+    structure: Structure,
+    *,
+    proposal: str = "guide",
+    subsample: Tensor | None = None,
+    vectorize: bool = True,
+) -> Tensor:
+    """Return the log-weights log P(x, z_k) - log Q(z_k | x) in nats, [num_samples, N].
+
+    With `proposal="prior"` z_k is drawn from the model itself, and log w_k = log P(x | z_k).
+
+    Args:
+        pair: the two programs; call it within `pair.running()`.
+        args: what both are called with: x first.
+        num_samples: K, how many z are drawn for each datum.
+        structure: as `structure_of` found it.
+        proposal: "guide" or "prior".
+        subsample: which data a plate with a random subset has to take.
+        vectorize: draw all samples in one run, inside a plate left of all others; else K runs.
+
+    Raises:
+        InputError: the programs do not give one weight for each sample and datum.
+
+    >>> from ppl_vae.models import LinearGaussian
+    >>> from ppl_vae.guides import LinearGaussian as Posterior
+    >>> from ppl_vae.traces.plates import structure_of
+    >>> model = LinearGaussian((20,), latent_dim=4)
+    >>> pair, x = Pair(model, Posterior(model)), torch.randn(5, 20)
+    >>> with pair.running(), torch.no_grad():
+    ...     structure = structure_of(get_traces(pair, (x,)), num_data=5)
+    ...     weights = log_weights(pair, (x,), 3, structure)
+    >>> torch.allclose(weights, model.exact_log_px(x).expand(3, 5), atol=1e-4)
+    True
+    """
+    if not vectorize and num_samples > 1:
+        one = [
+            log_weights(pair, args, 1, structure, proposal=proposal, subsample=subsample, vectorize=False)
+            for _ in range(num_samples)
+        ]
+        return torch.cat(one)
+    try:
+        weighted = draw(pair, args, num_samples, structure, proposal=proposal, subsample=subsample, vectorize=vectorize)
+        return (checked(weighted, num_samples) if vectorize else weighted).log_weights
+    except (ValueError, RuntimeError) as problem:
+        if isinstance(problem, InputError):
+            raise
+        raise one_more_plate(problem, "Mend that, or pass vectorize=False.") from problem
+
+
+class Weighted(NamedTuple):
+    """Samples of the latents with their log-weights.
+
+    Attributes:
+        log_weights: [K, N], in nats.
+        log_likelihood: log P(x | z_k), [K, N].
+        latents: the values of the latent sites that were drawn, by name, [K, N, ...].
+        observed: the values of the observed sites, [N, ...].
+    """
+
+    log_weights: Tensor
+    log_likelihood: Tensor
+    latents: dict[str, Tensor]
+    observed: dict[str, Tensor]
+
+    @classmethod
+    def concatenated(cls, runs: list["Weighted"]) -> "Weighted":
+        """Return the samples of several runs on the same data as one."""
+        latents = {name: torch.cat([run.latents[name] for run in runs]) for name in runs[0].latents}
+        weights = torch.cat([run.log_weights for run in runs])
+        return cls(weights, torch.cat([run.log_likelihood for run in runs]), latents, runs[0].observed)
+
+
+def checked(weighted: Weighted, num_samples: int) -> Weighted:
+    """Return samples as they are, if there are so many that differ.
+
+    Raises:
+        InputError: the programs gave the same sample again, or one for all of the data.
+    """
+    alike = num_samples > 1 and _all_alike(weighted.latents)
+    if weighted.log_weights.shape[0] != num_samples or alike:
+        raise InputError(
+            f"Expected {num_samples} samples of {', '.join(weighted.latents)} that differ; got the same ones again, or "
+            f"none for each datum. Let the programs draw with pyro.sample and work under one more plate to the left of "
+            f"theirs, or pass vectorize=False."
+        )
+    return weighted
+
+
+def enumerating(model: Program, structure: Structure) -> Program:
+    """Return the model with its marked discrete sites enumerated, left of one more plate than its own.
+
+    Handlers that give values go around it: it has to see every site to know which dimensions are enumerated.
+    """
+    return poutine.enum(model, first_available_dim=-structure.num_plates - 2)
+
+
+def draw(
+    pair: Pair,
+    args: Args,
+    num_samples: int,
+    structure: Structure,
+    *,
+    proposal: str = "guide",
+    subsample: Tensor | None = None,
+    vectorize: bool = True,
+) -> Weighted:
+    """Draw z_k from the proposal in one run and weigh them, without checks; arguments as for `log_weights`."""
+    weighted, _ = draw_with_trace(
+        pair, args, num_samples, structure, proposal=proposal, subsample=subsample, vectorize=vectorize
+    )
+    return weighted
+
+
+def draw_with_trace(
+    pair: Pair,
+    args: Args,
+    num_samples: int,
+    structure: Structure,
+    *,
+    proposal: str = "guide",
+    subsample: Tensor | None = None,
+    vectorize: bool = True,
+) -> tuple[Weighted, poutine.Trace]:
+    """Return the same together with the trace of the model that they were read off."""
+    num_data = len(args[0] if subsample is None else subsample)
+    particles = pyro.plate("particles", num_samples, dim=-structure.num_plates - 1) if vectorize else nullcontext()
+    fixed = nullcontext() if subsample is None else FixedSubsample(structure.plate, subsample)
+    with fixed, particles:
+        guide_trace = None if proposal == "prior" else poutine.trace(pair.guide).get_trace(*args)
+        model = enumerating(pair.model, structure) if structure.enumerated else pair.model
+        model = model if guide_trace is None else poutine.replay(model, trace=guide_trace)
+        model_trace = poutine.trace(model).get_trace(*args)
+    sites = samples(model_trace)
+    guided = [] if guide_trace is None else list(samples(guide_trace))
+    # A latent that the guide leaves out is summed out, or drawn from its own conditional prior, which cancels.
+    weighed = [n for n, s in sites.items() if n in guided or s["is_observed"] or enumerates(s)]
+    prior = log_prob_by_datum(model_trace, [n for n in weighed if not sites[n]["is_observed"]], structure, num_data)
+    total = log_prob_by_datum(model_trace, weighed, structure, num_data)
+    log_likelihood = total - prior
+    if guide_trace is not None and guided:
+        total = total - log_prob_by_datum(guide_trace, guided, structure, num_data)
+    latents = {n: s for n, s in sites.items() if not s["is_observed"] and not enumerates(s)}
+    size = (num_samples if total.shape[0] == 1 else -1, -1)
+    weighted = Weighted(
+        total.expand(size),
+        log_likelihood.expand(size),
+        {name: value_by_datum(site, structure) for name, site in latents.items()},
+        {name: value_by_datum(site, structure)[0] for name, site in sites.items() if site["is_observed"]},
+    )
+    return weighted, model_trace
+
+
+def non_finite_site(pair: Pair, args: Args) -> str:
+    """Say which site first has a value or a log-probability that is NaN or infinite, in words."""
+    model_trace, guide_trace = get_traces(pair, args)
+    for role, trace in (("guide", guide_trace), ("model", model_trace)):
+        for name, site in samples(trace).items():
+            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            value = filled(site["value"]) if site["is_observed"] else site["value"]  # NaN in data is missing
+            for what, tensor in (("value", value), ("log-probability", log_prob)):
+                bad = tensor[~torch.isfinite(tensor)]
+                if len(bad):
+                    return f"site {name!r} of the {role} (its {what} is {float(bad[0])} {len(bad)} times)"
+    return "the sum over sites (each of which is finite)"
+
+
+def check_sites(pair: Pair, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
+    """Check that the guide samples just the latent sites of the model, in the same shapes.
+
+    Raises:
+        InputError: names or shapes differ; both are named.
+    """
+    model, guide = (program_name(p) for p in pair.programs.values())
+    latents = {n: s for n, s in samples(model_trace).items() if not s["is_observed"]}
+    guided = {n: s for n, s in samples(guide_trace).items() if not s["infer"].get("is_auxiliary")}
+    missing = [n for n in latents if n not in guided and not latents[n]["infer"].get("enumerate")]
+    if missing or set(guided) - set(latents):
+        raise InputError(
+            f"Expected a guide that samples the latent sites of the model; got {sorted(latents)} in the model {model} "
+            f"and {sorted(guided)} in the guide {guide}. Give both the same pyro.sample names."
+        )
+    for name, site in latents.items():
+        if name in guided and site["fn"].event_shape != guided[name]["fn"].event_shape:
+            raise InputError(
+                f"Expected site {name!r} to have one shape; got {tuple(site['fn'].event_shape)} in the model {model} "
+                f"and {tuple(guided[name]['fn'].event_shape)} in the guide {guide}. Give both the same latent size."
+            )

@@ -1,0 +1,175 @@
+"""What the traces of a pair say of it: its plate over the data, and log-probabilities per datum.
+
+A site's log-probability is summed over all its plates but the one over the data and the one over the
+samples, and is taken without the scale that a subsampled plate or an annealing handler puts on it (a mask
+is kept): scaled or summed over the data before the log-mean-exp, the weights of different data would mix,
+and the estimate would be of something else. Discrete sites that Pyro enumerates are summed out exactly.
+"""
+
+import functools
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.ops.contract import contract_to_tensor
+from pyro.ops.packed import pack
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from ppl_vae.errors import InputError
+
+Args = tuple[Any, ...]
+Site = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a run of a pair shows of it.
+
+    Attributes:
+        plate: the name of the plate over the data.
+        dim: the dimension of that plate, counted from the right (-1 in our programs).
+        subsampled: whether the program itself takes a random subset of the data it is given.
+        size: how many data the run evaluated.
+        full_size: how many data the plate stands for: its scale is full_size / size.
+        num_plates: how many dimensions the plates of the pair take.
+        numel: the largest number of values that a site of the model holds for one datum.
+        observed_numel: the number of observed and scored values for one datum.
+        enumerated: whether all latents that the guide leaves out are discrete and marked to be enumerated.
+    """
+
+    plate: str
+    dim: int
+    subsampled: bool
+    size: int
+    full_size: int
+    num_plates: int
+    numel: int
+    observed_numel: int
+    enumerated: bool
+
+
+def samples(trace: poutine.Trace) -> dict[str, Site]:
+    """Return the sample sites of a trace by name, without those that choose a plate's subset or only compute."""
+    nodes: dict[str, Any] = prune_subsample_sites(trace).nodes
+    sites = {name: site for name, site in nodes.items() if site["type"] == "sample"}
+    return {name: site for name, site in sites.items() if not site["infer"].get("_deterministic")}
+
+
+def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
+    """Find the plate over the data, and what else an estimator has to know, in the traces of a pair.
+
+    Raises:
+        InputError: a site is not inside a plate over the data, so its weights do not factor.
+    """
+    sites = [samples(trace) for trace in traces]
+    everything = [site for some in sites for site in some.values()]
+    frames = {f.name: f for site in everything for f in site["cond_indep_stack"] if f.vectorized}
+    fitting = [f for f in frames.values() if num_data in (f.size, f.full_size)]
+    if "data" not in frames and len(fitting) > 1:
+        raise InputError(
+            f"Expected one plate over the {num_data} data; got {len(fitting)} of that size: "
+            f"{', '.join(f.name for f in fitting)}. Name the one over the data 'data'."
+        )
+    data = frames.get("data") or next(iter(fitting), None)
+    outside = sorted({s["name"] for s in everything if data is None or not _inside(s, data)})
+    if data is None or outside:
+        raise InputError(
+            f"Expected every site to stand inside one plate over the {num_data} data; got "
+            f"{', '.join(outside) or 'no site at all'} outside of it: with a global site the weights do not factor "
+            f'over the data. Put it inside `with pyro.plate("data", len(x)):`, or make it a parameter.'
+        )
+    numel = {n: s["value"].numel() // data.size for n, s in sites[0].items()}
+    return Structure(
+        plate=data.name,
+        dim=data.dim,
+        subsampled=data.size != num_data,
+        size=data.size,
+        full_size=data.full_size or data.size,
+        num_plates=-min(f.dim for f in frames.values()),
+        numel=max(1, *numel.values()),
+        observed_numel=sum(numel[n] for n, s in sites[0].items() if s["is_observed"] and s["mask"] is not False),
+        enumerated=len(sites) > 1 and _left_out_are_enumerable(*sites),
+    )
+
+
+def _left_out_are_enumerable(model: dict[str, Site], guide: dict[str, Site]) -> bool:
+    left_out = [site for name, site in model.items() if not site["is_observed"] and name not in guide]
+    marked = [site["infer"].get("enumerate") == "parallel" and site["fn"].has_enumerate_support for site in left_out]
+    return len(left_out) > 0 and all(marked)
+
+
+def _inside(site: Site, data: Any) -> bool:
+    # Model and guide may name their plates differently: the same dimension and size is the same plate.
+    return any(f.name == data.name or (f.dim, f.size) == (data.dim, data.size) for f in site["cond_indep_stack"])
+
+
+def enumerates(site: Site) -> bool:
+    """Return whether Pyro enumerates this site in parallel (its value then has a dimension of its own)."""
+    return site["infer"].get("_enumerate_dim") is not None
+
+
+def log_prob_by_datum(trace: poutine.Trace, names: Iterable[str], shape: Structure, num_data: int) -> Tensor:
+    """Return the sum of the log-probabilities of some sites of a trace for each datum, [K or 1, N].
+
+    Enumerated sites among them are summed out, each inside its own plates (log-sum-exp), by Pyro's tensor
+    variable elimination (Obermeyer et al., arXiv 1902.03210).
+    """
+    sites = samples(trace)
+    chosen = [sites[name] for name in names]
+    if not any(map(enumerates, chosen)):
+        device = next((site["value"].device for site in sites.values()), None)
+        return total_log_prob(chosen, shape, num_data, device)
+    trace.symbolize_dims()
+    packed = [pack(_log_prob(site), site["infer"]["_dim_to_symbol"]) for site in chosen]
+    present = {symbol for term in packed for symbol in term._pyro_dims}  # dimensions of size 1 are gone
+    tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
+    kept: dict[int, str] = {}
+    for site, term in zip(chosen, packed, strict=True):
+        plates = {f.dim: trace.plate_to_symbol[f.name] for f in site["cond_indep_stack"] if f.vectorized}
+        tree.setdefault(frozenset(plates.values()) & present, []).append(term)
+        kept |= {d: s for d, s in plates.items() if d in (shape.dim, -shape.num_plates - 1) and s in present}
+    enumerated = present - set(trace.plate_to_symbol.values())
+    result = contract_to_tensor(tree, enumerated, frozenset(kept.values()))
+    laid_out = result.permute([result._pyro_dims.index(kept[d]) for d in sorted(kept)])
+    if shape.dim not in kept:
+        laid_out = laid_out.unsqueeze(-1)
+    return (laid_out if len(kept) > (shape.dim in kept) else laid_out.unsqueeze(0)).expand(-1, num_data)
+
+
+def total_log_prob(
+    sites: Iterable[Site], shape: Structure, num_data: int, device: torch.device | None = None
+) -> Tensor:
+    """Return the sum of the log-probabilities of sites, none of them enumerated, for each datum, [K or 1, N]."""
+    terms = [sum_by_datum(_log_prob(site), shape, num_data) for site in sites]
+    return functools.reduce(torch.add, terms) if terms else torch.zeros(1, num_data, device=device)
+
+
+def _log_prob(site: Site) -> Tensor:
+    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return scale_and_mask(log_prob, mask=site["mask"])
+
+
+def sum_by_datum(log_prob: Tensor, shape: Structure, num_data: int) -> Tensor:
+    """Sum what stands in the batch dimensions of a site over all its plates but those two, [K or 1, N]."""
+    missing = shape.num_plates + 1 - log_prob.dim()
+    log_prob = log_prob.reshape((1,) * max(missing, 0) + log_prob.shape)
+    others = [d for d in range(-shape.num_plates, 0) if d != shape.dim]
+    return (log_prob.sum(others) if others else log_prob).expand(-1, num_data)
+
+
+def value_by_datum(site: Site, shape: Structure) -> Tensor:
+    """Return a site's value as [K or 1, N, ...]: its other plates, then its event dimensions, last."""
+    value, event_dim = site["value"], site["fn"].event_dim
+    missing = shape.num_plates + 1 + event_dim - value.dim()
+    value = value.reshape((1,) * max(missing, 0) + value.shape)
+    first = value.dim() - event_dim - shape.num_plates - 1  # where the plate over the samples is
+    used = {f.dim for f in site["cond_indep_stack"] if f.vectorized}
+    unused = [d for d in range(-shape.num_plates, 0) if d != shape.dim and d not in used]
+    value = value.movedim(shape.dim - event_dim, first + 1)
+    # Moving the data's dimension to the left shifted those that were left of it by one to the right.
+    return value.squeeze([d - event_dim + (d < shape.dim) for d in unused]) if unused else value

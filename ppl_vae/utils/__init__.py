@@ -1,0 +1,5 @@
+"""What every room may use, and that knows nothing of models.
+
+In the order of reading: `files` (written whole or not at all), `rng` (random states that come and go), `progress`,
+`precision` (bfloat16 products), `report` (a table of means as text and HTML).
+"""

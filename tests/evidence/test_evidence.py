@@ -1,0 +1,213 @@
+"""The result: its numbers, its tables, its files, and comparing two of them."""
+
+import html.parser
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ppl_vae.guides import LinearGaussian as ExactPosterior
+from ppl_vae.models import LinearGaussian
+
+from ppl_vae import InputError, compare, estimate_evidence
+from ppl_vae.evidence.diagnostics import bound_curve, estimates, khat_threshold, pareto
+from ppl_vae.evidence.evidence import Evidence
+from ppl_vae.evidence.reliability import within
+
+
+def evidence_of(log_weights, **changes):
+    log_weights = np.asarray(log_weights, dtype=float)
+    values = estimates(log_weights)
+    count, num_data = log_weights.shape
+    own = {"bias": values.pop("bias"), "draws": np.full(num_data, float(count))} | pareto(log_weights)
+    options = dict(num_samples=count, proposal="guide", event_size=10, fingerprint="f", seed=0, diagnostics=own)
+    return Evidence(**values, **(options | changes))
+
+
+def test_numbers_from_weights_by_hand():
+    w = np.array([[1.0, 2.0], [3.0, 2.0], [5.0, 2.0]])
+    e = evidence_of(np.log(w))
+    np.testing.assert_allclose(e.log_px, np.log(w.mean(0)))
+    np.testing.assert_allclose(e.elbo, np.log(w).mean(0))
+    np.testing.assert_allclose(e.ess, [81 / 35, 3.0])
+    np.testing.assert_allclose(e.mcse, w.std(0, ddof=1) / np.sqrt(3) / w.mean(0), atol=1e-9)
+    np.testing.assert_allclose(e.elbo_mcse, np.log(w).std(0, ddof=1) / np.sqrt(3), atol=1e-12)
+    np.testing.assert_allclose(e.gap, e.log_px - e.elbo)
+
+
+def test_extreme_weights():
+    e = evidence_of([[-1e5, 800.0, -np.inf, -np.inf], [-1e5, -800.0, 0.0, -np.inf]])
+    np.testing.assert_allclose(e.log_px, [-1e5, 800 - math.log(2), -math.log(2), -np.inf])
+    np.testing.assert_allclose(e.ess, [2, 1, 1, 0])
+
+
+def test_the_jackknife_by_hand():
+    rng = np.random.default_rng(0)
+    w = rng.exponential(size=(12, 3))
+    full = np.log(w.mean(0))
+    without = np.stack([np.log(np.delete(w, k, axis=0).mean(0)) for k in range(12)])
+    np.testing.assert_allclose(estimates(np.log(w))["bias"], 11 * (without.mean(0) - full), rtol=1e-9)
+    assert estimates(np.array([[0.0], [-1e5]]))["bias"][0] == -np.inf
+    assert np.isnan(estimates(np.zeros((1, 2)))["bias"]).all()
+
+
+def test_the_jackknife_finds_the_bias_of_repeated_estimates():
+    """The mean of log-normal weights is known: log E w = 1/2 for log w ~ N(0, 1)."""
+    log_weights = np.random.default_rng(0).normal(size=(20, 40_000))
+    found = estimates(log_weights)
+    np.testing.assert_allclose(found["bias"].mean(), found["log_px"].mean() - 0.5, rtol=0.2)
+
+
+@pytest.mark.parametrize("k", [0.2, 0.7, 1.2])
+def test_khat_of_weights_whose_tail_is_known(k):
+    log_weights = np.random.default_rng(0).exponential(k, size=(20_000, 4))  # Pareto weights of shape k
+    found = pareto(log_weights)
+    np.testing.assert_allclose(found["khat"].mean(), k, atol=0.12)
+    if k < 0.5:
+        np.testing.assert_allclose(found["log_px_psis"], -np.log(1 - k), atol=0.03)
+
+
+def test_khat_where_there_is_no_tail_or_too_few_draws():
+    equal = pareto(np.full((100, 1), -3.0) + 1e-5 * np.random.default_rng(0).normal(size=(100, 1)))
+    assert equal["khat"] == [-np.inf]
+    np.testing.assert_allclose(equal["log_px_psis"], -3.0, atol=1e-4)
+    one = np.full((100, 1), -1e4)
+    one[7] = 5.0
+    assert pareto(one)["khat"] == [np.inf]
+    np.testing.assert_allclose(pareto(one)["log_px_psis"], 5 - math.log(100))
+    assert np.isnan(pareto(np.random.default_rng(0).normal(size=(24, 1)))["khat"]).all()
+    assert khat_threshold(1000) == pytest.approx(2 / 3)
+    with pytest.raises(InputError, match="at least 25 weights for each datum for k-hat; got 10"):
+        _ = evidence_of(np.zeros((10, 2))).khat
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_smoothed_estimate_from_arvizs_normalized_weights():
+    """Weights below the tail are only normalized, so any of them gives back the logarithm of the sum."""
+    arviz = pytest.importorskip("arviz")
+    if not hasattr(arviz, "psislw"):
+        pytest.skip("ArviZ 1.0 and later have no psislw with this signature")
+    log_weights = np.random.default_rng(1).normal(0, 3, size=(500, 5)) - 40
+    for n, column in enumerate(log_weights.T):
+        smoothed, _ = arviz.psislw(column.copy())
+        smallest = column.argmin()
+        expected = column[smallest] - (smoothed - np.logaddexp.reduce(smoothed))[smallest] - math.log(500)
+        assert pareto(log_weights)["log_px_psis"][n] == pytest.approx(expected, abs=1e-9)
+        assert abs(expected - estimates(log_weights)["log_px"][n]) > 1e-3
+
+
+def test_a_tolerance_is_for_the_error_and_for_the_bias():
+    mcse, bias = np.array([0.01, 0.2, 0.01, np.nan]), np.array([-0.01, -0.01, -0.2, -0.01])
+    assert within(mcse, bias, 0.05).tolist() == [True, False, False, False]
+
+
+def test_the_bound_rises_from_the_elbo_to_all_draws():
+    log_weights = np.random.default_rng(0).normal(size=(100, 300))
+    curve = bound_curve(log_weights, base=100)
+    assert curve.num_samples.tolist() == [1, 2, 4, 8, 16, 32, 64, 100]
+    np.testing.assert_allclose(curve.bound[0], log_weights.mean(0))
+    np.testing.assert_allclose(curve.bound[1], np.logaddexp(log_weights[::2], log_weights[1::2]).mean(0) - math.log(2))
+    np.testing.assert_allclose(curve.bound[-1], estimates(log_weights)["log_px"])
+    assert (np.diff(curve.bound.mean(1)) > 0).all()
+    np.testing.assert_allclose(curve.mcse[0], log_weights.std(0, ddof=1) / 10)
+
+
+def test_means_and_bits():
+    rng = np.random.default_rng(0)
+    e = evidence_of(rng.normal(-20, 1, (50, 200)))
+    means = e.means()
+    assert means["log_px"].value == pytest.approx(e.log_px.mean())
+    assert means["log_px"].se == pytest.approx(e.log_px.std(ddof=1) / math.sqrt(200))
+    assert means["log_px"].mcse == pytest.approx(math.sqrt((e.mcse**2).sum()) / 200)
+    assert means["gap"].value == pytest.approx(means["log_px"].value - means["elbo"].value)
+    assert means["bits_per_dim"].value == pytest.approx(-e.log_px.mean() / 10 / math.log(2))
+
+
+def test_the_text_says_what_matters():
+    good, bad = evidence_of(np.zeros((100, 5))), evidence_of(np.random.default_rng(0).normal(0, 9, (100, 5)))
+    assert "log P(x) of 5 data by importance sampling, K = 100 samples from the guide" in str(good)
+    assert "To be believed: nothing speaks against any of the 5 data" in str(good)
+    assert good.doubts() == []
+    assert "Not to be believed: 5 of 5 data have" in str(bad)
+    assert "effective sample size below 10" in str(bad)
+    assert [doubt.datum for doubt in bad.doubts()] == [0, 1, 2, 3, 4]
+    assert "the proposal is narrower than the posterior, or lies elsewhere" in bad.doubts()[0].reason
+    assert "from the prior P(z)" in str(replace(bad, proposal="prior"))
+    assert "log P(x) is the ELBO" in str(evidence_of(np.zeros((1, 5))))
+    assert "k-hat needs 25 samples or more" in str(evidence_of(np.zeros((10, 5))))
+    for label in ("log P(x)", "ELBO", "gap", "bits per dim", "k-hat"):
+        assert label in str(good)
+
+
+def test_a_few_doubtful_data_do_not_spoil_the_mean():
+    log_weights = np.random.default_rng(0).normal(0, 0.1, (100, 50))
+    log_weights[:, 7] *= 15
+    evidence = evidence_of(log_weights)
+    assert [doubt.datum for doubt in evidence.doubts()] == [7]
+    assert evidence.verdict().startswith("To be believed as a mean, to about 0.01 nats: 1 of 50 data has")
+    log_weights[:, 7] *= 10  # one datum that is off by much moves the mean of fifty
+    assert evidence_of(log_weights).verdict().startswith("Not to be believed: 1 of 50 data has")
+
+
+def test_the_html_is_a_whole_table():
+    class Check(html.parser.HTMLParser):
+        open_tags, seen = [], []
+
+        def handle_starttag(self, tag, attrs):
+            self.seen.append(tag)
+            if tag != "br":
+                self.open_tags.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.open_tags.pop() == tag
+
+    parser = Check()
+    parser.feed(evidence_of(np.zeros((100, 5)))._repr_html_())
+    assert parser.open_tags == []
+    assert parser.seen.count("tr") == 5
+
+
+def test_saved_and_loaded(tmp_path):
+    e = evidence_of(np.random.default_rng(0).normal(0, 1, (30, 7)), proposal="prior", seed=3)
+    e.save(tmp_path / "e.nc")
+    again = Evidence.load(tmp_path / "e.nc")
+    for name, value in vars(e).items():
+        np.testing.assert_equal(getattr(again, name), value)
+        assert type(getattr(again, name)) is type(value)
+    assert [p.name for p in tmp_path.iterdir()] == ["e.nc"]
+    (tmp_path / "e.nc").write_bytes(b"no netcdf")
+    with pytest.raises(InputError, match="none that can be read"):
+        Evidence.load(tmp_path / "e.nc")
+    with pytest.raises(InputError, match="ppl-vae evaluate"):
+        Evidence.load(tmp_path / "missing.nc")
+
+
+def test_compare_is_paired(linear_gaussian):
+    model, x = linear_gaussian
+    other = LinearGaussian((20,), latent_dim=4, sigma=0.7)
+    evidences = {
+        "other": estimate_evidence(other, ExactPosterior(other), x, num_samples=10),
+        "truth": estimate_evidence(model, ExactPosterior(model), x, num_samples=10),
+    }
+    table = compare(evidences)
+    assert list(table.index) == ["truth", "other"]
+    assert list(table["rank"]) == [0, 1]
+    difference = evidences["truth"].log_px - evidences["other"].log_px
+    assert table.loc["other", "log_px_diff"] == pytest.approx(difference.mean())
+    assert table.loc["other", "dse"] == pytest.approx(difference.std(ddof=1) / 8)
+    assert table.loc["truth", "log_px_diff"] == 0
+
+
+def test_compare_refuses_other_data(linear_gaussian):
+    model, x = linear_gaussian
+    guide = ExactPosterior(model)
+    a = estimate_evidence(model, guide, x, num_samples=2)
+    b = estimate_evidence(model, guide, x.flip(0), num_samples=2)
+    same = estimate_evidence(model, guide, x, num_samples=3, chunk_size=5)
+    assert a.fingerprint == same.fingerprint
+    with pytest.raises(InputError, match="same data"):
+        compare({"a": a, "b": b})
+    with pytest.raises(InputError, match="got none"):
+        compare({})
+    with pytest.raises(InputError, match="Expected evidence for 'a'; got Tensor"):
+        compare({"a": x})

@@ -1,0 +1,35 @@
+"""Files are written whole: whoever reads, or kills, in between finds the previous one."""
+
+import pytest
+
+from ppl_vae import InputError
+from ppl_vae.utils.files import written_whole
+
+
+def test_the_previous_file_stays_until_the_new_one_is_complete(tmp_path):
+    path = tmp_path / "a" / "file"
+    with written_whole(path) as temporary:
+        temporary.write_text("old")
+        assert not path.exists()
+    with path.open() as reader, written_whole(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        temporary.touch()
+        before = path.stat().st_ino
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+    assert path.stat().st_ino != before  # renamed, not written over
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_previous_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), written_whole(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    with pytest.raises(InputError, match="No space left on device"), written_whole(path) as temporary:
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,190 @@
+"""Names and files become programs; what is wrong with a name, a file or an option is said."""
+
+import pytest
+import torch
+from ppl_vae.guides import LinearGaussian, MeanField
+
+from ppl_vae import InputError
+from ppl_vae.likelihoods import Gaussian
+from ppl_vae.priors import Mixture, StandardNormal
+from ppl_vae.runs import build
+
+SHAPE = torch.Size([1, 4, 4])
+OWN = '''
+import pyro
+from ppl_vae.base import Model
+from ppl_vae.likelihoods import Bernoulli
+from ppl_vae.networks import MLP
+from ppl_vae.priors import Prior
+import pyro.distributions as dist
+import torch
+
+
+class Laplace(Prior):
+    """P(z) = prod Laplace(z_i; 0, scale)."""
+
+    def __init__(self, latent_dim=2, scale=1.0):
+        super().__init__(latent_dim)
+        self.scale = scale
+
+    def forward(self):
+        return dist.Laplace(torch.zeros(self.latent_dim), self.scale).to_event(1)
+
+
+class Own(Model):
+    def __init__(self, event_shape, prior=None, decoder=MLP):
+        super().__init__(event_shape)
+        self.prior = prior or Laplace()
+        self.likelihood = Bernoulli().bind(event_shape)
+        self.decoder = decoder(self.prior.event_shape, self.likelihood.h_shape)
+
+    def forward(self, x=None, *, size=None):
+        with self.plate(x, size):
+            z = pyro.sample("z", self.prior())
+            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+'''
+OWN_GUIDE = """
+import pyro
+import pyro.distributions as dist
+from ppl_vae.base import Guide
+from ppl_vae.networks import MLP
+
+
+class OwnGuide(Guide):
+    def __init__(self, model):
+        super().__init__(model)
+        self.net = MLP(self.event_shape, (2,), hidden=(5,))
+
+    def forward(self, x):
+        with self.plate(x):
+            pyro.sample("z", dist.Normal(self.net(x), 1.0).to_event(1))
+"""
+
+
+def write(tmp_path, text, name="own.py"):
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
+def test_names():
+    assert {"cvae", "linear_gaussian", "vae"} <= set(build.names("model"))
+    model, guide, used = build.build("vae", event_shape=SHAPE)
+    assert isinstance(model.prior, StandardNormal)
+    assert isinstance(guide, MeanField)
+    assert used == {}
+    _, guide, _ = build.build("linear_gaussian", event_shape=SHAPE)
+    assert isinstance(guide, LinearGaussian)
+
+
+def test_parts_and_options():
+    model, guide, used = build.build(
+        "vae",
+        "mean_field",
+        event_shape=SHAPE,
+        prior="mixture",
+        likelihood="gaussian",
+        settings={"prior.num_components": 3, "likelihood.sigma": 0.2, "decoder.hidden": (7,), "encoder.hidden": 9},
+        defaults={"prior.latent_dim": 5, "prior.no_such": 1},
+    )
+    assert isinstance(model.prior, Mixture)
+    assert (model.prior.latent_dim, model.prior.num_components) == (5, 3)
+    assert isinstance(model.likelihood, Gaussian)
+    assert float(model.likelihood.sigma) == pytest.approx(0.2)
+    assert model.decoder.layers[0].out_features == 7
+    assert guide.encoder.layers[0].out_features == 9
+    again, _, _ = build.build(
+        "vae", "mean_field", event_shape=SHAPE, prior="mixture", likelihood="gaussian", settings=used
+    )
+    assert str(again) == str(model)
+
+
+def test_options_of_the_prior_the_model_itself_uses():
+    model, _, used = build.build("vae", event_shape=SHAPE, settings={"prior.latent_dim": 3})
+    assert isinstance(model.prior, StandardNormal)
+    assert used == {"prior.latent_dim": 3}
+    model, _, used = build.build("linear_gaussian", event_shape=SHAPE, defaults={"prior.latent_dim": 3})
+    assert used == {}
+    model, _, _ = build.build("linear_gaussian", event_shape=SHAPE, settings={"model.latent_dim": 3})
+    assert model.prior.latent_dim == 3
+
+
+def test_a_mask_is_looked_at_before_the_default_condition():
+    mask = [1, 0, 0, 1, 0]
+    settings = {"condition.visible": mask, "networks.hidden": 3, "prior.latent_dim": 2}
+    model, _, used = build.build("image_completion", event_shape=torch.Size([5]), settings=settings)
+    assert model.condition.mask.tolist() == [bool(m) for m in mask]
+    assert (model.prior.latent_dim, used) == (2, settings)
+    with pytest.raises(InputError, match=r"Expected images for visible='middle_column'; got data of shape \(5,\)"):
+        build.build("image_completion", event_shape=torch.Size([5]), settings={"prior.latent_dim": 2})
+
+
+def test_what_a_file_says_holds(tmp_path):
+    path = write(tmp_path, OWN)
+    model, _, used = build.build(path, event_shape=SHAPE, defaults={"prior.latent_dim": 7})
+    assert (model.prior.latent_dim, used) == (2, {})
+    with pytest.raises(InputError, match=r"Expected --prior .*prior\.latent_dim .*Name one, or change the file"):
+        build.build(path, event_shape=SHAPE, settings={"prior.latent_dim": 7})
+    model, _, _ = build.build(path, event_shape=SHAPE, prior="laplace", defaults={"prior.latent_dim": 7})
+    assert model.prior.latent_dim == 7
+
+
+def test_a_file_of_ones_own(tmp_path):
+    path = write(tmp_path, OWN)
+    model, guide, _ = build.build(path, event_shape=SHAPE, prior="laplace", settings={"prior.scale": 2.0})
+    assert (type(model).__name__, type(model.prior).__name__, model.prior.scale) == ("Own", "Laplace", 2.0)
+    assert isinstance(guide, MeanField)
+    both = write(tmp_path, OWN + OWN_GUIDE, "both.py")
+    _, guide, _ = build.build(both, event_shape=SHAPE)
+    assert type(guide).__name__ == "OwnGuide"
+    guide_file = write(tmp_path, OWN_GUIDE, "guide.py")
+    _, guide, _ = build.build(path, guide_file, event_shape=SHAPE)
+    assert type(guide).__name__ == "OwnGuide"
+
+
+CASES = {
+    "unknown model": (dict(model="vea"), "Unknown model 'vea': did you mean 'vae'"),
+    "unknown guide": (dict(guide="mean_feild"), "did you mean 'mean_field'"),
+    "unknown prior": (dict(prior="standard_norml"), "did you mean 'standard_normal'"),
+    "unknown likelihood": (dict(likelihood="gausian"), "did you mean 'gaussian'"),
+    "unknown option": (dict(settings={"prior.latent_dims": 2}), r"prior\.latent_dims of .*'latent_dim'"),
+    "unknown network option": (dict(settings={"decoder.hiden": 2}), r"decoder\.hiden of MLP: did you mean 'hidden'"),
+    "unknown part": (dict(settings={"priors.latent_dim": 2}), "did you mean 'prior'"),
+    "no option": (dict(settings={"prior": 2}), "part.option"),
+    "bad value": (dict(settings={"prior.latent_dim": "two"}), "latent_dim.*got 'two'"),
+    "bad type": (dict(settings={"decoder.hidden": 2.5}), "MLP|decoder|hidden"),
+    "part the model does not take": (dict(model="linear_gaussian", prior="mixture"), "whose prior can be chosen"),
+    "network the guide does not take": (
+        dict(model="linear_gaussian", settings={"encoder.hidden": 3}), "whose encoder can be chosen"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_wrong_is_said(case):
+    options, message = CASES[case]
+    with pytest.raises(InputError, match=message):
+        build.build(**({"model": "vae", "event_shape": SHAPE} | options))
+
+
+FILES = {
+    "syntax error": ("def f(:\n", "own.py; got a syntax error in line 1"),
+    "import error": ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
+    "no model": ("x = 1\n", r"one subclass of ppl_vae.base.Model .*got none"),
+    "two models": (OWN + "\n\nclass Two(Own):\n    pass\n", "got Own, Two"),
+    "fails when run": (OWN.replace("self.prior())", "self.priorr())"), "made with no options; got AttributeError"),
+    "fails when made": (OWN.replace("super().__init__(event_shape)", "raise TypeError('my fault')"), "my fault"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_what_is_wrong_with_a_file_is_said(tmp_path, case):
+    text, message = FILES[case]
+    with pytest.raises(InputError, match=message):
+        build.build(write(tmp_path, text), event_shape=SHAPE)
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        build.build(str(tmp_path / "none.py"), event_shape=SHAPE)
+    with pytest.raises(InputError, match="no such file"):
+        build.build("models/none", event_shape=SHAPE)
