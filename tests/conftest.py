@@ -9,7 +9,7 @@ import torch
 from ppl_vae.guides import MeanField
 from ppl_vae.models import LinearGaussian
 
-from ppl_vae import data
+from ppl_vae import cli, data
 from ppl_vae.compilation import capture
 
 collect_ignore = ["benchmarks"]  # commands for a person, with peers that the tests do not need
@@ -77,3 +77,17 @@ def small_pair(digits):
 def uncompiled(monkeypatch):
     """Run what was recorded and rewritten as it is: compiling takes seconds for each program."""
     monkeypatch.setattr(capture, "_compiled", lambda graph, inputs: (graph.recompile(), graph)[1])
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Call the command line in this process, in an empty folder; return exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return exit_.value.code, out, err
+
+    return call

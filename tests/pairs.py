@@ -183,3 +183,35 @@ def two_discrete_log_px(x):
         for c2, p2 in ((0, 0.8 - 0.6 * c1), (1, 0.2 + 0.6 * c1)):
             total.append(math.log(p1 * p2) + torch.distributions.Normal(c1 + 3.0 * c2, 1.25**0.5).log_prob(x))
     return torch.logsumexp(torch.stack(total), 0)
+
+
+def subsampled_inside(model, guide, num_data, size):
+    """The pair with plates that take a random subset themselves, from all the data they are given."""
+
+    def model_of_all(x):
+        pyro.module("model", model)
+        with pyro.plate("data", num_data, subsample_size=size) as index:
+            z = pyro.sample("z", model.prior())
+            pyro.sample("x", model.likelihood(model.decoder(z)), obs=x[index])
+
+    def guide_of_all(x):
+        with pyro.plate("data", num_data, subsample_size=size) as index:
+            pyro.sample("z", guide(x[index]))
+
+    return model_of_all, guide_of_all
+
+
+def subsample_passed(model, guide, num_data):
+    """The pair given a batch, with plates that stand for all the data: scale num_data / batch size."""
+
+    def model_of_batch(x):
+        pyro.module("model", model)
+        with pyro.plate("data", num_data, subsample=torch.arange(len(x))):
+            z = pyro.sample("z", model.prior())
+            pyro.sample("x", model.likelihood(model.decoder(z)), obs=x)
+
+    def guide_of_batch(x):
+        with pyro.plate("data", num_data, subsample=torch.arange(len(x))):
+            pyro.sample("z", guide(x))
+
+    return model_of_batch, guide_of_batch

@@ -37,6 +37,7 @@ def each(support: Any) -> Any:
 def in_words(support: Any) -> str:
     """Return what values are inside, as it is said in a message.
 
+    >>> from ppl_vae.distributions.pixels import Levels
     >>> in_words(constraints.integer_interval(0, 16)), in_words(constraints.unit_interval), in_words(Levels(17))
     ('whole numbers from 0 to 16', '[0, 1]', '{0, 1/16, ..., 1}')
     """

@@ -16,6 +16,8 @@ from pairs import (
     hierarchical_model,
     mean_guide,
     mean_model,
+    subsample_passed,
+    subsampled_inside,
 )
 from ppl_vae.guides import LinearGaussian as ExactPosterior
 from ppl_vae.models import VAE, LinearGaussian
@@ -61,38 +63,6 @@ def test_exact_posterior_gives_equal_weights(linear_gaussian):
     np.testing.assert_allclose(evidence.elbo, evidence.log_px, atol=1e-4)
     np.testing.assert_allclose(evidence.ess, 1000, rtol=1e-5)
     assert evidence.mcse.max() < 1e-5
-
-
-def subsampled_inside(model, guide, num_data, size):
-    """The pair with plates that take a random subset themselves, from all the data they are given."""
-
-    def model_of_all(x):
-        pyro.module("model", model)
-        with pyro.plate("data", num_data, subsample_size=size) as index:
-            z = pyro.sample("z", model.prior())
-            pyro.sample("x", model.likelihood(model.decoder(z)), obs=x[index])
-
-    def guide_of_all(x):
-        with pyro.plate("data", num_data, subsample_size=size) as index:
-            pyro.sample("z", guide(x[index]))
-
-    return model_of_all, guide_of_all
-
-
-def subsample_passed(model, guide, num_data):
-    """The pair given a batch, with plates that stand for all the data: scale num_data / batch size."""
-
-    def model_of_batch(x):
-        pyro.module("model", model)
-        with pyro.plate("data", num_data, subsample=torch.arange(len(x))):
-            z = pyro.sample("z", model.prior())
-            pyro.sample("x", model.likelihood(model.decoder(z)), obs=x)
-
-    def guide_of_batch(x):
-        with pyro.plate("data", num_data, subsample=torch.arange(len(x))):
-            pyro.sample("z", guide(x))
-
-    return model_of_batch, guide_of_batch
 
 
 @pytest.mark.parametrize("num_data", [640, 650])

@@ -13,7 +13,7 @@ from ppl_vae.guides import Conditional, FullCovariance, Hierarchical, MeanField
 from ppl_vae.models import CVAE, VAE
 from ppl_vae.models import Hierarchical as HierarchicalVAE
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
-from test_swap import EVENT_SHAPE, GUIDES, LIKELIHOODS, NUM_DATA, PRIORS, make
+from rows import EVENT_SHAPE, GUIDES, LIKELIHOODS, NUM_DATA, PRIORS, make
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -138,7 +138,7 @@ def test_any_kind_of_data_gives_the_same_fit(digits):
 
 @pytest.mark.parametrize("make", ["inside", "passed"])
 def test_the_elbo_is_per_datum_under_subsampled_plates(linear_gaussian, make):
-    from test_importance import subsample_passed, subsampled_inside
+    from pairs import subsample_passed, subsampled_inside
 
     model, _ = linear_gaussian
     with torch.no_grad():
@@ -387,7 +387,7 @@ def test_nan_parameters_after_a_finite_loss_are_not_kept():
 
 @pytest.mark.parametrize("batch_size", [50, 200])
 def test_the_elbo_is_per_datum_with_few_data_too(linear_gaussian, batch_size):
-    from test_importance import subsample_passed
+    from pairs import subsample_passed
 
     model, _ = linear_gaussian
     with torch.no_grad():

@@ -12,27 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from own_files import OWN
 from safetensors.torch import load_file
-from test_programs import OWN
+from tiny import QUICK
 
 import ppl_vae
-from ppl_vae import cli
-
-QUICK = ["--epochs", "2", "--set", "decoder.hidden=16", "--set", "encoder.hidden=16", "--num-samples", "20"]
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Call the command line in this process, in an empty folder; return exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return call
 
 
 def test_help_is_quick_and_heavy_things_stay_out():

@@ -10,7 +10,6 @@ import torch
 from ppl_vae.guides import MeanField
 from ppl_vae.models import VAE
 from pyro.infer import ELBO, TraceEnum_ELBO
-from test_cli import run  # noqa: F401  (a fixture)
 
 import ppl_vae
 from ppl_vae import InputError, cli, list_parts
@@ -93,7 +92,7 @@ QUICK = ["--data", "x.npy", "--epochs", "1", "-k", "2"]
 
 
 @pytest.fixture
-def x_npy(run):  # noqa: F811
+def x_npy(run):
     np.save("x.npy", np.random.default_rng(0).integers(0, 2, (60, 5)))
     Path("own.py").write_text(OWN)
     return run

@@ -154,7 +154,12 @@ def test_a_run_with_a_condition_of_ones_own(tmp_path, monkeypatch):
     np.savez("angles.npz", x=IMAGES.numpy().repeat(5, 0), y=np.linspace(-3, 3, 30))
     few = {"fit.epochs": 1}
     run = ppl_vae.train(
-        Path(__file__).parents[1] / "angled.py", data="angles.npz", settings=few, num_samples=2, out="run", progress=False
+        Path(__file__).parents[1] / "angled.py",
+        data="angles.npz",
+        settings=few,
+        num_samples=2,
+        out="run",
+        progress=False,
     )
     assert (run.path / "figures" / "samples.png").exists()
     np.save("two.npy", np.array([0.5, 1.5]))

@@ -13,7 +13,7 @@ import torch
 from ppl_vae.guides import Conditional, LinearGaussian, MeanField, SemiSupervised
 from ppl_vae.models import CVAE, VAE, ImageCompletion
 from ppl_vae.models import LinearGaussian as LinearGaussianModel
-from test_cli import QUICK, run  # noqa: F401  (a fixture)
+from tiny import QUICK
 
 import ppl_vae
 from ppl_vae import InputError, data, likelihoods, missing
@@ -367,7 +367,7 @@ def test_files_with_missing_values(tmp_path):
         data.load(tmp_path / "d.npz")
 
 
-def test_the_command_line(run, tmp_path):  # noqa: F811
+def test_the_command_line(run, tmp_path):
     code, out, err = run("train", "vae", *QUICK, "--set", "data.missing=0.3")
     assert code == 0, err
     folder = tmp_path / "runs" / "vae-digits"

@@ -13,7 +13,6 @@ from ppl_vae.guides import Conditional, MeanField, SemiSupervised
 from ppl_vae.models import CVAE, VAE, NextDigit
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
-from test_cli import run  # noqa: F401  (a fixture)
 
 import ppl_vae
 from ppl_vae import InputError, accuracy, data, estimate_evidence, fit
@@ -285,7 +284,7 @@ def test_a_hundred_labels_of_the_digits(few):
 QUICK = ["--epochs", "2", "--set", "networks.hidden=16", "--set", "classifier.hidden=16", "-k", "20"]
 
 
-def test_the_command_line_chooses_guide_and_objective(run, tmp_path):  # noqa: F811
+def test_the_command_line_chooses_guide_and_objective(run, tmp_path):
     few_labels = ["train", "cvae", "--set", "data.num_labels=100", *QUICK]
     code, out, err = run(*few_labels)
     assert code == 0, err
@@ -306,7 +305,7 @@ def test_the_command_line_chooses_guide_and_objective(run, tmp_path):  # noqa: F
     assert "Q(y | x) is right" in out
 
 
-def test_a_file_with_missing_labels(run, tmp_path):  # noqa: F811
+def test_a_file_with_missing_labels(run, tmp_path):
     y = np.arange(300) % 3
     x = (np.random.default_rng(0).random((300, 1, 4, 4)) < 0.2 + 0.3 * y[:, None, None, None]).astype(np.float32)
     few_y = np.where(np.arange(300) < 30, y, -1)
@@ -335,7 +334,7 @@ def test_a_file_with_missing_labels(run, tmp_path):  # noqa: F811
         (["cvae", "-s", "data.num_labels=9", "-s", "classifier.hiden=9"], "did you mean 'hidden'"),
     ],
 )
-def test_the_command_line_in_words(run, arguments, message):  # noqa: F811
+def test_the_command_line_in_words(run, arguments, message):
     import re
 
     code, _, err = run("train", *arguments)
