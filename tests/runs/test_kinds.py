@@ -136,9 +136,9 @@ def test_options_are_read_from_signatures():
 
 
 def test_networks_by_name():
-    build = dict(event_shape=torch.Size([1, 4, 4]), decoder="gated_mlp", encoder="gated_mlp")
+    parts = dict(event_shape=torch.Size([1, 4, 4]), decoder="gated_mlp", encoder="gated_mlp")
     settings = {"decoder.hidden": (7,), "encoder.hidden": (9, 9)}
-    model, guide, used = build.build("vae", **build, settings=settings)
+    model, guide, used = build.build("vae", **parts, settings=settings)
     assert (type(model.decoder), type(guide.encoder), used) == (GatedMLP, GatedMLP, settings)
     assert len([*guide.encoder.layers]) == 5
     with pytest.raises(InputError, match="Unknown decoder 'gated': did you mean 'gated_mlp'"):
