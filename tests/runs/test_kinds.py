@@ -15,7 +15,7 @@ import ppl_vae
 from ppl_vae import InputError, cli, list_parts
 from ppl_vae.data.as_source import as_source
 from ppl_vae.networks import GatedMLP
-from ppl_vae.runs import kinds
+from ppl_vae.runs import build, kinds
 from ppl_vae.runs.objective import choose
 from ppl_vae.traces.pair import Pair
 
