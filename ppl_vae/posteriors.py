@@ -16,6 +16,7 @@ from torch.distributions.transforms import ReshapeTransform
 from ppl_vae.distributions.flows import Remembering, autoregressive
 from ppl_vae.distributions.gaussian import diagonal_normal, positive_scale
 from ppl_vae.errors import InputError, positive_int
+from ppl_vae.networks import widths
 from ppl_vae.parts import Posterior
 from ppl_vae.utils.precision import full_precision
 
@@ -53,7 +54,7 @@ class InverseAutoregressive(Posterior):
     ) -> None:
         super().__init__(latent_dim)
         self.context_dim = positive_int("context_dim", context_dim)
-        self.flow = autoregressive(kind, latent_dim, context_dim, transforms, hidden)
+        self.flow = autoregressive(kind, latent_dim, context_dim, transforms, widths("hidden", hidden))
 
     @property
     def h_dim(self) -> int:

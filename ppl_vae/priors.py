@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ppl_vae.distributions.flows import Remembering, autoregressive
 from ppl_vae.distributions.gaussian import GaussianMixture, diagonal_normal
 from ppl_vae.errors import InputError, positive_int, positive_number
-from ppl_vae.networks import MLP
+from ppl_vae.networks import MLP, widths
 from ppl_vae.parts import Prior
 
 __all__ = ["ConditionalNormal", "Flow", "Laplace", "Mixture", "Prior", "StandardNormal", "StudentT", "VampPrior"]
@@ -270,7 +270,7 @@ class Flow(Prior):
         hidden: Sequence[int] | int = (64, 64),
     ) -> None:
         super().__init__(latent_dim)
-        self.flow = autoregressive(kind, latent_dim, 0, transforms, hidden)
+        self.flow = autoregressive(kind, latent_dim, 0, transforms, widths("hidden", hidden))
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
         """Return the flow, event shape [latent_dim]."""

@@ -16,13 +16,12 @@ from torch import Tensor
 from torch.distributions import Distribution, Transform, constraints
 
 from ppl_vae.errors import InputError, did_you_mean, positive_int
-from ppl_vae.networks import widths
 
 KINDS = ("neural_spline", "masked_autoregressive")
 START = 0.01  # of the last weights of each network, as a part of PyTorch's: f starts near the identity
 
 
-def autoregressive(kind: str, features: int, context: int, transforms: int, hidden: Sequence[int] | int) -> Any:
+def autoregressive(kind: str, features: int, context: int, transforms: int, hidden: Sequence[int]) -> Any:
     """Return a lazy transform of zuko's, z given a context -> f, made of so many autoregressive ones.
 
     Raises:
@@ -32,7 +31,7 @@ def autoregressive(kind: str, features: int, context: int, transforms: int, hidd
         raise InputError(f"Unknown kind of flow {kind!r}: {did_you_mean(str(kind), KINDS)}.")
     zuko_flows = _import_zuko()
     make = zuko_flows.NSF if kind == "neural_spline" else zuko_flows.MAF
-    options = {"transforms": positive_int("transforms", transforms), "hidden_features": widths("hidden", hidden)}
+    options = {"transforms": positive_int("transforms", transforms), "hidden_features": hidden}
     # One dimension has no order to reverse; zuko warns of it.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
