@@ -13,6 +13,7 @@ import torch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the command line choose the random numbers."""
     parser.addoption("--seed", type=int, default=0, metavar="N", help="draw other random numbers in every test")
 
 
@@ -21,6 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if shift := 7919 * config.getoption("--seed"):
         plain = torch.manual_seed
         torch.manual_seed = lambda seed: plain((int(seed) + shift) % 2**63)
+        config.add_cleanup(lambda: setattr(torch, "manual_seed", plain))
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,8 @@
 """How far an estimate may be from the truth: by the number of comparisons and the tails of what is compared.
 
-Each function is one assertion, and fails by chance at most once in a million (`FALSE_ALARM`) however many numbers it
-compares, for any seed. "Four standard errors" would fail one test in four with 64 data of 16 tests; and the average of
-weights w, whose tail is to the right, is low and claims a small error at the same time.
+Each check fails by chance once in a million at most (`FALSE_ALARM`), however many numbers it compares. Two things make
+"within four standard errors" fail far more often: many data, of which any may be off; and weights, whose tail to the
+right makes an average that is too low claim too small an error.
 """
 
 import math
@@ -34,16 +34,17 @@ def check_errors(found, expected, error, dof=math.inf, slack=0.0):
     found, expected, error = np.broadcast_arrays(*(np.asarray(a, dtype=float) for a in (found, expected, error)))
     off = np.abs(found - expected) - slack
     most = limit(found.size, dof) * error
-    assert (off <= most).all(), f"{_worst(off, most)} standard errors of {limit(found.size, dof):.1f}\n{found}\n{expected}"
+    assert (off <= most).all(), f"{np.abs(found - expected)} off, of {most + slack} at most"
 
 
 def check_spread(draws, stated):
     """Independent normal draws [R, ...] have the standard deviations [...] that were stated: each, and all together."""
+    draws = np.asarray(draws, dtype=float)
     square = (np.var(draws, axis=0, ddof=1) / np.square(stated)).ravel()
     for found, dof in ((square, len(draws) - 1), (square.mean(), square.size * (len(draws) - 1))):
         share = FALSE_ALARM / (4 * np.size(found))
         low, high = stats.chi2.ppf([share, 1 - share], dof) / dof
-        assert ((found >= low) & (found <= high)).all(), f"{np.sqrt(found)} times the stated error: {low**0.5}, {high**0.5}"
+        assert ((found >= low) & (found <= high)).all(), f"Variances {found} times those stated: {low} to {high}"
 
 
 def check_log_px(log_px, mcse, truth, num_draws, slack=1e-4, false_alarm=FALSE_ALARM):
@@ -89,7 +90,3 @@ def _between(ratio, variance, largest, error, num_draws, false_alarm, slack):
     with np.errstate(invalid="ignore", divide="ignore"):
         found = f"log P(x) is off by {np.log(ratio)}, of {np.log(low)} to {np.log(high)}"
     assert (ratio >= low).all() and (ratio <= high).all(), found
-
-
-def _worst(off, most):
-    return float(np.max(np.divide(off, most, out=np.full_like(off, np.inf), where=most > 0) * limit(off.size)))

@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from bounds import check_errors, check_evidence, check_log_px, check_sandwich, limit
+from bounds import check_evidence, check_log_px, check_means, check_sandwich, check_spread, limit
 from pairs import (
     clusters_guide,
     clusters_log_px,
@@ -30,6 +30,7 @@ from ppl_vae.models import VAE, LinearGaussian
 
 from ppl_vae import InputError, estimate_evidence
 from ppl_vae.evidence.ais import anneal, pilot, schedule
+from ppl_vae.evidence.diagnostics import estimates
 from ppl_vae.evidence.hmc import transition, with_gradients
 from ppl_vae.priors import Mixture
 
@@ -58,7 +59,7 @@ def test_linear_gaussian_as_the_issue_asks(linear_gaussian):
     )
     truth = exact(model, x)
     check_evidence(evidence, truth)
-    assert abs(evidence.log_px - truth).mean() < 0.05
+    assert abs(evidence.log_px - truth).mean() < 0.05  # of 64 data with errors near 0.02
     simulated = exact(model, evidence.sandwich.x)
     check_sandwich(evidence.sandwich, simulated)
     bounds = evidence.sandwich.means()
@@ -88,7 +89,7 @@ def test_a_bad_guide_of_50_latents_where_importance_sampling_fails():
     assert plain.verdict().startswith("Not to be believed")
     annealed = estimate_evidence(model, bad, x, method="ais", num_temperatures=1000, num_samples=100)
     assert abs((annealed.log_px - truth).mean()) < 0.4
-    assert (np.abs(annealed.log_px - truth) < 6 * annealed.mcse).all()
+    check_evidence(annealed, truth)
     from_prior = estimate_evidence(
         model, bad, x, method="ais", proposal="prior", num_temperatures=1000, num_leapfrog=4, num_samples=100
     )
@@ -146,7 +147,7 @@ def test_constrained_latents_whose_support_depends_on_others():
         annealed = estimate_evidence(
             constrained_model, constrained_guide, x, method="ais", proposal=proposal, **SHORT | {"num_chains": 64}
         )
-        np.testing.assert_array_less(abs(annealed.log_px - plain.log_px), 4.5 * np.hypot(annealed.mcse, plain.mcse))
+        check_log_px(annealed.log_px, np.hypot(annealed.mcse, plain.mcse), plain.log_px, 64)
 
 
 def test_one_temperature_is_importance_sampling(linear_gaussian):
@@ -210,9 +211,14 @@ def test_hmc_leaves_the_distribution_at_beta_as_it_is(beta):
     for _ in range(3):
         state, probability = transition(evaluate, state, beta, step_size, 4)
     assert (probability.mean(0) < 0.999).all()
-    np.testing.assert_allclose(state.position.mean((0, 2)), mean, atol=4 / math.sqrt(20_000 * precision))
-    np.testing.assert_allclose(state.position.var((0, 2)), 1 / precision, rtol=0.05)
+    check_means(state.position, np.full((2, 1), mean))
+    check_spread(state.position, np.full((2, 1), precision**-0.5))
     assert (state.position != draws).float().mean() > 0.5
+
+
+def weighed(run):
+    found = estimates(run.log_weights.double().numpy())
+    return found["log_px"], found["mcse"]
 
 
 def test_hmc_finds_its_way_and_the_weights_have_mean_one():
@@ -221,10 +227,10 @@ def test_hmc_finds_its_way_and_the_weights_have_mean_one():
     plan = pilot(evaluate, evaluate(2 * torch.randn(500, 3, 1)), schedule(50), 5, lambda: None)
     assert plan.step_sizes.shape == (51, 3)
     run = anneal(evaluate, evaluate(2 * torch.randn(500, 3, 1)), plan, lambda: None)
-    np.testing.assert_allclose(run.log_weights.exp().mean(0), 1.0, atol=5 * float(run.log_weights.exp().std()) / 22)
-    np.testing.assert_allclose(run.state.position.mean((0, 2)), 1.0, atol=0.15)
+    check_log_px(*weighed(run), 0.0, 500)
+    np.testing.assert_allclose(run.state.position.mean((0, 2)), 1.0, atol=limit(3) * 0.5 / math.sqrt(500) + 0.035)
     back = anneal(evaluate, evaluate(1 + 0.5 * torch.randn(500, 3, 1)), plan.backwards(), lambda: None)
-    np.testing.assert_allclose(back.log_weights.exp().mean(0), 1.0, atol=5 * float(back.log_weights.exp().std()) / 22)
+    check_log_px(*weighed(back), 0.0, 500)
     np.testing.assert_allclose(run.acceptance, 0.65, atol=0.12)
     np.testing.assert_allclose(back.acceptance, 0.65, atol=0.12)
 
@@ -326,7 +332,7 @@ def test_the_sandwich_of_two_observed_sites(equal):
     expected = -0.5 * (2 + 2 * math.log(2 * math.pi) + math.log(2))  # minus the entropy of x and y
     low, high = evidence.sandwich.interval()
     spread = evidence.sandwich.means()["lower"].se
-    assert low - 4 * spread < expected < high + 4 * spread
+    assert low - limit(2) * spread < expected < high + limit(2) * spread
     with pytest.raises(InputError, match="goes on with what pyro"):
         estimate_evidence(going_on_with_the_argument, pair_guide, data, method="sandwich", **SHORT)
 
@@ -349,7 +355,7 @@ def test_chains_that_leave_what_is_possible_are_rejected_not_an_error():
     log_joint = dist.Normal(0.0, (5 * s).exp()).log_prob(x.double()) + dist.Normal(0.0, 3.0).log_prob(s)
     truth = torch.logsumexp(log_joint, 0) + math.log(60 / 60_000)
     evidence = estimate_evidence(model, guide, x, method="ais", proposal="prior", **SHORT | {"num_temperatures": 200})
-    assert (np.abs(evidence.log_px - truth.numpy()) < 5 * evidence.mcse + 0.02).all()
+    check_evidence(evidence, truth.numpy())
 
 
 def test_a_mode_that_the_guide_never_visits_opens_the_sandwich():
