@@ -11,13 +11,14 @@ from torch.distributions import constraints
 
 from ppl_vae.data.missing_values import check_holes, find_holes
 from ppl_vae.data.sources import PartlyLabelled, Source
-from ppl_vae.distributions.unwrap import each, in_words, unwrapped
+from ppl_vae.distributions.unwrap import elementwise_support, family_of, in_words
 from ppl_vae.errors import InputError, reason
 from ppl_vae.likelihoods import _that_take
 from ppl_vae.missing import all_known, filled
-from ppl_vae.traces.log_weights import check_sites, get_traces
+from ppl_vae.traces.log_weights import check_sites
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import Args, samples
+from ppl_vae.traces.run import get_traces
 
 PROBE_SIZE = 256
 CHECK_SIZE = 1000
@@ -179,8 +180,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
 def outside_message(name: str, fn: Any, x: Tensor, values: Tensor | None = None) -> str:
     """Return what to say of data x outside the support of a site; `values` are those that a likelihood has to take."""
     x = x[~x.isnan()]
-    fn = unwrapped(fn)
-    support = each(fn.support)
+    fn = family_of(fn)
+    support = elementwise_support(fn.support)
     if isinstance(fn, dist.Categorical):
         fix = "Mend the labels, or raise the number of classes (condition.num_classes)."
     else:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ppl_vae.data.as_source import as_source, fingerprint
 from ppl_vae.data.checks import check
 from ppl_vae.data.sources import Source
+from ppl_vae.distributions.unwrap import base_of
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.scale import scored_as
 from ppl_vae.missing import all_known
@@ -158,9 +159,7 @@ def _check_densities(traces: list[Trace]) -> None:
     if any(site["infer"].get("is_auxiliary") for site in guided.values()):
         return  # an automatic guide: the density stands at the auxiliary site
     for name, site in guided.items():
-        fn = site["fn"]
-        while hasattr(fn, "base_dist"):
-            fn = fn.base_dist
+        fn = base_of(site["fn"])
         if isinstance(fn, Delta) and not bool(fn.log_density.any()) and not model[name]["fn"].support.is_discrete:
             raise InputError(
                 f"Expected a guide with a density; got a point (Delta) at site {name!r}, whose weights say nothing "

@@ -110,7 +110,7 @@ class Gradients:
     def _plain(self, *args: Tensor) -> tuple[Tensor, ...]:
         with torch.enable_grad():
             with products_in(self.precision, self.pair.device):
-                loss, surrogate = loss_and_surrogate(self.objective, self.pair, args)
+                loss, surrogate = loss_and_surrogate(self.objective, self.pair.model, self.pair.guide, args)
             found = torch.autograd.grad(surrogate, self.parameters, allow_unused=True, materialize_grads=True)
             # As they lie in memory: an optimizer may go through both side by side.
             return (loss.detach(), *map(_laid_out_like, found, self.parameters))
