@@ -59,7 +59,7 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
     holes = find_holes(source)
 
     def first(count: int) -> tuple[Tensor, ...]:
-        return tuple(filled(t) for t in _to(next(source.batches(count)), pair))
+        return tuple(filled(t) for t in pair.to_device(next(source.batches(count))))
 
     args = first(size or min(PROBE_SIZE, max(1, len(source) - 1)))
     with torch.no_grad(), pair.evaluating():
@@ -142,10 +142,6 @@ def _check_served(pair: Pair) -> None:
             )
 
 
-def _to(batch: tuple[Tensor, ...], pair: Pair) -> tuple[Tensor, ...]:
-    return tuple(t.to(pair.device) for t in batch)
-
-
 def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source) -> None:
     """Check all data against the support of an observed site."""
     value, support = site["value"], site["fn"].support
@@ -156,7 +152,7 @@ def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source)
         if position is not None:
             x = batch[position].to(value.device).reshape(len(batch[0]), *value.shape[1:])
         else:  # the program computes what it observes
-            x = samples(poutine.trace(pair.model).get_trace(*_to(batch, pair)))[site["name"]]["value"]
+            x = samples(poutine.trace(pair.model).get_trace(*pair.to_device(batch)))[site["name"]]["value"]
         try:
             inside = support.check(x)
         except (RuntimeError, NotImplementedError):  # the support has parameters of its own for each datum

@@ -100,9 +100,9 @@ class Work:
         """Yield the data in order, about `data_at_once` at a time."""
         if not self.structure.subsampled:
             for batch in self.source.batches(len(self.source) if self.whole_only else data_at_once):
-                yield Chunk(tuple(t.to(self.pair.device) for t in batch), None, len(batch[0]))
+                yield Chunk(self.pair.to_device(batch), None, len(batch[0]))
             return
-        everything = tuple(t.to(self.pair.device) for t in next(self.source.batches(len(self.source))))
+        everything = self.pair.to_device(next(self.source.batches(len(self.source))))
         for index in torch.arange(len(self.source)).split(self.structure.size):
             # The subset has one size: the last is filled up with data whose results are dropped.
             filled = torch.cat([index, index.new_zeros(self.structure.size - len(index))])

@@ -200,7 +200,7 @@ class Steps:
         Where that cannot be done, one warning says why, and plain Pyro is used.
         """
         for batch, count in source.examples(batch_size) if wanted is not False else ():
-            args = tuple(t.to(self.pair.device) for t in batch)
+            args = self.pair.to_device(batch)
             if wanted == "auto" and not self._pays(args, count * epochs):
                 continue
             try:

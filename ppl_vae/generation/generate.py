@@ -144,7 +144,7 @@ def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True,
     parts = []
     with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad(), _in_one_sentence():
         for batch in as_source(data, pair, ordered=True).batches(CHUNK):
-            args = tuple(t.to(pair.device) for t in batch)
+            args = pair.to_device(batch)
             guide_trace = poutine.trace(guide).get_trace(*args)
             again = poutine.replay(Regenerated()(model), trace=guide_trace)
             with AtMean(mean):

@@ -146,7 +146,8 @@ class Pair:
 
     def to_device(self, batch: Iterable[Tensor]) -> tuple[Tensor, ...]:
         """Return the tensors of a batch where the parameters live."""
-        return tuple(value.to(self.device) for value in batch)
+        device = self.device
+        return tuple(value.to(device) for value in batch)
 
     def accepts(self, name: str) -> bool:
         """Whether the model takes an argument of this name."""
