@@ -26,9 +26,10 @@ from ppl_vae import InputError, estimate_evidence
 from ppl_vae.conditions import Label
 from ppl_vae.criticism.gaps import explain_gap
 from ppl_vae.evidence.refine import refine
-from ppl_vae.traces.log_weights import get_traces, log_weights
+from ppl_vae.traces.log_weights import log_weights
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import structure_of
+from ppl_vae.traces.run import get_traces
 
 
 def shifted_guide(model, offset=0.0, factor=1.0, *, mean_field=False):
