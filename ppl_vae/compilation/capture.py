@@ -1,20 +1,20 @@
-"""A pair and an objective as one compiled function: Pyro runs once, then only its tensor operations.
+"""Any function of tensors as one compiled function: Pyro runs once, then only its tensor operations.
 
-    log_weights_function    log w_k = log P(x, z_k) - log Q(z_k | x), as `trace.log_weights`, [K, N]
-    gradients.Gradients     an objective's loss and its gradients, as its own `loss_and_grads`
-    ancestral.Ancestral     x drawn from P(x), or E[x | z], as Pyro's own trace
+The function is run once while its operations are recorded (`record`), and what was recorded is rewritten (`rewrites`)
+and compiled for the shapes it was recorded with. Parameters, buffers and all other tensors that the programs hold
+become arguments, so that the compiled function uses the numbers they have when it is called: weights that an optimizer
+moves, a weight of the KL divergence that an objective raises. Draws are left to PyTorch's own generator, in Pyro's
+order: the same seed gives the same z as plain Pyro, and against plain Pyro each function is held before it is used.
 
-The pair is run once while its operations are recorded (`recorded`), and what was recorded is rewritten (`rewriting`,
-`products`) and compiled for the shapes it was recorded with. Parameters, buffers and all other tensors that the
-programs hold become arguments, so that the function uses the numbers they have when it is called: weights that an
-optimizer moves, a weight of the KL divergence that an objective raises. Draws are left to PyTorch's own generator, in
-Pyro's order: the same seed gives the same z as plain Pyro, and against plain Pyro each function is held before it is
-used.
+Who compiles does it in three steps: `pays` asks whether the work is long enough, `capture` compiles, and
+`compiled_or_none` says in one line where that cannot be done, so that the caller goes on with plain Pyro.
 """
 
+import math
 import operator
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pyro
 import torch
@@ -24,7 +24,10 @@ from torch import Tensor, fx
 from ppl_vae.compilation.record import folded, record
 from ppl_vae.compilation.rewrites import choose_products, rewrite
 from ppl_vae.errors import InputError, reason
-from ppl_vae.traces.plates import Args
+from ppl_vae.utils.threads import Trial, seconds_of
+
+T = TypeVar("T")
+Args = tuple[Any, ...]
 
 
 class CannotCapture(Exception):  # noqa: N818 (not a fault: the caller goes on with plain Pyro)
@@ -45,22 +48,57 @@ Function = Callable[..., tuple[Tensor, ...]]
 COMPILE_SECONDS = 30.0  # from nothing; a few where the compiler's own cache has the program
 KNOWN = 32  # compiled functions that are kept, for programs that do the same operations on other tensors
 SPEEDUP = 1.5  # of compiled over plain, at least, where the work is large enough for the question to arise
-STEPS_SPEEDUP = 2.0
+STEPS_SPEEDUP = 2.0  # of steps of a fit: the smaller the arrays, the larger the share that is Pyro's
+ROUNDS = 3
 LARGE = 50  # chunks of work; below it the question whether to compile is not worth an answer
 UNLIKE = "the program does something else on each run that is not a draw by pyro.sample"
 
 _known: dict[tuple[str, str, int], Function] = {}
 
 
-def compiling_pays(seconds: float, *, steps: bool = False) -> bool:
+def compiling_pays(seconds: float, speedup: float = SPEEDUP) -> bool:
     """Whether work that takes plain Pyro this many seconds is done sooner if it is compiled first.
-
-    Steps of a fit gain more than log-weights: the smaller the arrays, the larger the share that is Pyro's.
 
     >>> compiling_pays(10.0), compiling_pays(1000.0)
     (False, True)
     """
-    return seconds > COMPILE_SECONDS + seconds / (STEPS_SPEEDUP if steps else SPEEDUP)
+    return seconds > COMPILE_SECONDS + seconds / speedup
+
+
+def pays(wanted: bool | str, trial: Trial, count: int, *, speedup: float = SPEEDUP, few: int = 0) -> bool:
+    """Return whether to compile: it is wanted (True), or "auto" and so many units of plain work are done sooner.
+
+    Args:
+        wanted: True, False or "auto".
+        trial: makes the context in which a unit of plain work can be timed without a trace.
+        count: units of work to come.
+        speedup: of compiled over plain.
+        few: units of work that are not worth the question.
+    """
+    if wanted != "auto" or count < few:
+        return wanted is True
+    seconds = math.inf
+    with trial() as work:
+        for _ in range(ROUNDS):  # the first may find out things once; if it is quick, it is all there is to know
+            seconds = min(seconds, seconds_of(work))
+            if not compiling_pays(count * seconds, speedup):
+                return False
+    return True
+
+
+def compiled_or_none(make: Callable[[], T], otherwise: str = "Plain Pyro is used", stacklevel: int = 3) -> T | None:
+    """Return what is compiled; None, and one warning that says why, where that cannot be done.
+
+    Args:
+        make: compiles, and holds the result against plain Pyro.
+        otherwise: what is done then, as the warning begins.
+        stacklevel: whose line the warning names, as `warnings.warn` counts from the caller.
+    """
+    try:
+        return make()
+    except CannotCapture as problem:
+        warnings.warn(f"{otherwise}, as {problem}.", stacklevel=stacklevel + 1)
+        return None
 
 
 def capture(function: Callable[..., Any], *examples: Tensor, once: bool = False) -> Function:
@@ -150,8 +188,10 @@ def _compiled(graph: fx.GraphModule, inputs: Args) -> Function:
         return _known[key]
     try:
         with torch.no_grad():
-            # Fallback: draws are made by PyTorch's own generator, as plain Pyro's are.
-            compiled = inductor(graph, list(inputs), options={"fallback_random": True})
+            # Fallback: draws are made by PyTorch's own generator, as plain Pyro's are. Dynamic: what is compiled for
+            # several threads can be run by one.
+            options = {"fallback_random": True, "cpp.dynamic_threads": torch.get_num_threads() > 1}
+            compiled = inductor(graph, list(inputs), options=options)
             compiled(*inputs)
     except Exception as problem:  # no compiler, or one that fails
         raise CannotCapture(
@@ -174,14 +214,3 @@ def turned(args: Args) -> Args:
     Python that looks at values behind PyTorch's back (x.numpy()) is recorded as a constant; other data show it.
     """
     return tuple(value.flip(0) for value in args)
-
-
-def alike(got: tuple[Tensor, ...], expected: tuple[Tensor, ...], digits: int = 4) -> bool:
-    """Return whether tensors are the same up to rounding; those after the first, gradients, on the scale of all."""
-    error = 10.0**-digits
-    scale = max((float(e.abs().max()) for e in expected[1:] if e.numel()), default=1.0)
-    tolerances = [10 * error] + [error * scale] * len(expected[1:])
-    return all(
-        torch.allclose(one.double(), other.double(), rtol=10 * error, atol=atol, equal_nan=True)
-        for one, other, atol in zip(got, expected, tolerances, strict=True)
-    )

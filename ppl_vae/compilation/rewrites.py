@@ -10,14 +10,13 @@ threads. So each kind of product is timed once in a process.
 
 import functools
 import math
-import time
-from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx
 
 from ppl_vae.compilation.record import record, without_dead_code
+from ppl_vae.utils.threads import seconds_of
 
 FACTORS = 64  # of at most 2 each in one product: 2^64 is well inside single precision
 aten = torch.ops.aten
@@ -107,18 +106,18 @@ def _chain(node: fx.Node, targets: list[Any]) -> list[fx.Node]:
 ROUNDS = 7
 AHEAD = 0.8  # of the default's time at most: in a loop of its own a product finds its factors in the cache
 
-_library = torch.library.Library("ppl_vae", "DEF")
-_library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return x W^T + b by oneDNN, for single precision on the CPU."""
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], ""))
 
 
-# An operator of our own: the compiler would put its own product in the place of oneDNN's.
-_library.impl("linear", linear, "CPU")
-_library.impl("linear", lambda x, weight, bias: x.new_empty((*x.shape[:-1], weight.shape[0])), "Meta")
+# An operator of our own, defined once: the compiler would put its own product in the place of oneDNN's.
+_library = torch.library.Library("ppl_vae", "FRAGMENT")
+if not hasattr(torch.ops.ppl_vae, "linear"):
+    _library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+    _library.impl("linear", linear, "CPU")
+    _library.impl("linear", lambda x, weight, bias: x.new_empty((*x.shape[:-1], weight.shape[0])), "Meta")
 
 
 class Factor(NamedTuple):
@@ -140,20 +139,14 @@ class Factor(NamedTuple):
 @functools.cache
 def onednn_is_faster(left: Factor, right: Factor, with_bias: bool, num_threads: int) -> bool:
     """Return whether oneDNN's A B + b beats PyTorch's default product for such matrices; measured once."""
-    if not torch.backends.mkldnn.is_available():
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
     a, b, bias = left.example(), right.example(), torch.ones(right.shape[1]) if with_bias else None
     default, onednn = math.inf, math.inf
     for _ in range(ROUNDS):  # in turn, the fastest of each: a busy machine slows both
-        default = min(default, _seconds(lambda: a @ b if bias is None else torch.addmm(bias, a, b)))
-        onednn = min(onednn, _seconds(lambda: torch.ops.ppl_vae.linear(a, b.t(), bias)))
+        default = min(default, seconds_of(lambda: a @ b if bias is None else torch.addmm(bias, a, b)))
+        onednn = min(onednn, seconds_of(lambda: torch.ops.ppl_vae.linear(a, b.t(), bias)))
     return onednn < AHEAD * default
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def choose_products(graph: fx.Graph) -> None:

@@ -31,6 +31,7 @@ from ppl_vae.evidence.refine import refine
 from ppl_vae.evidence.tempered import Densities, Latents
 from ppl_vae.traces.pair import Program
 from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.threads import Threads, check_threads
 
 TARGET_ACCEPTANCE = 0.65  # optimal for HMC (Neal, arXiv 1206.1901)
 FIRST_STEP_SIZE = 0.5
@@ -138,6 +139,7 @@ def annealed_importance_sampling(
     joint: bool = False,
     chunk_size: int | None = None,
     compile: bool | str = "auto",
+    threads: int | str = "auto",
     seed: int = 0,
     progress: bool | None = None,
 ) -> Evidence:
@@ -150,6 +152,7 @@ def annealed_importance_sampling(
     if num_chains < 2:
         raise InputError("Expected num_chains of at least 2, so that their spread can be seen; got 1. Raise it.")
     check_compile(compile)
+    check_threads(threads)
     betas = schedule(num_temperatures)
     with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
         Latents(work.pair, next(iter(work.chunks(1))), work.structure, proposal)  # refuse what cannot be annealed
@@ -162,13 +165,15 @@ def annealed_importance_sampling(
         joint=joint,
         chunk_size=chunk_size,
         compile=compile,
+        threads=threads,
         seed=seed,
         progress=progress,
     )
     parts = []
     options: dict[str, Any] = {"num_chains": num_chains, "num_leapfrog": num_leapfrog, "chunk_size": chunk_size}
-    with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
-        run = Runner(work, proposal, num_temperatures=num_temperatures, compile=compile, **options)
+    preparing = prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint)
+    with preparing as work, Threads(threads, work.pair.device) as chosen:
+        run = Runner(work, proposal, num_temperatures=num_temperatures, compile=compile, threads=chosen, **options)
         with run.progress_bar("annealing", hidden(progress)) as bar:
             for chunk in run.chunks():
                 chains = run.chains(chunk)
@@ -212,6 +217,7 @@ class Runner:
         num_chains, num_leapfrog, num_temperatures: of annealing.
         chunk_size: how many (chain, datum) pairs are moved at once; None chooses.
         compile: True, False or "auto".
+        threads: chosen for the work.
         runs: how often each chunk is annealed.
     """
 
@@ -225,6 +231,7 @@ class Runner:
         num_temperatures: int,
         chunk_size: int | None,
         compile: bool | str,
+        threads: Threads,
         runs: int = 1,
     ) -> None:
         self.work, self.proposal, self.num_chains, self.num_leapfrog = work, proposal, num_chains, num_leapfrog
@@ -233,7 +240,7 @@ class Runner:
         chunks = 1 if work.whole_only else -(-len(work.source) // together)
         rungs = WARM_UP + PER_RUNG * (min(RUNGS, num_temperatures) - 1)
         self.num_transitions = chunks * (rungs + runs * num_temperatures)
-        self.densities = Densities(self.num_transitions * num_leapfrog, compile)
+        self.densities = Densities(self.num_transitions * num_leapfrog, compile, threads)
 
     def chunks(self) -> Any:
         """Yield the data in order, as many at once as there is room for with their chains."""

@@ -31,6 +31,7 @@ from ppl_vae.traces.handlers import Regenerated, Substitute, is_condition
 from ppl_vae.traces.pair import Program
 from ppl_vae.traces.plates import Site, log_prob_by_datum, samples
 from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.threads import Threads, check_threads
 
 
 def sandwich(
@@ -46,14 +47,16 @@ def sandwich(
     joint: bool = False,
     chunk_size: int | None = None,
     compile: bool | str = "auto",
+    threads: int | str = "auto",
     seed: int = 0,
     progress: bool | None = None,
 ) -> Evidence:
     """Anneal the data, and as many simulated ones in both directions: `estimate_evidence(method="sandwich")`."""
     options: dict[str, Any] = {"num_temperatures": num_temperatures, "num_chains": num_chains}
     options |= {"num_leapfrog": num_leapfrog, "proposal": proposal, "joint": joint}
-    options |= {"chunk_size": chunk_size, "compile": compile, "progress": progress}
+    options |= {"chunk_size": chunk_size, "compile": compile, "threads": threads, "progress": progress}
     check_compile(compile)
+    check_threads(threads)
     with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
         _simulated(
             Latents(work.pair, next(iter(work.chunks(1))), work.structure, proposal), joint
@@ -75,6 +78,7 @@ def bidirectional(
     joint: bool,
     chunk_size: int | None,
     compile: bool | str,
+    threads: int | str,
     seed: int,
     progress: bool | None,
 ) -> Sandwich:
@@ -82,8 +86,11 @@ def bidirectional(
     betas = schedule(num_temperatures)
     parts = []
     options: dict[str, Any] = {"num_chains": num_chains, "num_leapfrog": num_leapfrog, "chunk_size": chunk_size}
-    with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
-        run = Runner(work, proposal, num_temperatures=num_temperatures, compile=compile, runs=2, **options)
+    preparing = prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint)
+    with preparing as work, Threads(threads, work.pair.device) as chosen:
+        run = Runner(
+            work, proposal, num_temperatures=num_temperatures, compile=compile, threads=chosen, runs=2, **options
+        )
         with run.progress_bar("sandwich", hidden(progress)) as bar:
             for chunk in run.chunks():
                 simulated, z, x = _simulated(Latents(work.pair, chunk, work.structure, proposal), joint)

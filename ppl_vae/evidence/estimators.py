@@ -44,7 +44,9 @@ def estimate_evidence(
             many (sample, datum) pairs are evaluated at once; None chooses by their size. seed: of the samples (0);
             the global random state is left as it was. compile: run a compiled graph of the programs instead of Pyro
             (True; False never; "auto": where the work is long enough to pay for compiling, which takes about half
-            a minute). progress: show a progress bar; None shows it in a terminal and in a notebook.
+            a minute). threads: how many, or "auto": one, or all that the process has, whichever a short trial finds
+            faster, and again where the work becomes slow; they change results by rounding only. progress:
+            show a progress bar; None shows it in a terminal and in a notebook.
             Of "importance":
             tolerance: double K, for each datum that needs it, until the standard error and the bias of log P(x)
             are below so many nats, judged by other samples than those that answer; max_samples: how far

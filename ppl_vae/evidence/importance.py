@@ -22,6 +22,7 @@ from ppl_vae.evidence.resampling import Draws, resampled
 from ppl_vae.evidence.weight_sampler import Sampler
 from ppl_vae.traces.pair import Program
 from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.threads import Threads, check_threads
 
 
 def importance_sampling(
@@ -38,6 +39,7 @@ def importance_sampling(
     chunk_size: int | None = None,
     vectorize: bool = True,
     compile: bool | str = "auto",
+    threads: int | str = "auto",
     seed: int = 0,
     progress: bool | None = None,
 ) -> Evidence:
@@ -46,12 +48,15 @@ def importance_sampling(
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
     check_compile(compile)
+    check_threads(threads)
     if num_draws:
         positive_int("num_draws", num_draws)
     most = most_samples(tolerance, num_samples, max_samples)
-    with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
+    preparing = prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint)
+    with preparing as work, Threads(threads, work.pair.device) as chosen:
         once = work.exact and not num_draws  # all weights of a datum are the same
-        sampler = Sampler(work, 1 if once else num_samples, proposal, work.rows(chunk_size), vectorize)
+        first, rows = 1 if once else num_samples, work.rows(chunk_size)
+        sampler = Sampler(work, first, proposal, rows, vectorize=vectorize, threads=chosen)
         tallies: list[Tally] = []
         pilots: list[Array] = []
         kept: list[Draws] = []

@@ -10,10 +10,9 @@ recorded; what does not depend on the latents (the encoder's answer) is computed
 is, or compiled, where there is work enough: once for all chunks of one size, as the data are arguments.
 """
 
-import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pyro
@@ -24,8 +23,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 
-from ppl_vae.compilation.capture import CannotCapture, capture, compiling_pays
-from ppl_vae.compilation.record import Tensors, alike, recorded
+from ppl_vae.compilation.capture import CannotCapture, capture, compiled_or_none, pays
+from ppl_vae.compilation.record import Tensors, agree, recorded
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.hmc import Evaluate, State, with_gradients
 from ppl_vae.evidence.prepare import Chunk
@@ -33,6 +32,8 @@ from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Site, Structure, from_kn, log_prob_by_datum, samples, sum_by_datum, to_kn
 from ppl_vae.traces.run import enumerating, fixed, get_traces, one_more_plate, plate_of
+from ppl_vae.utils.rng import seeded
+from ppl_vae.utils.threads import Threads
 
 
 class _Unconstrained(Messenger):
@@ -209,10 +210,12 @@ class Densities:
     Args:
         num_evaluations: how often they will be evaluated, all chunks together.
         wanted: True compiles, False never does, "auto" where the work is long enough to pay for it.
+        threads: chosen for the work, and again where it becomes slow.
     """
 
-    def __init__(self, num_evaluations: int, wanted: bool | str = "auto") -> None:
+    def __init__(self, num_evaluations: int, wanted: bool | str = "auto", threads: Threads | None = None) -> None:
         self.num_evaluations, self.wanted = num_evaluations, wanted
+        self.threads = Threads(1) if threads is None else threads
         self._shape: torch.Size | None = None  # of u, where it is compiled
 
     def of(self, latents: Latents, num_chains: int) -> Evaluate:
@@ -222,39 +225,40 @@ class Densities:
         def function(u: Tensor) -> Tensors:
             return tuple(plain(u))
 
-        fast = self._compiled(function, example) or recorded(function, example)
+        first = self._shape is None
+        if first:  # decided for all of its size; a last chunk that is smaller is not worth compiling for
+            self._shape, trial = example.shape, partial(_trial, recorded(function, example), example)
+            self.threads.choose(trial, self.num_evaluations)
+            self.wanted = pays(self.wanted, trial, self.num_evaluations)
+        compiled = self._compiled(function, example) if self.wanted and example.shape == self._shape else None
+        fast = compiled or recorded(function, example)
+        trial = partial(_trial, fast, example)
+        if first and compiled:
+            self.threads.choose(trial, self.num_evaluations)
 
         def evaluate(u: Tensor) -> State:
             # A trajectory may leave what is numerically possible: it is then rejected, and is no error.
             with pyro.validation_enabled(False):
                 # The record is of this layout; gradients of triangular solves come in another, and u with them.
-                return State(*fast(u.contiguous()))
+                return State(*self.threads.run(partial(fast, u.contiguous()), trial))
 
         return evaluate
 
     def _compiled(self, function: Fast, example: Tensor) -> Fast | None:
-        """Return the function compiled, if that pays and can be done."""
-        # Decided at the first chunk for all of its size; a last one that is smaller is not worth compiling for.
-        self._shape = self._shape or example.shape
-        if self.wanted is False or example.shape != self._shape:
-            return None
-        if self.wanted == "auto":
-            self.wanted = compiling_pays(_seconds(recorded(function, example), example) * self.num_evaluations)
-            return self._compiled(function, example)
-        try:
+        def make() -> Fast:
             compiled = capture(function, example, once=True)
             with pyro.validation_enabled(False):
-                if not alike(function, compiled, example):
+                if not agree(function, compiled, example):
                     raise CannotCapture("the program does something else on each run")
-        except CannotCapture as problem:
-            warnings.warn(f"Annealing is not compiled, as {problem}.", stacklevel=2)
-            self.wanted = False
-            return None
+            return compiled
+
+        compiled = compiled_or_none(make, "Annealing is not compiled")
+        self.wanted = compiled is not None
         return compiled
 
 
-def _seconds(function: Fast, example: Tensor) -> float:
-    function(example)
-    start = time.perf_counter()
-    function(example)
-    return time.perf_counter() - start
+@contextmanager
+def _trial(function: Fast, example: Tensor) -> Iterator[Callable[[], object]]:
+    """Evaluate at an example, which changes nothing: densities draw no random numbers."""
+    with pyro.validation_enabled(False), seeded(0):
+        yield partial(function, example)

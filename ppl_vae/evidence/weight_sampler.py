@@ -1,8 +1,8 @@
 """Log-weights for chunks of data: as many rows at once as there is room for, compiled where that pays."""
 
-import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,13 @@ from ppl_vae.compilation.capture import (
     LARGE,
     UNLIKE,
     CannotCapture,
-    alike,
     capture,
     check_tensors,
-    compiling_pays,
+    compiled_or_none,
+    pays,
     turned,
 )
+from ppl_vae.compilation.record import LOG_WEIGHTS, alike
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.diagnostics import Array
 from ppl_vae.evidence.prepare import Chunk, Work
@@ -27,7 +28,10 @@ from ppl_vae.evidence.refine import refine
 from ppl_vae.traces.log_weights import Weighted, checked, draw, log_weights
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import Args, Structure
+from ppl_vae.utils.chunks import counts
 from ppl_vae.utils.rng import seeded
+from ppl_vae.utils.threads import Threads
+from ppl_vae.utils.threads import Work as Unit
 
 LogWeights = Callable[[Args], Tensor]
 
@@ -92,7 +96,7 @@ def log_weights_function(
         for one in (plain, function):
             with seeded(1), torch.no_grad(), pyro.validation_enabled(False):
                 results.append(one(*some))
-        if not alike(results[0], results[1]):
+        if not alike(results[1], results[0], LOG_WEIGHTS):
             raise CannotCapture(UNLIKE)
     return captured
 
@@ -109,9 +113,13 @@ class Sampler:
         proposal: "guide", "refined" or "prior".
         rows: how many (sample, datum) pairs are evaluated at once.
         vectorize: draw many samples in one run.
+        threads: chosen for the work, and again where it becomes slow.
     """
 
-    def __init__(self, work: Work, num_samples: int, proposal: str, rows: int, vectorize: bool) -> None:
+    def __init__(
+        self, work: Work, num_samples: int, proposal: str, rows: int, *, vectorize: bool, threads: Threads
+    ) -> None:
+        self.threads = threads
         self.work, self.refined, self.vectorize = work, proposal == "refined", vectorize
         self.proposal = "guide" if self.refined else proposal
         together = work.structure.size if work.structure.subsampled else len(work.source) if work.whole_only else 1
@@ -135,25 +143,29 @@ class Sampler:
         return self._compiled is not None
 
     def compile(self, chunk: Chunk, wanted: bool | str) -> None:
-        """Compile the log-weights of chunks like this one, if that is wanted, or "auto" and pays."""
+        """Choose the number of threads; compile the log-weights of such chunks, if wanted, or "auto" and pays."""
+        trial = partial(self._trial, chunk)
+        self.threads.choose(trial, self.calls)
         cannot = self._why_not()
-        if wanted is False or (wanted == "auto" and (cannot or self.calls < LARGE)):
+        if (wanted == "auto" and cannot) or not pays(wanted, trial, self.calls, few=LARGE):
             return
-        if wanted == "auto":
-            with seeded(0):
-                self._plain(self.work.pair, chunk, self.at_once)
-                start = time.perf_counter()
-                self._plain(self.work.pair, chunk, self.at_once)
-            if not compiling_pays((time.perf_counter() - start) * self.calls):
-                return
-        try:
+
+        def make() -> LogWeights:
             if cannot:
                 raise CannotCapture(cannot)
-            self._compiled = log_weights_function(
-                self.work.pair, chunk.args, self.at_once, self.work.structure, proposal=self.proposal
-            )
-        except CannotCapture as problem:
-            warnings.warn(f"Plain Pyro is used, as {problem}.", stacklevel=3)
+            work = self.work
+            return log_weights_function(work.pair, chunk.args, self.at_once, work.structure, proposal=self.proposal)
+
+        self._compiled = compiled_or_none(make)
+        if self.compiled:
+            self.threads.choose(trial, self.calls)
+
+    @contextmanager
+    def _trial(self, chunk: Chunk) -> Iterator[Unit]:
+        """Draw log-weights from a random state that is put back."""
+        pair = self._pair(chunk)  # which is refined once, by the work's own random numbers
+        with seeded(0):
+            yield partial(self._run, pair, chunk, self.at_once)
 
     def _why_not(self) -> str:
         """Say what about the work, not the programs, stands against compiling; nothing, if nothing does."""
@@ -166,7 +178,8 @@ class Sampler:
     def weights(self, chunk: Chunk, num_samples: int) -> Array:
         """Return log-weights [K, n] in nats."""
         pair = self._pair(chunk)
-        parts = [self._run(pair, chunk, k) for k in self._counts(num_samples)]
+        trial = partial(self._trial, chunk)
+        parts = [self.threads.run(partial(self._run, pair, chunk, k), trial) for k in counts(num_samples, self.at_once)]
         return np.asarray(torch.cat(parts).double().cpu().numpy())
 
     def weighted(self, chunk: Chunk, num_samples: int) -> Weighted:
@@ -178,7 +191,7 @@ class Sampler:
         if not self.vectorize:
             raise InputError("Expected num_draws with vectorize=True; got vectorize=False. Leave one of them out.")
         pair, options = self._pair(chunk), self._options(chunk) | {"likelihood": True}
-        runs = [draw(pair, chunk.args, k, self.work.structure, **options) for k in self._counts(num_samples)]
+        runs = [draw(pair, chunk.args, k, self.work.structure, **options) for k in counts(num_samples, self.at_once)]
         return checked(Weighted.concatenated(runs), num_samples)
 
     def _run(self, pair: Pair, chunk: Chunk, count: int) -> Tensor:
@@ -202,7 +215,3 @@ class Sampler:
             pair = refine(self.work.pair, chunk.args, self.work.structure, **options)
             self._refined = (chunk, pair)
         return self._refined[1]
-
-    def _counts(self, num_samples: int) -> list[int]:
-        whole, rest = divmod(num_samples, self.at_once)
-        return [self.at_once] * whole + [rest] * (rest > 0)

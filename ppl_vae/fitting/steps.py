@@ -6,8 +6,10 @@ last of an epoch may be short) take plain Pyro's way, so no shape is ever compil
 """
 
 import math
-import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,13 +17,24 @@ from pyro.infer import ELBO
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ppl_vae.compilation.capture import UNLIKE, CannotCapture, alike, capture, check_tensors, compiling_pays, turned
+from ppl_vae.compilation.capture import (
+    STEPS_SPEEDUP,
+    UNLIKE,
+    CannotCapture,
+    capture,
+    check_tensors,
+    compiled_or_none,
+    pays,
+    turned,
+)
+from ppl_vae.compilation.record import GRADIENTS, GRADIENTS_IN_BF16, alike
 from ppl_vae.data.sources import Batch, Source
-from ppl_vae.fitting.adam import AdamUpdate
+from ppl_vae.fitting.options import FitOptions
 from ppl_vae.objectives.surrogate import loss_and_surrogate
 from ppl_vae.traces.pair import Pair, _places, unchanged
 from ppl_vae.traces.plates import Args
 from ppl_vae.utils.precision import products_in
+from ppl_vae.utils.threads import Threads
 
 TRIES = 3
 
@@ -105,7 +118,9 @@ class Gradients:
             expected = self._by_pyro(*args)
         with unchanged(self.pair, self._all, seed):
             # The compiler keeps more digits between two products than plain PyTorch does.
-            return alike(self(args), expected, digits=2 if self.precision == "bf16" else 4)
+            likeness = GRADIENTS_IN_BF16 if self.precision == "bf16" else GRADIENTS
+            largest = max(float(gradient.abs().max()) for gradient in expected[1:] if gradient.numel())
+            return alike(self(args), expected, likeness, [10.0, *[largest] * len(self.parameters)])
 
     def _plain(self, *args: Tensor) -> tuple[Tensor, ...]:
         with torch.enable_grad():
@@ -135,6 +150,7 @@ def _laid_out_like(gradient: Tensor, parameter: Tensor) -> Tensor:
 
 
 Shapes = tuple[Any, ...]
+NOTHING, FLUSH = 1e-30, 100  # what is next to nothing in an optimizer's averages, and after how many steps it goes
 
 
 class Steps:
@@ -142,100 +158,100 @@ class Steps:
 
     Args:
         pair: the two programs; call it within `pair.running()`.
-        objective: a Pyro ELBO.
-        optimizer: of the pair's parameters.
-        weight_decay: L2 penalty of the optimizer's first group, beside the loss per datum.
+        optimizer: of the pair's parameters, as `options.optimizer_of` makes it.
+        options: of the fit.
         plate_size: how many data the loss is for, where that is not the number of data in the batch.
-        precision: "single", or "bf16" of matrix products.
 
-    >>> from pyro.infer import Trace_ELBO
     >>> from ppl_vae.models import VAE
     >>> from ppl_vae.guides import MeanField
-    >>> model = VAE((1, 8, 8))
+    >>> model, options = VAE((1, 8, 8)), FitOptions()
     >>> pair, x = Pair(model, MeanField(model)), torch.rand(5, 1, 8, 8).round()
     >>> with pair.running():
-    ...     steps = Steps(pair, Trace_ELBO(), torch.optim.Adam(pair.parameters()))
+    ...     steps = Steps(pair, options.optimizer_of(pair.parameters()), options)
     ...     losses = [float(steps((x,))) for _ in range(50)]
     >>> losses[-1] < losses[0]
     True
     """
 
-    def __init__(
-        self,
-        pair: Pair,
-        objective: ELBO,
-        optimizer: Optimizer,
-        *,
-        weight_decay: float = 0.0,
-        plate_size: int | None = None,
-        precision: str = "single",
-    ) -> None:
-        self.pair, self.optimizer, self.precision = pair, optimizer, precision
-        self.objective: Any = objective  # the base class of all Pyro objectives does not declare their methods
-        self.weight_decay, self.plate_size = weight_decay, plate_size
+    def __init__(self, pair: Pair, optimizer: Optimizer, options: FitOptions, plate_size: int | None = None) -> None:
+        self.pair, self.optimizer, self.options, self.plate_size = pair, optimizer, options, plate_size
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.optimizer.zero_grad()
         self._compiled: dict[Shapes, Gradients] = {}
-        self._update: AdamUpdate | None = None
         self._unchecked: set[Shapes] = set()
+        self._made = 0  # steps of this epoch
 
     @property
     def compiled(self) -> bool:
         """Whether batches of any shape are compiled."""
         return bool(self._compiled)
 
-    def compile(self, args: Batch) -> None:
+    def compile(self, args: Batch) -> Gradients:
         """Compile the loss and the gradients of batches in the shapes of this one.
 
         Raises:
             CannotCapture: it cannot be done; the message says why.
         """
-        gradients = Gradients(self.pair, self.objective, self.parameters, args, precision=self.precision)
-        if self._update is None and AdamUpdate.suits(self.optimizer):
-            self._update = AdamUpdate(self.optimizer)
+        options = self.options
+        gradients = Gradients(self.pair, options.objective, self.parameters, args, precision=options.precision)
         self._compiled[_shapes(args)] = gradients
+        return gradients
 
-    def compile_where_it_pays(self, source: Source, batch_size: int, epochs: int, wanted: bool | str) -> None:
-        """Compile the shapes of batches that are wanted (True), or whose steps take long enough for it ("auto").
+    def prepare(self, source: Source, epochs: int, wanted: bool | str, threads: Threads) -> None:
+        """Choose the number of threads; compile the shapes of batches that are wanted (True), or pay for it ("auto").
 
         Where that cannot be done, one warning says why, and plain Pyro is used.
         """
-        for batch, count in source.examples(batch_size) if wanted is not False else ():
-            args = self.pair.to_device(batch)
-            if wanted == "auto" and not self._pays(args, count * epochs):
+        examples = source.examples(self.options.batch_size) if wanted is not False or threads.all > 1 else ()
+        some = [(self.pair.to_device(batch), count * epochs) for batch, count in examples]
+        trials = [partial(self.trial, args) for args, _ in some]
+        if some:
+            threads.choose(trials[0], some[0][1])
+        for (args, count), trial in zip(some, trials, strict=True):
+            if not pays(wanted, trial, count, speedup=STEPS_SPEEDUP):
                 continue
-            try:
-                self.compile(args)
-            except CannotCapture as problem:
-                which = f" for batches of {len(args[0])}" if self._compiled else ""
-                warnings.warn(f"Plain Pyro is used{which}, as {problem}.", stacklevel=4)
-                return
+            which = f" for batches of {len(args[0])}" if self._compiled else ""
+            if compiled_or_none(partial(self.compile, args), f"Plain Pyro is used{which}", stacklevel=4) is None:
+                break
+        if self._compiled:
+            threads.choose(trials[0], some[0][1])
+
+    @contextmanager
+    def trial(self, args: Batch) -> Iterator[Callable[[], object]]:
+        """Within it, the gradients of a batch can be computed without a trace."""
+        with unchanged(self.pair, self.parameters):
+            yield lambda: self._differentiate(args, self._compiled.get(_shapes(args)))
 
     def new_epoch(self) -> None:
         """Compare what is compiled with plain Pyro once more: a program may have changed what it does."""
-        self._unchecked = set(self._compiled)
+        self._unchecked, self._made = set(self._compiled), 0
+        self._flush()
 
     def __call__(self, args: Batch) -> Tensor:
         """Make one step; return the loss before it, a scalar, in nats, summed over the data.
 
         On the CPU, where looking costs nothing, nothing is moved if the loss is not finite.
         """
-        if self.weight_decay:  # of the loss per datum; Pyro's is a sum over the plate
-            self.optimizer.param_groups[0]["weight_decay"] = self.weight_decay * (self.plate_size or len(args[0]))
-        gradients = self._gradients(args) if self._compiled else None
-        if gradients is None:
-            self.optimizer.zero_grad()
-            loss, found = loss_and_grads(self.objective, self.pair, args, self.precision), []
-        else:
-            loss, *found = gradients(args)
+        if self.options.weight_decay:  # of the loss per datum; Pyro's is a sum over the plate
+            decay = self.options.weight_decay * (self.plate_size or len(args[0]))
+            self.optimizer.param_groups[0]["weight_decay"] = decay
+        loss = self._differentiate(args, self._gradients(args) if self._compiled else None)
         if loss.device.type == "cpu" and not math.isfinite(loss):
             return loss
-        if self._update is not None and len(found) == len(self.parameters) and self._update(found):
-            return loss
-        if gradients is not None:
-            self.optimizer.zero_grad()
-            for parameter, gradient in zip(gradients.parameters, found, strict=True):
-                parameter.grad = gradient
         self.optimizer.step()
+        self.optimizer.zero_grad()  # now: the next step finds their memory free, and in the cache
+        self._made += 1
+        if self._made % FLUSH == 0:
+            self._flush()
+        return loss
+
+    def _differentiate(self, args: Batch, gradients: Gradients | None) -> Tensor:
+        """Leave the gradients with the parameters; return the loss."""
+        if gradients is None:
+            return loss_and_grads(self.options.objective, self.pair, args, self.options.precision)
+        loss, *found = gradients(args)
+        for parameter, gradient in zip(gradients.parameters, found, strict=True):
+            parameter.grad = gradient
         return loss
 
     def _gradients(self, args: Batch) -> Gradients | None:
@@ -249,19 +265,16 @@ class Steps:
                 return None
         return gradients
 
-    def _pays(self, args: Batch, count: int) -> bool:
-        """Whether so many steps are made sooner if they are compiled first; none is made to find out."""
-        seconds = math.inf
-        for _ in range(3):  # the first may find out things once; if it is quick, it is all there is to know
-            with unchanged(self.pair, self.parameters):
-                start = time.perf_counter()
-                loss_and_grads(self.objective, self.pair, args, self.precision)
-                if self.pair.device.type == "cuda":
-                    torch.cuda.synchronize()
-                seconds = min(seconds, time.perf_counter() - start)
-            if not compiling_pays(count * seconds, steps=True):
-                return False
-        return True
+    def _flush(self) -> None:
+        """Set what is next to nothing in the optimizer's averages to 0.
+
+        Where gradients vanish, these fall in each step until they are denormal numbers, for which a processor takes
+        many times as long; beside Adam's eps they have long been nothing.
+        """
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    value.masked_fill_(value.abs() < NOTHING, 0.0)
 
 
 def _shapes(args: Batch) -> Shapes:

@@ -7,41 +7,30 @@ Any Pyro pair is trained by stochastic gradients of any Pyro objective, by defau
 
 import os
 import warnings
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
-import torch
 from pyro.infer import ELBO, Trace_ELBO
-from pyro.optim import PyroOptim
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 from tqdm.auto import tqdm
 
-from ppl_vae.compilation.capture import check_compile
 from ppl_vae.data.as_source import as_source, fingerprint
 from ppl_vae.data.checks import Checked, check
-from ppl_vae.errors import InputError, did_you_mean, positive_int, positive_number
+from ppl_vae.errors import InputError
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import Fit
+from ppl_vae.fitting.options import FitOptions, Schedule
 from ppl_vae.fitting.training import SETUP, VALIDATION_BATCH, Training
 from ppl_vae.missing import all_known
 from ppl_vae.objectives.checks import check_objective
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import structure_of
-from ppl_vae.utils.precision import check_precision
 from ppl_vae.utils.progress import hidden
 from ppl_vae.utils.rng import seeded
-
-Schedule = Callable[[Optimizer, int], LRScheduler]
-SCHEDULES: dict[str, Schedule] = {
-    "constant": lambda optimizer, epochs: ConstantLR(optimizer, factor=1.0),
-    "cosine": lambda optimizer, epochs: CosineAnnealingLR(optimizer, T_max=epochs),
-}
-
-ADAM = partial(torch.optim.Adam, fused=True)  # one call for all parameters
+from ppl_vae.utils.threads import Threads
 
 
 def fit(
@@ -50,17 +39,18 @@ def fit(
     data: Any,
     *,
     validation: Any = None,
-    epochs: int = 50,
-    batch_size: int = 100,
-    learning_rate: float = 1e-3,
+    epochs: int = FitOptions.epochs,
+    batch_size: int = FitOptions.batch_size,
+    learning_rate: float = FitOptions.learning_rate,
     objective: ELBO | None = None,
-    optimizer: Callable[..., Optimizer] = ADAM,
-    schedule: str | Schedule = "cosine",
-    patience: int | None = None,
-    weight_decay: float = 0.0,
-    compile: bool | str = "auto",
-    precision: str = "single",
-    seed: int = 0,
+    optimizer: Callable[..., Optimizer] = FitOptions.optimizer,
+    schedule: str | Schedule = FitOptions.schedule,
+    patience: int | None = FitOptions.patience,
+    weight_decay: float = FitOptions.weight_decay,
+    compile: bool | str = FitOptions.compile,
+    precision: str = FitOptions.precision,
+    threads: int | str = FitOptions.threads,
+    seed: int = FitOptions.seed,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     on_start: Callable[[], None] | None = None,
@@ -98,6 +88,9 @@ def fit(
         precision: of matrix products and convolutions in training: "single", or "bf16", which is faster on machines
             made for it, and less exact. Weights, optimizer, validation and all estimates stay in single precision, and
             so do our parts; a program of one's own says itself what it makes of a network's numbers in bfloat16.
+        threads: how many, or "auto": one, or all that the process has, whichever a short trial finds faster; it is made
+            again where steps become slow. Threads round sums in another order: results of another number of them are
+            the same up to rounding, and a number here fixes it.
         seed: of everything random; the global random state is left as it was.
         out: a folder for checkpoints, history and best weights.
         resume: go on with the checkpoint in `out`, if there is one.
@@ -124,117 +117,77 @@ def fit(
     >>> bool(fitted.history.validation_elbo[1] > fitted.history.validation_elbo[0])
     True
     """
-    _check_numbers(epochs, batch_size, learning_rate, weight_decay)
-    if patience is not None:
-        positive_int("patience", patience)
-        if validation is None:
-            raise InputError("Expected validation data to stop early by; got patience without validation. Give both.")
-    check_compile(compile)
-    check_precision(precision)
-    objective = Trace_ELBO() if objective is None else objective
-    _check_methods(objective, optimizer, (model, guide))
+    options = FitOptions(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        objective=Trace_ELBO() if objective is None else objective,
+        optimizer=optimizer,
+        schedule=schedule,
+        patience=patience,
+        weight_decay=weight_decay,
+        compile=compile,
+        precision=precision,
+        threads=threads,
+        seed=seed,
+    )
+    if patience is not None and validation is None:
+        raise InputError("Expected validation data to stop early by; got patience without validation. Give both.")
+    _check_jit(options.objective, (model, guide))
     folder = None if out is None else RunFolder(out)
     pair = Pair(model, guide, fresh=True)
-    with pair.running():
+    with pair.running(), Threads(threads, pair.device) as chosen:
         with seeded(seed, SETUP):  # programs may make their parameters, at random, when they first run
             source = as_source(data, pair)
             held_out = None if validation is None else as_source(validation, pair)
             checked = check(pair, source, size=batch_size)
-            check_objective(objective, pair, checked.traces, pair.to_device(next(source.batches(batch_size))))
+            first = pair.to_device(next(source.batches(batch_size)))
+            check_objective(options.objective, pair, checked.traces, first)
             pair.see(checked.traces)
-            validated = None if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
-            sizes = _fixed_plate_size(checked), None if validated is None else _fixed_plate_size(validated)
+            validated = checked if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
             digest = "" if folder is None else fingerprint(source)
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
-        steps = optimizer(_groups(pair.parameters(), weight_decay), lr=learning_rate)
-        scheduler = _schedule(schedule)(steps, epochs)
-        training = Training(pair, objective, steps, scheduler, sizes, weight_decay=weight_decay, precision=precision)
-        if folder is not None:
-            settings = _identity(training, digest, batch_size, seed)
-            settings |= {"learning_rate": float(learning_rate), "schedule": _name(schedule)}
-            settings |= {"weight_decay": float(weight_decay)} if weight_decay else {}
-            settings |= {} if precision == "single" else {"precision": precision}
-            settings |= {} if schedule == "constant" else {"epochs": epochs}
-            if folder.has_state:
-                training.load_state(folder.read_state_of(settings, resume))
-        source, held_out = source.to(pair.device), None if held_out is None else held_out.to(pair.device)
+        sizes = _fixed_plate_size(checked), _fixed_plate_size(validated)
+        training = Training(pair, options, source, held_out, plate_sizes=sizes, threads=chosen)
+        keep = None if folder is None else _kept_in(folder, training, digest, resume)
         pair.keep()
         if on_start is not None:
             on_start()
-        complete = not any(one.num_missing for one in (checked, validated) if one)
-        with warnings.catch_warnings(), pyro.validation_enabled(False), all_known(complete):
-            warnings.filterwarnings("ignore", message="Encountered NaN")  # we say it ourselves, and stop
-            with tqdm(total=epochs, desc="fit", unit="epoch", initial=training.epoch, disable=hidden(progress)) as bar:
-                compiled = training.compile(source, batch_size, epochs, patience, compile)
-                bar.set_description("fit, compiled" if compiled else "fit")
-                keep = None if folder is None else lambda: folder.write_state(training.state() | {"settings": settings})
-                training.run(
-                    source=source,
-                    held_out=held_out,
-                    batch_size=batch_size,
-                    seed=seed,
-                    epochs=epochs,
-                    patience=patience,
-                    keep=keep,
-                    bar=bar,
-                )
-    return training.result(patience)
+        complete = checked.num_missing + validated.num_missing == 0
+        bar = tqdm(total=epochs, desc="fit", unit="epoch", initial=training.epoch, disable=hidden(progress))
+        with bar, _quietly(complete):
+            bar.set_description("fit, compiled" if training.prepare() else "fit")
+            training.run(keep, bar)
+    return training.result()
 
 
-def _check_numbers(epochs: int, batch_size: int, learning_rate: float, weight_decay: float) -> None:
-    positive_int("epochs", epochs)
-    positive_int("batch_size", batch_size)
-    positive_number("learning_rate", learning_rate)
-    if weight_decay != 0:
-        positive_number("weight_decay", weight_decay)
+@contextmanager
+def _quietly(complete: bool) -> Iterator[None]:
+    """Leave out what has been checked, and Pyro's warnings of what we say ourselves, and stop at."""
+    with warnings.catch_warnings(), pyro.validation_enabled(False), all_known(complete):
+        warnings.filterwarnings("ignore", message="Encountered NaN")
+        yield
 
 
-def _groups(parameters: list[Tensor], weight_decay: float) -> list[Any]:
-    """Return the parameters to optimize: as they are, or in two groups, of which only the weights decay."""
-    if not weight_decay:
-        return list(parameters)
-    weights, others = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() < 2]
-    return [{"params": weights, "weight_decay": weight_decay}] + ([{"params": others}] if others else [])
+def _kept_in(folder: RunFolder, training: Training, digest: str, resume: bool) -> Callable[[], None]:
+    """Return what writes the state of a fit; load the state that is there.
+
+    Raises:
+        InputError: the folder holds another run, or nobody asked to resume.
+    """
+    settings = {"data": digest} | training.identity()
+    if folder.has_state:
+        training.load_state(folder.read_state_of(settings, resume))
+    return lambda: folder.write_state(training.state() | {"settings": settings})
 
 
-def _check_methods(objective: Any, optimizer: Any, programs: tuple[Program, Program]) -> None:
-    if not isinstance(objective, ELBO):
-        raise InputError(f"Expected a Pyro objective, such as Trace_ELBO(); got {objective!r}. Pass an instance.")
-    if isinstance(optimizer, PyroOptim) or not callable(optimizer):
-        raise InputError(
-            f"Expected an optimizer that is called with parameters and lr, such as torch.optim.Adam; got "
-            f"{type(optimizer).__name__}. Pass a class of torch.optim, or a functools.partial of one."
-        )
+def _check_jit(objective: ELBO, programs: tuple[Program, Program]) -> None:
     if type(objective).__name__.startswith("Jit") and any(isinstance(p, nn.Module) for p in programs):
         raise InputError(
             f"Expected an objective that works with modules; got {type(objective).__name__}, which finds parameters in "
             f"Pyro's global store only. Use {type(objective).__name__.removeprefix('Jit')}."
         )
-
-
-def _schedule(schedule: str | Schedule) -> Schedule:
-    if callable(schedule):
-        return schedule
-    if not isinstance(schedule, str) or schedule not in SCHEDULES:
-        raise InputError(f"Unknown schedule {schedule!r}: {did_you_mean(str(schedule), SCHEDULES)}.")
-    return SCHEDULES[schedule]
-
-
-def _identity(training: Training, digest: str, batch_size: int, seed: int) -> dict[str, Any]:
-    """Return what a run that is resumed must have in common with the one that was interrupted."""
-    return {
-        "data": digest,
-        "batch_size": batch_size,
-        "seed": seed,
-        "objective": f"{_name(training.objective)}({training.objective.num_particles})",
-        "optimizer": _name(training.optimizer),
-        "shapes": {name: list(value.shape) for name, value in training.best.items()},
-    }
-
-
-def _name(thing: Any) -> str:
-    return thing if isinstance(thing, str) else str(getattr(thing, "__name__", type(thing).__name__))
 
 
 def _fixed_plate_size(checked: Checked) -> int | None:

@@ -7,21 +7,21 @@ that was never interrupted (compiled steps: up to rounding, since the matrix pro
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
-from pyro.infer import ELBO
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from ppl_vae.data.sources import Batch, Source
 from ppl_vae.errors import NonFiniteLossError
 from ppl_vae.fitting.history import Fit, History, Row
+from ppl_vae.fitting.options import FitOptions, name_of
 from ppl_vae.fitting.steps import Steps
 from ppl_vae.traces.log_weights import non_finite_site
 from ppl_vae.traces.pair import Pair
 from ppl_vae.utils.rng import seeded
+from ppl_vae.utils.threads import Threads
 
 TRAINING, VALIDATION, SETUP = range(3)  # what a random stream is for
 VALIDATION_BATCH = 1000
@@ -33,25 +33,19 @@ class Training:
     def __init__(
         self,
         pair: Pair,
-        objective: ELBO,
-        optimizer: Optimizer,
-        scheduler: LRScheduler,
-        plate_sizes: tuple[int | None, int | None],
+        options: FitOptions,
+        source: Source,
+        held_out: Source | None,
         *,
-        weight_decay: float,
-        precision: str,
+        plate_sizes: tuple[int | None, int | None],
+        threads: Threads,
     ) -> None:
-        self.pair, self.plate_sizes = pair, plate_sizes
-        self.objective: Any = objective  # the base class of all Pyro objectives does not declare their methods
-        self.optimizer, self.scheduler = optimizer, scheduler
-        self.steps = Steps(
-            pair,
-            objective,
-            optimizer,
-            weight_decay=weight_decay,
-            plate_size=plate_sizes[0],
-            precision=precision,
-        )
+        self.pair, self.options, self.plate_sizes, self.threads = pair, options, plate_sizes, threads
+        self.source, self.held_out = source.to(pair.device), None if held_out is None else held_out.to(pair.device)
+        self.objective: Any = options.objective  # the base class of all Pyro objectives does not declare their methods
+        self.optimizer = options.optimizer_of(pair.parameters())
+        self.scheduler = options.scheduler_of(self.optimizer)
+        self.steps = Steps(pair, self.optimizer, options, plate_sizes[0])
         self.seconds, self.compiled = 0.0, False  # compiled: how the last epoch was run
         self.rows: list[Row] = []
         self.best, self.best_epoch, self.best_score, self.stale = pair.snapshot(), 0, -math.inf, 0
@@ -61,14 +55,25 @@ class Training:
         """How many epochs are done."""
         return len(self.rows)
 
-    def out_of_patience(self, patience: int | None) -> bool:
+    @property
+    def out_of_patience(self) -> bool:
         """Whether the last `patience` epochs brought nothing better."""
-        return patience is not None and self.stale >= patience
+        return self.options.patience is not None and self.stale >= self.options.patience
 
-    def result(self, patience: int | None) -> Fit:
+    @property
+    def done(self) -> bool:
+        """Whether no epoch is left."""
+        return self.epoch >= self.options.epochs or self.out_of_patience
+
+    def result(self) -> Fit:
         """Return what there is to say of the fit."""
-        stopped = "patience" if self.out_of_patience(patience) else "epochs"
+        stopped = "patience" if self.out_of_patience else "epochs"
         return Fit(History.of(self.rows), self.best_epoch, stopped, self.seconds, self.compiled)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a run that is resumed must have in common with the one that was interrupted."""
+        shapes = {name: list(value.shape) for name, value in self.best.items()}
+        return self.options.identity() | {"optimizer": name_of(self.optimizer), "shapes": shapes}
 
     def postfix(self) -> dict[str, str]:
         """Return the last epoch's ELBOs, for the progress bar."""
@@ -76,77 +81,69 @@ class Training:
         shown = {"ELBO": f"{train_elbo:.2f}"}
         return shown if math.isnan(validation_elbo) else shown | {"validation": f"{validation_elbo:.2f}"}
 
-    def compile(self, source: Source, batch_size: int, epochs: int, patience: int | None, wanted: bool | str) -> bool:
-        """Compile the steps to come, if that is wanted, or "auto" and pays; return whether any are compiled.
+    def prepare(self) -> bool:
+        """Choose the number of threads; compile the steps to come, if that is wanted, or "auto" and pays.
 
-        A run that is resumed goes on as it was.
+        A run that is resumed goes on as it was. Return whether any steps are compiled.
         """
-        if self.epoch >= epochs or self.out_of_patience(patience):
+        if self.done:
             return self.compiled
-        started = time.monotonic()
-        wanted = self.compiled if wanted == "auto" and self.epoch else wanted
+        started, options = time.monotonic(), self.options
+        wanted = self.compiled if options.compile == "auto" and self.epoch else options.compile
         self.pair.train(True)
         self._tell_epoch()
         try:
             with seeded(SETUP):
-                self.steps.compile_where_it_pays(source, batch_size, epochs - self.epoch, wanted)
+                self.steps.prepare(self.source, options.epochs - self.epoch, wanted, self.threads)
         finally:  # however it ends: Ctrl-C leaves the modules as they are evaluated
             self.pair.train(False)
         self.compiled = self.steps.compiled
         self.seconds += time.monotonic() - started
         return self.compiled
 
-    def run(
-        self,
-        *,
-        source: Source,
-        held_out: Source | None,
-        batch_size: int,
-        seed: int,
-        epochs: int,
-        patience: int | None,
-        keep: Callable[[], None] | None,
-        bar: Any,
-    ) -> None:
+    def run(self, keep: Callable[[], None] | None, bar: Any) -> None:
         """Run the epochs that are left; `keep` is called before each and at the end. The best weights are put back."""
         try:
             while True:
                 if keep is not None:  # at the start, too: what an interrupted run left is completed
                     keep()
-                if self.epoch >= epochs or self.out_of_patience(patience):
+                if self.done:
                     break
-                self.run_epoch(source, held_out, batch_size, seed)
+                self.run_epoch()
                 bar.set_postfix(self.postfix(), refresh=False)
                 bar.update()
         finally:
             self.pair.restore(self.best)
             self.pair.train(False)
 
-    def run_epoch(self, source: Source, held_out: Source | None, batch_size: int, seed: int) -> None:
+    def run_epoch(self) -> None:
         """Go through the data once, then through the validation data, and note how it went."""
-        started = time.monotonic()
+        started, seed = time.monotonic(), self.options.seed
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         self.pair.train(True)
         self._tell_epoch()
         self.steps.new_epoch()
         with seeded(seed, TRAINING, self.epoch):
-            train_elbo = self._mean_elbo(source.batches(batch_size, shuffle=True), self.steps, self.plate_sizes[0])
+            batches = self.source.batches(self.options.batch_size, shuffle=True)
+            train_elbo = self._mean_elbo(batches, self._step, self.plate_sizes[0])
         self.compiled = self.steps.compiled
         self._check_parameters()
         self.pair.train(False)
         self.scheduler.step()
         validation_elbo = math.nan
-        if held_out is not None:
+        if self.held_out is not None:
             with seeded(seed, VALIDATION), torch.no_grad():  # the same noise each time: epochs are compared
-                validation_elbo = self._mean_elbo(
-                    held_out.batches(VALIDATION_BATCH), self._evaluate, self.plate_sizes[1]
-                )
+                batches = self.held_out.batches(VALIDATION_BATCH)
+                validation_elbo = self._mean_elbo(batches, self._evaluate, self.plate_sizes[1])
         self.rows.append((self.epoch + 1, train_elbo, validation_elbo, learning_rate))
-        score = float(self.epoch) if held_out is None else validation_elbo
+        score = float(self.epoch) if self.held_out is None else validation_elbo
         self.stale += 1
         if score > self.best_score:
             self.best, self.best_epoch, self.best_score, self.stale = self.pair.snapshot(), self.epoch, score, 0
         self.seconds += time.monotonic() - started
+
+    def _step(self, args: Batch) -> Tensor:
+        return self.threads.run(partial(self.steps, args), partial(self.steps.trial, args))
 
     def _mean_elbo(self, batches: Iterator[Batch], loss_of: Callable[[Batch], Any], plate_size: int | None) -> float:
         device = self.pair.device

@@ -3,9 +3,9 @@
 What a program of ours generates is what it returns; of any other Pyro program it is the site x, else the last.
 """
 
-import time
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,14 +15,15 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ppl_vae import base
-from ppl_vae.compilation.capture import LARGE, CannotCapture, Function, capture, compiling_pays
+from ppl_vae.compilation.capture import LARGE, CannotCapture, Function, capture, compiled_or_none, pays
+from ppl_vae.compilation.record import SAMPLES, alike
 from ppl_vae.data.checks import outside_message
 from ppl_vae.distributions.unwrap import base_of
 from ppl_vae.errors import InputError
 from ppl_vae.traces.pair import Pair, Program, unchanged
 from ppl_vae.traces.plates import data_name, samples
+from ppl_vae.utils.threads import Threads, Work
 
-ALIKE = 0.99  # of the data, for each of their numbers: rounding takes one of a million binary draws to the other side
 Conditions = dict[str, Tensor]
 
 
@@ -32,6 +33,7 @@ class Ancestral:
     Args:
         pair: the model; make and call it within `pair.running()` and `pair.evaluating()`, without gradients.
         mean: generate E[x | z] instead of a draw.
+        threads: chosen for the work, and again where it becomes slow.
 
     >>> from ppl_vae.models import VAE
     >>> pair = Pair(VAE((1, 8, 8)))
@@ -40,8 +42,9 @@ class Ancestral:
     torch.Size([3, 1, 8, 8])
     """
 
-    def __init__(self, pair: Pair, mean: bool) -> None:
+    def __init__(self, pair: Pair, mean: bool, threads: Threads | None = None) -> None:
         self.pair, self.mean = pair, mean
+        self.threads = Threads(1) if threads is None else threads
         self._compiled: Any = None
         self._size = 0  # of the chunks that are compiled
 
@@ -51,6 +54,9 @@ class Ancestral:
         Raises:
             InputError: a condition that is out of range.
         """
+        return self.threads.run(partial(self._run, size, given), partial(self._trial, size, given))
+
+    def _run(self, size: int, given: Conditions) -> Tensor:
         if self._compiled is None or size != self._size:
             return self._by_pyro(size, given)
         before = torch.get_rng_state()
@@ -61,14 +67,20 @@ class Ancestral:
         return self._by_pyro(size, given)  # which says what is wrong
 
     def compile(self, size: int, chunks: list[Conditions], wanted: bool | str) -> None:
-        """Compile chunks of a size, if that is wanted (True), or "auto" and these chunks, all of the size, pay for it.
+        """Choose the number of threads; compile chunks of a size, if wanted (True), or "auto" and they pay for it.
 
         Where that cannot be done, one warning says why, and plain Pyro is used. Nothing is changed by it.
         """
-        if wanted is False or not chunks or (wanted == "auto" and len(chunks) < LARGE):
+        if not chunks:
             return
-        if wanted == "auto" and not compiling_pays(self._seconds(size, chunks[0]) * len(chunks)):
-            return
+        trial = partial(self._trial, size, chunks[0])
+        self.threads.choose(trial, len(chunks))
+        if pays(wanted, trial, len(chunks), few=LARGE):
+            self._compiled, self._size = compiled_or_none(partial(self._captured, size, chunks)), size
+            if self._compiled is not None:
+                self.threads.choose(trial, len(chunks))
+
+    def _captured(self, size: int, chunks: list[Conditions]) -> Function:
         names = list(chunks[0])
 
         def plain(*values: Tensor) -> tuple[Tensor, ...]:
@@ -76,19 +88,21 @@ class Ancestral:
 
         # Rows from everywhere: Python that looks at conditions shows by those of other chunks, if at all.
         mixed = tuple(_mixed([chunk[name] for chunk in chunks]) for name in names)
-        try:
-            with unchanged(self.pair, []), torch.no_grad():
-                function = capture(plain, *_copies(chunks[0].values()))
-            for seed, values in enumerate((tuple(chunks[0].values()), mixed)):
-                if not self._agree(plain, function, values, seed):
-                    raise CannotCapture(
-                        "the program, compiled, generates something else (it looks at values, or this PyTorch "
-                        "compiles other draws)"
-                    )
-        except CannotCapture as problem:
-            warnings.warn(f"Plain Pyro is used, as {problem}.", stacklevel=3)
-            return
-        self._compiled, self._size = function, size
+        with unchanged(self.pair, []), torch.no_grad():
+            function = capture(plain, *_copies(chunks[0].values()))
+        for seed, values in enumerate((tuple(chunks[0].values()), mixed)):
+            if not self._agree(plain, function, values, seed):
+                raise CannotCapture(
+                    "the program, compiled, generates something else (it looks at values, or this PyTorch "
+                    "compiles other draws)"
+                )
+        return function
+
+    @contextmanager
+    def _trial(self, size: int, given: Conditions) -> Iterator[Work]:
+        copies = dict(zip(given, _copies(given.values()), strict=True))
+        with unchanged(self.pair, []), torch.no_grad():
+            yield partial(self._run, size, copies)
 
     def _by_pyro(self, size: int, given: Conditions) -> Tensor:
         trace = self._trace(size, given)
@@ -108,14 +122,6 @@ class Ancestral:
         with AtMean(self.mean):
             return poutine.trace(self.pair.model).get_trace(size=size, **given)
 
-    def _seconds(self, size: int, given: Conditions) -> float:
-        with unchanged(self.pair, []), torch.no_grad():
-            start = time.perf_counter()
-            self._by_pyro(size, dict(zip(given, _copies(given.values()), strict=True)))
-            if self.pair.device.type == "cuda":
-                torch.cuda.synchronize()
-            return time.perf_counter() - start
-
     def _agree(self, plain: Function, function: Function, values: tuple[Tensor, ...], seed: int) -> bool:
         """Return whether both generate the same for the same noise, and have drawn as much of it."""
         results = []
@@ -123,20 +129,14 @@ class Ancestral:
             with unchanged(self.pair, [], seed), torch.no_grad():
                 results.append((*one(*_copies(values)), torch.rand((), device=self.pair.device)))
         (x, *others), (expected, *expected_others) = results
-        return _alike(x.double(), expected.double()) and all(map(torch.equal, others, expected_others))
+        finite = torch.where(expected.isfinite(), expected, 0.0).double()
+        spread = (finite - finite.mean(0)).abs().mean(0)  # each number of a datum is held on its own scale
+        return alike([x], [expected], SAMPLES, [spread]) and all(map(torch.equal, others, expected_others))
 
 
 def _copies(values: Iterable[Tensor]) -> list[Tensor]:
     """Return what a program can be tried on: it may write to what it is given."""
     return [value.clone() for value in values]
-
-
-def _alike(x: Tensor, expected: Tensor) -> bool:
-    """Return whether data are the same up to rounding, each of their numbers on its own scale."""
-    finite = torch.where(expected.isfinite(), expected, 0.0)
-    tolerance = 1e-3 * (finite - finite.mean(0)).abs().mean(0) + 1e-5 * finite.abs()
-    same = ((x - expected).abs() <= tolerance) | (x == expected) | (x.isnan() & expected.isnan())
-    return bool((same.double().mean(0) >= ALIKE).all())
 
 
 def _mixed(parts: list[Tensor]) -> Tensor:

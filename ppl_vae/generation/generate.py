@@ -19,7 +19,9 @@ from ppl_vae.generation.ancestral import Ancestral, AtMean, check_range, generat
 from ppl_vae.traces.handlers import Regenerated
 from ppl_vae.traces.pair import Pair, Program, call_signature, program_name
 from ppl_vae.traces.plates import data_name, samples
+from ppl_vae.utils.chunks import counts
 from ppl_vae.utils.rng import seeded
+from ppl_vae.utils.threads import Threads
 
 CHUNK = 1000  # data generated or reconstructed at once
 QUANTILE_DRAWS = 100_000
@@ -32,6 +34,7 @@ def sample(
     mean: bool = False,
     seed: int = 0,
     compile: bool | str = "auto",
+    threads: int | str = "auto",
     **conditions: Any,
 ) -> Tensor:
     """Generate new data: z ~ P(z), then x ~ P(x | z), or given y x ~ P(x | z, y); the guide is not used.
@@ -44,6 +47,8 @@ def sample(
         compile: run a compiled graph of the program instead of Pyro, for each whole thousand of data after the first:
             True, False, or "auto" where that saves time (of small networks, for millions of data). The draws are the
             same, up to rounding.
+        threads: how many, or "auto": one, or all that the process has, whichever a short trial finds faster; it is made
+            after the first thousand, and again where the work becomes slow. They change results by rounding only.
         **conditions: what a conditional model is given, for instance `y=labels`: one for each datum, or one for all;
             None leaves one out.
 
@@ -72,11 +77,12 @@ def sample(
             raise InputError(f"Expected {name} for each of {size} data, or one for all; got {len(value)}.")
         given[name] = value.expand(size, *value.shape[1:]).clone(memory_format=torch.contiguous_format)
     check_compile(compile)
-    sizes = [CHUNK] * (size // CHUNK) + [size % CHUNK] * (size % CHUNK > 0)
+    sizes = counts(size, CHUNK)
     each = [value.split(sizes) for value in given.values()]
     chunks = [dict(zip(given, values, strict=True)) for values in zip(*each, strict=True)] or [{}] * len(sizes)
-    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad(), _in_one_sentence():
-        generate = Ancestral(pair, mean)
+    running = Threads(threads, pair.device)
+    with running, seeded(seed), pair.running(), pair.evaluating(), torch.no_grad(), _in_one_sentence():
+        generate = Ancestral(pair, mean, running)
         parts = [generate(sizes[0], chunks[0])]  # parameters that do not exist yet are made by it
         generate.compile(CHUNK, chunks[1 : size // CHUNK], compile)
         parts += [generate(n, some) for n, some in zip(sizes[1:], chunks[1:], strict=True)]
@@ -194,8 +200,8 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
 
 
 def _draws(model: Program, name: str) -> Tensor:
-    sizes = [CHUNK] * (QUANTILE_DRAWS // CHUNK)
-    return torch.cat([samples(poutine.trace(model).get_trace(size=size))[name]["value"] for size in sizes])
+    runs = (samples(poutine.trace(model).get_trace(size=size)) for size in counts(QUANTILE_DRAWS, CHUNK))
+    return torch.cat([sites[name]["value"] for sites in runs])
 
 
 def _as_given(pair: Pair, conditions: dict[str, Any]) -> dict[str, Tensor]:

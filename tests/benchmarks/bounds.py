@@ -12,7 +12,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, fx
 
 from ppl_vae.compilation import capture
-from ppl_vae.fitting.adam import AdamUpdate
+from ppl_vae.fitting.options import FitOptions
 from ppl_vae.fitting.steps import Gradients
 from ppl_vae.traces.pair import Pair
 
@@ -41,11 +41,12 @@ def products(architecture: Architecture, data: Tensor, batch_size: int) -> Compe
 
 
 def adam(architecture: Architecture, data: Tensor, batch_size: int) -> Competitor:
-    """Return the compiled update of a step: it depends on the parameters only."""
+    """Return the optimizer's update of a step: it depends on the parameters only."""
     pair = Pair(*architecture.programs())
-    update = AdamUpdate(torch.optim.Adam(pair.parameters(), lr=1e-3, fused=True))
-    gradients = [torch.randn_like(p) for p in pair.parameters()]
-    return Competitor(lambda: update(gradients))
+    optimizer = FitOptions().optimizer_of(pair.parameters())
+    for p in pair.parameters():
+        p.grad = torch.randn_like(p)
+    return Competitor(optimizer.step)
 
 
 def recorded_step(architecture: Architecture, batch: Tensor) -> fx.Graph:

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from itertools import chain, count
 
 import pyro
-import torch
-from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from ppl_vae.data.sources import TensorSource
+from ppl_vae.fitting.options import FitOptions
 from ppl_vae.fitting.steps import Steps
 from ppl_vae.missing import all_known
 from ppl_vae.traces.pair import Pair
@@ -34,8 +33,9 @@ def by_us(architecture: Architecture, data: Tensor, batch_size: int, *, compiled
 
     with running():
         pair.train(True)
-        optimizer = torch.optim.Adam(pair.parameters(), lr=LEARNING_RATE, fused=True)
-        steps = Steps(pair, Trace_ELBO(), optimizer)
+        options = FitOptions(learning_rate=LEARNING_RATE)
+        optimizer = options.optimizer_of(pair.parameters())
+        steps = Steps(pair, optimizer, options)
         if compiled:
             steps.compile((data[:batch_size],))
     source = TensorSource((data,))

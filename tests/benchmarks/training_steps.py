@@ -49,7 +49,7 @@ def makers() -> dict[str, Maker]:
         from . import pythae_peer
 
         found["pythae, trainer with its loader"] = pythae_peer.by_trainer
-    return found | {"our products and convolutions alone": bounds.products, "our Adam alone": bounds.adam}
+    return found | {"our products and convolutions alone": bounds.products, "PyTorch's fused Adam alone": bounds.adam}
 
 
 def missing() -> list[str]:

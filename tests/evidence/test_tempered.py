@@ -106,7 +106,7 @@ def wide_guide(x):
 
 @pytest.mark.parametrize("compile", [True, "auto"])
 def test_what_cannot_be_compiled_is_said_in_one_line(monkeypatch, compile):
-    monkeypatch.setattr(tempered, "compiling_pays", lambda seconds: True)
+    monkeypatch.setattr(capture, "compiling_pays", lambda seconds, speedup: True)
     x = torch.randn(9)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")

@@ -21,7 +21,7 @@ from ppl_vae import InputError, NonFiniteLossError, fit, objectives
 from ppl_vae.compilation import capture
 from ppl_vae.compilation.capture import CannotCapture
 from ppl_vae.fitting import steps
-from ppl_vae.fitting.adam import AdamUpdate
+from ppl_vae.fitting.options import FitOptions
 from ppl_vae.fitting.steps import Gradients, Steps
 from ppl_vae.networks import MLP
 from ppl_vae.traces.pair import Pair
@@ -230,7 +230,7 @@ def test_a_program_that_changes_is_noticed(uncompiled):
     pair = Pair(model, mean_guide, fresh=True)
     with pair.running():
         pair.see(get_traces(pair, (x,)))
-        steps = Steps(pair, Trace_ELBO(), torch.optim.SGD(pair.parameters(), lr=1e-3))
+        steps = Steps(pair, torch.optim.SGD(pair.parameters(), lr=1e-3), FitOptions())
         steps.compile((x,))
         steps.new_epoch()
         with warnings.catch_warnings():
@@ -310,43 +310,6 @@ def test_full_covariance_guide_of_real_size(uncompiled):
     model = VAE((1, 8, 8), decoder=network)
     pair = Pair(model, FullCovariance(model, encoder=network))
     assert_same(captured_and_plain(pair, Trace_ELBO(), (torch.rand(5, 1, 8, 8).round(),)))
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_compiled_adam_is_torchs(uncompiled, decay):
-    """Over steps whose learning rate changes, from torch's own state, which torch's own step can go on with."""
-    torch.manual_seed(0)
-    ours, theirs = ([torch.ones(3, 4, requires_grad=True), torch.ones(5, requires_grad=True)] for _ in range(2))
-    optimizers = [
-        torch.optim.Adam([{"params": some[:1], "weight_decay": decay}, {"params": some[1:]}], lr=0.1, fused=True)
-        for some in (ours, theirs)
-    ]
-    update = AdamUpdate(optimizers[0])
-    assert all(torch.equal(p, torch.ones_like(p)) for p in ours)
-    for step in range(6):
-        drawn = [torch.randn_like(p) for p in ours]
-        for optimizer, some in zip(optimizers, (ours, theirs), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = 0.1 / (step + 1)
-            for p, gradient in zip(some, drawn, strict=True):
-                p.grad = gradient.clone()
-        optimizers[1].step()
-        if step == 3:
-            optimizers[0].step()
-        else:
-            update([p.grad for p in ours])
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-        for name, value in optimizers[1].state[other].items():
-            torch.testing.assert_close(optimizers[0].state[one][name], value, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("options", [{"amsgrad": True}, {"maximize": True}])
-def test_variants_of_adam_are_left_to_torch(options):
-    parameter = torch.ones(3, requires_grad=True)
-    assert not AdamUpdate.suits(torch.optim.Adam([parameter], **options))
-    assert not AdamUpdate.suits(torch.optim.AdamW([parameter]))
-    assert AdamUpdate.suits(torch.optim.Adam([parameter]))
 
 
 def test_a_parameter_that_the_loss_does_not_depend_on_stays(uncompiled):
@@ -483,25 +446,24 @@ def test_a_loader_with_a_generator_of_its_own_gives_the_same_batches(uncompiled)
     np.testing.assert_allclose(elbos[0], elbos[2], rtol=1e-4)
 
 
-def test_parameters_that_have_made_fewer_steps_are_left_to_torch(uncompiled):
-    parameters = [torch.ones(3, requires_grad=True) for _ in range(2)]
-    optimizer = torch.optim.Adam(parameters, fused=True)
-    update = AdamUpdate(optimizer)
-    assert update([torch.ones(3), torch.ones(3)])
-    parameters[0].grad, parameters[1].grad = torch.ones(3), None
-    optimizer.step()
-    assert not update([torch.ones(3), torch.ones(3)])
-
-
-def test_vanishing_gradients_leave_no_denormal_numbers(uncompiled):
+def test_vanishing_gradients_leave_no_denormal_numbers(monkeypatch):
     """Which would make a step several times as slow."""
-    parameter = torch.ones(3, requires_grad=True)
-    optimizer = torch.optim.Adam([parameter], fused=True)
-    update = AdamUpdate(optimizer)
-    update([torch.ones(3)])
-    for _ in range(900):
-        update([torch.zeros(3)])
-    assert not optimizer.state[parameter]["exp_avg"].any()
+    pair, x = vae(), torch.zeros(3)
+    made = Steps(pair, FitOptions().optimizer_of(pair.parameters()), FitOptions())
+    gradients = iter([1.0] + [0.0] * 900)
+
+    def given(*args):
+        gradient = next(gradients)
+        for p in pair.parameters():
+            p.grad = torch.full_like(p, gradient)
+        return torch.zeros(())
+
+    monkeypatch.setattr(steps, "loss_and_grads", given)
+    for _ in range(901):
+        made((x,))
+        averages = torch.cat([state["exp_avg"].flatten() for state in made.optimizer.state.values()])
+        assert not ((averages != 0) & (averages.abs() < torch.finfo(torch.float32).tiny)).any()
+    assert not averages.any()
 
 
 def test_a_weight_that_a_subclass_makes_is_used():

@@ -1,0 +1,109 @@
+"""The options of `fit`: their defaults, what they may be, and what of them a run is made of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from pyro.infer import ELBO, Trace_ELBO
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
+
+from ppl_vae.compilation.capture import check_compile
+from ppl_vae.errors import InputError, did_you_mean, positive_int, positive_number
+from ppl_vae.utils.precision import check_precision
+from ppl_vae.utils.threads import check_threads
+
+Schedule = Callable[[Optimizer, int], LRScheduler]
+SCHEDULES: dict[str, Schedule] = {
+    "constant": lambda optimizer, epochs: ConstantLR(optimizer, factor=1.0),
+    "cosine": lambda optimizer, epochs: CosineAnnealingLR(optimizer, T_max=epochs),
+}
+ADAM = partial(torch.optim.Adam, fused=True)  # one call for all parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How a pair is fitted; what each option means stands at `fit`, which takes its defaults from here.
+
+    Raises:
+        InputError: an option that is out of range, or of another kind.
+
+    >>> FitOptions(epochs=3).identity()["schedule"]
+    'cosine'
+    """
+
+    epochs: int = 50
+    batch_size: int = 100
+    learning_rate: float = 1e-3
+    objective: ELBO = field(default_factory=Trace_ELBO)
+    optimizer: Callable[..., Optimizer] = ADAM
+    schedule: str | Schedule = "cosine"
+    patience: int | None = None
+    weight_decay: float = 0.0
+    compile: bool | str = "auto"
+    precision: str = "single"
+    threads: int | str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive_int("epochs", self.epochs)
+        positive_int("batch_size", self.batch_size)
+        positive_number("learning_rate", self.learning_rate)
+        if self.weight_decay != 0:
+            positive_number("weight_decay", self.weight_decay)
+        if self.patience is not None:
+            positive_int("patience", self.patience)
+        check_compile(self.compile)
+        check_precision(self.precision)
+        check_threads(self.threads)
+        if not isinstance(self.objective, ELBO):
+            raise InputError(
+                f"Expected a Pyro objective, such as Trace_ELBO(); got {self.objective!r}. Pass an instance."
+            )
+        if isinstance(self.optimizer, PyroOptim) or not callable(self.optimizer):
+            raise InputError(
+                f"Expected an optimizer that is called with parameters and lr, such as torch.optim.Adam; got "
+                f"{type(self.optimizer).__name__}. Pass a class of torch.optim, or a functools.partial of one."
+            )
+        if not callable(self.schedule) and self.schedule not in SCHEDULES:
+            raise InputError(f"Unknown schedule {self.schedule!r}: {did_you_mean(str(self.schedule), SCHEDULES)}.")
+
+    def optimizer_of(self, parameters: list[Tensor]) -> Optimizer:
+        """Return the optimizer of some parameters; only the weights decay, so they may be a group of their own."""
+        groups: list[Any] = list(parameters)
+        if self.weight_decay:
+            weights, others = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() < 2]
+            groups = [{"params": weights, "weight_decay": self.weight_decay}]
+            groups += [{"params": others}] if others else []
+        return self.optimizer(groups, lr=self.learning_rate)
+
+    def scheduler_of(self, optimizer: Optimizer) -> LRScheduler:
+        """Return what sets the optimizer's learning rate, once an epoch."""
+        schedule = self.schedule if callable(self.schedule) else SCHEDULES[self.schedule]
+        return schedule(optimizer, self.epochs)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a run that is resumed must have in common with the one that was interrupted."""
+        found: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "objective": f"{name_of(self.objective)}({self.objective.num_particles})",
+            "learning_rate": float(self.learning_rate),
+            "schedule": name_of(self.schedule),
+        }
+        if self.weight_decay:
+            found["weight_decay"] = float(self.weight_decay)
+        if self.precision != "single":
+            found["precision"] = self.precision
+        if self.schedule != "constant":
+            found["epochs"] = self.epochs
+        return found
+
+
+def name_of(thing: Any) -> str:
+    """Return what to call an objective, an optimizer or a schedule."""
+    return thing if isinstance(thing, str) else str(getattr(thing, "__name__", type(thing).__name__))
