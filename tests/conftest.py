@@ -18,7 +18,8 @@ os.environ["PPL_VAE_SMOKE"] = "1"  # the notebooks then use small settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes with all cores each, and notebooks, would stand still
     os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
+
+torch.set_num_threads(1)  # what is compared bit for bit has one way to round
 
 
 @pytest.fixture(autouse=True)
