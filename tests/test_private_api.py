@@ -37,16 +37,6 @@ def an_enumerated_trace():
     return trace
 
 
-def an_optimizer():
-    return torch.optim.Adam([torch.zeros(1, requires_grad=True)])
-
-
-def a_scheduled_step():
-    optimizer = an_optimizer()
-    torch.optim.lr_scheduler.ConstantLR(optimizer)
-    return vars(optimizer)["step"]
-
-
 def in_keys(name, mapping):
     assert name in mapping
     return mapping[name]
@@ -89,18 +79,6 @@ USED = {
     ("generation/ancestral.py", "_RETURN"): (
         "samples of our models are not found in their traces",
         lambda: poutine.trace(model).get_trace().nodes["_RETURN"]["value"],
-    ),
-    ("fitting/adam.py", "_optimizer_step_pre_hooks"): (
-        "hooks of an optimizer are not seen, and not called by the compiled Adam",
-        lambda: an_optimizer()._optimizer_step_pre_hooks,
-    ),
-    ("fitting/adam.py", "_optimizer_step_post_hooks"): (
-        "hooks of an optimizer are not seen, and not called by the compiled Adam",
-        lambda: an_optimizer()._optimizer_step_post_hooks,
-    ),
-    ("fitting/adam.py", "_wrapped_by_lr_sched"): (
-        "with a schedule, Adam is no longer compiled",
-        lambda: a_scheduled_step()._wrapped_by_lr_sched,
     ),
     ("compilation/capture.py", "_inductor"): (
         "nothing is compiled; plain Pyro is used, with a warning",

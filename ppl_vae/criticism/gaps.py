@@ -24,6 +24,7 @@ from ppl_vae.evidence.reliability import LOW_ESS
 from ppl_vae.traces.log_weights import log_weights
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Args, Structure
+from ppl_vae.utils.chunks import counts
 from ppl_vae.utils.progress import hidden
 from ppl_vae.utils.report import Array, Mean, Report
 from ppl_vae.utils.rng import seeded
@@ -249,8 +250,7 @@ def _paired(
 ) -> list[Array]:
     """Return the log-weights of two pairs, each [K, n], drawn from the same random numbers."""
     found: tuple[list[Array], list[Array]] = ([], [])
-    whole, rest = divmod(num_samples, at_once)
-    for count in [at_once] * whole + [rest] * (rest > 0):
+    for count in counts(num_samples, at_once):
         state = int(torch.randint(2**31, ()))
         for pair, weights in zip(pairs, found, strict=True):
             with seeded(state):

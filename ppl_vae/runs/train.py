@@ -38,7 +38,17 @@ from ppl_vae.traces.pair import Pair
 from ppl_vae.utils.rng import seeded
 
 OPTIONS = {  # of what is no part of the programs
-    "fit": ("epochs", "batch_size", "learning_rate", "schedule", "patience", "weight_decay", "compile", "precision"),
+    "fit": (
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "schedule",
+        "patience",
+        "weight_decay",
+        "compile",
+        "precision",
+        "threads",
+    ),
     "data": ("binarize", "dequantize", "num_labels", "missing"),
 }
 
@@ -115,7 +125,9 @@ def train(
     config: dict[str, Any] = {
         "build": build | {"settings": used},
         "data": {"name": data, "event_shape": list(parts.event_shape)} | _kept(parts),
-        "fit": {key: value for key, value in fit_options.items() if key != "compile"},  # the same weights, sooner
+        "fit": {
+            key: value for key, value in fit_options.items() if key not in ("compile", "threads")
+        },  # the same weights, sooner
         "objective": choice.written(),
         "seed": seed,
         "programs": {role: hashlib.sha256(content).hexdigest() for role, content in sources.items()},

@@ -22,6 +22,7 @@ SECTIONS = {
     "epoch": "a whole MNIST epoch: what is spent outside the steps (MNIST from PPL_VAE_DATA)",
     "bf16": "matrix products in bfloat16: seconds of an epoch, and log P(x) in the end (binarized MNIST)",
     "growth": "time and memory with the data, the samples, the batch and the latent size",
+    "threads": "`ppl-vae train vae` on the digits with 1, 2 and the chosen number of threads, alone and not",
     "end_to_end": "`ppl-vae train vae` on the digits, compile on and off",
 }
 PACKAGES = ("torch", "pyro-ppl", "jax", "numpyro", "pythae")
@@ -71,7 +72,7 @@ def hold_threads(count: int) -> None:
 
 def sections() -> dict[str, Callable[[Any], Iterator[Any]]]:
     """Return the sections by name; importing them makes the thread pools."""
-    from . import bf16, end_to_end, epoch, growth, log_px, training_steps
+    from . import bf16, end_to_end, epoch, growth, log_px, threads, training_steps
 
     return {
         "steps": training_steps.section,
@@ -79,6 +80,7 @@ def sections() -> dict[str, Callable[[Any], Iterator[Any]]]:
         "epoch": epoch.section,
         "bf16": bf16.section,
         "growth": growth.section,
+        "threads": threads.section,
         "end_to_end": end_to_end.section,
     }
 
