@@ -172,7 +172,7 @@ def annealed_importance_sampling(
     parts = []
     options: dict[str, Any] = {"num_chains": num_chains, "num_leapfrog": num_leapfrog, "chunk_size": chunk_size}
     preparing = prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint)
-    with preparing as work, Threads(threads, work.pair.device) as chosen:
+    with Threads(threads) as chosen, preparing as work:
         run = Runner(work, proposal, num_temperatures=num_temperatures, compile=compile, threads=chosen, **options)
         with run.progress_bar("annealing", hidden(progress)) as bar:
             for chunk in run.chunks():

@@ -87,7 +87,7 @@ def bidirectional(
     parts = []
     options: dict[str, Any] = {"num_chains": num_chains, "num_leapfrog": num_leapfrog, "chunk_size": chunk_size}
     preparing = prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint)
-    with preparing as work, Threads(threads, work.pair.device) as chosen:
+    with Threads(threads) as chosen, preparing as work:
         run = Runner(
             work, proposal, num_temperatures=num_temperatures, compile=compile, threads=chosen, runs=2, **options
         )

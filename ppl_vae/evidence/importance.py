@@ -53,7 +53,7 @@ def importance_sampling(
         positive_int("num_draws", num_draws)
     most = most_samples(tolerance, num_samples, max_samples)
     preparing = prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint)
-    with preparing as work, Threads(threads, work.pair.device) as chosen:
+    with Threads(threads) as chosen, preparing as work:
         once = work.exact and not num_draws  # all weights of a datum are the same
         first, rows = 1 if once else num_samples, work.rows(chunk_size)
         sampler = Sampler(work, first, proposal, rows, vectorize=vectorize, threads=chosen)

@@ -136,7 +136,7 @@ def fit(
     _check_jit(options.objective, (model, guide))
     folder = None if out is None else RunFolder(out)
     pair = Pair(model, guide, fresh=True)
-    with pair.running(), Threads(threads, pair.device) as chosen:
+    with pair.running(), Threads(threads) as chosen:
         with seeded(seed, SETUP):  # programs may make their parameters, at random, when they first run
             source = as_source(data, pair)
             held_out = None if validation is None else as_source(validation, pair)

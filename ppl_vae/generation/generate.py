@@ -80,9 +80,15 @@ def sample(
     sizes = counts(size, CHUNK)
     each = [value.split(sizes) for value in given.values()]
     chunks = [dict(zip(given, values, strict=True)) for values in zip(*each, strict=True)] or [{}] * len(sizes)
-    running = Threads(threads, pair.device)
-    with running, seeded(seed), pair.running(), pair.evaluating(), torch.no_grad(), _in_one_sentence():
-        generate = Ancestral(pair, mean, running)
+    with (
+        Threads(threads) as chosen,
+        seeded(seed),
+        pair.running(),
+        pair.evaluating(),
+        torch.no_grad(),
+        _in_one_sentence(),
+    ):
+        generate = Ancestral(pair, mean, chosen)
         parts = [generate(sizes[0], chunks[0])]  # parameters that do not exist yet are made by it
         generate.compile(CHUNK, chunks[1 : size // CHUNK], compile)
         parts += [generate(n, some) for n, some in zip(sizes[1:], chunks[1:], strict=True)]

@@ -21,47 +21,46 @@ Work = Callable[[], object]
 Trial = Callable[[], AbstractContextManager[Work]]  # within it, a unit of work can be repeated without a trace
 
 AHEAD = 0.85  # of one thread's time, at most, for all threads: where it hardly matters, one is disturbed by nobody
-FEW = 8  # units of work; fewer are not worth a trial
+WORTH = 0.5  # seconds of work with one thread; less is not worth a trial
 TRIAL_SECONDS, TRIAL_ROUNDS = 0.25, 30
 PAUSE = 30  # times a trial's own seconds before the next
 WINDOW, SLOW = 9, 1.5  # units of work whose median is looked at, and how far above the least median it is slow
+
+_process_has: list[int] = []  # threads, told by the first of those that are within each other
 
 
 class Threads:
     """Within it work is done by so many threads; at the end, however it ends, the process has as many as before.
 
-    More threads round sums in another order, so results are the same up to rounding only. Where threads do not matter
-    (one is all that the process has, or the work is on a GPU) nothing is tried.
+    More threads round sums in another order, so results are the same up to rounding only.
 
     Args:
-        wanted: how many, or "auto": as it is until a trial says whether one is faster.
-        device: of the work.
+        wanted: how many, or "auto": one, until a trial says that all that the process has are faster.
 
     Raises:
         InputError: it is neither a whole number of at least 1 nor "auto".
 
-    >>> from contextlib import nullcontext
-    >>> with Threads(1) as threads:
-    ...     threads.run(torch.get_num_threads, lambda: nullcontext(lambda: None))
+    >>> with Threads(1):
+    ...     torch.get_num_threads()
     1
     """
 
-    def __init__(self, wanted: int | str, device: torch.device | None = None) -> None:
+    def __init__(self, wanted: int | str) -> None:
         check_threads(wanted)
-        self.wanted, self.on_cpu = wanted, device is None or device.type == "cpu"
-        self.all = 1  # that "auto" may use
+        self.wanted = wanted
+        self.all = 1  # that may be tried
         self._seconds: list[float] = []
-        self._usual, self._next_trial = math.inf, 0.0
+        self._usual, self._next_trial, self._count = math.inf, 0.0, 0
 
     def __enter__(self) -> Self:
         self._before = torch.get_num_threads()
-        if isinstance(self.wanted, int):
-            torch.set_num_threads(self.wanted)
-        elif self.on_cpu:
-            self.all = self._before
+        _process_has.append(self._before)
+        self.all = _process_has[0] if self.wanted == "auto" else 1
+        torch.set_num_threads(self.wanted if isinstance(self.wanted, int) else 1)
         return self
 
     def __exit__(self, *problem: object) -> None:
+        _process_has.pop()
         torch.set_num_threads(self._before)
 
     def choose(self, trial: Trial, count: int) -> None:
@@ -69,23 +68,28 @@ class Threads:
 
         Args:
             trial: makes the context in which a unit can be repeated without a trace.
-            count: units to come; of few, nothing is tried.
+            count: units to come; where these are done soon enough, one thread does them.
         """
-        if self.all == 1 or count < FEW:
+        if self.all == 1 or count < 2:
             return
-        start = time.perf_counter()
-        spent = {1: 0.0, self.all: 0.0}
+        start, number = time.perf_counter(), 1
         with trial() as work:
-            _seconds_with(1, work)  # what is done once only is no part of it
-            for _ in range(TRIAL_ROUNDS):
-                for number in spent:
-                    spent[number] += _seconds_with(number, work)
-                if time.perf_counter() - start > TRIAL_SECONDS:
-                    break
-        torch.set_num_threads(self.all if spent[self.all] < AHEAD * spent[1] else 1)
-        self._usual, self._seconds = math.inf, []
+            first = _seconds_with(1, work)  # which may do what is done once only, so that it does not count
+            if first * count > WORTH:
+                number = self._faster(work)
+        torch.set_num_threads(number)
+        self._usual, self._seconds, self._count = math.inf, [], count
         now = time.perf_counter()
         self._next_trial = now + PAUSE * (now - start)
+
+    def _faster(self, work: Work) -> int:
+        spent, end = {self.all: 0.0, 1: 0.0}, time.perf_counter() + TRIAL_SECONDS
+        for _ in range(TRIAL_ROUNDS):
+            for number in spent:
+                spent[number] += _seconds_with(number, work)
+            if time.perf_counter() > end:
+                break
+        return self.all if spent[self.all] < AHEAD * spent[1] else 1
 
     def run(self, work: Callable[[], T], trial: Trial) -> T:
         """Do a unit of work; where such units have become slow, choose again."""
@@ -98,7 +102,7 @@ class Threads:
             median = statistics.median(self._seconds)
             self._usual, self._seconds = min(self._usual, median), []
             if median > SLOW * self._usual and time.perf_counter() > self._next_trial:
-                self.choose(trial, FEW)
+                self.choose(trial, self._count)
         return result
 
 

@@ -12,7 +12,7 @@ import ppl_vae
 from ppl_vae import InputError
 from ppl_vae.generation import generate
 from ppl_vae.utils import threads
-from ppl_vae.utils.threads import FEW, PAUSE, WINDOW, Threads
+from ppl_vae.utils.threads import PAUSE, WINDOW, Threads
 
 
 class Machine:
@@ -51,27 +51,38 @@ def on(monkeypatch, **seconds):
 def test_the_faster_is_chosen_and_one_where_it_hardly_matters(monkeypatch, two_threads, two, chosen):
     machine = on(monkeypatch, one=0.01, two=two)
     with Threads("auto") as found:
-        found.choose(machine.trial, FEW)
+        found.choose(machine.trial, 1000)
         assert torch.get_num_threads() == chosen
     assert machine.now < 0.25 + 0.01 + two + 0.01  # no longer than it may, but for the last round
 
 
-def test_of_little_work_or_with_one_thread_nothing_is_tried(monkeypatch, two_threads):
+def test_of_little_work_or_with_one_thread_little_is_tried(monkeypatch, two_threads):
     machine = on(monkeypatch, one=0.01, two=0.001)
     with Threads("auto") as found:
-        found.choose(machine.trial, FEW - 1)
-    with Threads("auto", torch.device("meta")) as found:
-        found.choose(machine.trial, FEW)
+        found.choose(machine.trial, 1)
+        assert machine.trials == 0
+        found.choose(machine.trial, 40)
+        assert machine.now == 0.01
     with Threads(1) as found:
-        found.choose(machine.trial, FEW)
+        found.choose(machine.trial, 1000)
         assert torch.get_num_threads() == 1
-    assert machine.trials == 0
+    assert machine.trials == 1
+
+
+def test_within_another_one_may_use_all_that_the_process_has(monkeypatch, two_threads):
+    machine = on(monkeypatch, one=0.01, two=0.001)
+    with Threads("auto"):
+        assert torch.get_num_threads() == 1
+        with Threads("auto") as inner:
+            inner.choose(machine.trial, 1000)
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 1
 
 
 def test_it_is_chosen_anew_where_work_becomes_slow_but_not_at_once(monkeypatch, two_threads):
     machine = on(monkeypatch, one=0.01, two=0.006)
     with Threads("auto") as found:
-        found.choose(machine.trial, FEW)
+        found.choose(machine.trial, 1000)
         cost = machine.now
         for _ in range(2 * WINDOW):
             found.run(machine.work, machine.trial)
@@ -90,7 +101,7 @@ def test_it_is_chosen_anew_where_work_becomes_slow_but_not_at_once(monkeypatch, 
 def test_whatever_happens_the_process_has_its_threads_again(two_threads):
     for wanted in (1, "auto"):
         with contextlib.suppress(KeyboardInterrupt), Threads(wanted):
-            torch.set_num_threads(1)
+            assert torch.get_num_threads() == 1
             raise KeyboardInterrupt
 
 
@@ -116,9 +127,10 @@ def sampled(pair, x, number):
 def test_a_trial_leaves_no_trace(monkeypatch, two_threads, work):
     """Where one thread is chosen, the numbers are those of one thread, bit for bit."""
     monkeypatch.setattr(threads, "AHEAD", 0.0)
+    monkeypatch.setattr(threads, "WORTH", 0.0)
     monkeypatch.setattr(generate, "CHUNK", 20)
-    tried, plain = [], Threads.choose
-    monkeypatch.setattr(Threads, "choose", lambda self, *args: tried.append(self.all) or plain(self, *args))
+    tried, plain = [], Threads._faster
+    monkeypatch.setattr(Threads, "_faster", lambda self, work: tried.append(self.all) or plain(self, work))
     results = []
     for number in ("auto", 1):
         torch.manual_seed(0)
