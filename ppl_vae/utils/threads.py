@@ -21,7 +21,7 @@ Work = Callable[[], object]
 Trial = Callable[[], AbstractContextManager[Work]]  # within it, a unit of work can be repeated without a trace
 
 AHEAD = 0.85  # of one thread's time, at most, for all threads: where it hardly matters, one is disturbed by nobody
-WORTH = 0.5  # seconds of work with one thread; less is not worth a trial
+WORTH = 3.0  # seconds of work with one thread; less is not worth a trial, which beside busy programs may take one
 TRIAL_SECONDS, TRIAL_ROUNDS = 0.25, 30
 PAUSE = 30  # times a trial's own seconds before the next
 WINDOW, SLOW = 9, 1.5  # units of work whose median is looked at, and how far above the least median it is slow

@@ -61,7 +61,7 @@ def test_of_little_work_or_with_one_thread_little_is_tried(monkeypatch, two_thre
     with Threads("auto") as found:
         found.choose(machine.trial, 1)
         assert machine.trials == 0
-        found.choose(machine.trial, 40)
+        found.choose(machine.trial, 200)
         assert machine.now == 0.01
     with Threads(1) as found:
         found.choose(machine.trial, 1000)
