@@ -1,5 +1,7 @@
 """The compiled log-weights against plain Pyro's for the same noise, and against closed forms."""
 
+import time
+from contextlib import nullcontext
 from functools import partial
 
 import pyro
@@ -14,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae import InputError, likelihoods
 from ppl_vae.compilation import capture, rewrites
-from ppl_vae.compilation.capture import CannotCapture, compiling_pays
+from ppl_vae.compilation.capture import CannotCapture, compiling_pays, pays
 from ppl_vae.compilation.rewrites import bernoulli_log_prob, rewrite
 from ppl_vae.evidence.weight_sampler import log_weights_function
 from ppl_vae.networks import MLP
@@ -198,3 +200,26 @@ def test_gradients_of_weights_lie_as_the_weights_do():
     (got,) = graph(x)
     assert got.is_contiguous()
     torch.testing.assert_close(got, expected)
+
+
+def test_waiting_for_others_is_not_taken_for_long_work():
+    """Nor is one slow round: a busy neighbour makes the clock run on, not the work longer."""
+    rounds = []
+
+    def work():
+        time.sleep(0.02)
+        rounds.append(None)
+
+    assert not pays("auto", lambda: nullcontext(work), 10_000)  # 200 seconds by the clock
+    assert len(rounds) == 1
+
+
+def test_long_work_pays_and_little_is_not_even_tried():
+    def busy():
+        end = time.thread_time() + 0.01
+        while time.thread_time() < end:
+            pass
+
+    assert pays("auto", lambda: nullcontext(busy), 100_000)
+    assert not pays("auto", lambda: pytest.fail("it was tried"), 10, few=11)
+    assert pays(True, lambda: pytest.fail("it was tried"), 1) and not pays(False, lambda: pytest.fail(""), 1)

@@ -1,6 +1,8 @@
 """Fitting: it reaches known optima, takes any pair and any objective, resumes bit for bit, and never leaks."""
 
+import inspect
 import math
+from dataclasses import fields
 
 import numpy as np
 import pyro
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ppl_vae import InputError, NonFiniteLossError, estimate_evidence, fit
 from ppl_vae.fitting.checkpoint import RunFolder
+from ppl_vae.fitting.options import FitOptions
 from ppl_vae.traces.pair import Pair
 
 
@@ -559,3 +562,13 @@ def test_modules_that_pyro_does_not_see_are_refused_not_left_untrained():
     programs = Unseen()
     with pytest.raises(InputError, match=r"parameters Pyro sees.*Trace_ELBO would train.*PyroModules"):
         fit(programs.model, programs.guide, torch.randn(10), epochs=1)
+
+
+def test_every_option_of_a_fit_is_one_of_fit_with_the_same_default():
+    of_fit = inspect.signature(fit).parameters
+    declared = {field.name: field.default for field in fields(FitOptions)}
+    others = {"model", "guide", "data", "validation", "out", "resume", "on_start", "progress"}
+    assert set(declared) == set(of_fit) - others
+    assert all(of_fit[name].default == default for name, default in declared.items() if name != "objective")
+    text = inspect.getdoc(fit)
+    assert all(f"\n    {name}: " in text for name in declared)
