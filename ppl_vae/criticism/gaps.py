@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ppl_vae.errors import InputError, positive_int, positive_number
 from ppl_vae.evidence.diagnostics import estimates, khat_threshold, pareto
@@ -24,7 +23,7 @@ from ppl_vae.evidence.reliability import LOW_ESS
 from ppl_vae.traces.log_weights import log_weights
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Args, Structure
-from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, Mean, Report
 from ppl_vae.utils.rng import seeded
 
@@ -209,7 +208,7 @@ def explain_gap(
             raise InputError("Expected a guide that samples latent sites; got none: the ELBO is log P(x), with no gap.")
         rows, pair, structure = work.rows(chunk_size), work.pair, work.structure
         few = max(1, min(rows // num_particles, HELD_WEIGHTS // num_samples))
-        with tqdm(total=len(work.source), desc="gap", unit="datum", leave=False, disable=hidden(progress)) as bar:
+        with progress_bar(len(work.source), "gap", "datum", progress) as bar:
             for chunk in work.chunks(few):
                 options: dict[str, Any] = {"subsample": chunk.subsample, "vectorize": vectorize}
                 refined = refine(

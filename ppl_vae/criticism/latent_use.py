@@ -18,7 +18,6 @@ from pyro import poutine
 from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import kl_divergence
-from tqdm.auto import tqdm
 
 from ppl_vae.data.sources import Source
 from ppl_vae.distributions.unwrap import _factors
@@ -28,7 +27,7 @@ from ppl_vae.traces.handlers import Given
 from ppl_vae.traces.log_weights import enumerating, one_more_plate
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Args, Site, Structure, enumerates, log_prob_by_datum, samples, total_log_prob
-from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, number
 
 ACTIVE = 0.01  # a unit is active if Var_x(E_Q[z_d]) is above it: Burda et al., arXiv 1509.00519
@@ -237,7 +236,7 @@ def latent_use(
         few = len(source) if work.whole_only else max(1, rows // num_samples)
         paired = max(2, min(num_samples, NUM_PAIRED // len(source)))
         drawn = []
-        with tqdm(total=2 * len(source), desc="latents", unit="datum", leave=False, disable=hidden(progress)) as bar:
+        with progress_bar(2 * len(source), "latents", "datum", progress) as bar:
             for batch in source.batches(few):
                 args = tuple(t.to(pair.device) for t in batch)
                 drawn.append(_draw(pair, args, structure, num_samples, paired))

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from ppl_vae.errors import InputError, positive_int, positive_number
 from ppl_vae.evidence.diagnostics import Array, Tally, estimates
 from ppl_vae.evidence.prepare import Chunk
 from ppl_vae.evidence.reliability import within
 from ppl_vae.evidence.weight_sampler import Sampler
+from ppl_vae.utils.progress import progress_bar
 
 MOST = 64  # times num_samples: how far a tolerance may raise it, unless told
 MARGIN = 0.8  # of the tolerance, for the samples that decide: the fresh ones scatter
@@ -45,7 +45,7 @@ def most_samples(tolerance: float | None, num_samples: int, max_samples: int | N
     return most
 
 
-def reach(sampler: Sampler, pilots: list[Array], tolerance: float, most: int, hide: bool | None) -> list[Tally]:
+def reach(sampler: Sampler, pilots: list[Array], tolerance: float, most: int, progress: bool | None) -> list[Tally]:
     """Return the tallies of all chunks from as many samples as the tolerance takes.
 
     Args:
@@ -53,7 +53,7 @@ def reach(sampler: Sampler, pilots: list[Array], tolerance: float, most: int, hi
         pilots: the first log-weights of each chunk, [K, n].
         tolerance: in nats, for the standard error and for the bias.
         most: how many samples a datum may get.
-        hide: no progress bar; None asks whether this is a terminal.
+        progress: show a progress bar; None asks whether somebody looks.
 
     Raises:
         InputError: no datum would come near the tolerance.
@@ -61,7 +61,7 @@ def reach(sampler: Sampler, pilots: list[Array], tolerance: float, most: int, hi
     base = len(pilots[0])
     _check_reachable(pilots, tolerance, most)
     tallies = []
-    with tqdm(total=len(sampler.work.source), desc="tolerance", unit="datum", leave=False, disable=hide) as bar:
+    with progress_bar(len(sampler.work.source), "tolerance", "datum", progress) as bar:
         for pilot, chunk in zip(pilots, sampler.work.chunks(sampler.data_at_once), strict=True):
             counts = _enough(sampler, chunk, pilot, tolerance * MARGIN, most)
             groups = [np.flatnonzero(counts == count) for count in np.unique(counts)]

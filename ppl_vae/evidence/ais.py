@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ppl_vae.compilation.capture import check_compile
 from ppl_vae.errors import InputError, positive_int
@@ -30,7 +29,7 @@ from ppl_vae.evidence.prepare import Chunk, Work, prepared
 from ppl_vae.evidence.refine import refine
 from ppl_vae.evidence.tempered import Densities, Latents
 from ppl_vae.traces.pair import Program
-from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.progress import progress_bar
 
 TARGET_ACCEPTANCE = 0.65  # optimal for HMC (Neal, arXiv 1206.1901)
 FIRST_STEP_SIZE = 0.5
@@ -169,7 +168,7 @@ def annealed_importance_sampling(
     options: dict[str, Any] = {"num_chains": num_chains, "num_leapfrog": num_leapfrog, "chunk_size": chunk_size}
     with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
         run = Runner(work, proposal, num_temperatures=num_temperatures, compile=compile, **options)
-        with run.progress_bar("annealing", hidden(progress)) as bar:
+        with run.progress_bar("annealing", progress) as bar:
             for chunk in run.chunks():
                 chains = run.chains(chunk)
                 plan = chains.pilot(betas, bar.update)
@@ -239,9 +238,9 @@ class Runner:
         """Yield the data in order, as many at once as there is room for with their chains."""
         return self.work.chunks(self.data_at_once)
 
-    def progress_bar(self, name: str, hide: bool | None) -> Any:
+    def progress_bar(self, name: str, progress: bool | None) -> Any:
         """Return a progress bar over all temperatures of all chunks."""
-        return tqdm(total=self.num_transitions, desc=name, unit="step", leave=False, disable=hide)
+        return progress_bar(self.num_transitions, name, "step", progress)
 
     def chains(self, chunk: Chunk) -> "Chains":
         """Return the chains of a chunk's data, with the guide refined for them if so asked."""

@@ -30,7 +30,6 @@ from ppl_vae.missing import filled, missing_as
 from ppl_vae.traces.handlers import Given, Regenerated, is_condition
 from ppl_vae.traces.pair import Program
 from ppl_vae.traces.plates import Site, log_prob_by_datum, samples
-from ppl_vae.utils.progress import hidden
 
 
 def sandwich(
@@ -84,7 +83,7 @@ def bidirectional(
     options: dict[str, Any] = {"num_chains": num_chains, "num_leapfrog": num_leapfrog, "chunk_size": chunk_size}
     with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
         run = Runner(work, proposal, num_temperatures=num_temperatures, compile=compile, runs=2, **options)
-        with run.progress_bar("sandwich", hidden(progress)) as bar:
+        with run.progress_bar("sandwich", progress) as bar:
             for chunk in run.chunks():
                 simulated, z, x = _simulated(Latents(work.pair, chunk, work.structure, proposal), joint)
                 chains = run.chains(simulated)

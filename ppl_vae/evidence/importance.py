@@ -10,7 +10,6 @@ chunks of samples x data, so memory does not grow with the data, and by one numb
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ppl_vae.compilation.capture import check_compile
 from ppl_vae.errors import InputError, positive_int
@@ -21,7 +20,7 @@ from ppl_vae.evidence.prepare import prepared
 from ppl_vae.evidence.resampling import Draws, resampled
 from ppl_vae.evidence.weight_sampler import Sampler
 from ppl_vae.traces.pair import Program
-from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.progress import progress_bar
 
 
 def importance_sampling(
@@ -55,7 +54,7 @@ def importance_sampling(
         tallies: list[Tally] = []
         pilots: list[Array] = []
         kept: list[Draws] = []
-        with tqdm(total=len(work.source), desc="log P(x)", unit="datum", leave=False, disable=hidden(progress)) as bar:
+        with progress_bar(len(work.source), "log P(x)", "datum", progress) as bar:
             for chunk in work.chunks(sampler.data_at_once):
                 if num_draws:
                     weighted = sampler.weighted(chunk, num_samples)
@@ -73,7 +72,7 @@ def importance_sampling(
                     pilots.append(weights[:, : chunk.num_data])
                 bar.update(chunk.num_data)
         if tolerance is not None:
-            tallies = reach(sampler, pilots, tolerance, most, hidden(progress))
+            tallies = reach(sampler, pilots, tolerance, most, progress)
         digest, what, exact = work.fingerprint(), work.quantity, work.exact
     result, curve = Tally.joined(tallies)
     _check_not_nan(result["log_px"])

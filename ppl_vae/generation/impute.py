@@ -15,7 +15,6 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.errors import InputError, positive_int
@@ -26,7 +25,7 @@ from ppl_vae.traces.handlers import FixedSubsample, Given, is_condition
 from ppl_vae.traces.log_weights import checked, draw_with_trace
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Site, Structure, samples, value_by_datum
-from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import counted, number
 
 LOW_ESS = 10.0
@@ -135,7 +134,7 @@ def impute(
     with prepared(model, guide, data, proposal="guide", seed=seed) as work:
         rows = work.rows(None)
         at_once = max(1, rows // num_samples)
-        with tqdm(total=len(work.source), desc="impute", unit="datum", leave=False, disable=hidden(progress)) as bar:
+        with progress_bar(len(work.source), "impute", "datum", progress) as bar:
             for chunk in work.chunks(at_once):
                 parts.append(_impute(work, chunk, num_samples, max(1, rows // chunk.size), num_draws))
                 bar.update(chunk.num_data)
