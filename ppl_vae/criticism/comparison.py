@@ -9,7 +9,7 @@ import numpy as np
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.diagnostics import Array
 from ppl_vae.evidence.evidence import Evidence
-from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, MIXED, PROBABILITY, of_levels
+from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, MIXED, PROBABILITY
 from ppl_vae.utils.report import Mean
 
 
@@ -110,8 +110,7 @@ def _check(evidences: Mapping[str, Any]) -> None:
 
 def _of_levels(evidence: Evidence) -> Evidence:
     """Return an estimate in nats of levels: log P(x) - D log L of dequantized ones."""
-    more = of_levels(evidence)
-    return replace(evidence, log_px=evidence.log_px + more, elbo=evidence.elbo + more)
+    return replace(evidence, log_px=evidence.log_px + evidence.to_levels, elbo=evidence.elbo + evidence.to_levels)
 
 
 def _table(ranked: list[tuple[str, Evidence]], differences: Array, weights: Array) -> Any:

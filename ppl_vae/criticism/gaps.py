@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError, positive_int, positive_number
-from ppl_vae.evidence.diagnostics import estimates, khat_threshold, pareto
+from ppl_vae.evidence.diagnostics import LOW_ESS, doubtful_weights, estimates, khat_threshold, pareto
 from ppl_vae.evidence.prepare import prepared
 from ppl_vae.evidence.refine import LEARNING_RATE, NUM_PARTICLES, NUM_STEPS, refine
-from ppl_vae.evidence.reliability import LOW_ESS
 from ppl_vae.traces.log_weights import log_weights
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Args, Structure
@@ -92,14 +91,15 @@ class Gap:
 
     def verdict(self) -> str:
         """Return one line on which part is the larger, and whether the split can be believed."""
-        limit = khat_threshold(self.num_samples)
-        doubtful = int(((self.ess < LOW_ESS - 1e-3) | (self.khat > limit)).sum())
-        blind = "What Q never visits does not show here: hold log P(x) against method='ais', proposal='prior'."
+        heavy, few = doubtful_weights(self.ess, self.khat, self.num_samples)
+        doubtful = int((heavy | few).sum())
+        what = self.quantity
+        blind = f"What Q never visits does not show here: hold {what} against method='ais', proposal='prior'."
         if doubtful:
             return (
-                f"{doubtful} of {len(self)} data have k-hat above {limit:.2f} or an effective sample size "
-                f"below {LOW_ESS:.0f}: their log P(x), and with it the approximation gap, is more likely too low. "
-                f"Raise num_samples. {blind}"
+                f"{doubtful} of {len(self)} data have k-hat above {khat_threshold(self.num_samples):.2f} or an "
+                f"effective sample size below {LOW_ESS:.0f}: their {what}, and with it the approximation gap, is more "
+                f"likely too low. Raise num_samples. {blind}"
             )
         means = self.means()
         a, b, whole = means["approximation"], means["amortization"], means["gap"]
@@ -114,20 +114,20 @@ class Gap:
 
     def report(self) -> Report:
         """Return what is printed: the means with their errors, and the verdict."""
-        labels = {
-            "log_px": ("log P(x)", "nats, importance sampling from the refined Q"),
-            "best_elbo": ("best ELBO", "nats, of the refined Q"),
-            "elbo": ("ELBO", "nats, of the guide"),
-            "gap": ("gap", "log P(x) - ELBO"),
-            "approximation": ("approximation", "log P(x) - best ELBO: the family"),
-            "amortization": ("amortization", "best ELBO - ELBO: the network"),
-        }
+        what, means = self.quantity, self.means()
         headline = (
-            f"log P(x) - ELBO of {len(self)} data explained: Q refined for each in {self.num_steps} steps, "
+            f"{what} - ELBO of {len(self)} data explained: Q refined for each in {self.num_steps} steps, "
             f"K = {self.num_samples} samples"
         )
-        rows = [(labels[name][0], mean, labels[name][1]) for name, mean in self.means().items()]
-        return Report(headline, rows, [self.verdict()]).about(self.quantity)
+        rows = [
+            (what, means["log_px"], "nats, importance sampling from the refined Q"),
+            ("best ELBO", means["best_elbo"], "nats, of the refined Q"),
+            ("ELBO", means["elbo"], "nats, of the guide"),
+            ("gap", means["gap"], f"{what} - ELBO"),
+            ("approximation", means["approximation"], f"{what} - best ELBO: the family"),
+            ("amortization", means["amortization"], "best ELBO - ELBO: the network"),
+        ]
+        return Report(headline, rows, [self.verdict()])
 
     def __str__(self) -> str:
         return str(self.report())

@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from ppl_vae.errors import InputError, positive_int, positive_number
-from ppl_vae.evidence.diagnostics import Array, Tally, estimates
+from ppl_vae.evidence.diagnostics import Array, Tally, estimates, within
 from ppl_vae.evidence.prepare import Chunk
-from ppl_vae.evidence.reliability import within
 from ppl_vae.evidence.weight_sampler import Sampler
 from ppl_vae.utils.progress import progress_bar
 

@@ -187,6 +187,7 @@ def annealed_importance_sampling(
         diagnostics=own | {"log_px_importance": plain.log_px, "mcse_importance": plain.mcse},
         settings={"num_temperatures": num_temperatures, "num_leapfrog": num_leapfrog, "num_samples": num_samples},
         curve=None,
+        is_exact=False,
     )
 
 

@@ -6,17 +6,19 @@ average say so) and a proposal narrower than the posterior, whose weights have n
 of their tail says that.
 """
 
-import importlib
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.evidence.arviz_versions import psislw
+
 Array = NDArray[np.float64]
 
+LOW_ESS = 10.0  # effective samples: below it the weights of a datum rest on a handful of draws
+ROUNDING = 1e-3
 MIN_SAMPLES = 25  # draws that leave the five largest for a fit of their tail: a fifth of them, or 3 sqrt(K)
 EQUAL = 1e-2  # nats; no tail of log-weights that are all closer than this can matter
 
@@ -99,6 +101,21 @@ def khat_threshold(num_samples: int | Array) -> Any:
     return threshold if threshold.ndim else float(threshold)
 
 
+def doubtful_weights(ess: Array, khat: Array, num_samples: int | Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return for each datum whether k-hat is above its limit, and whether the effective sample size is below 10, [N].
+
+    >>> doubtful_weights(np.array([5.0, 50.0]), np.array([0.1, 0.9]), 100)
+    (array([False,  True]), array([ True, False]))
+    """
+    return khat > khat_threshold(num_samples), ess < LOW_ESS - ROUNDING
+
+
+def within(mcse: Array, bias: Array, tolerance: float) -> NDArray[np.bool_]:
+    """Return for each datum whether its error and its bias are inside the tolerance, [N]."""
+    with np.errstate(invalid="ignore"):
+        return (mcse <= tolerance) & (np.abs(bias) <= tolerance)
+
+
 def bound_curve(log_weights: Array, base: int) -> Curve:
     """Return the bound for 1, 2, 4, ... draws below `base`, and for base, 2 base, 4 base, ... up to all, [K, N].
 
@@ -131,7 +148,7 @@ def _smoothed(column: Array) -> tuple[float, float]:
     tail = np.sort(column)[-max(5, int(min(len(column) / 5, 3 * math.sqrt(len(column))))) :]
     if np.ptp(tail) < EQUAL:  # the largest weight has been drawn again and again, as that of a discrete latent is
         return -math.inf, raw
-    weights, khat = _psislw(column)
+    weights, khat = psislw(column)
     if not math.isfinite(khat):
         return math.inf, raw  # too few weights that matter for a tail to be fitted: one or two have it all
     # Some ArviZ normalize what they return; a weight below the tail is left as it was but for that.
@@ -141,24 +158,6 @@ def _smoothed(column: Array) -> tuple[float, float]:
     normalized = weights - weights.max()
     shift = column[body] - normalized[body]
     return khat, float(shift + np.log(np.exp(normalized).mean()))
-
-
-def _psislw(column: Array) -> tuple[Array, float]:
-    """Smooth log-weights [K] by the ArviZ that is installed: 1.0 and later were rewritten, and take them negated."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it tells everybody who imports it of its next version
-        arviz: Any = importlib.import_module("arviz")
-
-        if hasattr(arviz, "psislw"):
-            weights, khat = arviz.psislw(column)
-            return np.asarray(weights), float(khat)
-        array_stats: Any = importlib.import_module("arviz_stats.base").array_stats
-
-        try:
-            weights, khat = array_stats.psislw(-column)
-        except ValueError:  # a tail of equal weights
-            return column, math.inf
-        return np.asarray(weights), float(khat)
 
 
 class Tally(NamedTuple):

@@ -94,7 +94,8 @@ def importance_sampling(
         scored=work.scored,
         num_levels=work.num_levels,
         diagnostics=own,
-        settings=settings | ({"exact": 1.0} if exact else {}),
+        settings=settings,
+        is_exact=exact,
         curve=curve,
         draws=Draws.concatenated(kept) if kept else None,
     )

@@ -18,7 +18,15 @@ from torch import Tensor
 
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.errors import InputError, positive_int
-from ppl_vae.evidence.diagnostics import MIN_SAMPLES, Array, estimates, khat_threshold, pareto
+from ppl_vae.evidence.diagnostics import (
+    LOW_ESS,
+    MIN_SAMPLES,
+    Array,
+    doubtful_weights,
+    estimates,
+    khat_threshold,
+    pareto,
+)
 from ppl_vae.evidence.prepare import Chunk, Work, prepared
 from ppl_vae.evidence.resampling import choose
 from ppl_vae.traces.handlers import FixedSubsample, Given, is_condition
@@ -27,8 +35,6 @@ from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Site, Structure, samples, value_by_datum
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import counted, number
-
-LOW_ESS = 10.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,10 +66,10 @@ class Imputation:
 
     def verdict(self) -> str:
         """Return one line on whether what was imputed can be believed, as what the model says."""
-        limit = khat_threshold(self.num_samples)
+        heavy, few = doubtful_weights(self.ess, self.khat, self.num_samples)
         reasons = {
-            f"k-hat above {limit:.2f}": int((self.khat > limit).sum()),
-            f"effective sample size below {LOW_ESS:.0f}": int((self.ess < LOW_ESS - 1e-3).sum()),
+            f"k-hat above {khat_threshold(self.num_samples):.2f}": int(heavy.sum()),
+            f"effective sample size below {LOW_ESS:.0f}": int(few.sum()),
         }
         reasons = {words: count for words, count in reasons.items() if count}
         if not reasons:

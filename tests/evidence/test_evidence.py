@@ -10,9 +10,8 @@ from ppl_vae.guides import LinearGaussian as ExactPosterior
 from ppl_vae.models import LinearGaussian
 
 from ppl_vae import InputError, compare, estimate_evidence
-from ppl_vae.evidence.diagnostics import bound_curve, estimates, khat_threshold, pareto
+from ppl_vae.evidence.diagnostics import bound_curve, estimates, khat_threshold, pareto, within
 from ppl_vae.evidence.evidence import Evidence
-from ppl_vae.evidence.reliability import within
 
 
 def evidence_of(log_weights, **changes):
