@@ -21,7 +21,7 @@ from torch import Tensor
 from ppl_vae.errors import InputError, positive_int, positive_number
 from ppl_vae.evidence.diagnostics import Array
 from ppl_vae.evidence.estimators import estimate_evidence
-from ppl_vae.evidence.prepare import Chunk, Work, prepared
+from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
 from ppl_vae.traces.handlers import Given
 from ppl_vae.traces.log_weights import get_traces
 from ppl_vae.traces.pair import Program
@@ -149,7 +149,7 @@ def sigma_study(
     return pd.DataFrame(rows)
 
 
-def _integrals(work: Work, chunk: Chunk) -> tuple[Tensor, Tensor]:
+def _integrals(work: Prepared, chunk: Chunk) -> tuple[Tensor, Tensor]:
     """Return log P(x) and the ELBO, each [n]."""
     name, prior, q = _latent(work, chunk)
     around, before = [prior, q], torch.full((2, chunk.size), torch.inf).to(q[0])
@@ -176,7 +176,7 @@ def _integrals(work: Work, chunk: Chunk) -> tuple[Tensor, Tensor]:
     )
 
 
-def _latent(work: Work, chunk: Chunk) -> tuple[str, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _latent(work: Prepared, chunk: Chunk) -> tuple[str, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return the name of the latent, and the mean and standard deviation, each [n], of its prior and of Q."""
     model, guide = map(samples, get_traces(work.pair, chunk.args))
     latents = {name: site for name, site in model.items() if not site["is_observed"]}
@@ -216,7 +216,7 @@ def _nodes(edges: Tensor) -> tuple[Tensor, Tensor]:
     return z.flatten(0, 1), widths.flatten(0, 1).log()
 
 
-def _log_densities(work: Work, chunk: Chunk, name: str, z: Tensor) -> tuple[Tensor, Tensor]:
+def _log_densities(work: Prepared, chunk: Chunk, name: str, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return log P(x, z) and log Q(z | x) for z [K, n], each [K, n]."""
     structure = work.structure
     _, guide = get_traces(work.pair, chunk.args)

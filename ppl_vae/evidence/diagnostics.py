@@ -160,17 +160,17 @@ def _smoothed(column: Array) -> tuple[float, float]:
     return khat, float(shift + np.log(np.exp(normalized).mean()))
 
 
-class Tally(NamedTuple):
-    """Numbers of n data, by name, each [n], and their curve."""
+class Statistics(NamedTuple):
+    """What the log-weights of n data say: numbers by name, each [n], and the curve of the bound."""
 
     numbers: dict[str, Array]
     curve: Curve
 
     @classmethod
-    def of(cls, log_weights: Array, base: int) -> "Tally":
-        """Tally log-weights [K, n]; the curve has points at `base` and its doubles.
+    def of(cls, log_weights: Array, base: int) -> "Statistics":
+        """Return those of log-weights [K, n]; the curve has points at `base` and its doubles.
 
-        >>> sorted(Tally.of(np.zeros((4, 2)), base=4).numbers)
+        >>> sorted(Statistics.of(np.zeros((4, 2)), base=4).numbers)
         ['bias', 'draws', 'elbo', 'elbo_mcse', 'ess', 'khat', 'log_px', 'log_px_psis', 'mcse']
         """
         draws = np.full(log_weights.shape[1], float(len(log_weights)))
@@ -178,17 +178,15 @@ class Tally(NamedTuple):
         return cls(numbers, bound_curve(log_weights, base))
 
     @classmethod
-    def joined(cls, tallies: Sequence["Tally"], order: Any = None) -> "Tally":
-        """Put tallies side by side, in this order of data; a curve that ends at fewer samples has NaN from there."""
-        numbers = {key: np.concatenate([t.numbers[key] for t in tallies]) for key in tallies[0].numbers}
-        points = max((t.curve.num_samples for t in tallies), key=len)
+    def joined(cls, parts: Sequence["Statistics"], order: Any = slice(None)) -> "Statistics":
+        """Put them side by side, in this order of data; a curve that ends at fewer samples has NaN from there."""
+        numbers = {key: np.concatenate([part.numbers[key] for part in parts])[order] for key in parts[0].numbers}
+        points = max((part.curve.num_samples for part in parts), key=len)
         bound, mcse = (
-            np.concatenate([_padded(getattr(t.curve, name), len(points)) for t in tallies], axis=1)
+            np.concatenate([_padded(getattr(part.curve, name), len(points)) for part in parts], axis=1)[:, order]
             for name in ("bound", "mcse")
         )
-        if order is None:
-            return cls(numbers, Curve(points, bound, mcse))
-        return cls({key: v[order] for key, v in numbers.items()}, Curve(points, bound[:, order], mcse[:, order]))
+        return cls(numbers, Curve(points, bound, mcse))
 
 
 def _padded(values: Array, length: int) -> Array:

@@ -27,7 +27,7 @@ from ppl_vae.evidence.diagnostics import (
     khat_threshold,
     pareto,
 )
-from ppl_vae.evidence.prepare import Chunk, Work, prepared
+from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
 from ppl_vae.evidence.resampling import choose
 from ppl_vae.traces.handlers import FixedSubsample, Given, is_condition
 from ppl_vae.traces.log_weights import checked, draw_with_trace
@@ -170,7 +170,7 @@ class _Part(NamedTuple):
     khat: Array
 
 
-def _impute(work: Work, chunk: Chunk, num_samples: int, at_once: int, num_draws: int) -> _Part:
+def _impute(work: Prepared, chunk: Chunk, num_samples: int, at_once: int, num_draws: int) -> _Part:
     """Impute some data, by so many samples of each at once."""
     # A discrete latent that is summed out elsewhere is drawn from its prior here: E[x | z] depends on it.
     pair, structure = work.pair, replace(work.structure, enumerated=False)
