@@ -156,6 +156,16 @@ def prepared(
             )
 
 
+def run_sizes(num_samples: int, at_once: int) -> list[int]:
+    """Return how many samples each run draws.
+
+    >>> run_sizes(100, 40)
+    [40, 40, 20]
+    """
+    whole, rest = divmod(num_samples, at_once)
+    return [at_once] * whole + [rest] * (rest > 0)
+
+
 def _check_densities(traces: list[Trace]) -> None:
     """Refuse a guide that puts a continuous latent on a point: it has no density to weigh by."""
     model, guided = samples(traces[0]), samples(traces[1]) if len(traces) > 1 else {}

@@ -22,7 +22,7 @@ from ppl_vae.compilation.capture import (
 )
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.diagnostics import Array
-from ppl_vae.evidence.prepare import Chunk, Prepared
+from ppl_vae.evidence.prepare import Chunk, Prepared, run_sizes
 from ppl_vae.evidence.refine import refine
 from ppl_vae.traces.log_weights import Weighted, checked, draw, log_weights
 from ppl_vae.traces.pair import Pair
@@ -172,13 +172,15 @@ class Sampler:
     def weights(self, chunk: Chunk, num_samples: int) -> Array:
         """Return log-weights [K, n] in nats."""
         pair = self._pair(chunk)
-        parts = [self._run(pair, chunk, k) for k in self._counts(num_samples)]
+        parts = [self._run(pair, chunk, k) for k in run_sizes(num_samples, self.at_once)]
         return np.asarray(torch.cat(parts).double().cpu().numpy())
 
     def weighted(self, chunk: Chunk, num_samples: int) -> Weighted:
         """Return log-weights together with the latents they belong to."""
         pair, options = self._pair(chunk), self._options(chunk)
-        runs = [draw(pair, chunk.args, k, self.prepared.structure, **options) for k in self._counts(num_samples)]
+        runs = [
+            draw(pair, chunk.args, k, self.prepared.structure, **options) for k in run_sizes(num_samples, self.at_once)
+        ]
         return checked(Weighted.concatenated(runs), num_samples)
 
     def _run(self, pair: Pair, chunk: Chunk, count: int) -> Tensor:
@@ -202,7 +204,3 @@ class Sampler:
             pair = refine(self.prepared.pair, chunk.args, self.prepared.structure, **options)
             self._refined = (chunk, pair)
         return self._refined[1]
-
-    def _counts(self, num_samples: int) -> list[int]:
-        whole, rest = divmod(num_samples, self.at_once)
-        return [self.at_once] * whole + [rest] * (rest > 0)

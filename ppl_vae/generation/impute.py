@@ -28,7 +28,7 @@ from ppl_vae.evidence.diagnostics import (
     khat_threshold,
     pareto,
 )
-from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
+from ppl_vae.evidence.prepare import Chunk, Prepared, prepared, run_sizes
 from ppl_vae.evidence.resampling import choose
 from ppl_vae.traces.handlers import FixedSubsample, Given, is_condition
 from ppl_vae.traces.log_weights import checked, draw_with_trace
@@ -164,8 +164,7 @@ def _impute(
     at_once = max(1, prepared.rows(None) // chunk.size)
     runs = []
     latents: dict[str, list[Tensor]] = {}
-    for start in range(0, num_samples, at_once):
-        count = min(at_once, num_samples - start)
+    for count in run_sizes(num_samples, at_once):
         weighted, trace = draw_with_trace(pair, chunk.args, count, structure, subsample=chunk.subsample)
         runs.append(checked(weighted, count).log_weights)
         for name, site in samples(trace).items():
