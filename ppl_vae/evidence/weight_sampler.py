@@ -57,7 +57,7 @@ def log_weights_function(
     >>> from ppl_vae.models import LinearGaussian
     >>> from ppl_vae.guides import LinearGaussian as Posterior
     >>> from ppl_vae.traces.plates import structure_of
-    >>> from ppl_vae.traces.log_weights import get_traces
+    >>> from ppl_vae.traces.run import get_traces
     >>> model = LinearGaussian((20,), latent_dim=4)
     >>> pair, x = Pair(model, Posterior(model)), torch.randn(5, 20)
     >>> with pair.running(), pair.evaluating(), torch.no_grad():
@@ -177,10 +177,9 @@ class Sampler:
 
     def weighted(self, chunk: Chunk, num_samples: int) -> Weighted:
         """Return log-weights together with the latents they belong to."""
-        pair, options = self._pair(chunk), self._options(chunk)
-        runs = [
-            draw(pair, chunk.args, k, self.prepared.structure, **options) for k in run_sizes(num_samples, self.at_once)
-        ]
+        pair, options = self._pair(chunk), self._options(chunk) | {"likelihood": True}
+        counts = run_sizes(num_samples, self.at_once)
+        runs = [draw(pair, chunk.args, count, self.prepared.structure, **options) for count in counts]
         return checked(Weighted.concatenated(runs), num_samples)
 
     def _run(self, pair: Pair, chunk: Chunk, count: int) -> Tensor:

@@ -7,12 +7,10 @@ among them with probability proportional to w_k. Source: Mattei & Frellsen, arXi
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -29,11 +27,12 @@ from ppl_vae.evidence.diagnostics import (
     pareto,
 )
 from ppl_vae.evidence.prepare import Chunk, Prepared, prepared, run_sizes
-from ppl_vae.evidence.resampling import choose
-from ppl_vae.traces.handlers import FixedSubsample, Given, is_condition
-from ppl_vae.traces.log_weights import checked, draw_with_trace
+from ppl_vae.evidence.resampling import choose, pick
+from ppl_vae.traces.handlers import Substitute, is_condition
+from ppl_vae.traces.log_weights import checked, weigh
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Site, Structure, samples, value_by_datum
+from ppl_vae.traces.plates import Site, Structure, data_name, from_kn, samples, to_kn, value_by_datum
+from ppl_vae.traces.run import fixed, plate_of, run_pair
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import counted, number
 
@@ -164,18 +163,22 @@ def _impute(
     at_once = max(1, prepared.rows(None) // chunk.size)
     runs = []
     latents: dict[str, list[Tensor]] = {}
+    event_dims: dict[str, int] = {}
     for count in run_sizes(num_samples, at_once):
-        weighted, trace = draw_with_trace(pair, chunk.args, count, structure, subsample=chunk.subsample)
-        runs.append(checked(weighted, count).log_weights)
-        for name, site in samples(trace).items():
+        with fixed(structure, chunk.subsample):
+            traces = run_pair(pair.model, pair.guide, chunk.args, num_samples=count, structure=structure)
+        runs.append(checked(weigh(*traces, count, structure, chunk.size), count).log_weights)
+        for name, site in samples(traces[0]).items():
             if not site["is_observed"]:
-                latents.setdefault(name, []).append(_laid_out(site, structure, count))
+                event_dims[name] = site["fn"].event_dim
+                value = to_kn(site["value"], event_dims[name], structure)
+                latents.setdefault(name, []).append(value.expand(count, *value.shape[1:]))
     log_weights = torch.cat(runs)
 
     def site_of_x(z: dict[str, Tensor], count: int) -> Site:
-        fixed = nullcontext() if chunk.subsample is None else FixedSubsample(structure.plate, chunk.subsample)
-        with fixed, pyro.plate("draws", count, dim=-structure.num_plates - 1):
-            return _data_site(samples(poutine.trace(Given(z)(pair.model)).get_trace(*chunk.args)), x)
+        values = Substitute({name: from_kn(value, event_dims[name], structure) for name, value in z.items()})
+        with fixed(structure, chunk.subsample), plate_of(count, structure):
+            return _data_site(samples(poutine.trace(values(pair.model)).get_trace(*chunk.args)), x)
 
     def means() -> Iterator[Tensor]:
         for run, one in enumerate(runs):
@@ -184,8 +187,7 @@ def _impute(
 
     mean, mcse = weighted_mean(log_weights, means())
     index = choose(log_weights, num_draws, chunk.num_data)
-    chosen = {name: _pick(torch.cat(values), index, structure) for name, values in latents.items()}
-    site = site_of_x(chosen, num_draws)
+    site = site_of_x({name: pick(torch.cat(values), index) for name, values in latents.items()}, num_draws)
     draws = _whole(pair, site, site["fn"].sample(), structure, x)
     missing, n = x.isnan(), chunk.num_data
     numbers = log_weights[:, :n].double().cpu().numpy()
@@ -235,7 +237,7 @@ def _data_site(sites: dict[str, Site], x: Tensor) -> Site:
     observed = {name: site for name, site in sites.items() if site["is_observed"] and not is_condition(site)}
     if not observed:
         raise InputError("Expected a model that observes x; got none. Give its data site obs=x.")
-    return observed["x" if "x" in observed else list(observed)[-1]]
+    return observed[data_name(observed)]
 
 
 def _mean(site: Site) -> Tensor:
@@ -264,18 +266,3 @@ def _whole(pair: Pair, site: Site, values: Tensor, structure: Structure, x: Tens
             f"the site that observes all of x 'x'."
         )
     return values.reshape(-1, *x.shape)
-
-
-def _laid_out(site: Site, structure: Structure, num_samples: int) -> Tensor:
-    """Return a latent's value as [K, plates, event], with all plates."""
-    value = site["value"]
-    absent = structure.num_plates + 1 + site["fn"].event_dim - value.dim()
-    value = value.reshape((1,) * max(absent, 0) + value.shape)
-    return value.expand(num_samples, *value.shape[1:])
-
-
-def _pick(values: Tensor, index: Tensor, structure: Structure) -> Tensor:
-    """Return those samples of values [K, plates, event] that an index [S, N] chooses, [S, plates, event]."""
-    shape = [1] * values.dim()
-    shape[0], shape[1 + structure.num_plates + structure.dim] = index.shape
-    return values.gather(0, index.reshape(shape).expand(-1, *values.shape[1:]))
