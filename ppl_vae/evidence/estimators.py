@@ -51,7 +51,7 @@ def _refusing_others(function: Callable[P, R]) -> Callable[P, R]:
         if method not in METHODS:
             raise InputError(f"Unknown method {method!r}: {did_you_mean(method, METHODS)}.")
         known = options_of(method)
-        for name in set(options) - {*known, "model", "guide", "data", "method"}:
+        for name in (name for name in options if name not in {*known, "model", "guide", "data", "method"}):
             others = [repr(other) for other in METHODS if name in options_of(other)]
             where = f"it belongs to method={' or '.join(others)}" if others else did_you_mean(name, known)
             raise InputError(f"method={method!r} has no option {name}: {where}.")
@@ -159,6 +159,7 @@ def to_arviz(
     joint: bool = False,
     tolerance: float | None = None,
     max_samples: int | None = None,
+    vectorize: bool = True,
     chunk_size: int | None = None,
     compile: bool | str = "auto",
     seed: int = 0,
@@ -178,7 +179,7 @@ def to_arviz(
         method: importance, as the others keep no draws.
         num_samples: K, how many z are drawn from the guide for each datum.
         num_draws: S, how many of them are drawn again, with replacement, as the posterior's.
-        proposal, joint, tolerance, max_samples, chunk_size, compile, seed, progress: of `estimate_evidence`.
+        proposal, joint, tolerance, max_samples, vectorize, chunk_size, compile, seed, progress: of `estimate_evidence`.
 
     Returns:
         An `arviz.InferenceData` (up to 0.23) or `xarray.DataTree` (from 1.0), with the groups of `Evidence.to_arviz`.

@@ -30,6 +30,16 @@ def test_the_signature_has_every_option_with_type_default_and_help():
             assert field.default in (MISSING, OPTIONS[field.name].default)
 
 
+def test_to_arviz_has_every_option_of_importance_sampling():
+    assert set(inspect.signature(to_arviz).parameters) == {
+        "model",
+        "guide",
+        "data",
+        "method",
+        *options_of("importance"),
+    }
+
+
 def test_an_option_in_the_wrong_place_is_told():
     x = torch.randn(3)
     with pytest.raises(InputError, match="'sandwich' has no option num_draws: it belongs to method='importance'"):
