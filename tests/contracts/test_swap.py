@@ -28,7 +28,7 @@ from rows import (
 )
 from safetensors.torch import load, save
 
-from ppl_vae.evidence.ais import Plan, anneal, schedule
+from ppl_vae.evidence.ais import AnnealingPath, anneal, schedule
 from ppl_vae.evidence.diagnostics import estimates
 from ppl_vae.evidence.hmc import with_gradients
 from ppl_vae.evidence.prepare import prepared
@@ -137,7 +137,7 @@ def check_elbo(work, chunk, from_guide, exact):
 def check_annealed(from_prior, from_guide, exact):
     """Annealing from the prior gives log P(x); from the guide, whose weights have no bound here, it moves."""
     betas = schedule(2)
-    plan = Plan(betas, torch.full((len(betas), NUM_DATA), 0.1), 2)
+    plan = AnnealingPath(betas, torch.full((len(betas), NUM_DATA), 0.1), 2)
     for side in (from_prior, from_guide):
         evaluate = with_gradients(side)
         annealed = anneal(evaluate, evaluate(side.draw(NUM_CHAINS)), plan, lambda: None)
