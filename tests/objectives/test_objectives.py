@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from bounds import check_means, limit
+from contracts.rows import OBJECTIVES, alone
 from pairs import (
     PyroTutorialVAE,
     clusters_guide,
@@ -46,7 +47,7 @@ from ppl_vae.traces.handlers import FixedSubsample
 from ppl_vae.traces.pair import Pair
 
 linear = partial(MLP, hidden=())
-OURS = [IWAE, DoublyReparameterized, StickingTheLanding, BetaELBO, WarmUp, FreeBits]
+OURS = [make.func for make in alone("objective", OBJECTIVES).values()]
 name_of = lambda thing: getattr(thing, "__name__", type(thing).__name__)  # noqa: E731
 
 
