@@ -224,7 +224,7 @@ def test_annealing_from_guides(make, method):
     """From any guide it comes to the log P(x) of quadrature."""
     model, x = banana.make_model(), banana.some_data(4)
     guide = shaken(make(model, encoder=SMALL), 0.1)
-    options = dict(num_temperatures=10, num_chains=400, num_leapfrog=3, num_samples=50, progress=False)
+    options = dict(num_temperatures=10, num_chains=400, num_leapfrog=3, num_samples=50, compile=False)
     evidence = ppl_vae.estimate_evidence(model, guide, x, method=method, **options)
     check_evidence(evidence, banana.exact(model, x)[0])
     assert evidence.mcse.mean() < 0.3
