@@ -242,10 +242,9 @@ def latent_use(
     >>> from ppl_vae.models import VAE
     >>> from ppl_vae.guides import MeanField
     >>> from ppl_vae import data
-    >>> _ = torch.manual_seed(0)  # of the weights; an untrained model uses its latents by next to nothing
     >>> vae = VAE((1, 8, 8))
     >>> use = latent_use(vae, MeanField(vae), data.load("digits").test[:50], num_samples=10)
-    >>> use.sites["z"].kl.shape, 0 <= use.mutual_information <= use.bound
+    >>> use.sites["z"].kl.shape, use.mutual_information < use.bound
     ((8,), True)
     """
     if positive_int("num_samples", num_samples) < 2:

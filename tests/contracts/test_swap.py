@@ -11,21 +11,9 @@ import pyro
 import pytest
 import torch
 from bounds import check_log_px, limit
+from contracts.rows import CASES, EVENT_SHAPE, LATENT_DIM, NUM_CHAINS, NUM_DATA, NUM_SAMPLES, make
 from pyro import poutine
 from pyro.infer import Trace_ELBO
-from rows import (
-    CASES,
-    EVENT_SHAPE,
-    GUIDES,
-    LATENT_DIM,
-    LIKELIHOODS,
-    NEED_MORE,
-    NUM_CHAINS,
-    NUM_DATA,
-    NUM_SAMPLES,
-    PRIORS,
-    make,
-)
 from safetensors.torch import load, save
 
 from ppl_vae.evidence.ais import AnnealingPath, anneal, schedule
@@ -33,16 +21,8 @@ from ppl_vae.evidence.diagnostics import estimates
 from ppl_vae.evidence.hmc import with_gradients
 from ppl_vae.evidence.prepare import prepared
 from ppl_vae.evidence.tempered import Latents
-from ppl_vae.runs import build, kinds
 from ppl_vae.traces.log_weights import draw
 from ppl_vae.utils.rng import seeded
-
-
-def test_every_part_has_a_row():
-    rows = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES}
-    shelved = {kind: kinds.part_names(kind) for kind in ("prior", "likelihood")} | {"guide": build.names("guide")}
-    for kind, names in shelved.items():
-        assert {*names} == {*rows[kind], *(n.split()[1] for n in NEED_MORE if n.split()[0] == kind)}
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
