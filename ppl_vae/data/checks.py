@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ppl_vae.data.missing_values import check_holes, find_holes
-from ppl_vae.data.sources import PartlyLabelled, Source
+from ppl_vae.data.sources import Source
 from ppl_vae.distributions.unwrap import each, in_words, unwrapped
 from ppl_vae.errors import InputError, reason
 from ppl_vae.likelihoods import _that_take
@@ -47,13 +47,13 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
 
     The programs are run on `size` data, or on a part; only if that fails, on all. Where some data have labels and
     some have none, both kinds are checked, and the traces are those of the last; the pair has seen them all.
-    Call it within `pair.running()`.
+    Call it within `pair.running()`. All data are gone through once, however often this is called with one source.
 
     Raises:
         InputError: infinite data, values that are missing (NaN) where that cannot be, programs that fail or do not
             fit together, or data outside the support of the likelihood.
     """
-    if isinstance(source, PartlyLabelled):
+    if list(source.kinds) != [""]:
         return _check_kinds(pair, source, size=size, proposal=proposal)
     holes = find_holes(source)
 
@@ -81,7 +81,7 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
     return Checked(traces, len(args[0]), sum(some.number for some in holes.values()))
 
 
-def _check_kinds(pair: Pair, source: PartlyLabelled, **options: Any) -> Checked:
+def _check_kinds(pair: Pair, source: Source, **options: Any) -> Checked:
     num_missing = 0
     for kind, part in source.kinds.items():
         try:
@@ -151,6 +151,8 @@ def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source)
     position = next((i for i, a in enumerate(args) if _same(a, value)), None)
     if position is None and len(value) != len(args[0]):
         return  # the program takes a random subset itself: Pyro checks that as it runs
+    if position is not None and any(known == position and _equal(support, one) for known, one in source.inside):
+        return
     for batch in source.batches(CHECK_SIZE):
         if position is not None:
             x = batch[position].to(value.device).reshape(len(batch[0]), *value.shape[1:])
@@ -163,6 +165,19 @@ def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source)
         if not bool(inside.all()):
             values = x if position is None else _values(source, position)
             raise InputError(outside_message(site["name"], site["fn"], x, values))
+    if position is not None:
+        source.inside.append((position, support))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Return whether two supports are known to be the same: of one kind, with the same bounds."""
+    if type(a) is not type(b):  # one of them may take missing values
+        return False
+    a, b = each(a), each(b)
+    try:
+        return a is b or (type(a) is type(b) and bool(vars(a)) and vars(a) == vars(b))
+    except RuntimeError:  # a bound for each datum
+        return False
 
 
 def _values(source: Source, position: int) -> Tensor:

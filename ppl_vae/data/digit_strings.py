@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data.noise import STRINGS, fixed_noise
-from ppl_vae.data.splits import Dequantize, Split, whole_labels
+from ppl_vae.data.splits import Dequantize, Part, Split, whole_labels
 from ppl_vae.errors import InputError
 
 NUM_DIGITS = 10
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class StringSplit:
+class StringSplit(Part):
     """One part of a data set of digits, each with a string: `.x` [N, *event_shape], `.y` [N, L, *event_shape].
 
     With labels d of x, the labels of its string are (d - L, ..., d - 1) modulo ten. From L = 10 on, a string
@@ -53,15 +53,20 @@ class StringSplit:
         """Return the split with values of x missing, as `Split.hide`; the strings stay whole."""
         return replace(self, images=self.images.hide(missing))
 
+    def without_dequantizing(self) -> "StringSplit":
+        """Return the same data before they were dequantized."""
+        images, pool = (part.without_dequantizing() for part in (self.images, self.pool))
+        return replace(self, images=images, pool=pool)
+
+    @property
+    def num_images(self) -> int:  # type: ignore[override]
+        """One, and those of its string."""
+        return 1 + self.length
+
     @property
     def event_shape(self) -> torch.Size:
         """The shape of one image."""
         return self.images.event_shape
-
-    @property
-    def x(self) -> Tensor:
-        """The images that succeed, [N, *event_shape]."""
-        return self.images.x
 
     @property
     def y(self) -> Tensor:
@@ -89,11 +94,11 @@ class StringSplit:
         return self.images.dequantize
 
     def take(self, index: Tensor) -> Tensor:
-        """Return these x as an estimator sees them: the same numbers every time."""
+        """Return these x with their fixed draws."""
         return self.images.take(index)
 
     def draw(self, index: Tensor) -> Tensor:
-        """Return these x as training sees them: binarized afresh."""
+        """Return these x, binarized afresh."""
         return self.images.draw(index)
 
     def take_y(self, index: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ for everything else. Values that are missing are NaN; some can be hidden at rand
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -30,8 +31,91 @@ Dequantize = Literal["uniform"] | None
 HIDDEN = -1  # the label of a datum whose label is not known
 
 
+class Part(ABC):
+    """One part of a data set: `.x` [N, *event_shape], and what goes with each x, `.y` [N, ...], where there is any.
+
+    What estimators see (`take`) are the same numbers every time; training sees fresh draws (`draw`).
+    """
+
+    num_images = 1  # that belong to a datum
+    partly_labelled = False  # whether there are labels, and some of them are not known
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many data there are."""
+
+    @abstractmethod
+    def __getitem__(self, index: slice | Tensor | Sequence[int]) -> Self:
+        """Return a part of the part."""
+
+    @property
+    @abstractmethod
+    def event_shape(self) -> torch.Size:
+        """The shape of one x."""
+
+    @property
+    @abstractmethod
+    def num_levels(self) -> int | None:
+        """How many grey levels x has, where it is known."""
+
+    @property
+    @abstractmethod
+    def dequantize(self) -> Dequantize:
+        """How x is dequantized."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Tensor | None:
+        """The label of each x, [N], or None."""
+
+    @property
+    def x(self) -> Tensor:
+        """All x, [N, *event_shape], with the fixed draws if they are binarized or dequantized."""
+        return self.take(torch.arange(len(self)))
+
+    @abstractmethod
+    def take(self, index: Tensor) -> Tensor:
+        """Return these x as an estimator sees them: the same numbers every time."""
+
+    @abstractmethod
+    def draw(self, index: Tensor) -> Tensor:
+        """Return these x as training sees them: binarized or dequantized afresh, by PyTorch's global generator."""
+
+    @abstractmethod
+    def take_y(self, index: Tensor) -> Tensor:
+        """Return the y of these data, the same every time."""
+
+    @abstractmethod
+    def draw_y(self, index: Tensor) -> Tensor:
+        """Return the y of these data as training sees them."""
+
+    @abstractmethod
+    def without_dequantizing(self) -> Self:
+        """Return the same data before they were dequantized."""
+
+    @abstractmethod
+    def hide(self, missing: float) -> Self:
+        """Return the data with each value of x missing (NaN) with this probability: the same ones every time.
+
+        Raises:
+            InputError: a probability that is not between 0 and 1.
+        """
+
+    def known(self) -> Self:
+        """Return the data whose labels are known, with them."""
+        return self
+
+    def unknown(self) -> Self:
+        """Return the data whose labels are not known, without labels."""
+        return self
+
+    def to(self, device: torch.device) -> Self:
+        """Return the data on a device, as far as they can be held there."""
+        return self
+
+
 @dataclass(frozen=True, repr=False, eq=False)
-class Split:
+class Split(Part):
     """One part of a data set: `.x` [N, *event_shape] and, where there are labels, `.y` [N].
 
     Attributes:
@@ -79,14 +163,18 @@ class Split:
         return int(self.scale) + 1 if is_bytes and self.scale > 1 and self.binarize is None else None
 
     @property
-    def x(self) -> Tensor:
-        """All data of the split, [N, *event_shape], with the fixed draws if it is binarized or dequantized."""
-        return self.take(torch.arange(len(self)))
-
-    @property
     def labels(self) -> Tensor | None:
         """The label of each x, [N], or None: here the same as y."""
         return self.y
+
+    @property
+    def partly_labelled(self) -> bool:  # type: ignore[override]
+        """Whether there are labels, and some of them are not known."""
+        return self.y is not None and not bool(is_known(self.y).all())
+
+    def without_dequantizing(self) -> "Split":
+        """Return the same data before they were dequantized."""
+        return replace(self, dequantize=None)
 
     def to(self, device: torch.device) -> "Split":
         """Return the split with its values and labels on a device; a memory-mapped array stays on disk."""
@@ -107,7 +195,7 @@ class Split:
         return torch.from_numpy(np.ascontiguousarray(self.values[rows.numpy()]))
 
     def take(self, index: Tensor) -> Tensor:
-        """Return these data as an estimator sees them: the same numbers every time."""
+        """Return these data with their fixed draws."""
         x, rows = self.grey(index), self.rows[index]
         if self.dequantize is not None:
             return self._hidden(self._dequantized(x, fixed_noise(rows, self.event_shape, LEVELS).to(x.device)), index)
@@ -122,7 +210,7 @@ class Split:
         return self._hidden(missing_as(is_one.to(x), x), index)
 
     def draw(self, index: Tensor) -> Tensor:
-        """Return these data as training sees them: binarized or dequantized afresh, by PyTorch's global generator."""
+        """Return these data, binarized or dequantized afresh."""
         if self.dequantize is None and self.binarize not in ("dynamic", "random_threshold"):
             return self.take(index)
         if self.dequantize is not None:
@@ -145,11 +233,7 @@ class Split:
         return torch.where(noise < self.missing, math.nan, x)
 
     def hide(self, missing: float) -> "Split":
-        """Return the split with each value missing (NaN) with this probability, whatever it is: the same every time.
-
-        Raises:
-            InputError: a probability that is not between 0 and 1.
-        """
+        """Return the split with each value missing (NaN) with this probability, whatever it is."""
         if isinstance(missing, bool) or not isinstance(missing, int | float) or not 0 < missing < 1:
             raise InputError(f"Expected missing to be a probability above 0 and below 1; got {missing!r}.")
         return replace(self, missing=float(missing))
@@ -250,6 +334,15 @@ def whole_labels(y: Tensor | None) -> Tensor | None:
     return whole if bool((whole == y).all()) else None
 
 
-def evenly(part: Any, count: int) -> Any:
-    """Return so many data of a part, evenly spaced."""
-    return part[torch.linspace(0, len(part) - 1, min(count, len(part))).long()]
+def evenly(part: Any, count: int | None) -> Any:
+    """Return so many data of a part, evenly spaced; all of them for None."""
+    return part if count is None else part[evenly_spaced(len(part), count)]
+
+
+def evenly_spaced(num_data: int, count: int) -> Tensor:
+    """Return which data these are: at most `count` whole numbers from 0 to num_data - 1.
+
+    >>> evenly_spaced(10, 4)
+    tensor([0, 3, 6, 9])
+    """
+    return torch.linspace(0, num_data - 1, min(count, num_data)).long()
