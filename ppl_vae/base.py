@@ -62,6 +62,8 @@ class Program(PyroModule):
 class Model(Program):
     """A generative program P(x, z) = P(x | z) P(z): subclasses implement `forward(x=None, *, size=None)`.
 
+    Where a part is not given, the constructor takes that of the class named `default_prior`, `default_likelihood`, ...
+
     Attributes:
         default_guide: the name of the guide that goes with it.
         partly_labelled_guide: of the one for data of which some have no label, if it is another.

@@ -12,8 +12,8 @@ from torch.distributions import constraints
 from ppl_vae.data.missing_values import check_holes, find_holes
 from ppl_vae.data.sources import Source
 from ppl_vae.distributions.unwrap import each, in_words, unwrapped
-from ppl_vae.errors import InputError, reason
-from ppl_vae.likelihoods import _that_take
+from ppl_vae.errors import InputError, reason, snake_case
+from ppl_vae.likelihoods import that_take
 from ppl_vae.missing import all_known, filled
 from ppl_vae.traces.log_weights import check_sites, get_traces
 from ppl_vae.traces.pair import Pair, program_name
@@ -201,10 +201,21 @@ def outside_message(name: str, fn: Any, x: Tensor, values: Tensor | None = None)
     else:
         grey = support is constraints.boolean and bool(((x >= 0) & (x <= 1)).all())
         change = "Binarize the data (binarize='dynamic', or --set data.binarize=dynamic)" if grey else "Rescale them"
-        fix = f"{change}, or use {_that_take(x if values is None else values)}."
+        fix = f"{change}, or use {_taking(x if values is None else values)}."
     of = "" if isinstance(fn, dist.ImproperUniform) else f" for {type(fn).__name__}"
     outside = x[~support.check(x)]
     return (
         f"Expected {name} in {in_words(support)}{of}; got values from {float(outside.min()):.3g} to "
         f"{float(outside.max()):.3g}. {fix}"
     )
+
+
+def _taking(x: Tensor) -> str:
+    """Return in words which likelihoods on the shelf take these values."""
+    taking = that_take(x)
+    options = {cls: ", ".join(f"{key}={value}" for key, value in own.items()) for cls, own in taking.items()}
+    classes = ", ".join(f"{cls.__name__}({own})" if own else cls.__name__ for cls, own in options.items())
+    names = ", ".join(snake_case(cls.__name__) for cls in taking)
+    settings = {f"--set likelihood.{key}={value}" for own in taking.values() for key, value in own.items()}
+    with_settings = f" with {' or '.join(sorted(settings))} where it has that option" if settings else ""
+    return f"a likelihood that takes them: {classes} (--likelihood {names}{with_settings})"

@@ -9,20 +9,36 @@ with a string of images that it succeeds. The test split is for the last word on
 chooses anything by it.
 """
 
+import inspect
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from ppl_vae.data.digit_strings import StringSplit, with_strings
+from ppl_vae.data.digit_strings import with_strings
 from ppl_vae.data.own_files import checked_part, own_data, split_at_random, whole
-from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
+from ppl_vae.data.splits import Binarize, Dequantize, Part, Split, whole_labels
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.utils.files import read_arrays
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A data set as it is stored.
+
+    Attributes:
+        parts: train, validation and test.
+        binarize: how it is binarized where nothing else is said.
+        settings: what suits it.
+    """
+
+    parts: tuple[Split, ...]
+    binarize: Binarize = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,27 +53,42 @@ class Data:
         settings: what `ppl_vae.train` uses for it where nothing else is said.
         strings: how many images the string before each image has; None without strings.
         num_labels: how many of the training data keep their labels; None if all do.
+        missing: the probability with which each value of x was hidden; None if none was.
         num_classes: the largest label of the training data + 1, hidden ones included; None without labels that are
             whole numbers from 0 on.
-        missing: the probability with which each value of x was hidden; None if none was.
+        stored: the data before all of this.
     """
 
     name: str
-    train: Split | StringSplit
-    validation: Split | StringSplit
-    test: Split | StringSplit
-    binarize: Binarize = None
-    dequantize: Dequantize = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    strings: int | None = None
-    num_labels: int | None = None
-    num_classes: int | None = None
-    missing: float | None = None
+    train: Part
+    validation: Part
+    test: Part
+    binarize: Binarize
+    dequantize: Dequantize
+    settings: dict[str, Any]
+    strings: int | None
+    num_labels: int | None
+    missing: float | None
+    num_classes: int | None
+    stored: Stored = field(repr=False)
 
     @property
     def event_shape(self) -> torch.Size:
         """The shape of one datum."""
         return self.train.event_shape
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `load` that give these data."""
+        return {name: getattr(self, name) for name in inspect.signature(load).parameters if name != "name"}
+
+    def changed(self, **options: Any) -> "Data":
+        """Return the same data with other options of `load`; nothing is read again."""
+        return _with_options(self.name, self.stored, **self.options | options) if options else self
+
+    def as_stored(self) -> "Data":
+        """Return the data with all values and labels, as they are stored."""
+        return self.changed(**dict.fromkeys(self.options))
 
 
 def folder() -> Path:
@@ -106,6 +137,24 @@ def load(
     >>> digits.event_shape, len(digits.train), len(digits.validation), len(digits.test)
     (torch.Size([1, 8, 8]), 1297, 200, 300)
     """
+    asked: dict[str, Any] = {"dequantize": dequantize, "strings": strings, "num_labels": num_labels, "missing": missing}
+    _check_options(binarize, **asked)
+    key = os.fspath(name)
+    if not key:
+        raise InputError(f"Expected the name of a data set or a path; got nothing. Names: {', '.join(NAMED)}.")
+    if key in NAMED:
+        loader, default, settings = NAMED[key]
+        stored = Stored(loader(), default, settings)
+    elif os.sep in key or key.startswith(".") or Path(key).exists() or Path(key).suffix in (".npy", ".npz"):
+        stored = Stored(own_data(Path(key)))
+    else:
+        raise InputError(f"Unknown data set {key!r}: {did_you_mean(key, NAMED)}, or give a path to your own.")
+    how: Binarize = binarize if binarize != "default" else stored.binarize if dequantize is None else None
+    return _with_options(key, stored, binarize=how, **asked)
+
+
+def _check_options(binarize: Any, dequantize: Any, strings: Any, num_labels: Any, missing: Any) -> None:
+    """Refuse what is wrong with the options of `load` whatever the data are."""
     if binarize not in ("default", "dynamic", "random_threshold", "threshold", None):
         raise InputError(
             f"Expected binarize to be 'random_threshold', 'dynamic', 'threshold' or None; got {binarize!r}."
@@ -116,30 +165,23 @@ def load(
         positive_int("num_labels", num_labels)
     if strings is not None and num_labels is not None:
         raise InputError("Expected strings or num_labels; got both. A string is made by its labels: leave one out.")
-    key = os.fspath(name)
-    if not key:
-        raise InputError(f"Expected the name of a data set or a path; got nothing. Names: {', '.join(NAMED)}.")
-    if key in NAMED:
-        loader, default, settings = NAMED[key]
-        parts = loader()
-    elif os.sep in key or key.startswith(".") or Path(key).exists() or Path(key).suffix in (".npy", ".npz"):
-        parts, default, settings = own_data(Path(key)), None, {}
-    else:
-        raise InputError(f"Unknown data set {key!r}: {did_you_mean(key, NAMED)}, or give a path to your own.")
-    how: Binarize = binarize if binarize != "default" else default if dequantize is None else None
-    train, validation, test = _made(key, parts, how, dequantize)
-    validation, test = validation.frozen(), test.frozen()
+
+
+def _with_options(name: str, stored: Stored, *, binarize: Binarize, dequantize: Dequantize, **options: Any) -> Data:
+    """Return the data of a data set with these options of `load`."""
+    _check_options(binarize, dequantize, **options)
+    strings, num_labels, missing = (options[key] for key in ("strings", "num_labels", "missing"))
+    train, validation, test = _made(name, stored.parts, binarize, dequantize)
     num_classes = _num_classes(train)
     if num_labels is not None:
         train = train.hide_labels(num_labels)
-    made: dict[str, Any] = {"train": train, "validation": validation, "test": test}
+    made: dict[str, Any] = {"train": train, "validation": validation.frozen(), "test": test.frozen()}
     if strings is not None:
-        made = {part: with_strings(split, strings, f"the {part} part of {key}") for part, split in made.items()}
+        made = {part: with_strings(split, strings, f"the {part} part of {name}") for part, split in made.items()}
     if missing is not None:
         made = {part: split.hide(missing) for part, split in made.items()}
-    asked: dict[str, Any] = {"binarize": how, "dequantize": dequantize, "strings": strings, "num_labels": num_labels}
-    asked |= {"missing": missing}
-    return Data(key, **made, **asked, settings=dict(settings), num_classes=num_classes)
+    made |= {"binarize": binarize, "dequantize": dequantize} | options
+    return Data(name, **made, settings=dict(stored.settings), num_classes=num_classes, stored=stored)
 
 
 def _made(name: str, parts: Sequence[Split], binarize: Binarize, dequantize: Dequantize) -> Sequence[Split]:

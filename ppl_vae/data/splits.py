@@ -65,6 +65,11 @@ class Part(ABC):
 
     @property
     @abstractmethod
+    def y(self) -> Tensor | None:
+        """What goes with each x, [N, ...], or None."""
+
+    @property
+    @abstractmethod
     def labels(self) -> Tensor | None:
         """The label of each x, [N], or None."""
 

@@ -6,22 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ppl_vae import data as datasets
 from ppl_vae.criticism.comparison import _check, _of_levels, _table, stacking
 from ppl_vae.criticism.gaps import Gap, explain_gap
 from ppl_vae.criticism.image_classifier import fit_classifier
 from ppl_vae.criticism.latent_use import LatentUse, latent_use
 from ppl_vae.criticism.one_to_many import OneToMany, conditional, measure_one_to_many
-from ppl_vae.data.splits import Split
+from ppl_vae.data.as_source import as_source
+from ppl_vae.data.sources import Source
+from ppl_vae.data.splits import evenly
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.plots import is_picture
 from ppl_vae.runs.figures import beside, save_figure
-from ppl_vae.runs.run import Run, load
+from ppl_vae.runs.run import Run, load, opened
+from ppl_vae.traces.pair import Pair
 
 
 def compare(models: Mapping[str, Evidence] | Iterable[Run | str | os.PathLike[str]]) -> Any:
@@ -118,7 +119,7 @@ def evaluate(
     Raises:
         InputError: no run there, or an option that is out of range.
     """
-    run = run if isinstance(run, Run) else load(run)
+    run = opened(run)
     evidence = estimate_evidence(run.model, run.guide, part(run, split, num_data), method=method, **options)
     joint = bool(options.get("joint"))
     usual = method == "importance" and evidence.proposal == "guide" and split == "test" and not (num_data or joint)
@@ -127,6 +128,8 @@ def evaluate(
     kept = f"kept in {run.path / name}"
     if usual and _samples_of_kept(run) > evidence.diagnostics["draws"].max():
         kept = f"not kept: {run.path / name} has an estimate from more samples"
+    elif usual:
+        run.keep(evidence)
     else:
         evidence.save(run.path / name)
     if on_kept is not None:
@@ -165,7 +168,7 @@ def explain(
     Raises:
         InputError: no run there, or an option that is out of range.
     """
-    run = run if isinstance(run, Run) else load(run)
+    run = opened(run)
     chosen = part(run, split, num_data)
     gap = explain_gap(run.model, run.guide, chosen, seed=seed, progress=progress)
     return gap, latent_use(run.model, run.guide, chosen, seed=seed, progress=progress)
@@ -200,8 +203,8 @@ def measure(
     Raises:
         InputError: no run there, a run without a condition or with other data, or an option that is out of range.
     """
-    run = run if isinstance(run, Run) else load(run)
-    other = against if isinstance(against, Run) or against is None else load(against)
+    run = opened(run)
+    other = None if against is None else opened(against)
     runs = [run] if other is None else [run, other]
     model = conditional(run.model)
     tested = [
@@ -213,7 +216,7 @@ def measure(
             f"{_in_words(tested[-1])}. Train one of them with the other's --likelihood, --condition and data options."
         )
     parts = run.data()
-    grey = datasets.load(parts.name, binarize=None).test if parts.binarize == "dynamic" else None
+    grey = parts.as_stored().test if parts.binarize == "dynamic" else None
     names = [one.path.resolve().name for one in runs]
     return measure_one_to_many(
         model,
@@ -256,7 +259,7 @@ def keep_measures(
     return written
 
 
-def part(run: Run, split: str, num_data: int | None) -> Split:
+def part(run: Run, split: str, num_data: int | None) -> Source:
     """Return a split of a run's data, or so many of it, evenly spaced.
 
     Raises:
@@ -264,7 +267,7 @@ def part(run: Run, split: str, num_data: int | None) -> Split:
     """
     if split not in SPLITS:
         raise InputError(f"Unknown split {split!r}: {did_you_mean(str(split), SPLITS)}.")
-    chosen: Split = getattr(run.data(), split)
     if num_data is None:
-        return chosen
-    return chosen[torch.linspace(0, len(chosen) - 1, min(positive_int("num_data", num_data), len(chosen))).long()]
+        return run.source(split)
+    chosen = evenly(getattr(run.data(), split), positive_int("num_data", num_data))
+    return as_source(chosen, Pair(run.model, run.guide))

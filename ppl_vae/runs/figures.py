@@ -11,9 +11,7 @@ from ppl_vae import plots
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.conditions import DigitString, Label, Visible
 from ppl_vae.criticism.answers import given
-from ppl_vae.data import Data
-from ppl_vae.data.digit_strings import StringSplit
-from ppl_vae.data.splits import Split, evenly
+from ppl_vae.data.splits import Part, evenly
 from ppl_vae.distributions.unwrap import is_improper
 from ppl_vae.generation.generate import manifold, reconstruct, same_latents, sample
 from ppl_vae.missing import is_missing_in
@@ -25,9 +23,9 @@ NUM_CONDITIONS = 12  # rows of a figure, one for each condition
 NUM_ANSWERS = 10  # samples in a row
 
 
-def draw_figures(run: Run, parts: Data | None = None) -> list[Path]:
+def draw_figures(run: Run) -> list[Path]:
     """Draw samples, reconstructions, the ELBO over epochs, and a two-dimensional map, into figures/."""
-    test = (parts or run.data()).test
+    test = run.data().test
     joint = isinstance(run.model, ConditionalModel) and not is_improper(run.model.condition())
     what = ": ELBO of log P(x, y)" if joint else ""
     figures = {"elbo": plots.history(run.history, title=f"{run.path.name}{what}")}
@@ -49,7 +47,7 @@ def save_figure(figure: Any, path: Path) -> None:
         figure.savefig(temporary, format=path.suffix[1:] or "png")
 
 
-def _of_data(run: Run, test: Split | StringSplit) -> dict[str, plots.Figure]:
+def _of_data(run: Run, test: Part) -> dict[str, plots.Figure]:
     x = evenly(test, NUM_PICTURES // 2).x
     figures = {
         "samples": plots.images(sample(run.model, NUM_PICTURES, mean=True), title="E[x | z] for z drawn from P(z)"),
@@ -68,7 +66,7 @@ def _missing_in_words(x: Tensor) -> str:
     return " (orange is missing)" if is_missing_in(x) else ""
 
 
-def _of_conditions(model: ConditionalModel, test: Split | StringSplit) -> dict[str, plots.Figure]:
+def _of_conditions(model: ConditionalModel, test: Part) -> dict[str, plots.Figure]:
     if isinstance(model.condition, Label):
         labels = torch.arange(model.condition.num_classes)
         return {"samples": labelled(model, labels)} | (
@@ -123,9 +121,7 @@ def answers(
     return plots.images(images.flatten(0, 1), columns=images.shape[1], title=", ".join(row))
 
 
-def beside(
-    models: Mapping[str, ConditionalModel], split: Split | StringSplit, *, num_data: int = 60, seed: int = 0
-) -> Any:
+def beside(models: Mapping[str, ConditionalModel], split: Part, *, num_data: int = 60, seed: int = 0) -> Any:
     """Draw one answer of each model to the same conditions, evenly spaced in a split, and the truth, side by side.
 
     Visible pixels are tinted, as in the figure of Doersch, arXiv 1606.05908, section 4: 60 test digits in rows of 15.

@@ -1,0 +1,180 @@
+"""The recipe of a run: what run.json says of it, complete, no default left out.
+
+A recipe is made once from what a person asked for (`ppl_vae.runs.train`), or read from a run folder, an older one
+too; the pair is built from it, and two runs are the same if their recipes are.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ppl_vae import data as datasets
+from ppl_vae.base import Guide, Model
+from ppl_vae.errors import InputError
+from ppl_vae.fitting.checkpoint import RunFolder
+from ppl_vae.fitting.svi import fit
+from ppl_vae.runs import build as programs
+from ppl_vae.runs.kinds import PARTS
+
+GIVEN = ("validation", "objective", "optimizer", "seed", "out", "resume", "on_start", "progress")  # by `train`
+FOR_SPEED = ("compile", "threads")  # of fit: the same weights, sooner
+
+# Model and guide files that came with ppl-vae and have since been written in other words, the program being the same:
+# the hash they had, and the one that they have (the first twelve digits). tests/stories/test_old_runs.py holds it.
+SAME_PROGRAMS = {
+    "4b328fbdbe69": "3462b8268cd1",  # models/cvae.py
+    "da0a47ca61b4": "53fdd2aaa749",  # models/discrete.py
+    "d289d077d7ed": "98a9adb17ab7",  # models/hierarchical.py
+    "014f6cf53070": "d1d7fd7e3302",  # models/image_completion.py
+    "be0ce7084369": "e9ba7febf116",  # models/next_digit.py
+    "fea638d018cb": "38c69cb5e675",  # models/regressor.py
+    "7c9028394f3f": "774ed92dc478",  # models/vae.py
+    "fc10d44d02f6": "e7e5213b27ae",  # guides/discrete.py
+    "21e72d2462b1": "daba5efd1e0d",  # guides/hierarchical.py
+}
+
+
+def hash_of(role: str, name: str) -> str:
+    """Return a hash of the file of a model or a guide."""
+    return hashlib.sha256(programs.source(role, name)).hexdigest()
+
+
+def options_of_function(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the keyword options of a function that a person sets by "fit.option" or "data.option", with defaults.
+
+    >>> options_of_function(datasets.load)
+    {'binarize': 'default', 'dequantize': None, 'strings': None, 'num_labels': None, 'missing': None}
+    """
+    options = inspect.signature(function).parameters.values()
+    return {o.name: o.default for o in options if o.kind == o.KEYWORD_ONLY and o.name not in GIVEN}
+
+
+OPTIONS = {"fit": options_of_function(fit), "data": options_of_function(datasets.load)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What was run; each field is one of run.json.
+
+    Attributes:
+        build: model and guide by name or file, their parts by kind and name, and "settings": options by "part.option".
+        data: name, event_shape, and the options of `ppl_vae.data.load`.
+        fit: the options of `ppl_vae.fit`.
+        objective: its name and its options.
+        seed: of weights, batches and noise.
+        programs: a hash of each program's file.
+        copied: the programs whose files are a person's own, and are copied into the run folder.
+    """
+
+    build: dict[str, Any]
+    data: dict[str, Any]
+    fit: dict[str, Any]
+    objective: dict[str, Any]
+    seed: int
+    programs: dict[str, str]
+    copied: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as it is written: lists for tuples."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any], folder: Path) -> "Recipe":
+        """Read the recipe of a run folder; what an older ppl-vae did not write is filled in.
+
+        Raises:
+            InputError: a run.json that is not whole, or names what there is no more.
+        """
+        try:
+            objective = dict(config.get("objective", {}))
+            objective = {"name": "classifying" if "weight" in objective else "trace_elbo"} | objective
+            build = {part: name for part, name in config["build"].items() if name is not None}
+            copied = list(config["copied"])
+            chosen = programs.choose(**build | copies(copied, folder)).written()
+            usual_fit = {key: value for key, value in OPTIONS["fit"].items() if key not in FOR_SPEED}
+            return cls(
+                chosen | {role: build[role] for role in copied},
+                OPTIONS["data"] | {"event_shape": config["data"]["event_shape"]} | config["data"],
+                usual_fit | config.get("fit", {}),
+                objective,
+                config["seed"],
+                {role: _of_today(role, build[role], digest) for role, digest in config["programs"].items()},
+                copied,
+            )
+        except (KeyError, TypeError) as problem:
+            raise InputError(
+                f"Expected a whole run.json in {folder}; got one without {problem}. Train again."
+            ) from None
+
+    def make(self, folder: Path) -> tuple[Model, Guide]:
+        """Build the pair, of a person's own files from their copies in the run folder."""
+        chosen = programs.choose(**self.build | copies(self.copied, folder))
+        return chosen.make(torch.Size(self.data["event_shape"]))
+
+    def load_data(self) -> datasets.Data:
+        """Load the data set."""
+        return datasets.load(self.data["name"], **{key: self.data[key] for key in OPTIONS["data"]})
+
+    def differences(self, other: "Recipe") -> str:
+        """Say in which options another run differs: the value here, and the one there.
+
+        More epochs of the same run are no difference, as far as its learning-rate schedule does not depend on them.
+        """
+        here, there = (dict(one._options()) for one in (self, other))
+        kept = {part for part in PARTS if here.get(part) == there.get(part)}  # options of other parts go without saying
+        names = [
+            name
+            for name in here | there
+            if here.get(name, "unset") != there.get(name, "unset")
+            and (name.partition(".")[0] not in PARTS or name in PARTS or name.partition(".")[0] in kept)
+        ]
+        return ", ".join(
+            f"{name} ({here.get(name, 'unset')!s:.20}, not {there.get(name, 'unset')!s:.20})" for name in names
+        )
+
+    def _options(self) -> Iterator[tuple[str, Any]]:
+        written = self.to_json()
+        written["fit"].pop("epochs", None)
+        build = written.pop("build")
+        yield from (build | build.pop("settings")).items()
+        for section, options in written.items():
+            if isinstance(options, Mapping):
+                yield from ((f"{section}.{name}", value) for name, value in options.items())
+            else:
+                yield section, options
+
+
+def _of_today(role: str, name: str, digest: str) -> str:
+    """Return the hash of a program as it is now, if it is the same as the one with this hash; else that."""
+    if digest[:12] not in SAME_PROGRAMS or programs.is_file(name):
+        return digest
+    today = hash_of(role, name)
+    return today if SAME_PROGRAMS[digest[:12]] == today[:12] else digest
+
+
+def copies(copied: list[str], folder: Path) -> dict[str, str]:
+    """Return where the copies of a person's own files stand in a run folder, by role."""
+    return {role: str(folder / f"{role}.py") for role in copied}
+
+
+def refuse_other_run(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
+    """Check that a folder is free for a run, or holds just this one and is to be resumed.
+
+    Raises:
+        InputError: it holds another run, or this one and nobody asked to resume.
+    """
+    if not (folder / "run.json").exists():
+        return
+    differing = Recipe.from_json(folder.read_json(), folder.path).differences(recipe)
+    if differing or not resume:
+        what = f"a run with other {differing}" if differing else "this run already"
+        go_on = "" if differing else "Go on with it (--resume), or "
+        fix = f"{go_on}choose another folder (--out)."
+        raise InputError(f"Expected {folder.path} to be free for this run; got {what}. {fix[0].upper()}{fix[1:]}")
