@@ -105,7 +105,7 @@ def evaluate(
 
     Args:
         run: a run, or the path of its folder.
-        method: "importance", "ais" or "sandwich", see `estimate_evidence`.
+        method: "importance", or "ais" or "sandwich", which take minutes (use few data); see `estimate_evidence`.
         split: "train", "validation" or "test".
         num_data: use this many of them, evenly spaced; None uses all.
         on_kept: called with what was done with the estimate, in words.

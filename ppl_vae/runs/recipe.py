@@ -5,9 +5,8 @@ too; the pair is built from it, and two runs are the same if their recipes are.
 """
 
 import hashlib
-import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ from ppl_vae import data as datasets
 from ppl_vae.base import Guide, Model
 from ppl_vae.errors import InputError
 from ppl_vae.fitting.checkpoint import RunFolder
-from ppl_vae.fitting.svi import fit
 from ppl_vae.runs import build as programs
 from ppl_vae.runs.kinds import PARTS
+from ppl_vae.runs.signature import SET_BY_NAME, options_of
 
-GIVEN = ("validation", "objective", "optimizer", "seed", "out", "resume", "on_start", "progress")  # by `train`
 FOR_SPEED = ("compile", "threads")  # of fit: the same weights, sooner
 
 # Model and guide files that came with ppl-vae and have since been written in other words, the program being the same:
@@ -45,17 +43,8 @@ def hash_of(role: str, name: str) -> str:
     return hashlib.sha256(programs.source(role, name)).hexdigest()
 
 
-def options_of_function(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the keyword options of a function that a person sets by "fit.option" or "data.option", with defaults.
-
-    >>> options_of_function(datasets.load)
-    {'binarize': 'default', 'dequantize': None, 'strings': None, 'num_labels': None, 'missing': None}
-    """
-    options = inspect.signature(function).parameters.values()
-    return {o.name: o.default for o in options if o.kind == o.KEYWORD_ONLY and o.name not in GIVEN}
-
-
-OPTIONS = {"fit": options_of_function(fit), "data": options_of_function(datasets.load)}
+# The options of fit and of the data, by name, with their defaults.
+OPTIONS = {part: {o.name: o.default for o in options_of(part)} for part in SET_BY_NAME}
 
 
 @dataclass(frozen=True)

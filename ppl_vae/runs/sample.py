@@ -36,12 +36,12 @@ def sample_run(
 
     Args:
         run: a run, or the path of its folder.
-        size: how many; of a conditional model how many for each condition. None takes what fills a figure.
-        label: what a model of labels is given, one or several; None gives it each label.
-        condition: a file with what a conditional model is given, see `read_conditions`; None takes test data.
+        size: how many, of a conditional model for each condition; None takes what fills a picture.
+        label: what a model of labels is given; one or several; None gives each label.
+        condition: a file with what a conditional model is given; None takes test data. See `read_conditions`.
         mean: E[x | z], or draws of x.
         seed: of the draws.
-        out: a .png or .npy file; None writes a picture into the run's figures/. An array is [size, *event_shape],
+        out: a .png or .npy file; None writes a picture into RUN/figures. An array is [size, *event_shape],
             or [M, size, *event_shape] for M conditions.
 
     Returns:

@@ -54,11 +54,12 @@ def train(
 
     Args:
         model: a name (`vae`) or a Python file with one `Model`.
-        guide: a name or a file; by default the one that goes with the model and, where labels are missing, with that.
-        data: a named data set or a person's own file or folder, see `ppl_vae.data.load`.
+        guide: its name or file; by default the one that goes with the model and, where labels are missing, with that.
+        data: "digits", "mnist", "binarized_mnist", "freyfaces", or your own .npy, .npz or folder of images, see
+            `ppl_vae.data.load`.
         objective: a class name in snake case, for instance `iwae`; by default the guide's own, or else the plain ELBO.
         settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are model,
-            guide, objective, the kinds of `named`, data (binarize, dequantize, num_labels, missing) and fit (see
+            guide, objective, the kinds of `named`, data (the options of `ppl_vae.data.load`) and fit (those of
             `ppl_vae.fit`).
         out: the run folder; by default runs/ and the names of what was chosen.
         resume: go on with the run in that folder, if there is one.
