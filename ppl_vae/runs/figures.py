@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ppl_vae import plots
 from ppl_vae.conditional import ConditionalModel
-from ppl_vae.conditions import DigitString, Label, Visible
 from ppl_vae.criticism.answers import given
 from ppl_vae.data.splits import Part, evenly
 from ppl_vae.distributions.unwrap import is_improper
@@ -67,28 +66,31 @@ def _missing_in_words(x: Tensor) -> str:
 
 
 def _of_conditions(model: ConditionalModel, test: Part) -> dict[str, plots.Figure]:
-    if isinstance(model.condition, Label):
-        labels = torch.arange(model.condition.num_classes)
-        return {"samples": labelled(model, labels)} | (
-            {
-                "styles": plots.images(
-                    same_latents(model, NUM_CONDITIONS, y=labels).flatten(0, 1),
-                    columns=len(labels),
-                    title="E[x | z, y]: one z in each row, one label in each column",
-                )
-            }
-            if _has_latents(model)
-            else {}
-        )
+    every = model.condition.every()
+    if every is not None:
+        figures = {"samples": labelled(model, every)}
+        if _has_latents(model):
+            figures["styles"] = plots.images(
+                same_latents(model, NUM_CONDITIONS, y=every).flatten(0, 1),
+                columns=len(every),
+                title="E[x | z, y]: one z in each row, one label in each column",
+            )
+        return figures
     chosen = evenly(test, NUM_CONDITIONS)
     return {"samples": answers(model, given(model, chosen), truth=chosen.x)}
 
 
-def labelled(model: ConditionalModel, labels: Tensor, *, columns: int = 16, mean: bool = True, seed: int = 0) -> Any:
-    """Draw samples for each label, one row each; the one E[x | y] of a model without a latent site in one row."""
+def labelled(
+    model: ConditionalModel, labels: Tensor, *, columns: int = 16, mean: bool = True, **options: Any
+) -> plots.Figure:
+    """Draw samples for each label, one row each; the one E[x | y] of a model without a latent site in one row.
+
+    The options are those of `ppl_vae.sample`.
+    """
     if mean and not _has_latents(model):
-        return plots.images(sample(model, mean=True, y=labels), columns=len(labels), title="E[x | y] of each label")
-    x = sample(model, mean=mean, seed=seed, y=labels.repeat_interleave(columns))
+        x = sample(model, mean=True, y=labels, **options)
+        return plots.images(x, columns=len(labels), title="E[x | y] of each label")
+    x = sample(model, mean=mean, y=labels.repeat_interleave(columns), **options)
     return plots.images(x, columns=columns, title=f"{_what(model, mean)}, one label in each row")
 
 
@@ -99,22 +101,19 @@ def answers(
     truth: Tensor | None = None,
     columns: int = NUM_ANSWERS,
     mean: bool = True,
-    seed: int = 0,
-) -> Any:
+    **options: Any,
+) -> plots.Figure:
     """Draw samples for each condition y [N, ...], one row each: what is given, the samples, and the truth.
 
     What is given is tinted, if it is an image: visible pixels with the hidden ones in grey, or the images of a string.
-    A model without a latent site has one E[x | y], which is drawn once.
+    A model without a latent site has one E[x | y], which is drawn once. The options are those of `ppl_vae.sample`.
     """
     columns = 1 if mean and not _has_latents(model) else columns
-    x = sample(model, mean=mean, seed=seed, y=y.repeat_interleave(columns, dim=0))
-    mask = _mask(model)
-    row = {f"{_what(model, mean)}": plots.tinted(x.unflatten(0, (len(y), columns)), mask)}
-    if isinstance(model.condition, Visible):
-        given_part = torch.where(mask, y, torch.full_like(y, 0.5))
-        row = {"given (tinted)": plots.tinted(given_part, mask)[:, None]} | row
-    elif isinstance(model.condition, DigitString):
-        row = {"given (tinted)": plots.tinted(y, torch.ones(()))} | row
+    x = sample(model, mean=mean, y=y.repeat_interleave(columns, dim=0), **options)
+    row = {_what(model, mean): plots.tinted(x.unflatten(0, (len(y), columns)), model.condition.given_pixels)}
+    drawn = model.condition.picture(y)
+    if drawn is not None:
+        row = {"given (tinted)": plots.tinted(*drawn)} | row
     if truth is not None:
         row["truth"] = plots.tinted(truth, torch.zeros(()))[:, None]
     images = torch.cat([torch.as_tensor(part) for part in row.values()], dim=1)
@@ -127,15 +126,9 @@ def beside(models: Mapping[str, ConditionalModel], split: Part, *, num_data: int
     Visible pixels are tinted, as in the figure of Doersch, arXiv 1606.05908, section 4: 60 test digits in rows of 15.
     """
     chosen = evenly(split, num_data)
-    panels = {}
-    for name, model in models.items():
-        panels[name] = plots.tinted(sample(model, mean=True, seed=seed, y=given(model, chosen)), _mask(model))
-    return plots.side_by_side(panels | {"the truth": plots.tinted(chosen.x, _mask(model))})
-
-
-def _mask(model: ConditionalModel) -> Tensor:
-    """Return which pixels of a datum are given."""
-    return model.condition.mask if isinstance(model.condition, Visible) else torch.zeros(())
+    pictures = {name: sample(model, mean=True, seed=seed, y=given(model, chosen)) for name, model in models.items()}
+    mask = next(iter(models.values())).condition.given_pixels  # they have one task
+    return plots.side_by_side({name: plots.tinted(x, mask) for name, x in (pictures | {"the truth": chosen.x}).items()})
 
 
 def _has_latents(model: ConditionalModel) -> bool:
