@@ -59,7 +59,7 @@ def fingerprint(source: Source) -> str:
 
     Dequantized data have that of their levels, which they are made of.
     """
-    if list(source.kinds) != [""]:
+    if source.kinds:
         return "".join(kind + fingerprint(part) for kind, part in source.kinds.items())
     source = source.without_dequantizing()
     digests: list[Any] = []

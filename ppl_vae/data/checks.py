@@ -53,7 +53,7 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
         InputError: infinite data, values that are missing (NaN) where that cannot be, programs that fail or do not
             fit together, or data outside the support of the likelihood.
     """
-    if list(source.kinds) != [""]:
+    if source.kinds:
         return _check_kinds(pair, source, size=size, proposal=proposal)
     holes = find_holes(source)
 

@@ -40,16 +40,15 @@ class Source(ABC):
     Attributes:
         holes: what is missing in each of their tensors, by its position; None until somebody has looked.
         inside: the supports that hold all values of one of their tensors, each with its position.
+        kinds: sources of the kinds of data there are, by name: of those whose labels are partly known two.
     """
+
+    kinds: dict[str, "Source"]
 
     def __init__(self) -> None:
         self.holes: dict[int, Holes] | None = None
         self.inside: list[tuple[int, Any]] = []
-
-    @property
-    def kinds(self) -> dict[str, "Source"]:
-        """The kinds of data there are, by name: of those whose labels are partly known two, else one without a name."""
-        return {"": self}
+        self.kinds = {}
 
     @abstractmethod
     def __len__(self) -> int:
@@ -192,12 +191,8 @@ class PartlyLabelled(Source):
     def __init__(self, labelled: Source, unlabelled: Source) -> None:
         super().__init__()
         self.labelled, self.unlabelled = labelled, unlabelled
-
-    @property
-    def kinds(self) -> dict[str, Source]:
-        """Those of the two kinds of which there are any."""
-        kinds = {"labelled": self.labelled, "unlabelled": self.unlabelled}
-        return {kind: source for kind, source in kinds.items() if len(source)}
+        kinds = {"labelled": labelled, "unlabelled": unlabelled}
+        self.kinds = {kind: source for kind, source in kinds.items() if len(source)}
 
     def __len__(self) -> int:
         return sum(map(len, self.kinds.values()))

@@ -77,7 +77,7 @@ KINDS: dict[str, Kind] = {
         "guide",
         "ppl_vae.posteriors",
         "ppl_vae.parts:Posterior",
-        "Where a conditional guide ends: diagonal_normal, multivariate_normal, ...",
+        "Where a guide ends: diagonal_normal, multivariate_normal, ...",
         shapes=1,
     ),
     "objective": Kind(

@@ -33,8 +33,14 @@ SAME_PROGRAMS = {
     "be0ce7084369": "e9ba7febf116",  # models/next_digit.py
     "fea638d018cb": "38c69cb5e675",  # models/regressor.py
     "7c9028394f3f": "774ed92dc478",  # models/vae.py
-    "fc10d44d02f6": "e7e5213b27ae",  # guides/discrete.py
-    "21e72d2462b1": "daba5efd1e0d",  # guides/hierarchical.py
+    "bf2b9842aa52": "d64706d389df",  # guides/conditional.py
+    "fc10d44d02f6": "9ba4493c11d8",  # guides/discrete.py
+    "21e72d2462b1": "b2772efa27f6",  # guides/hierarchical.py
+    "f0b9516ad68b": "ce5091299d26",  # guides/linear_gaussian.py
+    "cee63f7c3b75": "db646cfba60b",  # guides/mean_field.py
+    "c34f7b79a973": "7a6ac65cf732",  # guides/no_latents.py
+    "8655c99508dd": "536144cb8121",  # guides/quantile_map.py
+    "071fb9a3aaa4": "b1ceaa6fcb61",  # guides/semi_supervised.py
 }
 
 
