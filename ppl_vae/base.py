@@ -18,10 +18,11 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ppl_vae.distributions.unwrap import elementwise_support
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import filled, nothing_is_missing
-from ppl_vae.traces.log_weights import latent_sites
 from ppl_vae.traces.pair import Pair
+from ppl_vae.traces.run import latent_sites
 
 
 class Program(PyroModule):
@@ -174,6 +175,4 @@ def _is_real(fn: Any) -> bool:
         support = fn.support
     except NotImplementedError:  # a person's own distribution need not say: then it is taken for real numbers
         return True
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support in (constraints.real, constraints.real_vector)
+    return elementwise_support(support) in (constraints.real, constraints.real_vector)

@@ -22,7 +22,6 @@ from torch.distributions import biject_to, constraints, transform_to
 from ppl_vae.errors import InputError
 
 INSIDE = (0.5, 0.0, 1.0)  # one of them is in any usual support; a half is not at the edge, where densities may be zero
-WRAPPERS = ("ExpandedDistribution", "MaskedDistribution", "Independent")
 
 _all_known: ContextVar[bool] = ContextVar("all_known", default=False)
 
@@ -179,13 +178,6 @@ def _as_independent(constraint: OrMissing) -> Any:
 
 biject_to.register(OrMissing, lambda constraint: biject_to(_as_independent(constraint)))
 transform_to.register(OrMissing, lambda constraint: transform_to(_as_independent(constraint)))
-
-
-def can_miss(fn: Any) -> bool:
-    """Return whether a distribution, perhaps expanded or masked, scores data of which some values are missing."""
-    while not isinstance(fn, Observed) and type(fn).__name__ in WRAPPERS:
-        fn = fn.base_dist
-    return isinstance(fn, Observed)
 
 
 def _inside(support: Any) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ppl_vae.distributions.flows import Remembering, autoregressive
 from ppl_vae.distributions.gaussian import GaussianMixture, diagonal_normal
+from ppl_vae.distributions.unwrap import elementwise
 from ppl_vae.errors import InputError, positive_int, positive_number
 from ppl_vae.networks import MLP, widths
 from ppl_vae.parts import Prior
@@ -236,8 +237,8 @@ class VampPrior(Prior):
             )
         q = posteriors[site]
         logits = torch.zeros_like(self.zeros[:1]).expand(self.num_components)
-        normal = getattr(q, "base_dist", None)
-        if isinstance(q, dist.Independent) and isinstance(normal, dist.Normal):
+        normal = elementwise(q)
+        if isinstance(normal, dist.Normal):
             return GaussianMixture(logits, normal.loc, normal.scale)
         return dist.MixtureSameFamily(dist.Categorical(logits=logits.expand(q.batch_shape)), q)
 

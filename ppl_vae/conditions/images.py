@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppl_vae.distributions.unwrap import each
+from ppl_vae.distributions.unwrap import elementwise_support
 from ppl_vae.errors import InputError
 
 
@@ -52,7 +52,7 @@ def as_in_data(y: Tensor, read: Tensor, support: Any, values: Any, file: object)
     """
     if not bool(torch.isfinite(read).all()):
         raise InputError(f"Expected finite numbers in {file}; got NaN or infinity. Replace them.")
-    if each(support) is not constraints.boolean:
+    if elementwise_support(support) is not constraints.boolean:
         return y
     if bool(((read < 0) | (read > 1)).any()):
         raise InputError(

@@ -37,7 +37,7 @@ def accuracy(guide: Program, data: Any) -> float:
     right = []
     with seeded(0), pair.running(), pair.evaluating(), torch.no_grad():
         for batch in as_source(data, pair, ordered=True).batches(CHUNK):
-            x, *labels = (t.to(pair.device) for t in batch)
+            x, *labels = pair.to_device(batch)
             if not labels:
                 raise InputError(
                     "Expected labels to hold Q(y | x) against; got x alone. Pass a split or a tuple (x, y)."

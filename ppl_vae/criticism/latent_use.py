@@ -17,17 +17,27 @@ import torch
 from pyro import poutine
 from pyro.distributions import Delta
 from torch import Tensor
-from torch.distributions import kl_divergence
 from tqdm.auto import tqdm
 
 from ppl_vae.data.sources import Source
-from ppl_vae.distributions.unwrap import _factors
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.evidence.prepare import prepared
-from ppl_vae.traces.handlers import Given
-from ppl_vae.traces.log_weights import enumerating, one_more_plate
+from ppl_vae.traces.divergence import in_order, kl_by_dimension
+from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Args, Site, Structure, enumerates, log_prob_by_datum, samples, total_log_prob
+from ppl_vae.traces.plates import (
+    Args,
+    Site,
+    Structure,
+    enumerates,
+    from_kn,
+    log_prob_by_datum,
+    numbers_by_datum,
+    samples,
+    to_kn,
+    total_log_prob,
+)
+from ppl_vae.traces.run import one_more_plate, plate_of, run_pair
 from ppl_vae.utils.progress import hidden
 from ppl_vae.utils.report import Array, number
 
@@ -166,17 +176,35 @@ NUM_PAIRED = 2**13  # samples, of all data together, whose density under all N p
 PAIRED_DATA = 32  # data at once there: the encoder runs anew for each chunk of samples, so the fewer the better
 
 
-class _Drawn(NamedTuple):
-    """What one batch of n data shows, from K samples; U is the number of units of a site."""
+class SiteDraws(NamedTuple):
+    """What a batch of n data shows of one site, or of several that have one density, from K samples."""
 
-    kl: dict[str, Array]  # site -> [n, units of its KL]
-    kl_variance: dict[str, Array]  # site -> variance of the sum's mean over K samples, [n]
-    per_dimension: dict[str, bool]
-    mean: dict[str, Array]  # site -> mean of z, [n, U]
-    mean_variance: dict[str, Array]  # site -> variance of that mean, [n, U]
-    latents: dict[str, Tensor]  # site of the guide -> M of the samples, [M, n, ...], the data at dimension 1
-    axes: dict[str, int]  # site of the guide -> where the data stand in a value, [K, ...]
-    log_prior: Tensor  # log P(z) of the M samples, [M, n]
+    kl: Array  # [n, units of the KL]
+    kl_variance: Array  # variance of the sum's mean over K samples, [n]
+    per_dimension: bool
+    mean: Array  # of z, [n, units]
+    mean_variance: Array  # variance of that mean, [n, units]
+
+    @classmethod
+    def of(cls, kl: Tensor, values: Tensor, *, per_dimension: bool) -> "SiteDraws":
+        """Return what is kept of K divergences [K, n, ...] and values [K, n, ...]."""
+        kl, values = kl.double(), values.double()
+        return cls(
+            kl.mean(0).cpu().numpy(),
+            (kl.sum(-1).var(0) / len(kl)).cpu().numpy(),
+            per_dimension,
+            values.mean(0).cpu().numpy(),
+            (values.var(0) / len(values)).cpu().numpy(),
+        )
+
+
+class _Drawn(NamedTuple):
+    """What one batch of n data shows; M of its K samples are held against all posteriors."""
+
+    sites: dict[str, SiteDraws]
+    latents: dict[str, Tensor]  # site of the guide -> [M, n, other plates, event]
+    event_dims: dict[str, int]
+    log_prior: Tensor  # log P(z), [M, n]
 
 
 def latent_use(
@@ -239,13 +267,12 @@ def latent_use(
         drawn = []
         with tqdm(total=2 * len(source), desc="latents", unit="datum", leave=False, disable=hidden(progress)) as bar:
             for batch in source.batches(few):
-                args = tuple(t.to(pair.device) for t in batch)
-                drawn.append(_draw(pair, args, structure, num_samples, paired))
+                drawn.append(_draw(pair, pair.to_device(batch), structure, num_samples, paired))
                 bar.update(len(batch[0]))
             at_once = len(source) if work.whole_only else min(len(source), PAIRED_DATA, rows)
             mixture = _log_mixture(pair, source, structure, drawn, rows=rows, at_once=at_once, bar=bar)
         ratio = (mixture - torch.cat([d.log_prior for d in drawn], 1)).double().cpu().numpy()
-    sites = {name: _site_use(name, drawn) for name in drawn[0].kl}
+    sites = {name: _site_use([d.sites[name] for d in drawn]) for name in drawn[0].sites}
     return LatentUse(
         sites=sites,
         kl=float(sum(site.kl.sum() for site in sites.values())),
@@ -262,110 +289,77 @@ def _draw(pair: Pair, args: Args, structure: Structure, num_samples: int, paired
     """Draw K samples for each datum of a batch, and keep what is needed of them; M = `paired`."""
     n = len(args[0])
     try:
-        with pyro.plate("particles", num_samples, dim=-structure.num_plates - 1):
-            guide_trace = poutine.trace(pair.guide).get_trace(*args)
-            program = enumerating(pair.model, structure) if structure.enumerated else pair.model
-            model_trace = poutine.trace(poutine.replay(program, trace=guide_trace)).get_trace(*args)
+        traces = run_pair(pair.model, pair.guide, args, num_samples=num_samples, structure=structure)
     except (ValueError, RuntimeError) as problem:
         raise one_more_plate(problem, "Let them take any leading batch dimensions.") from problem
-    guided = samples(guide_trace)
-    latent = {k: s for k, s in samples(model_trace).items() if not s["is_observed"]}
-    model = {k: s for k, s in latent.items() if k in guided}
-    drawn_from_prior = [k for k, s in latent.items() if k not in guided and not enumerates(s)]
+    sites, guided = map(samples, traces)
+    latent = [name for name, site in sites.items() if not site["is_observed"]]
+    model = {name: sites[name] for name in latent if name in guided}
+    drawn_from_prior = [name for name in latent if name not in guided and not enumerates(sites[name])]
     if drawn_from_prior or not model:
         without = ", ".join(drawn_from_prior or latent) or "any"
         raise InputError(
             f"Expected a guide that samples the latents; got one without {without}. "
             f"Sample them there, or mark discrete ones infer={{'enumerate': 'parallel'}} in the model."
         )
-    drawn = _Drawn({}, {}, {}, {}, {}, {}, {}, torch.zeros(()))
-    log_prior = log_prob_by_datum(model_trace, latent, structure, n).expand(num_samples, n)
+    log_prior = log_prob_by_datum(traces[0], latent, structure, n).expand(num_samples, n)
     if structure.enumerated or any(site["infer"].get("is_auxiliary") for site in guided.values()):
         # One density for several sites: discrete ones are summed out, or an automatic guide has sites of its own.
-        groups = [(", ".join(model), list(guided.values()), list(model.values()))]
+        kl = total_log_prob(guided.values(), structure, n) - log_prior
+        values = torch.cat([_units(site, structure) for site in model.values()], -1)
+        drawn = {", ".join(model): SiteDraws.of(kl[..., None], values, per_dimension=False)}
     else:
-        groups = [(name, [guided[name]], [site]) for name, site in model.items()]
-    for name, qs, ps in groups:
-        single = len(qs) == len(ps) == 1 and not structure.enumerated
-        kl = _kl_per_dimension(qs[0], ps[0], structure) if single else None
-        drawn.per_dimension[name] = kl is not None
-        if kl is None:
-            log_p = log_prior if len(groups) == 1 else total_log_prob(ps, structure, n)
-            kl = (total_log_prob(qs, structure, n) - log_p).expand(num_samples, n)[..., None]
-        values = torch.cat([_per_datum(p["value"], p["fn"].event_dim, structure) for p in ps], -1).double()
-        drawn.kl[name] = kl.double().mean(0).cpu().numpy()
-        drawn.kl_variance[name] = (kl.double().sum(-1).var(0) / num_samples).cpu().numpy()
-        drawn.mean[name] = values.mean(0).cpu().numpy()
-        drawn.mean_variance[name] = (values.var(0) / num_samples).cpu().numpy()
-    for name, site in guided.items():
-        if not isinstance(site["fn"], Delta):
-            drawn.axes[name] = site["value"].dim() - site["fn"].event_dim + structure.dim
-            drawn.latents[name] = site["value"][:paired].movedim(drawn.axes[name], 1)
-    return drawn._replace(log_prior=log_prior[:paired])
+        exact = in_order(sites, guided)
+        drawn = {name: _site_draws(guided[name], p, structure, (num_samples, n), exact) for name, p in model.items()}
+    kept = {name: site for name, site in guided.items() if not isinstance(site["fn"], Delta)}
+    event_dims = {name: site["fn"].event_dim for name, site in kept.items()}
+    latents = {name: to_kn(site["value"][:paired], event_dims[name], structure) for name, site in kept.items()}
+    return _Drawn(drawn, latents, event_dims, log_prior[:paired])
+
+
+def _site_draws(q: Site, p: Site, structure: Structure, size: tuple[int, int], exact: bool) -> SiteDraws:
+    """Return what is kept of one site; its KL as a whole where one of the two programs does not factorize."""
+    kl = kl_by_dimension(q, p, structure, exact=exact)
+    per_dimension = kl is not None
+    if kl is None:
+        log_q, log_p = (total_log_prob([site], structure, size[1]) for site in (q, p))
+        kl = (log_q - log_p)[..., None]
+    return SiteDraws.of(kl.expand(*size, -1), _units(p, structure), per_dimension=per_dimension)
+
+
+def _units(site: Site, structure: Structure) -> Tensor:
+    """Return a site's value as [K, n, units]."""
+    return numbers_by_datum(site["value"], site["fn"].event_dim, structure)
 
 
 def _log_mixture(
     pair: Pair, source: Source, structure: Structure, drawn: list[_Drawn], *, rows: int, at_once: int, bar: Any
 ) -> Tensor:
     """Return log Q(z) = log 1/N sum_n Q(z | x_n) of M samples for each of N data, [M, N]."""
-    axes, num_data = drawn[0].axes, len(source)
-    flat = {name: torch.cat([d.latents[name] for d in drawn], 1).flatten(0, 1) for name in axes}
+    event_dims, num_data = drawn[0].event_dims, len(source)
+    flat = {name: torch.cat([d.latents[name] for d in drawn], 1).flatten(0, 1) for name in event_dims}
     num_paired = len(drawn[0].log_prior)
     total = torch.full((num_paired * num_data,), -torch.inf, device=pair.device)
     for batch in source.batches(at_once):
-        args = tuple(t.to(pair.device) for t in batch)
+        args = pair.to_device(batch)
         n, parts = len(args[0]), []
         for index in torch.arange(len(total), device=pair.device).split(max(1, rows // n)):
-            given = {}
-            for name, z in flat.items():  # the same value for each datum
-                value = z[index].unsqueeze(axes[name])
-                given[name] = value.expand(*value.shape[: axes[name]], n, *value.shape[axes[name] + 1 :])
-            with (
-                pyro.validation_enabled(False),
-                Given(given),
-                pyro.plate("particles", len(index), dim=-structure.num_plates - 1),
-            ):
+            same = {name: z[index].unsqueeze(1).expand(-1, n, *z.shape[1:]) for name, z in flat.items()}
+            given = {name: from_kn(value, event_dims[name], structure) for name, value in same.items()}
+            with pyro.validation_enabled(False), Substitute(given), plate_of(len(index), structure):
                 guided = samples(poutine.trace(pair.guide).get_trace(*args))
-            parts.append(total_log_prob(list(guided.values()), structure, n).logsumexp(1))
+            parts.append(total_log_prob(guided.values(), structure, n).logsumexp(1))
         total = torch.logaddexp(total, torch.cat(parts))
         bar.update(n)
     return (total - np.log(num_data)).reshape(num_paired, num_data)
 
 
-def _kl_per_dimension(q: Site, p: Site, structure: Structure) -> Tensor | None:
-    """Return KL(Q(z_d | x) || P(z_d)) given the sites before, [K, n, D]; None if one of them does not factorize.
-
-    Exact where PyTorch knows it, else log Q(z_d | x) - log P(z_d) of the samples.
-    """
-    if q["mask"] is not None or p["mask"] is not None:
-        return None
-    event_dim, (one, other) = q["fn"].event_dim, (_factors(site["fn"]) for site in (q, p))
-    other_dims = len(other.batch_shape)  # the model's site may stand without the plate of the samples
-    if one.event_shape or other.event_shape or one.batch_shape[-other_dims:] != other.batch_shape:
-        return None
-    shape = torch.broadcast_shapes(one.batch_shape, other.batch_shape)
-    one, other = one.expand(shape), other.expand(shape)
-    try:
-        kl = kl_divergence(one, other)
-    except NotImplementedError:
-        kl = one.log_prob(q["value"]) - other.log_prob(q["value"])
-    return _per_datum(kl, event_dim, structure)
-
-
-def _per_datum(values: Tensor, event_dim: int, structure: Structure) -> Tensor:
-    """Bring values of a site, [K, plates ..., event ...], into the shape [K, n, all the rest]."""
-    values = values.movedim(values.dim() - event_dim + structure.dim, 1)
-    return values.reshape(*values.shape[:2], -1)
-
-
-def _site_use(name: str, drawn: list[_Drawn]) -> SiteUse:
-    kl, error, mean, spread = (
-        np.concatenate([part[name] for part in parts])
-        for parts in zip(*((d.kl, d.kl_variance, d.mean, d.mean_variance) for d in drawn), strict=True)
-    )
+def _site_use(parts: list[SiteDraws]) -> SiteUse:
+    columns = zip(*((d.kl, d.kl_variance, d.mean, d.mean_variance) for d in parts), strict=True)
+    kl, error, mean, spread = map(np.concatenate, columns)
     return SiteUse(
         kl=kl.mean(0),
         kl_mcse=float(np.sqrt(error.sum()) / len(kl)),
-        per_dimension=drawn[0].per_dimension[name],
+        per_dimension=parts[0].per_dimension,
         variance=mean.var(0, ddof=1) - spread.mean(0),
     )

@@ -13,19 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.errors import InputError, positive_int, positive_number
 from ppl_vae.evidence.diagnostics import Array
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.prepare import Chunk, Work, prepared
-from ppl_vae.traces.handlers import Given
-from ppl_vae.traces.log_weights import get_traces
+from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Program
 from ppl_vae.traces.plates import log_prob_by_datum, samples
+from ppl_vae.traces.run import get_traces, run_pair
 
 NODES = 12  # of the rule on one panel
 REACH = 10.0  # standard deviations from the mean that panels cover: 1e-23 of a Gaussian is outside
@@ -151,12 +149,12 @@ def sigma_study(
 
 def _integrals(work: Work, chunk: Chunk) -> tuple[Tensor, Tensor]:
     """Return log P(x) and the ELBO, each [n]."""
-    name, prior, q = _latent(work, chunk)
+    name, event_shape, prior, q = _latent(work, chunk)
     around, before = [prior, q], torch.full((2, chunk.size), torch.inf).to(q[0])
     for halvings in range(ROUNDS):
         edges = torch.cat([_edges(mean, deviation, WIDTH / 2**halvings) for mean, deviation in around])
         z, log_widths = _nodes(edges)
-        log_joint, log_q = _log_densities(work, chunk, name, z)
+        log_joint, log_q = _log_densities(work, chunk, name, z.reshape(*z.shape, *event_shape))
         log_px = torch.logsumexp(log_joint + log_widths, 0)
         q_mass = (log_q + log_widths).exp()
         elbo = torch.where(q_mass > 0, q_mass * (log_joint - log_q), 0).sum(0)
@@ -176,8 +174,8 @@ def _integrals(work: Work, chunk: Chunk) -> tuple[Tensor, Tensor]:
     )
 
 
-def _latent(work: Work, chunk: Chunk) -> tuple[str, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return the name of the latent, and the mean and standard deviation, each [n], of its prior and of Q."""
+def _latent(work: Work, chunk: Chunk) -> tuple[str, torch.Size, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return the latent's name and event shape, and the mean and standard deviation, each [n], of its prior and Q."""
     model, guide = map(samples, get_traces(work.pair, chunk.args))
     latents = {name: site for name, site in model.items() if not site["is_observed"]}
     shapes = {name: tuple(site["fn"].event_shape) for name, site in latents.items()}
@@ -198,7 +196,7 @@ def _latent(work: Work, chunk: Chunk) -> tuple[str, tuple[Tensor, Tensor], tuple
             f"Expected a prior and a guide of {name} with a finite mean and variance, to know where to integrate; got "
             f"none. Use estimate_evidence."
         )
-    return name, (moments[0], moments[1]), (moments[2], moments[3])
+    return name, guide[name]["fn"].event_shape, (moments[0], moments[1]), (moments[2], moments[3])
 
 
 def _edges(mean: Tensor, deviation: Tensor, width: float) -> Tensor:
@@ -217,13 +215,9 @@ def _nodes(edges: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _log_densities(work: Work, chunk: Chunk, name: str, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log P(x, z) and log Q(z | x) for z [K, n], each [K, n]."""
+    """Return log P(x, z) and log Q(z | x) for z [K, n, *event_shape], each [K, n]."""
     structure = work.structure
-    _, guide = get_traces(work.pair, chunk.args)
-    values = {name: z.reshape(*z.shape, *samples(guide)[name]["fn"].event_shape)}
-    totals = []
-    for program in (work.pair.model, work.pair.guide):
-        with pyro.plate("nodes", len(z), dim=-structure.num_plates - 1), Given(values):
-            trace = poutine.trace(program).get_trace(*chunk.args)
-        totals.append(log_prob_by_datum(trace, samples(trace), structure, chunk.size))
-    return totals[0], totals[1]
+    with Substitute({name: z}):
+        traces = run_pair(work.pair.model, work.pair.guide, chunk.args, num_samples=len(z), structure=structure)
+    log_joint, log_q = (log_prob_by_datum(trace, samples(trace), structure, chunk.size) for trace in traces)
+    return log_joint, log_q

@@ -11,13 +11,14 @@ from torch.distributions import constraints
 
 from ppl_vae.data.missing_values import check_holes, find_holes
 from ppl_vae.data.sources import Source
-from ppl_vae.distributions.unwrap import each, in_words, unwrapped
+from ppl_vae.distributions.unwrap import elementwise_support, family_of, in_words
 from ppl_vae.errors import InputError, reason, snake_case
 from ppl_vae.likelihoods import that_take
 from ppl_vae.missing import all_known, filled
-from ppl_vae.traces.log_weights import check_sites, get_traces
+from ppl_vae.traces.log_weights import check_sites
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import Args, samples
+from ppl_vae.traces.run import get_traces
 
 PROBE_SIZE = 256
 CHECK_SIZE = 1000
@@ -58,7 +59,7 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
     holes = find_holes(source)
 
     def first(count: int) -> tuple[Tensor, ...]:
-        return tuple(filled(t) for t in _to(next(source.batches(count)), pair))
+        return tuple(filled(t) for t in pair.to_device(next(source.batches(count))))
 
     args = first(size or min(PROBE_SIZE, max(1, len(source) - 1)))
     with torch.no_grad(), pair.evaluating():
@@ -141,10 +142,6 @@ def _check_served(pair: Pair) -> None:
             )
 
 
-def _to(batch: tuple[Tensor, ...], pair: Pair) -> tuple[Tensor, ...]:
-    return tuple(t.to(pair.device) for t in batch)
-
-
 def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source) -> None:
     """Check all data against the support of an observed site."""
     value, support = site["value"], site["fn"].support
@@ -157,7 +154,7 @@ def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source)
         if position is not None:
             x = batch[position].to(value.device).reshape(len(batch[0]), *value.shape[1:])
         else:  # the program computes what it observes
-            x = samples(poutine.trace(pair.model).get_trace(*_to(batch, pair)))[site["name"]]["value"]
+            x = samples(poutine.trace(pair.model).get_trace(*pair.to_device(batch)))[site["name"]]["value"]
         try:
             inside = support.check(x)
         except (RuntimeError, NotImplementedError):  # the support has parameters of its own for each datum
@@ -173,7 +170,7 @@ def _equal(a: Any, b: Any) -> bool:
     """Return whether two supports are known to be the same: of one kind, with the same bounds."""
     if type(a) is not type(b):  # one of them may take missing values
         return False
-    a, b = each(a), each(b)
+    a, b = elementwise_support(a), elementwise_support(b)
     try:
         return a is b or (type(a) is type(b) and bool(vars(a)) and vars(a) == vars(b))
     except RuntimeError:  # a bound for each datum
@@ -194,8 +191,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
 def outside_message(name: str, fn: Any, x: Tensor, values: Tensor | None = None) -> str:
     """Return what to say of data x outside the support of a site; `values` are those that a likelihood has to take."""
     x = x[~x.isnan()]
-    fn = unwrapped(fn)
-    support = each(fn.support)
+    fn = family_of(fn)
+    support = elementwise_support(fn.support)
     if isinstance(fn, dist.Categorical):
         fix = "Mend the labels, or raise the number of classes (condition.num_classes)."
     else:

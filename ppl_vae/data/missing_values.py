@@ -8,12 +8,13 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.data.sources import Holes, Source
+from ppl_vae.distributions.unwrap import base_of, can_miss
 from ppl_vae.errors import InputError, reason
-from ppl_vae.missing import can_miss, filled
+from ppl_vae.missing import filled
 from ppl_vae.traces.handlers import is_condition
-from ppl_vae.traces.log_weights import get_traces
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import Args, samples
+from ppl_vae.traces.run import get_traces
 
 AT_ONCE = 1000  # data that are looked at
 
@@ -109,7 +110,4 @@ def _has_nan(value: Any) -> bool:
 def _why(site: Any) -> str:
     if is_condition(site):
         return "which is a condition"
-    fn = site["fn"]
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return f"as {type(fn).__name__} cannot leave them out"
+    return f"as {type(base_of(site['fn'])).__name__} cannot leave them out"

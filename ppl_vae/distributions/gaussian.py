@@ -59,7 +59,7 @@ class GaussianMixture(TorchDistribution):
                 self.logits, self.loc.expand(batch_shape + shape), self.scale.expand(batch_shape + shape)
             )
         new = GaussianMixture(self.logits, self.loc, self.scale)  # one mixture for all: nothing is repeated
-        new._batch_shape = batch_shape
+        TorchDistribution.__init__(new, batch_shape, shape[-1:], validate_args=False)
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -1,37 +1,120 @@
-"""What values a number can have, as PyTorch constraints, and how to say it."""
+"""What stands inside a distribution or a support, and what is said of it in words.
 
+Pyro and PyTorch wrap distributions: `expand`, `mask` and `to_event` change shapes or what is scored, transforms and
+zero inflation make another distribution. What one asks decides how far to look; nobody else has to know the wrappers.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
+import pyro.distributions as dist
 import torch
-from pyro.distributions import ImproperUniform
-from torch.distributions import Independent, constraints
+from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
+from torch.distributions import Independent, TransformedDistribution, constraints
+
+from ppl_vae.missing import Observed
+
+WRAPPERS = (ExpandedDistribution, MaskedDistribution, Independent)
+# Subclasses of transformed distributions, such as LogNormal, have parameters and a name of their own.
+TRANSFORMED = (TransformedDistribution, dist.TransformedDistribution)
 
 
-def unwrapped(fn: Any) -> Any:
-    """Return what stands under the wrappers of a distribution: it has the support of each number of x.
+def base_of(fn: Any) -> Any:
+    """Return what stands under everything, transforms and zero inflation too: what is drawn in the first place.
 
-    >>> import pyro.distributions as dist
-    >>> type(unwrapped(dist.Bernoulli(0.5).expand([3]).to_event(1).mask(False))).__name__
-    'Bernoulli'
+    A point stays a point, and a flat density has no draws, whatever is made of it.
+
+    >>> type(base_of(dist.LogNormal(0.0, 1.0).expand([3]).to_event(1))).__name__
+    'Normal'
     """
-    import pyro.distributions as dist
-
-    # What these are made of has another support, or another name.
-    own = (torch.distributions.TransformedDistribution, dist.ZeroInflatedDistribution)
-    while hasattr(fn, "base_dist") and not isinstance(fn, own):
+    while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return fn
 
 
-def each(support: Any) -> Any:
+def family_of(fn: Any) -> Any:
+    """Return what stands under `expand`, `mask` and `to_event`: it has the name, and the support of each number of x.
+
+    What is made of another distribution (a transformed one, a zero-inflated one) is a family itself.
+
+    >>> type(family_of(dist.LogNormal(0.0, 1.0).expand([3]).to_event(1).mask(False))).__name__
+    'LogNormal'
+    """
+    while isinstance(fn, WRAPPERS):
+        fn = fn.base_dist
+    return fn
+
+
+def elementwise(fn: Any) -> Any:
+    """Return a distribution of independent numbers as one for each of them, any other as it is.
+
+    What is expanded or masked stays so: its batch shape and its mask count.
+
+    >>> elementwise(dist.Normal(torch.zeros(2, 3), 1.0).to_event(1)).batch_shape
+    torch.Size([2, 3])
+    """
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return fn
+
+
+def elementwise_support(support: Any) -> Any:
     """Return the support of each number of x, of a support of all of x.
 
-    >>> each(constraints.independent(constraints.unit_interval, 3)) is constraints.unit_interval
+    >>> elementwise_support(constraints.independent(constraints.unit_interval, 3)) is constraints.unit_interval
     True
     """
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
+
+
+def parameters_of(fn: Any) -> Any:
+    """Return what stands under wrappers and transforms, but for families that are made by one: it has the parameters.
+
+    >>> flow = dist.TransformedDistribution(dist.Normal(torch.zeros(2), 1.0), [dist.transforms.ExpTransform()])
+    >>> [type(parameters_of(fn)).__name__ for fn in (flow.to_event(1), dist.LogNormal(0.0, 1.0))]
+    ['Normal', 'LogNormal']
+    """
+    while isinstance(fn, WRAPPERS) or type(fn) in TRANSFORMED:
+        fn = fn.base_dist
+    return fn
+
+
+def rebuilt(fn: Any, change: Callable[[Any, torch.Size], Any], batch_shape: torch.Size) -> Any:
+    """Return `fn` with its `parameters_of` changed, in the same wrappers; expanded ones become full.
+
+    Args:
+        fn: any distribution.
+        change: called with what holds the parameters and its batch shape; returns what takes its place.
+        batch_shape: of the result.
+    """
+    if isinstance(fn, ExpandedDistribution):
+        return rebuilt(fn.base_dist, change, batch_shape)
+    if isinstance(fn, MaskedDistribution):
+        return MaskedDistribution(rebuilt(fn.base_dist, change, batch_shape), fn._mask)
+    if isinstance(fn, Independent):
+        count, inner = fn.reinterpreted_batch_ndims, fn.base_dist.batch_shape
+        return dist.Independent(rebuilt(fn.base_dist, change, batch_shape + inner[len(inner) - count :]), count)
+    if type(fn) in TRANSFORMED:
+        return dist.TransformedDistribution(rebuilt(fn.base_dist, change, batch_shape), fn.transforms)
+    return change(fn, batch_shape)
+
+
+def is_improper(fn: Any) -> bool:
+    """Say whether a distribution is flat: it has no density, and nothing can be drawn from it."""
+    return isinstance(base_of(fn), dist.ImproperUniform)
+
+
+def can_miss(fn: Any) -> bool:
+    """Return whether a distribution, perhaps expanded or masked, scores data of which some values are missing.
+
+    >>> can_miss(Observed(dist.Normal(torch.zeros(2), 1.0), 1).mask(True)), can_miss(dist.Normal(0.0, 1.0))
+    (True, False)
+    """
+    while not isinstance(fn, Observed) and isinstance(fn, WRAPPERS):
+        fn = fn.base_dist
+    return isinstance(fn, Observed)
 
 
 def in_words(support: Any) -> str:
@@ -41,7 +124,7 @@ def in_words(support: Any) -> str:
     >>> in_words(constraints.integer_interval(0, 16)), in_words(constraints.unit_interval), in_words(Levels(17))
     ('whole numbers from 0 to 16', '[0, 1]', '{0, 1/16, ..., 1}')
     """
-    support = each(support)
+    support = elementwise_support(support)
     if support is constraints.boolean:
         return "{0, 1}"
     if support is constraints.nonnegative_integer:
@@ -52,23 +135,3 @@ def in_words(support: Any) -> str:
         low, high = (float(torch.as_tensor(bound).max()) for bound in (support.lower_bound, support.upper_bound))
         return f"whole numbers from {low:.0f} to {high:.0f}"
     return str(support)
-
-
-def is_improper(fn: Any) -> bool:
-    """Say whether a distribution is flat: it has no density, and nothing can be drawn from it."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(fn, ImproperUniform)
-
-
-def elementwise(fn: Any) -> Any:
-    """Return a distribution of independent numbers as one for each of them, any other as it is."""
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
-    return fn
-
-
-def _factors(fn: Any) -> Any:
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
-    return fn

@@ -27,7 +27,7 @@ from ppl_vae.evidence.numbers import Sandwich
 from ppl_vae.evidence.prepare import Chunk, prepared
 from ppl_vae.evidence.tempered import Latents
 from ppl_vae.missing import filled, missing_as
-from ppl_vae.traces.handlers import Given, Regenerated, is_condition
+from ppl_vae.traces.handlers import Regenerated, Substitute, is_condition
 from ppl_vae.traces.pair import Program
 from ppl_vae.traces.plates import Site, log_prob_by_datum, samples
 from ppl_vae.utils.progress import hidden
@@ -142,7 +142,7 @@ def _check_same(latents: Latents, made: Chunk, drawn_trace: poutine.Trace, obser
     that it drew do not belong to the y it drew, and the upper bound would be none.
     """
     drawn = samples(drawn_trace)
-    given = Given({name: site["value"] for name, site in drawn.items() if name not in observed})
+    given = Substitute({name: site["value"] for name, site in drawn.items() if name not in observed})
     again = Latents(latents.pair, made, latents.structure, "prior").trace(given)
     before, after = (
         log_prob_by_datum(trace, samples(trace), latents.structure, made.size)[:, : made.num_data]

@@ -13,6 +13,7 @@ from torch import Tensor
 from ppl_vae.data.as_source import as_source, fingerprint
 from ppl_vae.data.checks import check
 from ppl_vae.data.sources import Source
+from ppl_vae.distributions.unwrap import base_of
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.scale import scored_as
 from ppl_vae.missing import all_known
@@ -99,9 +100,9 @@ class Work:
         """Yield the data in order, about `data_at_once` at a time."""
         if not self.structure.subsampled:
             for batch in self.source.batches(len(self.source) if self.whole_only else data_at_once):
-                yield Chunk(tuple(t.to(self.pair.device) for t in batch), None, len(batch[0]))
+                yield Chunk(self.pair.to_device(batch), None, len(batch[0]))
             return
-        everything = tuple(t.to(self.pair.device) for t in next(self.source.batches(len(self.source))))
+        everything = self.pair.to_device(next(self.source.batches(len(self.source))))
         for index in torch.arange(len(self.source)).split(self.structure.size):
             # The subset has one size: the last is filled up with data whose results are dropped.
             filled = torch.cat([index, index.new_zeros(self.structure.size - len(index))])
@@ -158,9 +159,7 @@ def _check_densities(traces: list[Trace]) -> None:
     if any(site["infer"].get("is_auxiliary") for site in guided.values()):
         return  # an automatic guide: the density stands at the auxiliary site
     for name, site in guided.items():
-        fn = site["fn"]
-        while hasattr(fn, "base_dist"):
-            fn = fn.base_dist
+        fn = base_of(site["fn"])
         if isinstance(fn, Delta) and not bool(fn.log_density.any()) and not model[name]["fn"].support.is_discrete:
             raise InputError(
                 f"Expected a guide with a density; got a point (Delta) at site {name!r}, whose weights say nothing "

@@ -13,30 +13,22 @@ shifted and constrained again, and the distribution is built anew from them.
 
 import copy
 import inspect
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Independent as TorchIndependent
-from torch.distributions import TransformedDistribution as TorchTransformed
 from torch.distributions import constraints, transform_to
 
+from ppl_vae.distributions.unwrap import parameters_of, rebuilt
 from ppl_vae.errors import InputError, positive_int, positive_number, reason
-from ppl_vae.traces.handlers import FixedSubsample
 from ppl_vae.traces.log_weights import log_weights
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import Args, Structure, samples
+from ppl_vae.traces.run import fixed
 from ppl_vae.utils.rng import seeded
-
-# Subclasses of transformed distributions, such as LogNormal, have parameters of their own: they are a base.
-TRANSFORMED = (TorchTransformed, dist.TransformedDistribution)
-WRAPPERS = (ExpandedDistribution, MaskedDistribution, TorchIndependent)
 
 Shifts = dict[str, dict[str, Tensor]]  # site -> parameter -> shift of its unconstrained value
 
@@ -116,7 +108,7 @@ def shifted(fn: Any, shifts: dict[str, Tensor]) -> Any:
             parameters[name] = transform(transform.inv(value) + shifts[name])
         return type(base)(**parameters, validate_args=False)
 
-    return _rebuilt(fn, moved, fn.batch_shape)
+    return rebuilt(fn, moved, fn.batch_shape)
 
 
 def zeros(guide_trace: poutine.Trace) -> Shifts:
@@ -126,7 +118,7 @@ def zeros(guide_trace: poutine.Trace) -> Shifts:
         InputError: sites that are discrete or cannot be drawn by reparameterization, families whose
             parameters are not known, or no density at all.
     """
-    sites = {n: s for n, s in samples(guide_trace).items() if not isinstance(_base(s["fn"]), dist.Delta)}
+    sites = {n: s for n, s in samples(guide_trace).items() if not isinstance(parameters_of(s["fn"]), dist.Delta)}
     if not sites:
         raise InputError(
             "Expected a guide with a density; got one that samples no site, or points (Delta) only. "
@@ -134,7 +126,7 @@ def zeros(guide_trace: poutine.Trace) -> Shifts:
         )
     rigid = sorted(n for n, s in sites.items() if not s["fn"].has_rsample or _has_moving_support(s["fn"]))
     if rigid:
-        named = ", ".join(f"{n!r} ({type(_base(sites[n]['fn'])).__name__})" for n in rigid)
+        named = ", ".join(f"{n!r} ({type(parameters_of(sites[n]['fn'])).__name__})" for n in rigid)
         raise InputError(
             f"Expected a guide whose sites can all be drawn by reparameterization, on a support that does not depend "
             f"on their parameters, so that Q can be refined by gradients; got {named}. Use families such as Normal or "
@@ -143,29 +135,9 @@ def zeros(guide_trace: poutine.Trace) -> Shifts:
     return {name: _zeros(name, site["fn"]) for name, site in sites.items()}
 
 
-def _rebuilt(fn: Any, change: Callable[[Any, torch.Size], Any], batch_shape: torch.Size) -> Any:
-    """Return `fn` with its base distribution changed, in the same wrappers; expanded ones become full."""
-    if isinstance(fn, ExpandedDistribution):
-        return _rebuilt(fn.base_dist, change, batch_shape)
-    if isinstance(fn, MaskedDistribution):
-        return MaskedDistribution(_rebuilt(fn.base_dist, change, batch_shape), fn._mask)
-    if isinstance(fn, TorchIndependent):
-        count, inner = fn.reinterpreted_batch_ndims, fn.base_dist.batch_shape
-        return dist.Independent(_rebuilt(fn.base_dist, change, batch_shape + inner[len(inner) - count :]), count)
-    if type(fn) in TRANSFORMED:
-        return dist.TransformedDistribution(_rebuilt(fn.base_dist, change, batch_shape), fn.transforms)
-    return change(fn, batch_shape)
-
-
-def _base(fn: Any) -> Any:
-    while isinstance(fn, WRAPPERS) or type(fn) in TRANSFORMED:
-        fn = fn.base_dist
-    return fn
-
-
 def _has_moving_support(fn: Any) -> bool:
     """Return whether the support of a family depends on its parameters, as that of a uniform distribution does."""
-    base = type(_base(fn))
+    base = type(parameters_of(fn))
     return any(constraints.is_dependent(c) for c in (getattr(base, "support", None),) if c is not None)
 
 
@@ -192,7 +164,7 @@ def _zeros(name: str, fn: Any) -> dict[str, Tensor]:
         return base
 
     try:
-        _rebuilt(fn, gather, fn.batch_shape)
+        rebuilt(fn, gather, fn.batch_shape)
         shifted(fn, found)
         known = bool(found)
         why = "none that are known"
@@ -201,7 +173,7 @@ def _zeros(name: str, fn: Any) -> dict[str, Tensor]:
     if not known:
         raise InputError(
             f"Expected site {name!r} of the guide to have a family that can be made from its parameters; got "
-            f"{type(_base(fn)).__name__} ({why}). Use a family of pyro.distributions, or the guide as it is."
+            f"{type(parameters_of(fn)).__name__} ({why}). Use a family of pyro.distributions, or the guide as it is."
         )
     return found
 
@@ -249,7 +221,7 @@ def refine(
     >>> from ppl_vae.models import LinearGaussian
     >>> from ppl_vae.guides import MeanField
     >>> from ppl_vae.traces.plates import structure_of
-    >>> from ppl_vae.traces.log_weights import get_traces
+    >>> from ppl_vae.traces.run import get_traces
     >>> model = LinearGaussian((20,), latent_dim=4)
     >>> pair, x = Pair(model, MeanField(model)), torch.randn(5, 20)
     >>> with pair.running(), pair.evaluating(), torch.no_grad():
@@ -263,7 +235,7 @@ def refine(
     positive_int("num_particles", num_particles)
     positive_number("learning_rate", learning_rate)
     guide: Any = pair.guide
-    with torch.no_grad(), _fixed(structure, subsample):
+    with torch.no_grad(), fixed(structure, subsample):
         guide_trace = poutine.trace(guide).get_trace(*args)
     shifts = zeros(guide_trace)
 
@@ -299,10 +271,6 @@ def refine(
         axis = len(guide_trace.nodes[name]["fn"].batch_shape) + structure.dim
         kept[name] = {k: torch.where(better.reshape(-1, *(1,) * (v.dim() - axis - 1)), v, 0.0) for k, v in site.items()}
     return _with_guide(pair, Shifted(kept)(guide))
-
-
-def _fixed(structure: Structure, subsample: Tensor | None) -> AbstractContextManager[Any]:
-    return nullcontext() if subsample is None else FixedSubsample(structure.plate, subsample)
 
 
 def _with_guide(pair: Pair, guide: Any) -> Pair:

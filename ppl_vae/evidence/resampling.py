@@ -67,16 +67,21 @@ def resampled(weighted: Weighted, num_draws: int, num_data: int) -> Draws:
     index = choose(log_weights, num_draws, num_data)
 
     def chosen(values: Tensor) -> Values:
-        values = values[:, :num_data]
-        at = index.reshape(*index.shape, *(1,) * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
-        return values.gather(0, at.to(values.device)).cpu().numpy()
+        return pick(values[:, :num_data], index).cpu().numpy()
 
+    assert weighted.log_likelihood is not None  # asked for where draws are kept
     return Draws(
         {name: chosen(values) for name, values in weighted.latents.items()},
         chosen(weighted.log_likelihood),
         log_weights.cpu().numpy(),
         {name: values[:num_data].cpu().numpy() for name, values in weighted.observed.items()},
     )
+
+
+def pick(values: Tensor, index: Tensor) -> Tensor:
+    """Return those samples of values [K, N, ...] that an index [S, N] chooses, datum by datum, [S, N, ...]."""
+    index = index.to(values.device).reshape(*index.shape, *(1,) * (values.dim() - 2))
+    return values.gather(0, index.expand(-1, -1, *values.shape[2:]))
 
 
 def choose(log_weights: Tensor, num_draws: int, num_data: int) -> Tensor:

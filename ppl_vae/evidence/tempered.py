@@ -10,12 +10,11 @@ recorded; what does not depend on the latents (the encoder's answer) is computed
 is, or compiled, where there is work enough: once for all chunks of one size, as the data are arguments.
 """
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from typing import Any
 
 import pyro
 import torch
@@ -30,17 +29,10 @@ from ppl_vae.compilation.record import Tensors, alike, recorded
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.hmc import Evaluate, State, with_gradients
 from ppl_vae.evidence.prepare import Chunk
-from ppl_vae.traces.handlers import FixedSubsample, Given
-from ppl_vae.traces.log_weights import enumerating, get_traces, one_more_plate
+from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Site, Structure, log_prob_by_datum, samples, sum_by_datum
-
-
-class _Layout(NamedTuple):
-    """The shape of a site's unconstrained value: chains, plates with the data among them, and event."""
-
-    batch_shape: torch.Size
-    event_shape: torch.Size
+from ppl_vae.traces.plates import Site, Structure, from_kn, log_prob_by_datum, samples, sum_by_datum, to_kn
+from ppl_vae.traces.run import enumerating, fixed, get_traces, one_more_plate, plate_of
 
 
 class _Unconstrained(Messenger):
@@ -82,7 +74,9 @@ class Latents:
         latent = {name: site for name, site in model.items() if not site["is_observed"]}
         self.names = [name for name, site in latent.items() if not site["fn"].support.is_discrete]
         self.discrete = len(self.names) < len(latent)
-        self.layouts: dict[str, _Layout] = {}
+        self.layouts: dict[
+            str, tuple[torch.Size, int]
+        ] = {}  # other plates and event of a site's u; dimensions of the event
         _check(latent, guide)
         self.flatten(model, 1)
 
@@ -99,21 +93,18 @@ class Latents:
             transform = _to_support(site["fn"])
             u = transform.inv(site["value"])
             event_dim = transform.domain.event_dim
-            batch_dim = u.dim() - event_dim
-            self.layouts[name] = _Layout(u.shape[:batch_dim], u.shape[batch_dim:])
-            moved = u.movedim(self.structure.dim - event_dim, 1)
-            parts.append(moved.reshape(*moved.shape[:2], -1))
+            u = to_kn(u, event_dim, self.structure)
+            self.layouts[name] = u.shape[2:], event_dim
+            parts.append(u.reshape(*u.shape[:2], -1))
         return torch.cat(parts, dim=-1)
 
     def unflatten(self, u: Tensor) -> dict[str, Tensor]:
         """Return the unconstrained value of each site, [C, other plates and the data, event]."""
         values, start = {}, 0
-        for name, (batch_shape, event_shape) in self.layouts.items():
-            data = len(batch_shape) + self.structure.dim  # which dimension the data are
-            rest = [*batch_shape[1:data], *batch_shape[data + 1 :], *event_shape]
-            size = math.prod(rest)
-            values[name] = u[..., start : start + size].reshape(*u.shape[:2], *rest).movedim(1, data)
-            start += size
+        for name, (rest, event_dim) in self.layouts.items():
+            part = u[..., start : start + rest.numel()].reshape(*u.shape[:2], *rest)
+            values[name] = from_kn(part, event_dim, self.structure)
+            start += rest.numel()
         return values
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,7 +124,7 @@ class Latents:
         given, shape, num_data = _Unconstrained(self.unflatten(u)), self.structure, self.chunk.size
         with self._plates(len(u)):
             model = self._traced(self.pair.model, given)
-            guide = self._traced(self.pair.guide, Given(given.constrained)) if self.from_guide else None
+            guide = self._traced(self.pair.guide, Substitute(given.constrained)) if self.from_guide else None
         sites = samples(model)
         joint = log_prob_by_datum(model, sites, shape, num_data)
         if guide is None:
@@ -162,9 +153,7 @@ class Latents:
 
     @contextmanager
     def _plates(self, num_chains: int) -> Iterator[None]:
-        index = self.chunk.subsample
-        fixed = nullcontext() if index is None else FixedSubsample(self.structure.plate, index)
-        with fixed, pyro.plate("chains", num_chains, dim=-self.structure.num_plates - 1):
+        with fixed(self.structure, self.chunk.subsample), plate_of(num_chains, self.structure):
             yield
 
 

@@ -57,7 +57,7 @@ def log_weights_function(
     >>> from ppl_vae.models import LinearGaussian
     >>> from ppl_vae.guides import LinearGaussian as Posterior
     >>> from ppl_vae.traces.plates import structure_of
-    >>> from ppl_vae.traces.log_weights import get_traces
+    >>> from ppl_vae.traces.run import get_traces
     >>> model = LinearGaussian((20,), latent_dim=4)
     >>> pair, x = Pair(model, Posterior(model)), torch.randn(5, 20)
     >>> with pair.running(), pair.evaluating(), torch.no_grad():
@@ -177,7 +177,7 @@ class Sampler:
         """
         if not self.vectorize:
             raise InputError("Expected num_draws with vectorize=True; got vectorize=False. Leave one of them out.")
-        pair, options = self._pair(chunk), self._options(chunk)
+        pair, options = self._pair(chunk), self._options(chunk) | {"likelihood": True}
         runs = [draw(pair, chunk.args, k, self.work.structure, **options) for k in self._counts(num_samples)]
         return checked(Weighted.concatenated(runs), num_samples)
 

@@ -110,7 +110,7 @@ class Gradients:
     def _plain(self, *args: Tensor) -> tuple[Tensor, ...]:
         with torch.enable_grad():
             with products_in(self.precision, self.pair.device):
-                loss, surrogate = loss_and_surrogate(self.objective, self.pair, args)
+                loss, surrogate = loss_and_surrogate(self.objective, self.pair.model, self.pair.guide, args)
             found = torch.autograd.grad(surrogate, self.parameters, allow_unused=True, materialize_grads=True)
             # As they lie in memory: an optimizer may go through both side by side.
             return (loss.detach(), *map(_laid_out_like, found, self.parameters))
@@ -200,7 +200,7 @@ class Steps:
         Where that cannot be done, one warning says why, and plain Pyro is used.
         """
         for batch, count in source.examples(batch_size) if wanted is not False else ():
-            args = tuple(t.to(self.pair.device) for t in batch)
+            args = self.pair.to_device(batch)
             if wanted == "auto" and not self._pays(args, count * epochs):
                 continue
             try:

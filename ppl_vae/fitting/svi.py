@@ -9,11 +9,11 @@ import os
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import pyro
 import torch
-from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, Trace_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -23,15 +23,14 @@ from tqdm.auto import tqdm
 from ppl_vae.compilation.capture import check_compile
 from ppl_vae.data.as_source import as_source, fingerprint
 from ppl_vae.data.checks import Checked, check
-from ppl_vae.data.sources import Batch
 from ppl_vae.errors import InputError, did_you_mean, positive_int, positive_number
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import Fit
 from ppl_vae.fitting.training import SETUP, VALIDATION_BATCH, Training
 from ppl_vae.missing import all_known
-from ppl_vae.objectives.base import ParticleObjective
+from ppl_vae.objectives.checks import check_objective
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import samples, structure_of
+from ppl_vae.traces.plates import structure_of
 from ppl_vae.utils.precision import check_precision
 from ppl_vae.utils.progress import hidden
 from ppl_vae.utils.rng import seeded
@@ -141,7 +140,7 @@ def fit(
             source = as_source(data, pair)
             held_out = None if validation is None else as_source(validation, pair)
             checked = check(pair, source, size=batch_size)
-            _check_objective(objective, pair, checked.traces, next(source.batches(batch_size)))
+            check_objective(objective, pair, checked.traces, pair.to_device(next(source.batches(batch_size))))
             pair.see(checked.traces)
             validated = None if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
             sizes = _fixed_plate_size(checked), None if validated is None else _fixed_plate_size(validated)
@@ -211,34 +210,6 @@ def _check_methods(objective: Any, optimizer: Any, programs: tuple[Program, Prog
         raise InputError(
             f"Expected an objective that works with modules; got {type(objective).__name__}, which finds parameters in "
             f"Pyro's global store only. Use {type(objective).__name__.removeprefix('Jit')}."
-        )
-
-
-def _check_objective(objective: ELBO, pair: Pair, traces: list[Any], batch: Batch) -> None:
-    """Refuse an objective that is not for the pair, as one that does not sum over the latents a guide leaves out."""
-    if isinstance(objective, ParticleObjective):
-        objective.meet(pair.model, cast(Program, pair.guide), tuple(value.to(pair.device) for value in batch), {})
-    seen = any(site["type"] == "param" for trace in traces for site in trace.nodes.values())
-    if pair.parameters() and not seen and isinstance(objective, Trace_ELBO | TraceEnum_ELBO | RenyiELBO):
-        raise InputError(
-            f"Expected programs whose parameters Pyro sees; got none that {type(objective).__name__} would train. Make "
-            f"your modules PyroModules, or let the programs call pyro.module('name', self)."
-        )
-    in_order = [[n for n, s in samples(trace).items() if not s["is_observed"]] for trace in traces]
-    latents, *guided = map(set, in_order)
-    ours, theirs = ([n for n in names if n in latents.intersection(*guided)] for names in (in_order[0], in_order[-1]))
-    if isinstance(objective, TraceMeanField_ELBO) and ours != theirs:
-        raise InputError(
-            f"Expected a guide that samples the latents in the model's order, {', '.join(ours)}, for "
-            f"TraceMeanField_ELBO, whose divergences would not be those of the ELBO; got {', '.join(theirs)}. "
-            f"Use Trace_ELBO (--objective trace_elbo)."
-        )
-    left_out = sorted(latents.difference(*guided))
-    if left_out and isinstance(objective, Trace_ELBO | TraceGraph_ELBO | RenyiELBO):
-        raise InputError(
-            f"Expected a guide that samples {', '.join(map(repr, left_out))}, which is not given; got none with "
-            f"{type(objective).__name__}, which cannot sum over it. Give it, or use a guide that samples it, or "
-            f"TraceEnum_ELBO(max_plate_nesting=1)."
         )
 
 

@@ -17,9 +17,10 @@ from torch.distributions import constraints
 from ppl_vae import base
 from ppl_vae.compilation.capture import LARGE, CannotCapture, Function, capture, compiling_pays
 from ppl_vae.data.checks import outside_message
+from ppl_vae.distributions.unwrap import base_of
 from ppl_vae.errors import InputError
 from ppl_vae.traces.pair import Pair, Program, unchanged
-from ppl_vae.traces.plates import samples
+from ppl_vae.traces.plates import data_name, samples
 
 ALIKE = 0.99  # of the data, for each of their numbers: rounding takes one of a million binary draws to the other side
 Conditions = dict[str, Tensor]
@@ -168,15 +169,6 @@ def generated(model: Program, trace: poutine.Trace, mean: bool) -> Tensor:
     return value
 
 
-def data_name(sites: dict[str, Any]) -> str:
-    """Return which site holds the data: the one called x, else the last.
-
-    >>> data_name({"z": ..., "x": ..., "y": ...}), data_name({"z": ..., "counts": ...})
-    ('x', 'counts')
-    """
-    return "x" if "x" in sites else list(sites)[-1]
-
-
 def check_range(name: str, fn: Any, value: Tensor) -> None:
     """Refuse a condition that its site cannot have.
 
@@ -198,8 +190,7 @@ def in_support(fn: Any, value: Tensor) -> Tensor:
 
 def _in_domain(fn: Any) -> list[Tensor]:
     """Return whether each parameter of a distribution is one that it can have, as PyTorch's validation asks."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
+    fn = base_of(fn)
     given = {name: constraint for name, constraint in fn.arg_constraints.items() if name in vars(fn)}
     known = {name: constraint for name, constraint in given.items() if not constraints.is_dependent(constraint)}
     return [torch.as_tensor(constraint.check(getattr(fn, name)).all()) for name, constraint in known.items()]

@@ -13,12 +13,12 @@ from ppl_vae import base
 from ppl_vae.compilation.capture import check_compile
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.data.as_source import as_source
-from ppl_vae.distributions.unwrap import unwrapped
+from ppl_vae.distributions.unwrap import family_of
 from ppl_vae.errors import InputError, positive_int, reason
-from ppl_vae.generation.ancestral import Ancestral, AtMean, check_range, data_name, generated
+from ppl_vae.generation.ancestral import Ancestral, AtMean, check_range, generated
 from ppl_vae.traces.handlers import Regenerated
 from ppl_vae.traces.pair import Pair, Program, call_signature, program_name
-from ppl_vae.traces.plates import samples
+from ppl_vae.traces.plates import data_name, samples
 from ppl_vae.utils.rng import seeded
 
 CHUNK = 1000  # data generated or reconstructed at once
@@ -144,7 +144,7 @@ def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True,
     parts = []
     with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad(), _in_one_sentence():
         for batch in as_source(data, pair, ordered=True).batches(CHUNK):
-            args = tuple(t.to(pair.device) for t in batch)
+            args = pair.to_device(batch)
             guide_trace = poutine.trace(guide).get_trace(*args)
             again = poutine.replay(Regenerated()(model), trace=guide_trace)
             with AtMean(mean):
@@ -247,4 +247,4 @@ def takes_binary_data(model: base.Model) -> bool:
     """Return whether a model's data are zeros and ones, read off the site that generates them."""
     with seeded(0), Pair(model).running(), torch.no_grad(), _in_one_sentence():
         sites = samples(poutine.trace(model).get_trace(*model.example()))
-    return unwrapped(sites[data_name(sites)]["fn"]).support is constraints.boolean
+    return family_of(sites[data_name(sites)]["fn"]).support is constraints.boolean

@@ -6,12 +6,10 @@ z_k ~ Q(z | x_obs): self-normalized importance sampling. A draw of x_mis is one 
 among them with probability proportional to w_k. Source: Mattei & Frellsen, arXiv 1812.02633, section 3.
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -21,11 +19,12 @@ from ppl_vae.conditional import ConditionalModel
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.evidence.diagnostics import MIN_SAMPLES, Array, estimates, khat_threshold, pareto
 from ppl_vae.evidence.prepare import Chunk, Work, prepared
-from ppl_vae.evidence.resampling import choose
-from ppl_vae.traces.handlers import FixedSubsample, Given, is_condition
-from ppl_vae.traces.log_weights import checked, draw_with_trace
+from ppl_vae.evidence.resampling import choose, pick
+from ppl_vae.traces.handlers import Substitute, is_condition
+from ppl_vae.traces.log_weights import checked, weigh
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Site, Structure, samples, value_by_datum
+from ppl_vae.traces.plates import Site, Structure, data_name, from_kn, samples, to_kn, value_by_datum
+from ppl_vae.traces.run import fixed, plate_of, run_pair
 from ppl_vae.utils.progress import hidden
 from ppl_vae.utils.report import counted, number
 
@@ -174,20 +173,24 @@ def _impute(work: Work, chunk: Chunk, num_samples: int, at_once: int, num_draws:
     latents: dict[str, list[Tensor]] = {}
     for start in range(0, num_samples, at_once):
         count = min(at_once, num_samples - start)
-        weighted, trace = draw_with_trace(pair, chunk.args, count, structure, subsample=chunk.subsample)
-        log_weights.append(checked(weighted, count).log_weights)
-        sites = samples(trace)
+        with fixed(structure, chunk.subsample):
+            traces = run_pair(pair.model, pair.guide, chunk.args, num_samples=count, structure=structure)
+        log_weights.append(checked(weigh(*traces, count, structure, chunk.size), count).log_weights)
+        sites = samples(traces[0])
         site = _data_site(sites, x)
         average.add(log_weights[-1], _whole(pair, site, _mean(site), structure, x))
         for name, latent in sites.items():
             if not latent["is_observed"]:
-                latents.setdefault(name, []).append(_laid_out(latent, structure, count))
+                value = to_kn(latent["value"], latent["fn"].event_dim, structure)
+                latents.setdefault(name, []).append(value.expand(count, *value.shape[1:]))
     weights = torch.cat(log_weights)
     index = choose(weights, num_draws, chunk.num_data)
-    chosen = {name: _pick(torch.cat(values), index, structure) for name, values in latents.items()}
-    fixed = nullcontext() if chunk.subsample is None else FixedSubsample(structure.plate, chunk.subsample)
-    with fixed, pyro.plate("draws", num_draws, dim=-structure.num_plates - 1):
-        site = _data_site(samples(poutine.trace(Given(chosen)(pair.model)).get_trace(*chunk.args)), x)
+    chosen = {}
+    for name, values in latents.items():
+        picked = pick(torch.cat(values), index)
+        chosen[name] = from_kn(picked, sites[name]["fn"].event_dim, structure)
+    with fixed(structure, chunk.subsample), plate_of(num_draws, structure):
+        site = _data_site(samples(poutine.trace(Substitute(chosen)(pair.model)).get_trace(*chunk.args)), x)
     draws = _whole(pair, site, site["fn"].sample(), structure, x)
     mean, mcse = average.result()
     numbers = weights[:, : chunk.num_data].double().cpu().numpy()
@@ -249,7 +252,7 @@ def _data_site(sites: dict[str, Site], x: Tensor) -> Site:
     observed = {name: site for name, site in sites.items() if site["is_observed"] and not is_condition(site)}
     if not observed:
         raise InputError("Expected a model that observes x; got none. Give its data site obs=x.")
-    return observed["x" if "x" in observed else list(observed)[-1]]
+    return observed[data_name(observed)]
 
 
 def _mean(site: Site) -> Tensor:
@@ -278,18 +281,3 @@ def _whole(pair: Pair, site: Site, values: Tensor, structure: Structure, x: Tens
             f"the site that observes all of x 'x'."
         )
     return values.reshape(-1, *x.shape)
-
-
-def _laid_out(site: Site, structure: Structure, num_samples: int) -> Tensor:
-    """Return a latent's value as [K, plates, event], with all plates."""
-    value = site["value"]
-    absent = structure.num_plates + 1 + site["fn"].event_dim - value.dim()
-    value = value.reshape((1,) * max(absent, 0) + value.shape)
-    return value.expand(num_samples, *value.shape[1:])
-
-
-def _pick(values: Tensor, index: Tensor, structure: Structure) -> Tensor:
-    """Return those samples of values [K, plates, event] that an index [S, N] chooses, [S, plates, event]."""
-    shape = [1] * values.dim()
-    shape[0], shape[1 + structure.num_plates + structure.dim] = index.shape
-    return values.gather(0, index.reshape(shape).expand(-1, *values.shape[1:]))

@@ -8,9 +8,10 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from ppl_vae.errors import positive_int
-from ppl_vae.objectives.particles import Particles, look_at, plate_of_particles, run_against
+from ppl_vae.objectives.particles import Particles, look_at
 from ppl_vae.traces.pair import Program
 from ppl_vae.traces.plates import Structure
+from ppl_vae.traces.run import run_pair
 
 
 class ParticleObjective(ELBO):
@@ -57,7 +58,7 @@ class ParticleObjective(ELBO):
         self, model: Program, guide: Program, args: Any, kwargs: Any = None
     ) -> tuple[Tensor, Tensor]:
         """Return the negative bound, summed over the data, and the negative of what is optimized, scalars."""
-        particles = self.differentiable_particles(model, guide, args, kwargs)
+        particles = self.differentiable_particles(model, guide, args, kwargs or {})
         surrogate = -self.optimized(particles)
         with torch.no_grad():
             return -(particles.scale * self.bound(particles)).sum(), surrogate
@@ -94,6 +95,4 @@ class ParticleObjective(ELBO):
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[poutine.Trace, poutine.Trace]:
         structure = self.meet(model, guide, args, kwargs)
-        with plate_of_particles(self.num_particles, structure):
-            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-            return run_against(guide_trace, model, structure, args, kwargs), guide_trace
+        return run_pair(model, guide, args, kwargs, num_samples=self.num_particles, structure=structure)

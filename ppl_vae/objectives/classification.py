@@ -8,6 +8,7 @@ from pyro.infer import ELBO, TraceEnum_ELBO
 from torch import Tensor
 
 from ppl_vae.errors import InputError
+from ppl_vae.objectives.surrogate import loss_and_surrogate
 from ppl_vae.traces.pair import Program, program_name
 from ppl_vae.traces.plates import samples
 
@@ -59,6 +60,11 @@ class Classifying(ELBO):
         """Return the inner objective's loss, in nats, summed over the data."""
         return self.elbo.loss(model, guide, *args)
 
+    def loss_and_surrogate(self, model: Program, guide: Program, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+        """Return the inner objective's loss, and -J, as tensors, if the inner objective can."""
+        loss, surrogate = loss_and_surrogate(self.elbo, model, guide, args)
+        return loss, surrogate - self.weight * log_q_of_labels(guide, *args) if self.adds(args) else surrogate
+
     def loss_and_grads(self, model: Program, guide: Program, *args: Any) -> float:
         """Return the inner objective's loss, in nats, and leave the gradients of -J with the parameters."""
         loss = self.elbo.loss_and_grads(model, guide, *args)
@@ -76,8 +82,8 @@ class Classifying(ELBO):
         if hasattr(self.elbo, "set_epoch"):
             self.elbo.set_epoch(epoch)
 
-    def _get_trace(self, *args: Any) -> Any:
-        return self.elbo._get_trace(*args)
+    def _get_trace(self, *_: Any) -> Any:
+        raise NotImplementedError("the inner objective runs the programs")
 
     def adds(self, args: tuple[Any, ...]) -> bool:
         """Whether there is a term for the classifier: there are labels, and they count."""

@@ -10,48 +10,53 @@ their values.
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
+from torch.func import functional_call
 
 from ppl_vae.errors import InputError
 from ppl_vae.objectives.base import ParticleObjective
-from ppl_vae.objectives.particles import Particles, plate_of_particles, run_against
+from ppl_vae.objectives.particles import Particles
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Structure, samples
+from ppl_vae.traces.plates import Structure, like_site, samples
+from ppl_vae.traces.run import plate_of, run_against
+
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 class Frozen(Messenger):
-    """Within it, the parameters of these modules, and all that `pyro.param` gives, are constants."""
+    """Runs something while the parameters of these modules, and all that `pyro.param` gives, are constants."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.owners = [part for module in modules for part in module.modules() if part._parameters]
+        self.caller = _Caller(modules)
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Hold the parameters fixed, and put them back."""
-        live = [(part, dict(part._parameters)) for part in self.owners]
-        try:
-            for part, parameters in live:
-                fixed: dict[str, Any] = {name: p.detach() for name, p in parameters.items() if p is not None}
-                part._parameters.update(fixed)
-            with warnings.catch_warnings(), self:
-                # pyro.module says it of every parameter that is a constant
-                warnings.filterwarnings("ignore", message=".*was not registered in the param store")
-                yield
-        finally:
-            for part, parameters in live:
-                part._parameters.update(parameters)
+    def run(self, function: Callable[[], Any]) -> Any:
+        """Return what `function()` returns."""
+        fixed = {name: parameter.detach() for name, parameter in self.caller.named_parameters()}
+        with warnings.catch_warnings(), self:
+            # pyro.module says it of every parameter that is a constant
+            warnings.filterwarnings("ignore", message=".*was not registered in the param store")
+            return functional_call(self.caller, fixed, (function,))
 
     def _pyro_post_param(self, msg: Any) -> None:
         msg["value"] = msg["value"].detach()
+
+
+class _Caller(nn.Module):
+    """Holds modules, so that `torch.func.functional_call` finds their parameters, and calls anything."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(modules)
+
+    def forward(self, function: Callable[[], Any]) -> Any:
+        return function()
 
 
 def with_values(trace: poutine.Trace, change: Callable[[Tensor], Tensor]) -> poutine.Trace:
@@ -73,16 +78,14 @@ def freezing(model: Program, guide: Program, args: Any, kwargs: Any) -> Frozen:
     pair = Pair(model, guide)
     frozen = Frozen(pair.all_modules())
     for part in (part for module in Pair(guide).all_modules() for part in module.modules()):
-        if isinstance(part, _DropoutNd) and part.p > 0:
+        if isinstance(part, DROPOUT) and part.p > 0:
             raise InputError(
                 "Expected a guide that is the same when it is run again on the same z; got one with dropout. Leave it "
                 "out of the guide, or use IWAE or Trace_ELBO."
             )
     with pair.evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
         trace = with_values(poutine.trace(guide).get_trace(*args, **kwargs), Tensor.detach)
-        with frozen.applied():
-            again = poutine.trace(poutine.replay(guide, trace=trace)).get_trace(*args, **kwargs)
-            again.compute_log_prob()
+        again = frozen.run(lambda: _scored(run_against(trace, guide, args, kwargs)))
     live = [name for name, site in samples(again).items() if site["log_prob"].requires_grad]
     if live:
         raise InputError(
@@ -90,6 +93,11 @@ def freezing(model: Program, guide: Program, args: Any, kwargs: Any) -> Frozen:
             f"{', '.join(map(repr, live))}. Make the guide a torch.nn.Module that holds them."
         )
     return frozen
+
+
+def _scored(trace: poutine.Trace) -> poutine.Trace:
+    trace.compute_log_prob()
+    return trace
 
 
 class IWAE(ParticleObjective):
@@ -150,15 +158,19 @@ class PathObjective(ParticleObjective):
         """Return the samples of a step; their log Q depends on z, and on phi through z alone."""
         structure = self.meet(model, guide, args, kwargs)
         damping = self.damping(structure)
-        with plate_of_particles(self.num_particles, structure):
+        with plate_of(self.num_particles, structure):
             drawn = poutine.trace(guide).get_trace(*args, **kwargs)
             # The next site of the guide follows from the value drawn, not from the damped one: damped once.
             given = drawn if damping is None else with_values(drawn, damping.of)
-            model_trace = run_against(given, model, structure, args, kwargs)
-            with self._frozen.applied():
-                guide_trace = poutine.trace(poutine.replay(guide, trace=given)).get_trace(*args, **kwargs)
+            model_trace = run_against(given, model, args, kwargs, structure=structure)
+
+            def again() -> Particles:
+                guide_trace = run_against(given, guide, args, kwargs)
                 particles = Particles(model_trace, guide_trace, structure, self.num_particles)
                 _ = particles.log_q  # a flow reads its parameters only when its density is asked for
+                return particles
+
+            particles = self._frozen.run(again)
         if damping is not None:
             damping.weights = particles.log_weights.detach().softmax(0)
         return particles
@@ -180,12 +192,7 @@ class Damping:
         return same
 
     def _multiply(self, gradient: Tensor) -> Tensor:
-        # The samples are in the first dimension, the data where their plate is, before the event's dimensions.
-        num_particles, num_data = self.weights.shape
-        event_dim = gradient.dim() - self.structure.num_plates - 1
-        shape = [num_particles] + [1] * (gradient.dim() - 1)
-        shape[self.structure.dim - event_dim] = num_data
-        return gradient * self.weights.reshape(shape)
+        return gradient * like_site(self.weights, gradient.dim(), self.structure)
 
 
 class DoublyReparameterized(IWAE, PathObjective):

@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from ppl_vae.distributions.unwrap import elementwise
 from ppl_vae.errors import InputError
-from ppl_vae.traces.log_weights import check_sites, enumerating
+from ppl_vae.objectives.checks import scored_by_draws
+from ppl_vae.traces.divergence import in_order, kl_by_dimension, kl_of
+from ppl_vae.traces.log_weights import check_sites
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Site, Structure, log_prob_by_datum, samples, structure_of, sum_by_datum
+from ppl_vae.traces.run import run_against
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,8 @@ class Particles:
 
     def _kl(self, name: str) -> Tensor:
         q, p = samples(self.guide_trace)[name], samples(self.model_trace)[name]
-        exact = exact_kl(q["fn"], p["fn"]) if self._in_order else None
-        if exact is not None:
-            exact = scale_and_mask(exact, inner_scale(q, self.structure), q["mask"])
-            return self._full(sum_by_datum(exact, self.structure, self.num_data))
-        return self._log_prob(self.guide_trace, [name]) - self._log_prob(self.model_trace, [name])
+        kl = inner_scale(q, self.structure) * kl_of(q, p, exact=self._in_order)
+        return self._full(sum_by_datum(kl, self.structure, self.num_data))
 
     @property
     def total_kl(self) -> Tensor:
@@ -124,23 +121,19 @@ class Particles:
                 "Expected latents of independent numbers, none of them summed out; got some that are. Leave out "
                 "per_dimension."
             )
-        site, event_dim = samples(self.guide_trace)[name], samples(self.guide_trace)[name]["fn"].event_dim
-        q, p = (elementwise(samples(trace)[name]["fn"]) for trace in (self.guide_trace, self.model_trace))
-        if q.event_dim or p.event_dim:
+        q, p = samples(self.guide_trace)[name], samples(self.model_trace)[name]
+        kl = kl_by_dimension(q, p, self.structure, exact=self._in_order)
+        if kl is None:
             raise InputError(
                 f"Expected a site {name!r} of independent numbers in the guide and in the model; got "
-                f"{type(q).__name__} and {type(p).__name__}. Leave out per_dimension."
+                f"{type(elementwise(q['fn'])).__name__} and {type(elementwise(p['fn'])).__name__}. Leave out "
+                f"per_dimension."
             )
-        kl = exact_kl(q, p) if self._in_order else None
-        kl = q.log_prob(site["value"]) - p.log_prob(site["value"]) if kl is None else kl
-        mask = site["mask"][(..., *[None] * event_dim)] if isinstance(site["mask"], Tensor) else site["mask"]
-        kl = scale_and_mask(kl, inner_scale(site, self.structure), mask)
-        return kl.movedim(self.structure.dim - event_dim, 1).reshape(self.num_particles, self.num_data, -1)
+        return inner_scale(q, self.structure) * kl.expand(self.num_particles, self.num_data, -1)
 
     @cached_property
     def _in_order(self) -> bool:
-        # What the model's P(z_s | others) depends on may depend on z_s, where the guide draws z_s before them.
-        return [name for name in samples(self.guide_trace) if name in self.latents] == self.latents
+        return in_order(samples(self.model_trace), samples(self.guide_trace))
 
     def _log_prob(self, trace: poutine.Trace, names: Iterable[str]) -> Tensor:
         sites = samples(trace)
@@ -155,14 +148,6 @@ class Particles:
         return term.expand(self.num_particles, self.num_data)
 
 
-def exact_kl(q: Any, p: Any) -> Tensor | None:
-    """Return KL[Q || P] where PyTorch knows it, else None."""
-    try:
-        return kl_divergence(q, p)
-    except NotImplementedError:
-        return None
-
-
 def inner_scale(site: Site, structure: Structure) -> float:
     """Return what the plates of a site but the one over the data scale it by."""
     frames = [f for f in site["cond_indep_stack"] if not (f.vectorized and f.dim == structure.dim)]
@@ -175,19 +160,6 @@ def outer_scale(site: Site, structure: Structure) -> Any:
     return site["scale"] if inner == 1 else site["scale"] / inner
 
 
-def plate_of_particles(num_particles: int, structure: Structure) -> Any:
-    """Return the plate of the samples, to the left of all plates of a pair."""
-    return pyro.plate("particles", num_particles, dim=-structure.num_plates - 1)
-
-
-def run_against(
-    guide_trace: poutine.Trace, model: Program, structure: Structure, args: Any, kwargs: Any
-) -> poutine.Trace:
-    """Run the model on the values in a trace, discrete sites that are left out summed out; return its trace."""
-    model = enumerating(model, structure) if structure.enumerated else model
-    return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-
-
 def look_at(model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
     """Run a pair once, on the side, and return what that shows.
 
@@ -198,7 +170,7 @@ def look_at(model: Program, guide: Program, args: Any, kwargs: Any) -> Structure
     pair = Pair(model, guide)
     with pair.evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        model_trace = run_against(guide_trace, model, args, kwargs)
         check_sites(pair, model_trace, guide_trace)
         structure = structure_of((model_trace, guide_trace), len(args[0]) if args else 0)
         sites, guided = samples(model_trace), samples(guide_trace)
@@ -210,9 +182,7 @@ def look_at(model: Program, guide: Program, args: Any, kwargs: Any) -> Structure
 
 def _check_reparameterized(guided: dict[str, Site]) -> None:
     for name, site in guided.items():
-        with torch.enable_grad():
-            scored = not site["fn"].has_rsample and bool(site["fn"].log_prob(site["value"]).requires_grad)
-        if scored:
+        if scored_by_draws(site):
             raise InputError(
                 f"Expected latents that are reparameterized; got site {name!r} with {type(site['fn']).__name__} in the "
                 f"guide. Use a distribution with rsample, leave a discrete site to be summed out, or use Trace_ELBO."

@@ -1,71 +1,70 @@
-"""The loss of a Pyro objective as tensors: its value, and what its gradients are the derivatives of.
+"""The loss of an objective as tensors: its value, and what its gradients are the derivatives of.
 
-Pyro's objectives return numbers (`.item()`), which cannot be recorded. What they compute is the same here.
+An objective of ours says them itself, by a method `loss_and_surrogate(model, guide, args)`. Pyro's own return numbers
+(`.item()`) and look for NaN, which cannot be recorded; here they compute the same with tensors.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
-from unittest.mock import patch
+from typing import Any
 
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO, trace_elbo, trace_mean_field_elbo
-from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ppl_vae.compilation.capture import CannotCapture
-from ppl_vae.objectives.base import ParticleObjective
-from ppl_vae.objectives.classification import Classifying, log_q_of_labels
-from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import samples
+from ppl_vae.objectives.checks import scored_by_draws
+from ppl_vae.traces.pair import Program
+
+NAMES = {trace_elbo: ("torch_item", "warn_if_nan"), trace_mean_field_elbo: ("torch_item",)}
+
+_replacing = threading.RLock()
 
 
-def loss_and_surrogate(objective: Any, pair: Pair, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+def loss_and_surrogate(objective: Any, model: Program, guide: Any, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     """Return the loss, and a number whose derivatives are the gradients, in nats, summed over the data.
 
     Args:
-        objective: `Trace_ELBO` or `TraceMeanField_ELBO` of Pyro's, or any of ours.
-        pair: the programs.
+        objective: `Trace_ELBO` or `TraceMeanField_ELBO` of Pyro's, or one with a `loss_and_surrogate` of its own.
+        model: P(x, z).
+        guide: Q(z | x).
         args: what both are called with.
 
     Raises:
         CannotCapture: another objective; latents that are not reparameterized.
     """
-    guide = cast(Program, pair.guide)
-    if isinstance(objective, ParticleObjective):
-        return objective.loss_and_surrogate(pair.model, guide, args, {})
-    if isinstance(objective, Classifying):
-        loss, surrogate = loss_and_surrogate(objective.elbo, pair, args)
-        adds = objective.adds(args)
-        return loss, surrogate - objective.weight * log_q_of_labels(guide, *args) if adds else surrogate
-    if type(objective) in (Trace_ELBO, TraceMeanField_ELBO):
-        return _of_traces(objective, pair, args)
-    raise CannotCapture(f"the objective {_name(objective)} is not one of those that can be compiled")
+    if hasattr(objective, "loss_and_surrogate"):
+        own: tuple[Tensor, Tensor] = objective.loss_and_surrogate(model, guide, args)
+        return own
+    if type(objective) not in (Trace_ELBO, TraceMeanField_ELBO):
+        raise CannotCapture(f"the objective {_name(objective)} is not one of those that can be compiled")
+    with _as_tensors():
+        loss = objective.differentiable_loss(model, _Reparameterized()(guide), *args)
+    return loss.detach(), loss
 
 
-def _of_traces(objective: Any, pair: Pair, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    loss, surrogate = 0.0, 0.0
-    with _items_as_tensors():
-        for model_trace, guide_trace in objective._get_traces(pair.model, pair.guide, args, {}):
-            _check_reparameterized(guide_trace)
-            one, other = objective._differentiable_loss_particle(model_trace, guide_trace)
-            loss, surrogate = loss + one / objective.num_particles, surrogate + other / objective.num_particles
-    return loss, surrogate  # type: ignore[return-value]
+class _Reparameterized(Messenger):
+    """Refuse draws of the guide whose gradients go by their log-probability: Pyro's values are no tensors then."""
 
-
-def _check_reparameterized(guide_trace: Trace) -> None:
-    for name, site in samples(guide_trace).items():
-        if not site["fn"].has_rsample and site["log_prob"].requires_grad:
-            raise CannotCapture(f"site {name!r} is not reparameterized in the guide")
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and scored_by_draws(msg):
+            raise CannotCapture(f"site {msg['name']!r} is not reparameterized in the guide")
 
 
 @contextmanager
-def _items_as_tensors() -> Iterator[None]:
-    """Within it, Pyro's objectives keep their values as tensors."""
-    with (
-        patch.object(trace_elbo, "torch_item", _detached),
-        patch.object(trace_mean_field_elbo, "torch_item", _detached),
-    ):
-        yield
+def _as_tensors() -> Iterator[None]:
+    """Within it, Pyro's objectives keep their values as tensors and do not look at them; one thread at a time."""
+    instead = {"torch_item": _detached, "warn_if_nan": lambda value, *_: value}
+    with _replacing:
+        before = [(module, name, getattr(module, name)) for module, names in NAMES.items() for name in names]
+        try:
+            for module, name, _ in before:
+                setattr(module, name, instead[name])
+            yield
+        finally:
+            for module, name, value in before:
+                setattr(module, name, value)
 
 
 def _detached(x: Any) -> Any:

@@ -62,7 +62,7 @@ class Choice:
                 pair.see(traces)
                 if "max_plate_nesting" in options_of(self.cls):
                     options = _plates(traces, num_run) | options
-                args = tuple(t.to(pair.device) for t in next(part.batches(num_run)))
+                args = pair.to_device(next(part.batches(num_run)))
                 self._try(make(self.cls, options, "objective"), pair, args)
         return make(self.cls, options, "objective")
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.distributions.unwrap import is_improper
@@ -28,12 +29,12 @@ class FixedSubsample(Messenger):
         self.plate, self.index = plate, index
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] == self.plate and isinstance(msg["fn"], _Subsample):
+        if msg["name"] == self.plate and site_is_subsample(msg):
             msg["value"], msg["done"] = self.index, True
 
 
-class Given(Messenger):
-    """Give latent sites these values instead of drawing them."""
+class Substitute(Messenger):
+    """Give latent sites these values instead of drawing them: `poutine.condition`, but that they stay latent."""
 
     def __init__(self, values: dict[str, Tensor]) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class GivenConditions(Messenger):
             msg["mask"] = False
 
 
-class Regenerated(Messenger):
+class Regenerated(UnconditionMessenger):
     """Draw what is observed anew; conditions too, if they are scored (`joint`), else not."""
 
     def __init__(self, *, joint: bool = False) -> None:
@@ -65,8 +66,8 @@ class Regenerated(Messenger):
         self.joint = joint
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] and (self.joint or not is_condition(msg)):
-            msg["is_observed"], msg["value"], msg["done"] = False, None, False
+        if self.joint or not is_condition(msg):
+            super()._pyro_sample(msg)
 
 
 def quantity(trace: poutine.Trace, given: tuple[str, ...]) -> str:

@@ -5,46 +5,17 @@
 one for each sample and each datum, shape [K, N].
 """
 
-from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.errors import InputError, reason
+from ppl_vae.errors import InputError
 from ppl_vae.missing import filled
-from ppl_vae.traces.handlers import FixedSubsample
-from ppl_vae.traces.pair import Pair, Program, program_name
-from ppl_vae.traces.plates import Args, Site, Structure, enumerates, log_prob_by_datum, samples, value_by_datum
-
-
-def get_traces(pair: Pair, args: Args) -> tuple[poutine.Trace, poutine.Trace]:
-    """Run the guide, then the model against it; return the traces of (model, guide)."""
-    guide_trace = poutine.trace(pair.guide).get_trace(*args)
-    model_trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(*args)
-    return model_trace, guide_trace
-
-
-def latent_sites(pair: Pair, *args: Any) -> dict[str, Site]:
-    """Return every site that the model samples, besides what it observes, by name.
-
-    >>> from ppl_vae.models import VAE
-    >>> list(latent_sites(Pair(VAE((1, 8, 8))), torch.zeros(1, 1, 8, 8)))
-    ['z']
-    """
-    with pair.running(), torch.no_grad(), torch.random.fork_rng():
-        trace = poutine.trace(pair.model).get_trace(*args)
-    return {name: site for name, site in samples(trace).items() if not site["is_observed"]}
-
-
-def one_more_plate(problem: Exception, fix: str) -> InputError:
-    """Return what to say of programs that do not run on many samples at once."""
-    return InputError(
-        f"Expected programs that work under one more plate to the left of theirs, with values inside their supports; "
-        f"got {type(problem).__name__}: {reason(problem)}. {fix}"
-    )
+from ppl_vae.traces.pair import Pair, program_name
+from ppl_vae.traces.plates import Args, Structure, enumerates, log_prob_by_datum, samples, value_by_datum
+from ppl_vae.traces.run import fixed, get_traces, one_more_plate, run_pair
 
 
 def _all_alike(latents: dict[str, Tensor]) -> bool:
@@ -110,13 +81,13 @@ class Weighted(NamedTuple):
 
     Attributes:
         log_weights: [K, N], in nats.
-        log_likelihood: log P(x | z_k), [K, N].
+        log_likelihood: log P(x | z_k), [K, N]; None where it was not asked for.
         latents: the values of the latent sites that were drawn, by name, [K, N, ...].
         observed: the values of the observed sites, [N, ...].
     """
 
     log_weights: Tensor
-    log_likelihood: Tensor
+    log_likelihood: Tensor | None
     latents: dict[str, Tensor]
     observed: dict[str, Tensor]
 
@@ -124,8 +95,9 @@ class Weighted(NamedTuple):
     def concatenated(cls, runs: list["Weighted"]) -> "Weighted":
         """Return the samples of several runs on the same data as one."""
         latents = {name: torch.cat([run.latents[name] for run in runs]) for name in runs[0].latents}
+        likelihoods = [run.log_likelihood for run in runs if run.log_likelihood is not None]
         weights = torch.cat([run.log_weights for run in runs])
-        return cls(weights, torch.cat([run.log_likelihood for run in runs]), latents, runs[0].observed)
+        return cls(weights, torch.cat(likelihoods) if likelihoods else None, latents, runs[0].observed)
 
 
 def checked(weighted: Weighted, num_samples: int) -> Weighted:
@@ -144,14 +116,6 @@ def checked(weighted: Weighted, num_samples: int) -> Weighted:
     return weighted
 
 
-def enumerating(model: Program, structure: Structure) -> Program:
-    """Return the model with its marked discrete sites enumerated, left of one more plate than its own.
-
-    Handlers that give values go around it: it has to see every site to know which dimensions are enumerated.
-    """
-    return poutine.enum(model, first_available_dim=-structure.num_plates - 2)
-
-
 def draw(
     pair: Pair,
     args: Args,
@@ -161,51 +125,47 @@ def draw(
     proposal: str = "guide",
     subsample: Tensor | None = None,
     vectorize: bool = True,
+    likelihood: bool = False,
 ) -> Weighted:
-    """Draw z_k from the proposal in one run and weigh them, without checks; arguments as for `log_weights`."""
-    weighted, _ = draw_with_trace(
-        pair, args, num_samples, structure, proposal=proposal, subsample=subsample, vectorize=vectorize
-    )
-    return weighted
+    """Draw z_k from the proposal in one run and weigh them, without checks; arguments as for `log_weights`.
+
+    With `likelihood` log P(x | z_k) is kept as well, at the price of another evaluation of log P(z_k).
+    """
+    size = num_samples if vectorize else None
+    guide = None if proposal == "prior" else pair.guide
+    with fixed(structure, subsample):
+        model_trace, guide_trace = run_pair(pair.model, guide, args, num_samples=size, structure=structure)
+    num_data = len(args[0] if subsample is None else subsample)
+    return weigh(model_trace, guide_trace, num_samples, structure, num_data, likelihood=likelihood)
 
 
-def draw_with_trace(
-    pair: Pair,
-    args: Args,
+def weigh(
+    model_trace: poutine.Trace,
+    guide_trace: poutine.Trace,
     num_samples: int,
     structure: Structure,
+    num_data: int,
     *,
-    proposal: str = "guide",
-    subsample: Tensor | None = None,
-    vectorize: bool = True,
-) -> tuple[Weighted, poutine.Trace]:
-    """Return the same together with the trace of the model that they were read off."""
-    num_data = len(args[0] if subsample is None else subsample)
-    particles = pyro.plate("particles", num_samples, dim=-structure.num_plates - 1) if vectorize else nullcontext()
-    fixed = nullcontext() if subsample is None else FixedSubsample(structure.plate, subsample)
-    with fixed, particles:
-        guide_trace = None if proposal == "prior" else poutine.trace(pair.guide).get_trace(*args)
-        model = enumerating(pair.model, structure) if structure.enumerated else pair.model
-        model = model if guide_trace is None else poutine.replay(model, trace=guide_trace)
-        model_trace = poutine.trace(model).get_trace(*args)
-    sites = samples(model_trace)
-    guided = [] if guide_trace is None else list(samples(guide_trace))
+    likelihood: bool = False,
+) -> Weighted:
+    """Return the K samples of N data that are in the traces of a run (`run_pair`), with their log-weights."""
+    sites, guided = samples(model_trace), samples(guide_trace)
     # A latent that the guide leaves out is summed out, or drawn from its own conditional prior, which cancels.
     weighed = [n for n, s in sites.items() if n in guided or s["is_observed"] or enumerates(s)]
-    prior = log_prob_by_datum(model_trace, [n for n in weighed if not sites[n]["is_observed"]], structure, num_data)
-    total = log_prob_by_datum(model_trace, weighed, structure, num_data)
-    log_likelihood = total - prior
-    if guide_trace is not None and guided:
-        total = total - log_prob_by_datum(guide_trace, guided, structure, num_data)
-    latents = {n: s for n, s in sites.items() if not s["is_observed"] and not enumerates(s)}
+    joint = log_prob_by_datum(model_trace, weighed, structure, num_data)
+    total = joint - log_prob_by_datum(guide_trace, guided, structure, num_data) if guided else joint
     size = (num_samples if total.shape[0] == 1 else -1, -1)
-    weighted = Weighted(
+    log_likelihood = None
+    if likelihood:
+        latent = [n for n in weighed if not sites[n]["is_observed"]]
+        log_likelihood = (joint - log_prob_by_datum(model_trace, latent, structure, num_data)).expand(size)
+    drawn = {n: s for n, s in sites.items() if not s["is_observed"] and not enumerates(s)}
+    return Weighted(
         total.expand(size),
-        log_likelihood.expand(size),
-        {name: value_by_datum(site, structure) for name, site in latents.items()},
+        log_likelihood,
+        {name: value_by_datum(site, structure) for name, site in drawn.items()},
         {name: value_by_datum(site, structure)[0] for name, site in sites.items() if site["is_observed"]},
     )
-    return weighted, model_trace
 
 
 def non_finite_site(pair: Pair, args: Args) -> str:

@@ -144,6 +144,11 @@ class Pair:
         """Where the parameters live (the CPU if there are none)."""
         return next((value.device for value in self.tensors().values()), torch.device("cpu"))
 
+    def to_device(self, batch: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        """Return the tensors of a batch where the parameters live."""
+        device = self.device
+        return tuple(value.to(device) for value in batch)
+
     def accepts(self, name: str) -> bool:
         """Whether the model takes an argument of this name."""
         return name in call_signature(self.model).parameters

@@ -16,7 +16,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.ops.contract import contract_to_tensor
-from pyro.ops.packed import pack
+from pyro.ops.packed import pack, unpack
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
@@ -113,6 +113,48 @@ def enumerates(site: Site) -> bool:
     return site["infer"].get("_enumerate_dim") is not None
 
 
+def data_name(sites: Iterable[str]) -> str:
+    """Return which of some sites holds the data: the one called x, else the last.
+
+    >>> data_name(["z", "x", "y"]), data_name(["z", "counts"])
+    ('x', 'counts')
+    """
+    names = list(sites)
+    return "x" if "x" in names else names[-1]
+
+
+def to_kn(value: Tensor, event_dim: int, shape: Structure) -> Tensor:
+    """Return what stands at a site, [..., K, plates, event], as [..., K or 1, N or 1, other plates, event].
+
+    All plates of the pair are there, those that the site does not stand in with size 1; dimensions left of K are those
+    of enumerated sites.
+
+    Args:
+        value: laid out as Pyro does.
+        event_dim: how many of its rightmost dimensions are not plates.
+        shape: where the plates are.
+    """
+    absent = shape.num_plates + 1 + event_dim - value.dim()
+    value = value.reshape((1,) * max(absent, 0) + value.shape)
+    return value.movedim(shape.dim - event_dim, -shape.num_plates - event_dim)
+
+
+def numbers_by_datum(value: Tensor, event_dim: int, shape: Structure) -> Tensor:
+    """Return what stands at a site as all its numbers for each datum, [K or 1, N or 1, D]."""
+    value = to_kn(value, event_dim, shape)
+    return value.reshape(*value.shape[:2], -1)
+
+
+def from_kn(value: Tensor, event_dim: int, shape: Structure) -> Tensor:
+    """Return [K, N, other plates, event] laid out as Pyro does: the opposite of `to_kn`."""
+    return value.movedim(-shape.num_plates - event_dim, shape.dim - event_dim)
+
+
+def like_site(value: Tensor, dims: int, shape: Structure) -> Tensor:
+    """Return numbers [K, N] in so many dimensions that they broadcast over a site's value, laid out as Pyro does."""
+    return from_kn(value.reshape(*value.shape, *(1,) * (dims - 2)), dims - shape.num_plates - 1, shape)
+
+
 def log_prob_by_datum(trace: poutine.Trace, names: Iterable[str], shape: Structure, num_data: int) -> Tensor:
     """Return the sum of the log-probabilities of some sites of a trace for each datum, [K or 1, N].
 
@@ -128,17 +170,14 @@ def log_prob_by_datum(trace: poutine.Trace, names: Iterable[str], shape: Structu
     packed = [pack(_log_prob(site), site["infer"]["_dim_to_symbol"]) for site in chosen]
     present = {symbol for term in packed for symbol in term._pyro_dims}  # dimensions of size 1 are gone
     tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
-    kept: dict[int, str] = {}
+    kept: dict[str, int] = {}
     for site, term in zip(chosen, packed, strict=True):
-        plates = {f.dim: trace.plate_to_symbol[f.name] for f in site["cond_indep_stack"] if f.vectorized}
-        tree.setdefault(frozenset(plates.values()) & present, []).append(term)
-        kept |= {d: s for d, s in plates.items() if d in (shape.dim, -shape.num_plates - 1) and s in present}
+        plates = {trace.plate_to_symbol[f.name]: f.dim for f in site["cond_indep_stack"] if f.vectorized}
+        tree.setdefault(frozenset(plates) & present, []).append(term)
+        kept |= {s: d for s, d in plates.items() if d in (shape.dim, -shape.num_plates - 1) and s in present}
     enumerated = present - set(trace.plate_to_symbol.values())
-    result = contract_to_tensor(tree, enumerated, frozenset(kept.values()))
-    laid_out = result.permute([result._pyro_dims.index(kept[d]) for d in sorted(kept)])
-    if shape.dim not in kept:
-        laid_out = laid_out.unsqueeze(-1)
-    return (laid_out if len(kept) > (shape.dim in kept) else laid_out.unsqueeze(0)).expand(-1, num_data)
+    result = contract_to_tensor(tree, enumerated, frozenset(kept))
+    return sum_by_datum(unpack(result, kept), shape, num_data)
 
 
 def total_log_prob(
@@ -156,20 +195,16 @@ def _log_prob(site: Site) -> Tensor:
 
 def sum_by_datum(log_prob: Tensor, shape: Structure, num_data: int) -> Tensor:
     """Sum what stands in the batch dimensions of a site over all its plates but those two, [K or 1, N]."""
-    missing = shape.num_plates + 1 - log_prob.dim()
-    log_prob = log_prob.reshape((1,) * max(missing, 0) + log_prob.shape)
-    others = [d for d in range(-shape.num_plates, 0) if d != shape.dim]
-    return (log_prob.sum(others) if others else log_prob).expand(-1, num_data)
+    log_prob = to_kn(log_prob, 0, shape)
+    return (log_prob.sum(list(range(1 - shape.num_plates, 0))) if shape.num_plates > 1 else log_prob).expand(
+        -1, num_data
+    )
 
 
 def value_by_datum(site: Site, shape: Structure) -> Tensor:
     """Return a site's value as [K or 1, N, ...]: its other plates, then its event dimensions, last."""
-    value, event_dim = site["value"], site["fn"].event_dim
-    missing = shape.num_plates + 1 + event_dim - value.dim()
-    value = value.reshape((1,) * max(missing, 0) + value.shape)
-    first = value.dim() - event_dim - shape.num_plates - 1  # where the plate over the samples is
+    event_dim = site["fn"].event_dim
     used = {f.dim for f in site["cond_indep_stack"] if f.vectorized}
-    unused = [d for d in range(-shape.num_plates, 0) if d != shape.dim and d not in used]
-    value = value.movedim(shape.dim - event_dim, first + 1)
-    # Moving the data's dimension to the left shifted those that were left of it by one to the right.
-    return value.squeeze([d - event_dim + (d < shape.dim) for d in unused]) if unused else value
+    others = [d for d in range(-shape.num_plates, 0) if d != shape.dim]  # in this order, where `to_kn` has put them
+    unused = [i - len(others) - event_dim for i, d in enumerate(others) if d not in used]
+    return to_kn(site["value"], event_dim, shape).squeeze(unused)

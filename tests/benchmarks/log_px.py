@@ -19,9 +19,10 @@ from ppl_vae.compilation.capture import CannotCapture
 from ppl_vae.evidence.weight_sampler import log_weights_function
 from ppl_vae.networks import MLP
 from ppl_vae.priors import StandardNormal
-from ppl_vae.traces.log_weights import get_traces, log_weights
+from ppl_vae.traces.log_weights import log_weights
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import structure_of
+from ppl_vae.traces.run import get_traces
 
 from .architectures import SHAPE
 from .options import Options, say

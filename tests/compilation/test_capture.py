@@ -19,9 +19,10 @@ from ppl_vae.compilation.rewrites import bernoulli_log_prob, rewrite
 from ppl_vae.evidence.weight_sampler import log_weights_function
 from ppl_vae.networks import MLP
 from ppl_vae.priors import Mixture, StandardNormal
-from ppl_vae.traces.log_weights import get_traces, log_weights
+from ppl_vae.traces.log_weights import log_weights
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import structure_of
+from ppl_vae.traces.run import get_traces
 from ppl_vae.utils.rng import seeded
 
 SAMPLES = 7

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from bounds import check_evidence, check_means
 from ppl_vae.guides import LinearGaussian as ExactPosterior
 
 from ppl_vae import InputError, estimate_evidence
@@ -18,12 +19,12 @@ def exact(model, x):
         return model.exact_log_px(x).numpy()
 
 
-def uneven(model):
-    """A guide that is good for some data and bad for others: shifted by more, the larger x_0 is."""
+def uneven(model, most=1.0):
+    """A guide that is good for some data and bad for others: shifted by more, up to `most`, the larger x_0 is."""
 
     def guide(x):
         posterior = model.exact_posterior(x)
-        shift = x[:, :1].abs().clamp(max=1.0)
+        shift = x[:, :1].abs().clamp(max=most)
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(posterior.mean + shift, 1.5 * posterior.stddev).to_event(1))
 
@@ -46,7 +47,7 @@ def test_samples_are_doubled_where_it_is_needed(linear_gaussian, chunk_size):
     enough = once.mcse <= 0.08
     assert (draws[enough] == 50).all()
     assert (draws[~enough] > 50).all()
-    assert (np.abs(evidence.log_px - exact(model, x)) < 5 * evidence.mcse + 0.02).all()
+    check_evidence(evidence, exact(model, x))
     assert "K = 50 to 1" in str(evidence)
 
 
@@ -68,8 +69,7 @@ def test_what_stops_early_is_not_too_low():
             pyro.sample("z", dist.Normal(x / 2 + 0.3 * math.sqrt(0.5), 0.75 * math.sqrt(0.5)).to_event(1))
 
     evidence = estimate_evidence(model, off, x, num_samples=25, tolerance=0.1)
-    error = (evidence.log_px - truth).mean() - evidence.diagnostics["bias"].mean()
-    assert abs(error) < 4 * evidence.means()["log_px"].mcse
+    check_means(np.exp(evidence.log_px - truth), 1.0)
 
 
 def test_where_the_tolerance_is_not_reached_is_said(linear_gaussian):
@@ -117,7 +117,7 @@ def test_programs_that_run_on_all_data_only_get_as_many_as_the_worst(linear_gaus
 
     evidence = estimate_evidence(model_of_all, guide_of_all, x, num_samples=50, tolerance=0.08)
     assert (evidence.mcse <= 0.08).all()
-    assert (np.abs(evidence.log_px - exact(model, x)) < 5 * evidence.mcse).all()
+    check_evidence(evidence, exact(model, x))
 
 
 @pytest.mark.parametrize(
@@ -166,10 +166,11 @@ def test_draws_are_kept_from_the_posterior(linear_gaussian):
 def test_compiled_and_plain_give_the_same(linear_gaussian):
     model, x = linear_gaussian
     options = dict(num_samples=40, chunk_size=400, seed=3)  # 10 data at once: the last chunk is left to Pyro
-    plain = estimate_evidence(model, uneven(model), x[:33], compile=False, **options)
-    compiled = estimate_evidence(model, uneven(model), x[:33], compile=True, **options)
+    guide = uneven(model, most=0.2)  # farther off, 40 samples would say nothing of log P(x)
+    plain = estimate_evidence(model, guide, x[:33], compile=False, **options)
+    compiled = estimate_evidence(model, guide, x[:33], compile=True, **options)
     np.testing.assert_allclose(compiled.log_px, plain.log_px, atol=1e-3)
-    assert (np.abs(compiled.log_px - exact(model, x[:33])) < 5 * compiled.mcse + 0.05).all()
+    check_evidence(compiled, exact(model, x[:33]))
 
 
 def test_what_cannot_be_compiled_is_run_by_pyro(linear_gaussian):
@@ -183,7 +184,7 @@ def test_what_cannot_be_compiled_is_run_by_pyro(linear_gaussian):
 
     with pytest.warns(UserWarning, match="Plain Pyro is used, as the program cannot be recorded"):
         evidence = estimate_evidence(model, decides, x, num_samples=100, compile=True)
-    assert (np.abs(evidence.log_px - exact(model, x)) < 5 * evidence.mcse).all()
+    check_evidence(evidence, exact(model, x))
 
 
 def test_long_work_is_compiled_by_itself(linear_gaussian, monkeypatch):
@@ -215,7 +216,7 @@ def test_the_refined_guide_is_a_better_proposal(linear_gaussian, method):
     assert (refined.elbo > plain.elbo + 1).all()
     assert np.median(refined.ess / refined.num_samples) > 0.3
     assert refined.mcse.mean() < 0.5 * plain.mcse.mean()
-    assert (np.abs(refined.log_px - exact(model, x)) < 4.5 * refined.mcse + 1e-3).all()
+    check_evidence(refined, exact(model, x))
 
 
 def test_draws_of_a_datum_without_any_weight_are_refused():
@@ -243,5 +244,5 @@ def test_the_refined_guide_of_programs_that_draw_one_sample_in_a_run(linear_gaus
 
     options = {"num_samples": 30, "proposal": "refined", "vectorize": False}
     evidence = estimate_evidence(model, one_by_one, x[:3], **options)
-    assert (np.abs(evidence.log_px - exact(model, x[:3])) < 5 * evidence.mcse + 0.05).all()
+    check_evidence(evidence, exact(model, x[:3]))
     assert set(sizes) == {2}  # never under one more plate

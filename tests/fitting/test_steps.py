@@ -24,8 +24,8 @@ from ppl_vae.fitting import steps
 from ppl_vae.fitting.adam import AdamUpdate
 from ppl_vae.fitting.steps import Gradients, Steps
 from ppl_vae.networks import MLP
-from ppl_vae.traces.log_weights import get_traces
 from ppl_vae.traces.pair import Pair
+from ppl_vae.traces.run import get_traces
 from ppl_vae.utils.rng import seeded
 
 ALONE = {("standard_normal", "bernoulli", "mean_field")}

@@ -1,0 +1,64 @@
+"""Whether an objective is for a pair: what would be a wrong number, or no gradient, is refused before any training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.poutine import Trace
+
+from ppl_vae.errors import InputError
+from ppl_vae.traces.divergence import in_order
+from ppl_vae.traces.pair import Pair
+from ppl_vae.traces.plates import Args, samples
+
+# What Pyro's own objectives ask of a pair; ours say it themselves, by a method `meet`.
+NEED_PARAMETERS_SEEN = (Trace_ELBO, TraceEnum_ELBO, RenyiELBO)
+NEED_ORDER = (TraceMeanField_ELBO,)
+NEED_ALL_LATENTS = (Trace_ELBO, TraceGraph_ELBO, RenyiELBO)
+
+
+def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: Args) -> None:
+    """Refuse an objective that is not for the pair, as one that does not sum over the latents a guide leaves out.
+
+    Args:
+        objective: any; one with a method `meet(model, guide, args, kwargs)` says itself what it is not for.
+        pair: the programs, running.
+        traces: of a run of the model and of the guide.
+        args: some of the data.
+
+    Raises:
+        InputError: it says what to use instead.
+    """
+    if hasattr(objective, "meet"):
+        objective.meet(*pair.programs.values(), args, {})
+    name, (model, guide) = type(objective).__name__, map(samples, (traces[0], traces[-1]))
+    seen = any(site["type"] == "param" for trace in traces for site in trace.nodes.values())
+    if pair.parameters() and not seen and isinstance(objective, NEED_PARAMETERS_SEEN):
+        raise InputError(
+            f"Expected programs whose parameters Pyro sees; got none that {name} would train. Make "
+            f"your modules PyroModules, or let the programs call pyro.module('name', self)."
+        )
+    latents = [n for n, site in model.items() if not site["is_observed"]]
+    if isinstance(objective, NEED_ORDER) and not in_order(model, guide):
+        ours, theirs = ([n for n in names if n in latents and n in guide] for names in (latents, guide))
+        raise InputError(
+            f"Expected a guide that samples the latents in the model's order, {', '.join(ours)}, for "
+            f"TraceMeanField_ELBO, whose divergences would not be those of the ELBO; got {', '.join(theirs)}. "
+            f"Use Trace_ELBO (--objective trace_elbo)."
+        )
+    left_out = sorted(n for n in latents if n not in guide or guide[n]["is_observed"])
+    if left_out and isinstance(objective, NEED_ALL_LATENTS):
+        raise InputError(
+            f"Expected a guide that samples {', '.join(map(repr, left_out))}, which is not given; got none with "
+            f"{name}, which cannot sum over it. Give it, or use a guide that samples it, or "
+            f"TraceEnum_ELBO(max_plate_nesting=1)."
+        )
+
+
+def scored_by_draws(site: Any) -> bool:
+    """Return whether the gradient of a guide's draw goes by its log-probability, as it is not reparameterized."""
+    if site["fn"].has_rsample:
+        return False
+    with torch.enable_grad():
+        return bool(site["fn"].log_prob(site["value"]).requires_grad)
