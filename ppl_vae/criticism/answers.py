@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.criticism.image_classifier import Classifier
-from ppl_vae.data.splits import Part, whole_labels
+from ppl_vae.data.digit_strings import Part
+from ppl_vae.data.splits import whole_labels
 from ppl_vae.errors import InputError
 from ppl_vae.generation.generate import sample
 from ppl_vae.traces.pair import Pair

@@ -23,7 +23,8 @@ import torch
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.criticism.answers import Answers, Real, answer, generated, real_answers, right_labels
 from ppl_vae.criticism.image_classifier import Classifier
-from ppl_vae.data.splits import Part, evenly_spaced
+from ppl_vae.data.digit_strings import Part
+from ppl_vae.data.splits import evenly_spaced
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence

@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset, default_collate
 
+from ppl_vae.data.digit_strings import Part
 from ppl_vae.data.sources import LoaderSource, PartlyLabelled, Source, SplitSource, TensorSource, as_tuple
-from ppl_vae.data.splits import Part
 from ppl_vae.errors import InputError
 from ppl_vae.traces.pair import Pair, call_signature, program_name
 

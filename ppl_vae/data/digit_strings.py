@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data.noise import STRINGS, fixed_noise
-from ppl_vae.data.splits import Dequantize, Part, Split, whole_labels
+from ppl_vae.data.splits import Dequantize, Split, whole_labels
 from ppl_vae.errors import InputError
 
 NUM_DIGITS = 10
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class StringSplit(Part):
+class StringSplit:
     """One part of a data set of digits, each with a string: `.x` [N, *event_shape], `.y` [N, L, *event_shape].
 
     With labels d of x, the labels of its string are (d - L, ..., d - 1) modulo ten. From L = 10 on, a string
@@ -35,6 +35,8 @@ class StringSplit(Part):
     images: Split
     pool: Split
     length: int
+
+    partly_labelled = False  # no string is without
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,8 +60,20 @@ class StringSplit(Part):
         images, pool = (part.without_dequantizing() for part in (self.images, self.pool))
         return replace(self, images=images, pool=pool)
 
+    def known(self) -> "StringSplit":
+        """Return the data whose labels are known: all have their strings."""
+        return self
+
+    def unknown(self) -> "StringSplit":
+        """Return the data whose labels are not known: none."""
+        return self[:0]
+
+    def to(self, device: torch.device) -> "StringSplit":
+        """Return the split itself: strings are made where it is, and go to a device in batches."""
+        return self
+
     @property
-    def num_images(self) -> int:  # type: ignore[override]
+    def num_images(self) -> int:
         """One, and those of its string."""
         return 1 + self.length
 
@@ -67,6 +81,11 @@ class StringSplit(Part):
     def event_shape(self) -> torch.Size:
         """The shape of one image."""
         return self.images.event_shape
+
+    @property
+    def x(self) -> Tensor:
+        """The images that succeed, [N, *event_shape]."""
+        return self.images.x
 
     @property
     def y(self) -> Tensor:
@@ -94,11 +113,11 @@ class StringSplit(Part):
         return self.images.dequantize
 
     def take(self, index: Tensor) -> Tensor:
-        """Return these x with their fixed draws."""
+        """Return these x as an estimator sees them: the same numbers every time."""
         return self.images.take(index)
 
     def draw(self, index: Tensor) -> Tensor:
-        """Return these x, binarized afresh."""
+        """Return these x as training sees them: binarized afresh."""
         return self.images.draw(index)
 
     def take_y(self, index: Tensor) -> Tensor:
@@ -127,6 +146,9 @@ class StringSplit(Part):
         """The pool's images sorted by label, and how many there are of each."""
         labels = self.pool.take_y(torch.arange(len(self.pool)))
         return labels.argsort(stable=True), labels.bincount(minlength=NUM_DIGITS)
+
+
+Part = Split | StringSplit
 
 
 def with_strings(part: Split, length: int, name: str = "the data") -> StringSplit:

@@ -12,33 +12,18 @@ chooses anything by it.
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from ppl_vae.data.digit_strings import with_strings
+from ppl_vae.data.digit_strings import Part, with_strings
 from ppl_vae.data.own_files import checked_part, own_data, split_at_random, whole
-from ppl_vae.data.splits import Binarize, Dequantize, Part, Split, whole_labels
+from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.utils.files import read_arrays
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A data set as it is stored.
-
-    Attributes:
-        parts: train, validation and test.
-        binarize: how it is binarized where nothing else is said.
-        settings: what suits it.
-    """
-
-    parts: tuple[Split, ...]
-    binarize: Binarize = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,7 +41,7 @@ class Data:
         missing: the probability with which each value of x was hidden; None if none was.
         num_classes: the largest label of the training data + 1, hidden ones included; None without labels that are
             whole numbers from 0 on.
-        stored: the data before all of this.
+        stored: the three parts before all of this.
     """
 
     name: str
@@ -70,7 +55,7 @@ class Data:
     num_labels: int | None
     missing: float | None
     num_classes: int | None
-    stored: Stored = field(repr=False)
+    stored: Sequence[Split] = field(repr=False)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -84,7 +69,8 @@ class Data:
 
     def changed(self, **options: Any) -> "Data":
         """Return the same data with other options of `load`; nothing is read again."""
-        return _with_options(self.name, self.stored, **self.options | options) if options else self
+        made = _with_options(self.name, self.stored, **self.options | options) if options else {}
+        return replace(self, **made)
 
     def as_stored(self) -> "Data":
         """Return the data with all values and labels, as they are stored."""
@@ -137,24 +123,32 @@ def load(
     >>> digits.event_shape, len(digits.train), len(digits.validation), len(digits.test)
     (torch.Size([1, 8, 8]), 1297, 200, 300)
     """
-    asked: dict[str, Any] = {"dequantize": dequantize, "strings": strings, "num_labels": num_labels, "missing": missing}
-    _check_options(binarize, **asked)
     key = os.fspath(name)
     if not key:
         raise InputError(f"Expected the name of a data set or a path; got nothing. Names: {', '.join(NAMED)}.")
     if key in NAMED:
-        loader, default, settings = NAMED[key]
-        stored = Stored(loader(), default, settings)
+        loader, _, settings = NAMED[key]
+        stored = loader()
     elif os.sep in key or key.startswith(".") or Path(key).exists() or Path(key).suffix in (".npy", ".npz"):
-        stored = Stored(own_data(Path(key)))
+        stored, settings = own_data(Path(key)), {}
     else:
         raise InputError(f"Unknown data set {key!r}: {did_you_mean(key, NAMED)}, or give a path to your own.")
-    how: Binarize = binarize if binarize != "default" else stored.binarize if dequantize is None else None
-    return _with_options(key, stored, binarize=how, **asked)
+    options = {"dequantize": dequantize, "strings": strings, "num_labels": num_labels, "missing": missing}
+    made = _with_options(key, stored, binarize=binarize, **options)
+    return Data(key, **made, settings=dict(settings), stored=stored)
 
 
-def _check_options(binarize: Any, dequantize: Any, strings: Any, num_labels: Any, missing: Any) -> None:
-    """Refuse what is wrong with the options of `load` whatever the data are."""
+def _with_options(
+    name: str,
+    stored: Sequence[Split],
+    *,
+    binarize: Binarize | Literal["default"],
+    dequantize: Any,
+    strings: Any,
+    num_labels: Any,
+    missing: Any,
+) -> dict[str, Any]:
+    """Return what `Data` has of a data set with these options of `load`."""
     if binarize not in ("default", "dynamic", "random_threshold", "threshold", None):
         raise InputError(
             f"Expected binarize to be 'random_threshold', 'dynamic', 'threshold' or None; got {binarize!r}."
@@ -165,13 +159,9 @@ def _check_options(binarize: Any, dequantize: Any, strings: Any, num_labels: Any
         positive_int("num_labels", num_labels)
     if strings is not None and num_labels is not None:
         raise InputError("Expected strings or num_labels; got both. A string is made by its labels: leave one out.")
-
-
-def _with_options(name: str, stored: Stored, *, binarize: Binarize, dequantize: Dequantize, **options: Any) -> Data:
-    """Return the data of a data set with these options of `load`."""
-    _check_options(binarize, dequantize, **options)
-    strings, num_labels, missing = (options[key] for key in ("strings", "num_labels", "missing"))
-    train, validation, test = _made(name, stored.parts, binarize, dequantize)
+    if binarize == "default":
+        binarize = NAMED[name][1] if name in NAMED and dequantize is None else None
+    train, validation, test = _made(name, stored, binarize, dequantize)
     num_classes = _num_classes(train)
     if num_labels is not None:
         train = train.hide_labels(num_labels)
@@ -180,8 +170,8 @@ def _with_options(name: str, stored: Stored, *, binarize: Binarize, dequantize: 
         made = {part: with_strings(split, strings, f"the {part} part of {name}") for part, split in made.items()}
     if missing is not None:
         made = {part: split.hide(missing) for part, split in made.items()}
-    made |= {"binarize": binarize, "dequantize": dequantize} | options
-    return Data(name, **made, settings=dict(stored.settings), num_classes=num_classes, stored=stored)
+    made |= {"binarize": binarize, "dequantize": dequantize, "strings": strings, "num_labels": num_labels}
+    return made | {"missing": missing, "num_classes": num_classes}
 
 
 def _made(name: str, parts: Sequence[Split], binarize: Binarize, dequantize: Dequantize) -> Sequence[Split]:

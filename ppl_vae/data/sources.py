@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ppl_vae.data.splits import Part, is_known
+from ppl_vae.data.digit_strings import Part
+from ppl_vae.data.splits import is_known
 from ppl_vae.errors import InputError
 
 Batch = tuple[Tensor, ...]

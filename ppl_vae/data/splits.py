@@ -13,10 +13,9 @@ for everything else. Values that are missing are NaN; some can be hidden at rand
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,96 +30,8 @@ Dequantize = Literal["uniform"] | None
 HIDDEN = -1  # the label of a datum whose label is not known
 
 
-class Part(ABC):
-    """One part of a data set: `.x` [N, *event_shape], and what goes with each x, `.y` [N, ...], where there is any.
-
-    What estimators see (`take`) are the same numbers every time; training sees fresh draws (`draw`).
-    """
-
-    num_images = 1  # that belong to a datum
-    partly_labelled = False  # whether there are labels, and some of them are not known
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """How many data there are."""
-
-    @abstractmethod
-    def __getitem__(self, index: slice | Tensor | Sequence[int]) -> Self:
-        """Return a part of the part."""
-
-    @property
-    @abstractmethod
-    def event_shape(self) -> torch.Size:
-        """The shape of one x."""
-
-    @property
-    @abstractmethod
-    def num_levels(self) -> int | None:
-        """How many grey levels x has, where it is known."""
-
-    @property
-    @abstractmethod
-    def dequantize(self) -> Dequantize:
-        """How x is dequantized."""
-
-    @property
-    @abstractmethod
-    def y(self) -> Tensor | None:
-        """What goes with each x, [N, ...], or None."""
-
-    @property
-    @abstractmethod
-    def labels(self) -> Tensor | None:
-        """The label of each x, [N], or None."""
-
-    @property
-    def x(self) -> Tensor:
-        """All x, [N, *event_shape], with the fixed draws if they are binarized or dequantized."""
-        return self.take(torch.arange(len(self)))
-
-    @abstractmethod
-    def take(self, index: Tensor) -> Tensor:
-        """Return these x as an estimator sees them: the same numbers every time."""
-
-    @abstractmethod
-    def draw(self, index: Tensor) -> Tensor:
-        """Return these x as training sees them: binarized or dequantized afresh, by PyTorch's global generator."""
-
-    @abstractmethod
-    def take_y(self, index: Tensor) -> Tensor:
-        """Return the y of these data, the same every time."""
-
-    @abstractmethod
-    def draw_y(self, index: Tensor) -> Tensor:
-        """Return the y of these data as training sees them."""
-
-    @abstractmethod
-    def without_dequantizing(self) -> Self:
-        """Return the same data before they were dequantized."""
-
-    @abstractmethod
-    def hide(self, missing: float) -> Self:
-        """Return the data with each value of x missing (NaN) with this probability: the same ones every time.
-
-        Raises:
-            InputError: a probability that is not between 0 and 1.
-        """
-
-    def known(self) -> Self:
-        """Return the data whose labels are known, with them."""
-        return self
-
-    def unknown(self) -> Self:
-        """Return the data whose labels are not known, without labels."""
-        return self
-
-    def to(self, device: torch.device) -> Self:
-        """Return the data on a device, as far as they can be held there."""
-        return self
-
-
 @dataclass(frozen=True, repr=False, eq=False)
-class Split(Part):
+class Split:
     """One part of a data set: `.x` [N, *event_shape] and, where there are labels, `.y` [N].
 
     Attributes:
@@ -140,6 +51,8 @@ class Split(Part):
     binarize: Binarize = None
     dequantize: Dequantize = None
     missing: float | None = None
+
+    num_images = 1  # that belong to a datum
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -168,12 +81,17 @@ class Split(Part):
         return int(self.scale) + 1 if is_bytes and self.scale > 1 and self.binarize is None else None
 
     @property
+    def x(self) -> Tensor:
+        """All data of the split, [N, *event_shape], with the fixed draws if it is binarized or dequantized."""
+        return self.take(torch.arange(len(self)))
+
+    @property
     def labels(self) -> Tensor | None:
         """The label of each x, [N], or None: here the same as y."""
         return self.y
 
     @property
-    def partly_labelled(self) -> bool:  # type: ignore[override]
+    def partly_labelled(self) -> bool:
         """Whether there are labels, and some of them are not known."""
         return self.y is not None and not bool(is_known(self.y).all())
 
@@ -200,7 +118,7 @@ class Split(Part):
         return torch.from_numpy(np.ascontiguousarray(self.values[rows.numpy()]))
 
     def take(self, index: Tensor) -> Tensor:
-        """Return these data with their fixed draws."""
+        """Return these data as an estimator sees them: the same numbers every time."""
         x, rows = self.grey(index), self.rows[index]
         if self.dequantize is not None:
             return self._hidden(self._dequantized(x, fixed_noise(rows, self.event_shape, LEVELS).to(x.device)), index)
@@ -215,7 +133,7 @@ class Split(Part):
         return self._hidden(missing_as(is_one.to(x), x), index)
 
     def draw(self, index: Tensor) -> Tensor:
-        """Return these data, binarized or dequantized afresh."""
+        """Return these data as training sees them: binarized or dequantized afresh, by PyTorch's global generator."""
         if self.dequantize is None and self.binarize not in ("dynamic", "random_threshold"):
             return self.take(index)
         if self.dequantize is not None:
@@ -238,7 +156,11 @@ class Split(Part):
         return torch.where(noise < self.missing, math.nan, x)
 
     def hide(self, missing: float) -> "Split":
-        """Return the split with each value missing (NaN) with this probability, whatever it is."""
+        """Return the split with each value missing (NaN) with this probability, whatever it is: the same every time.
+
+        Raises:
+            InputError: a probability that is not between 0 and 1.
+        """
         if isinstance(missing, bool) or not isinstance(missing, int | float) or not 0 < missing < 1:
             raise InputError(f"Expected missing to be a probability above 0 and below 1; got {missing!r}.")
         return replace(self, missing=float(missing))

@@ -10,7 +10,8 @@ from torch import Tensor
 from ppl_vae import plots
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.criticism.answers import given
-from ppl_vae.data.splits import Part, evenly
+from ppl_vae.data.digit_strings import Part
+from ppl_vae.data.splits import evenly
 from ppl_vae.distributions.unwrap import is_improper
 from ppl_vae.generation.generate import manifold, reconstruct, same_latents, sample
 from ppl_vae.missing import is_missing_in

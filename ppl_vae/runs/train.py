@@ -217,7 +217,7 @@ def _of(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _suggested(parts: datasets.Data) -> dict[str, Any]:
     """Return what suits the data, as settings of the programs' parts."""
     suits = {key: value for key, value in parts.settings.items() if not key.startswith("fit.")}
-    levels = parts.stored.parts[0].num_levels  # a likelihood of levels takes them before they are binarized
+    levels = parts.stored[0].num_levels  # a likelihood of levels takes them before they are binarized
     known = {"condition.num_classes": parts.num_classes, "likelihood.num_levels": levels}
     return suits | {key: value for key, value in known.items() if value is not None}
 
