@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ppl_vae.runs.kinds import CHOSEN
 from ppl_vae.runs.signature import SET_BY_NAME, Option, options_of, options_of_function
@@ -71,8 +72,10 @@ def from_signature(
 
     def with_options(command: Command) -> Command:
         @functools.wraps(command)
-        def called(**given: Any) -> Any:
-            return command(**{name: value for name, value in given.items() if value is not None and value != ()})
+        def called(**values: Any) -> Any:
+            source = click.get_current_context().get_parameter_source
+            left = [name for name in options if name in values and source(name) is ParameterSource.DEFAULT]
+            return command(**{name: value for name, value in values.items() if name not in left})
 
         made: Command = called
         for option in reversed(options.values()):

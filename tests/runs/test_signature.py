@@ -27,7 +27,9 @@ class Usual:
     size: int = 7
 
 
-def function(x, *, size: int = Usual.size, name: str | None = None, exact: bool = True, on: Callable = print):
+def function(
+    x, *, size: int = Usual.size, name: str | None = None, exact: bool = True, on: Callable = print, level: A = 1
+):
     """Do it.
 
     Args:
@@ -36,6 +38,7 @@ def function(x, *, size: int = Usual.size, name: str | None = None, exact: bool 
         name: what to call it,
             see `x`; None takes a usual one.
         exact: exactly.
+        level: or none.
     """
 '''
 
@@ -84,3 +87,6 @@ def test_an_option_that_is_added_appears_by_itself(tmp_path, monkeypatch, capsys
     assert "--on" not in out
     command(["-n", "3", "--no-exact"], standalone_mode=False)
     assert given == {"size": 3, "exact": False}  # what is not given, the function decides
+    given.clear()
+    command(["--level", "none"], standalone_mode=False)
+    assert given == {"level": None}
