@@ -272,10 +272,13 @@ def measure(run: Path, **options: Any) -> None:
     """  # noqa: D301  (click reads the control character)
     from ppl_vae.runs.evaluate import keep_measures
     from ppl_vae.runs.evaluate import measure as run_measures
+    from ppl_vae.runs.run import opened
 
-    found = run_measures(run, **options)
+    runs = {"run": run} | {name: path for name, path in options.items() if name == "against"}
+    read = {name: opened(path) for name, path in runs.items()}
+    found = run_measures(**options | read)
     click.echo(f"{found}\n")
-    for path in keep_measures(found, run, options.get("against")):
+    for path in keep_measures(found, **read):
         click.echo(str(path))
 
 

@@ -6,6 +6,7 @@ a datum, how a file holds it (`read`), and how it is drawn beside answers (`pict
 here and one row in `tests/parts/test_conditions.py`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -24,8 +25,8 @@ from ppl_vae.errors import InputError, positive_int
 from ppl_vae.networks import MLP
 
 
-class Condition(nn.Module):
-    """P(y) for y of shape [*shape]: subclasses implement `forward()` and `encode(y)`.
+class Condition(nn.Module, ABC):
+    """P(y) for y of shape [*shape]: subclasses say their `shape`, and implement `forward()` and `encode(y)`.
 
     A model binds it to the shape of its data once, `bind(event_shape)`, and to the support of what
     it generates, `support`, which is the support of pixels that are given, too.
@@ -46,9 +47,9 @@ class Condition(nn.Module):
         return self
 
     @property
+    @abstractmethod
     def shape(self) -> torch.Size:
         """The shape of one y."""
-        raise TypeError(f"{type(self).__name__} has to define shape.")
 
     @property
     def c_shape(self) -> torch.Size:

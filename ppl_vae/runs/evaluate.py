@@ -21,7 +21,7 @@ from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.plots import is_picture
 from ppl_vae.runs.figures import beside, save_figure
-from ppl_vae.runs.run import Run, load, opened
+from ppl_vae.runs.run import Run, opened
 from ppl_vae.traces.pair import Pair
 
 
@@ -79,10 +79,10 @@ def _of_runs(runs: Iterable[Run | str | os.PathLike[str]]) -> dict[str, Evidence
     given = list(runs)
     if any(isinstance(one, Evidence) for one in given):
         raise InputError("Expected evidence with the names of its models; got a list. Pass {'vae': e1, 'mixture': e2}.")
-    opened = [run if isinstance(run, Run) else load(run) for run in given]
-    names = [run.path.resolve().name for run in opened]
+    read = [opened(run) for run in given]
+    names = [run.path.resolve().name for run in read]
     evidences = {}
-    for run, name in zip(opened, names, strict=True):
+    for run, name in zip(read, names, strict=True):
         if run.evidence is None:
             raise InputError(f"Expected an estimate in {run.path}; got none. Make one: ppl-vae evaluate {run.path}")
         evidences[name if names.count(name) == 1 else str(Path(run.path))] = run.evidence
@@ -240,14 +240,14 @@ def _in_words(data: Mapping[str, Any]) -> str:
 
 
 def keep_measures(
-    found: OneToMany, run: str | os.PathLike[str], against: str | os.PathLike[str] | None = None
+    found: OneToMany, run: Run | str | os.PathLike[str], against: Run | str | os.PathLike[str] | None = None
 ) -> list[Path]:
     """Write what `measure` found into the folder of its run, and draw one answer to each of 60 conditions.
 
     Returns:
         The files: measures.txt, and figures/answers.png with the model, the other model, and the truth side by side.
     """
-    runs = [load(path) for path in (run, against) if path is not None]
+    runs = [opened(one) for one in (run, against) if one is not None]
     names = [one.name for one in (found.model, found.against) if one is not None]
     folder = runs[0].path
     RunFolder(folder).write("measures.txt", f"{found}\n".encode())
