@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae import data as datasets
+from ppl_vae.data import Data
 from ppl_vae.data.splits import Split, whole_labels
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import refuse_missing
@@ -48,7 +48,7 @@ class Classifier:
 
 
 def fit_classifier(
-    data: datasets.Data, *, num_images: int = NUM_IMAGES, seed: int = 0, progress: bool | None = None
+    data: Data, *, num_images: int = NUM_IMAGES, seed: int = 0, progress: bool | None = None
 ) -> Classifier:
     """Train a reader on the training data of a labelled data set, and see how well it reads the test data.
 
@@ -75,7 +75,7 @@ def fit_classifier(
     positive_int("num_images", num_images)
     for part in (data.train, data.test):
         refuse_missing(part.take(torch.arange(len(part))), "to train a classifier on and to test it")
-    grey = datasets.load(data.name, binarize=None)
+    grey = data.as_stored()
     train, test = _labelled(grey.train, data.name), _labelled(grey.test, data.name)
     binarized = replace(train, binarize=data.binarize)
     network = MLPClassifier(HIDDEN, random_state=seed)

@@ -100,6 +100,17 @@ def test_full_covariance_is_any_gaussian():
     torch.testing.assert_close(q.covariance_matrix, covariance.expand(5, 3, 3), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("guide", "family"), [(FullCovariance, MultivariateNormal), (Flow, InverseAutoregressive)])
+def test_a_family_of_its_own_makes_mean_field_another_guide(guide, family):
+    model = VAE(SHAPE, prior=StandardNormal(3), decoder=SMALL)
+    made = []
+    for make in (partial(MeanField, posterior=family), guide):
+        torch.manual_seed(0)
+        made.append(make(model, encoder=SMALL).state_dict())
+    assert list(made[0]) == list(made[1])
+    assert all(torch.equal(value, made[1][name]) for name, value in made[0].items())
+
+
 @pytest.mark.parametrize("make", GUIDES.values(), ids=GUIDES)
 def test_vamp_prior_is_the_mixture_of_posteriors(make):
     model = VAE(SHAPE, prior=VampPrior(3, num_components=5), decoder=SMALL)
