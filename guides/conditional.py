@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ppl_vae.base import Guide
 from ppl_vae.conditional import ConditionalModel, check_number
+from ppl_vae.conditions import Condition
 from ppl_vae.errors import InputError
 from ppl_vae.posteriors import DiagonalNormal, Family, SitePosteriors
 
@@ -26,32 +27,28 @@ class Conditional(Guide):
     torch.Size([5, 8])
     """
 
+    condition: Condition
+
     def __init__(self, model: ConditionalModel, posterior: Family = DiagonalNormal) -> None:
         if not isinstance(model, ConditionalModel):
-            raise InputError(
-                f"Expected a conditional model, such as CVAE, for Conditional; got {type(model).__name__}. Use another "
-                f"guide, for instance {model.default_guide}."
-            )
+            self.refuse(model, "a conditional model, such as CVAE,")
         super().__init__(model)
-        self._condition = (model.condition,)  # a tuple: it is a part of the model
+        self.refer_to(condition=model.condition)
         self.posteriors = SitePosteriors(self.real_latents(), posterior)
-        condition = model.condition
-        shapes = condition.x_shape, condition.c_shape, (self.posteriors.h_dim,)
+        shapes = self.condition.x_shape, self.condition.c_shape, (self.posteriors.h_dim,)
         self.encoder = model.networks.encoder(*shapes, model.decoder)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Sample every latent site given x and y."""
-        (condition,) = self._condition
-        generated, given = condition.split(x, y)
+        generated, given = self.condition.split(x, y)
         if given is None:
             raise InputError("Expected labels y for Conditional; got none. Give them, or use guide semi_supervised.")
         with self.plate(x):
             check_number(given, len(x))
-            h = self.encoder(generated, condition.encode(given))
+            h = self.encoder(generated, self.condition.encode(given))
             return {name: pyro.sample(name, q) for name, q in self.posteriors(h).items()}
 
     def posterior_given(self, x: Tensor, c: Tensor) -> dict[str, TorchDistribution]:
         """Return Q(z_s | x_i, y) of each site, batch shape [..., I], for x [I, *event_shape] and c [..., *c_shape]."""
-        (condition,) = self._condition
-        generated, _ = condition.split(x, None) if condition.y_from_x else (x, None)
-        return self.posteriors(self.encoder(generated, c.unsqueeze(-1 - len(condition.c_shape))))
+        generated, _ = self.condition.split(x, None) if self.condition.y_from_x else (x, None)
+        return self.posteriors(self.encoder(generated, c.unsqueeze(-1 - len(self.condition.c_shape))))

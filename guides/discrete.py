@@ -31,10 +31,7 @@ class Discrete(Guide):
     def __init__(self, model: Model, encoder: NetworkFactory = MLP, temperature: float | None = None) -> None:
         super().__init__(model)
         if not hasattr(model, "temperature"):
-            raise InputError(
-                f"Expected a model of categories, as Discrete, for this guide; got {type(model).__name__}. Use another "
-                f"guide, for instance {model.default_guide}."
-            )
+            self.refuse(model, "a model of categories, as Discrete,")
         if temperature is not None and model.temperature is None:
             raise InputError(
                 f"Expected no temperature, as the latents are summed out; got {temperature!r}. Give the model one."

@@ -35,11 +35,8 @@ class Hierarchical(Guide):
         if direction not in ORDERS:
             raise InputError(f"Unknown direction {direction!r}: {did_you_mean(str(direction), ORDERS)}.")
         if set(self.latents) != {"z1", "z2"} or any(len(shape) != 1 for shape in self.latents.values()):
-            raise InputError(
-                f"Expected a model with two latent vectors z1 and z2 for Hierarchical; got "
-                f"{ {name: tuple(shape) for name, shape in self.latents.items()} } in {type(model).__name__}. Use "
-                f"another guide, for instance {model.default_guide}."
-            )
+            found = {name: tuple(shape) for name, shape in self.latents.items()}
+            self.refuse(model, "a model with two latent vectors z1 and z2", f"{found} in {type(model).__name__}")
         self.first, self.second = ORDERS[direction]
         sizes = {name: shape.numel() for name, shape in self.latents.items()}
         self.encoder = encoder(self.event_shape, (2 * sizes[self.first],))

@@ -1,10 +1,11 @@
 """The exact posterior of `models/linear_gaussian.py` as a guide: with it the ELBO is log P(x)."""
 
+from typing import Any
+
 import pyro
 from torch import Tensor
 
 from ppl_vae.base import Guide, Model
-from ppl_vae.errors import InputError
 
 
 class LinearGaussian(Guide):
@@ -21,16 +22,15 @@ class LinearGaussian(Guide):
 
     reads_missing = True  # the posterior given what is observed
 
+    model: Any
+
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         if not hasattr(model, "exact_posterior"):
-            raise InputError(
-                f"Expected a model with an exact_posterior(x), as LinearGaussian has; got {type(model).__name__}. "
-                f"Use another guide, for instance mean_field."
-            )
-        self._model = (model,)  # a tuple, so that the model does not become a part of the guide
+            self.refuse(model, "a model with an exact_posterior(x)")
+        self.refer_to(model=model)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample z given x."""
         with self.plate(x):
-            return pyro.sample("z", self._model[0].exact_posterior(x))
+            return pyro.sample("z", self.model.exact_posterior(x))

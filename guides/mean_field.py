@@ -6,13 +6,13 @@ from torch import Tensor
 
 from ppl_vae.base import Guide, Model
 from ppl_vae.networks import MLP, NetworkFactory
-from ppl_vae.posteriors import SitePosteriors
+from ppl_vae.posteriors import DiagonalNormal, Family, SitePosteriors
 
 
 class MeanField(Guide):
     """Q(z | x) = prod_s N(z_s; m_s(x), diag(s_s(x)^2)), a product over the model's latent sites.
 
-    One encoder reads x and gives the parameters of all sites.
+    One encoder reads x and gives the parameters of all sites. Another posterior family may stand for the Gaussian.
     Shapes: x [N, *event_shape], z_s [N, *event shape of the site].
     Source: Kingma & Welling, arXiv 1312.6114.
 
@@ -22,9 +22,9 @@ class MeanField(Guide):
     torch.Size([5, 8])
     """
 
-    def __init__(self, model: Model, encoder: NetworkFactory = MLP) -> None:
+    def __init__(self, model: Model, encoder: NetworkFactory = MLP, posterior: Family = DiagonalNormal) -> None:
         super().__init__(model)
-        self.posteriors = SitePosteriors(self.real_latents())
+        self.posteriors = SitePosteriors(self.real_latents(), posterior)
         self.encoder = encoder(self.event_shape, (self.posteriors.h_dim,))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from torch import Tensor
 
 from ppl_vae.base import Guide, Model
-from ppl_vae.errors import InputError
 
 
 class NoLatents(Guide):
@@ -19,10 +18,8 @@ class NoLatents(Guide):
         super().__init__(model)
         left = [name for name in self.latents if name not in self.enumerable]
         if left:
-            raise InputError(
-                f"Expected a model without latent sites, or whose latent sites can all be summed out; got "
-                f"{type(model).__name__}, which has {', '.join(left)}. Use another, for instance {model.default_guide}."
-            )
+            expected = "a model without latent sites, or whose latent sites can all be summed out,"
+            self.refuse(model, expected, f"{type(model).__name__}, which has {', '.join(left)}")
         self.default_objective = "trace_enum_elbo" if self.latents else None
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:

@@ -1,11 +1,12 @@
 """The Gaussian guide of `models/quantile_map.py`, which becomes its posterior as sigma goes to 0."""
 
+from typing import Any
+
 import pyro
 from pyro.distributions import Normal
 from torch import Tensor
 
 from ppl_vae.base import Guide, Model
-from ppl_vae.errors import InputError
 
 
 class QuantileMap(Guide):
@@ -20,17 +21,16 @@ class QuantileMap(Guide):
     torch.Size([5, 1])
     """
 
+    model: Any
+
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         if not (hasattr(model, "encode") and hasattr(model, "slope")):
-            raise InputError(
-                f"Expected a model with encode(x) and slope(x), as QuantileMap has; got {type(model).__name__}. "
-                f"Use another guide, for instance mean_field."
-            )
-        self._model = (model,)  # a tuple, so that the model does not become a part of the guide
+            self.refuse(model, "a model with encode(x) and slope(x)")
+        self.refer_to(model=model)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample z given x."""
-        (model,) = self._model
         with self.plate(x):
-            return pyro.sample("z", Normal(model.encode(x), model.slope(x) * model.likelihood.sigma).to_event(1))
+            sigma = self.model.slope(x) * self.model.likelihood.sigma
+            return pyro.sample("z", Normal(self.model.encode(x), sigma).to_event(1))

@@ -8,7 +8,6 @@ from torch import Tensor
 from ppl_vae.base import Guide
 from ppl_vae.conditional import ConditionalModel, check_number
 from ppl_vae.conditions import Label
-from ppl_vae.errors import InputError
 from ppl_vae.networks import MLP, NetworkFactory
 from ppl_vae.posteriors import DiagonalNormal, Family, SitePosteriors
 
@@ -34,18 +33,17 @@ class SemiSupervised(Guide):
     classifies = True
     default_objective = "classifying"
 
+    condition: Label
+
     def __init__(
         self, model: ConditionalModel, classifier: NetworkFactory = MLP, posterior: Family = DiagonalNormal
     ) -> None:
         condition = getattr(model, "condition", None)
         if not isinstance(condition, Label):
             got = "none" if condition is None else type(condition).__name__
-            raise InputError(
-                f"Expected a model whose condition is a Label for SemiSupervised; got {got} in {type(model).__name__}. "
-                f"Use cvae, or another guide."
-            )
+            self.refuse(model, "a model whose condition is a Label", f"{got} in {type(model).__name__}")
         super().__init__(model)
-        self._condition = (condition,)  # a tuple: it is a part of the model
+        self.refer_to(condition=condition)
         self.posteriors = SitePosteriors(self.real_latents(), posterior)
         self.encoder = model.networks.encoder(
             self.event_shape, condition.c_shape, (self.posteriors.h_dim,), model.decoder
@@ -54,15 +52,14 @@ class SemiSupervised(Guide):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Sample the label, if it is not given, and every other latent site given x and the label."""
-        (condition,) = self._condition
-        condition.check(y)
+        self.condition.check(y)
         drawn: dict[str, Tensor] = {}
         with self.plate(x):
             check_number(y, len(x))
             if y is None:
                 q = dist.Categorical(logits=self.classifier(x))
                 drawn["y"] = y = pyro.sample("y", q, infer={"enumerate": "parallel"})
-            h = self.encoder(x, condition.encode(y))
+            h = self.encoder(x, self.condition.encode(y))
             return drawn | {name: pyro.sample(name, q) for name, q in self.posteriors(h).items()}
 
     def posterior_given(self, x: Tensor, c: Tensor) -> dict[str, TorchDistribution]:

@@ -26,6 +26,7 @@ class CVAE(ConditionalModel):
     """
 
     completes = False
+    default_condition, default_prior = Label, StandardNormal
     partly_labelled_guide = "semi_supervised"
 
     def __init__(

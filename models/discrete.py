@@ -27,6 +27,7 @@ class Discrete(Model):
     """
 
     default_guide = "discrete"
+    default_likelihood = Bernoulli
 
     def __init__(
         self,

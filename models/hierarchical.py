@@ -27,6 +27,7 @@ class Hierarchical(Model):
     """
 
     default_guide = "hierarchical"
+    default_prior, default_likelihood = StandardNormal, Bernoulli
 
     def __init__(
         self,

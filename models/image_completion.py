@@ -26,6 +26,7 @@ class ImageCompletion(ConditionalModel):
     """
 
     completes = True
+    default_condition, default_prior = Visible, StandardNormal
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ class NextDigit(ConditionalModel):
     """
 
     completes = False
+    default_condition, default_prior, default_likelihood = DigitString, StandardNormal, Gaussian
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class Regressor(ConditionalModel):
     """
 
     default_guide = "no_latents"
+    default_condition = Visible
 
     def __init__(
         self,

@@ -21,6 +21,8 @@ class VAE(Model):
     torch.Size([5, 1, 8, 8])
     """
 
+    default_prior, default_likelihood = StandardNormal, Bernoulli
+
     def __init__(
         self,
         event_shape: Sequence[int],

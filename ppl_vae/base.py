@@ -8,14 +8,14 @@ one more plate to its left, since that is how K samples are drawn at once.
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ppl_vae.distributions.unwrap import elementwise_support
@@ -63,6 +63,8 @@ class Program(PyroModule):
 class Model(Program):
     """A generative program P(x, z) = P(x | z) P(z): subclasses implement `forward(x=None, *, size=None)`.
 
+    Where a part is not given, the constructor takes that of the class named `default_prior`, `default_likelihood`, ...
+
     Attributes:
         default_guide: the name of the guide that goes with it.
         partly_labelled_guide: of the one for data of which some have no label, if it is another.
@@ -107,6 +109,21 @@ class Guide(Program):
         self.latents = {name: site["fn"].event_shape for name, site in sites.items()}
         self._bounded = {name: type(site["fn"]).__name__ for name, site in sites.items() if not _is_real(site["fn"])}
         self.enumerable = {name for name, site in sites.items() if site["infer"].get("enumerate") == "parallel"}
+
+    def refuse(self, model: Model, expected: str, got: str = "") -> NoReturn:
+        """Say that the guide is not for this model: what is expected, and what it has instead.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"Expected {expected} for {type(self).__name__}; got {got or type(model).__name__}. Use another guide, for "
+            f"instance {model.default_guide}."
+        )
+
+    def refer_to(self, **modules: nn.Module) -> None:
+        """Keep the model, or parts of it, as attributes of these names; they do not become parts of the guide."""
+        vars(self).update(modules)
 
     def _check_takes(self, model: Model) -> None:
         """Refuse a model that is called with more, as a conditional one with its y, than the guide takes."""

@@ -1,22 +1,45 @@
 """The command line: thin over the functions of the same names. Nothing heavy is imported before it is needed."""
 
 import ast
+import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ppl_vae.runs.kinds import CHOSEN
+from ppl_vae.runs.signature import SET_BY_NAME, Option, options_of, options_of_function
 
 Command = Callable[..., Any]
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class Setting(click.ParamType[tuple[str, Any]]):
-    """An option of a part, `part.option=value`; the value is a Python literal or else a word."""
+WORDS = {"none": None, "true": True, "false": False}
+NO_OPTIONS = ("progress", "on_kept", "settings", "objective")  # of functions: not for the command line, or made by hand
+
+
+class Value(click.ParamType[Any]):
+    """A Python literal, or else a word."""
+
+    name = "value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the value."""
+        text = str(value)
+        if text.lower() in WORDS:
+            return WORDS[text.lower()]
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+
+
+class Setting(Value):
+    """An option of a part, `part.option=value`."""
 
     name = "part.option=value"
 
@@ -25,13 +48,58 @@ class Setting(click.ParamType[tuple[str, Any]]):
         key, equals, text = str(value).partition("=")
         if not equals or "." not in key:
             self.fail(f"Expected part.option=value, for instance prior.latent_dim=2; got {value!r}.", param, ctx)
-        words = {"none": None, "true": True, "false": False}
-        if text.lower() in words:
-            return key, words[text.lower()]
-        try:
-            return key, ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return key, text
+        return key, super().convert(text, param, ctx)
+
+
+def from_signature(
+    *functions: str | Iterable[Option],
+    letters: Mapping[str, str] | None = None,
+    leave_out: Sequence[str] = (),
+    usual: Mapping[str, str] | None = None,
+) -> Callable[[Command], Command]:
+    """Add the options of functions, each declared where it is used; the command is called with those that are given.
+
+    Args:
+        functions: "module:function", or options; of two of one name the first counts.
+        letters: short options by name.
+        leave_out: options that the command line does not have.
+        usual: what to say of a default, where that of the function is not what happens.
+    """
+    options: dict[str, Option] = {}
+    for function in functions:
+        found = options_of_function(function).values() if isinstance(function, str) else function
+        options |= {o.name: o for o in found if o.name not in leave_out and o.name not in options}
+
+    def with_options(command: Command) -> Command:
+        @functools.wraps(command)
+        def called(**values: Any) -> Any:
+            source = click.get_current_context().get_parameter_source
+            left = [name for name in options if name in values and source(name) is ParameterSource.DEFAULT]
+            return command(**{name: value for name, value in values.items() if name not in left})
+
+        made: Command = called
+        for option in reversed(options.values()):
+            if option.name not in NO_OPTIONS and not any(kind.startswith("Callable") for kind in option.kinds):
+                letter, default = (letters or {}).get(option.name), (usual or {}).get(option.name, option.usual)
+                made = _as_click(option, [letter] if letter else [], default)(made)
+        return made
+
+    return with_options
+
+
+def _as_click(option: Option, letters: list[str], usual: str) -> Callable[[Command], Command]:
+    """Return an option of a function as one of the command line, without a default: the function has it."""
+    name, kinds = f"--{option.name.replace('_', '-')}", option.kinds
+    text = f"{option.help}  [default: {usual}]" if usual else option.help
+    if kinds == {"bool"}:
+        switch = f"{name}/--no-{name[2:]}" if option.default else name
+        text = text.replace("[default: True]", f"[default: {name[2:]}]")
+        return click.option(switch, *letters, is_flag=True, default=None, help=text)
+    types: dict[str, Any] = {"int": int, "float": float, "str": str, "os.PathLike[str]": click.Path(path_type=Path)}
+    known = [types[kind] for kind in ("os.PathLike[str]", "str", "int", "float") if kind in kinds]
+    several = "Sequence[int]" in kinds
+    one = known[0] if known and not (kinds & {"str"} and kinds & {"int", "float", "bool"}) else Value()
+    return click.option(name, *letters, type=one, multiple=several, help=text)
 
 
 def parts_options(command: Command) -> Command:
@@ -50,14 +118,7 @@ def app() -> None:
 
 @app.command()
 @click.argument("model", default="vae")
-@click.option("--guide", "-g", help="A guide's name or file.  [default: the one that goes with the model]")
-@click.option(
-    "--data",
-    "-d",
-    default="digits",
-    show_default=True,
-    help="digits, mnist, binarized_mnist, freyfaces, or your own .npy, .npz or folder of images.",
-)
+@from_signature("ppl_vae.runs.train:train", letters={"guide": "-g", "data": "-d", "num_samples": "-k", "out": "-o"})
 @parts_options
 @click.option(
     "--set",
@@ -68,16 +129,8 @@ def app() -> None:
     help="An option of a part, for instance prior.latent_dim=2; parts are those above, and model, guide, data, fit. "
     "May be repeated; ppl-vae parts lists them.",
 )
-@click.option("--epochs", type=int, help="The same as --set fit.epochs=N.  [default: what suits the data]")
-@click.option("--batch-size", type=int, help="The same as --set fit.batch_size=N.  [default: 100]")
-@click.option("--learning-rate", type=float, help="The same as --set fit.learning_rate=R.  [default: 0.001]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, batches and noise.")
-@click.option("--num-samples", "-k", type=int, default=1000, show_default=True, help="K of the bound check.")
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="The run folder.  [default: runs/MODEL-...-DATA]")
-@click.option("--resume", is_flag=True, help="Go on with the run in that folder, if there is one.")
-def train(
-    settings: tuple[tuple[str, Any], ...], epochs: Any, batch_size: Any, learning_rate: Any, **options: Any
-) -> None:
+@from_signature(*map(options_of, SET_BY_NAME), usual=dict.fromkeys(("epochs", "binarize"), "what suits the data"))
+def train(model: str, settings: Sequence[tuple[str, Any]] = (), **given: Any) -> None:
     """Fit MODEL (a name, as vae, or a Python file) to data and check the bound.
 
     \b
@@ -92,10 +145,10 @@ def train(
     """  # noqa: D301  (click reads the control character)
     from ppl_vae.runs.train import train as run_training
 
-    shorthand = {"fit.epochs": epochs, "fit.batch_size": batch_size, "fit.learning_rate": learning_rate}
-    given = {key: value for key, value in shorthand.items() if value is not None}
+    own = {f"{part}.{o.name}": o.name for part in SET_BY_NAME for o in options_of(part) if o.name in given}
+    shorthand = {key: given.pop(name) for key, name in own.items()}
     try:
-        run = run_training(**options, settings=dict(settings) | given)
+        run = run_training(model, **given, settings=dict(settings) | shorthand)
     except KeyboardInterrupt:
         click.echo("\nInterrupted. Go on with the same command and --resume.", err=True)
         sys.exit(130)
@@ -112,24 +165,14 @@ def train(
 
 @app.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--method",
-    "-m",
-    default="importance",
-    show_default=True,
-    help="importance, ais or sandwich; the last two take minutes: see --num-data.",
+@from_signature(
+    "ppl_vae.runs.evaluate:evaluate",
+    "ppl_vae.evidence.estimators:estimate_evidence",
+    "ppl_vae.evidence.importance:importance_sampling",
+    "ppl_vae.evidence.ais:annealed_importance_sampling",
+    letters={"method": "-m", "num_samples": "-k"},
+    leave_out=("num_draws",),
 )
-@click.option("--joint", is_flag=True, help="Of a conditional model, log P(x, y) instead of log P(x | y).")
-@click.option("--num-samples", "-k", type=int, help="K, draws of z for each datum.  [default: 1000]")
-@click.option("--proposal", help="guide, refined, or prior.  [default: guide]")
-@click.option("--tolerance", type=float, help="Double K where needed until log P(x) is known to so many nats.")
-@click.option("--max-samples", type=int, help="How far a tolerance may raise K.  [default: 64 K]")
-@click.option("--num-temperatures", type=int, help="Steps of annealing.  [default: 1000]")
-@click.option("--num-chains", type=int, help="Chains of annealing for each datum.  [default: 16]")
-@click.option("--num-leapfrog", type=int, help="Leapfrog steps of an HMC transition.  [default: 10]")
-@click.option("--split", default="test", show_default=True, help="train, validation or test.")
-@click.option("--num-data", type=int, help="Use about this many data, evenly spaced.  [default: all]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
 @click.option("--doubts", is_flag=True, help="List the data that are not to be trusted, with the reasons.")
 def evaluate(run: Path, doubts: bool, **options: Any) -> None:
     """Estimate log P(x) for the data of RUN, hold it against the bound, and say how far to believe it.
@@ -140,8 +183,7 @@ def evaluate(run: Path, doubts: bool, **options: Any) -> None:
     """  # noqa: D301  (click reads the control character)
     from ppl_vae.runs.evaluate import evaluate as run_evaluation
 
-    given = {key: value for key, value in options.items() if value is not None}
-    evidence = run_evaluation(run, **given, on_kept=lambda words: click.echo(words, err=True))
+    evidence = run_evaluation(run, **options, on_kept=lambda words: click.echo(words, err=True))
     click.echo(str(evidence))
     for doubt in evidence.doubts() if doubts else []:
         click.echo(f"datum {doubt.datum}: {doubt.reason}")
@@ -149,9 +191,7 @@ def evaluate(run: Path, doubts: bool, **options: Any) -> None:
 
 @app.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--split", default="test", show_default=True, help="train, validation or test.")
-@click.option("--num-data", type=int, default=200, show_default=True, help="About so many data, evenly spaced.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
+@from_signature("ppl_vae.runs.evaluate:explain")
 def explain(run: Path, **options: Any) -> None:
     """Say why the ELBO of RUN is below log P(x), and which of its latents are used."""
     from ppl_vae.runs.evaluate import explain as run_explanation
@@ -162,12 +202,11 @@ def explain(run: Path, **options: Any) -> None:
 
 @app.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--size", "-n", type=int, help="How many; for each condition.  [default: what fills a picture]")
-@click.option("--label", "-l", type=int, multiple=True, help="What is given; may be repeated.  [default: each]")
-@click.option("--condition", "-c", type=click.Path(path_type=Path), help="A file with what the model is given.")
-@click.option("--mean/--no-mean", default=True, show_default=True, help="E[x | z], or draws of x.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="A .png or .npy file.  [default: in RUN/figures]")
+@from_signature(
+    "ppl_vae.runs.sample:sample_run",
+    "ppl_vae.generation.generate:sample",
+    letters={"size": "-n", "label": "-l", "condition": "-c", "out": "-o"},
+)
 def sample(run: Path, **options: Any) -> None:
     """Generate new data from the model of RUN: z from the prior, the guide thrown away.
 
@@ -205,8 +244,7 @@ def new(folder: Path) -> None:
 
 @app.command()
 @click.argument("kind", required=False)
-@click.option("--model", "-m", help="A Python file, to list what is in it, too.")
-@click.option("--guide", "-g", help="The same of a guide's file.")
+@from_signature("ppl_vae.runs.listing:list_parts", letters={"model": "-m", "guide": "-g"})
 def parts(**options: Any) -> None:
     """List what a program can be made of: models, guides, and all parts of KIND, with their options.
 
@@ -223,11 +261,7 @@ def parts(**options: Any) -> None:
 
 @app.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--against", type=click.Path(path_type=Path), help="Another run of the same task: the regressor.")
-@click.option("--num-samples", "-k", type=int, default=1000, show_default=True, help="K of log P(x | y).")
-@click.option("--num-answers", type=int, default=20, show_default=True, help="Answers to each condition.")
-@click.option("--num-data", type=int, default=1000, show_default=True, help="Conditions, of evenly spaced test data.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the samples and of the classifier.")
+@from_signature("ppl_vae.runs.evaluate:measure", letters={"num_samples": "-k"})
 def measure(run: Path, **options: Any) -> None:
     """Measure the answers of RUN, a conditional model, to conditions with many right ones.
 
@@ -238,21 +272,23 @@ def measure(run: Path, **options: Any) -> None:
     """  # noqa: D301  (click reads the control character)
     from ppl_vae.runs.evaluate import keep_measures
     from ppl_vae.runs.evaluate import measure as run_measures
+    from ppl_vae.runs.run import opened
 
-    found = run_measures(run, **options)
+    runs = {"run": run} | {name: path for name, path in options.items() if name == "against"}
+    read = {name: opened(path) for name, path in runs.items()}
+    found = run_measures(**options | read)
     click.echo(f"{found}\n")
-    for path in keep_measures(found, run, options["against"]):
+    for path in keep_measures(found, **read):
         click.echo(str(path))
 
 
 @app.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--data", "-d", type=click.Path(path_type=Path), help="A .npy or .npz file.  [default: RUN's test data]")
-@click.option("--num-data", type=int, help="Use about this many data, evenly spaced.  [default: all]")
-@click.option("--num-samples", "-k", type=int, default=1000, show_default=True, help="K, draws of z for each datum.")
-@click.option("--num-draws", type=int, default=10, show_default=True, help="Draws of x for each datum.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="A .npy or .npz file.  [default: RUN/imputed.npz]")
+@from_signature(
+    "ppl_vae.runs.impute:impute_run",
+    "ppl_vae.generation.impute:impute",
+    letters={"data": "-d", "num_samples": "-k", "out": "-o"},
+)
 def impute(run: Path, **options: Any) -> None:
     """Fill in what is missing (NaN) in data, by the model of RUN: E[x | what is observed], and draws.
 

@@ -30,6 +30,8 @@ class ConditionalModel(Model):
     """
 
     default_guide = "conditional"
+    default_likelihood: type[Likelihood] = Bernoulli
+    default_networks: type[Architecture] = Concatenated
     completes: bool | None = None  # whether x and y are parts of one datum; None leaves it to the condition
 
     def __init__(

@@ -1,13 +1,16 @@
 """Conditions P(y): what a conditional model is given, and how its networks read it.
 
 A condition is a part like a prior: a module whose `forward()` returns a distribution, here over one y. It
-also says what shape y has, what networks read of it (`encode`), and where y and what is to be generated
-stand in a datum. A new condition is one class here and one row in `tests/test_conditions.py`.
+also says what shape y has, what networks read of it (`encode`), where y and what is to be generated stand in
+a datum, how a file holds it (`read`), and how it is drawn beside answers (`picture`). A new condition is one class
+here and one row in `tests/parts/test_conditions.py`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
@@ -15,20 +18,22 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ppl_vae.conditions.images import as_in_data, images_in
 from ppl_vae.conditions.masks import mask_of
 from ppl_vae.distributions.unwrap import is_improper
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.networks import MLP
 
 
-class Condition(nn.Module):
-    """P(y) for y of shape [*shape]: subclasses implement `forward()` and `encode(y)`.
+class Condition(nn.Module, ABC):
+    """P(y) for y of shape [*shape]: subclasses say their `shape`, and implement `forward()` and `encode(y)`.
 
     A model binds it to the shape of its data once, `bind(event_shape)`, and to the support of what
     it generates, `support`, which is the support of pixels that are given, too.
     """
 
     y_from_x = False  # whether y is a part of the datum itself, not something given beside it
+    of_pixels = False  # whether the numbers of y are pixels, as those of x
     infer: Any = {"is_condition": True}  # noqa: RUF012  (the mark of the site; see ppl_vae.traces.handlers)
 
     def __init__(self) -> None:
@@ -42,9 +47,9 @@ class Condition(nn.Module):
         return self
 
     @property
+    @abstractmethod
     def shape(self) -> torch.Size:
         """The shape of one y."""
-        raise TypeError(f"{type(self).__name__} has to define shape.")
 
     @property
     def c_shape(self) -> torch.Size:
@@ -85,6 +90,37 @@ class Condition(nn.Module):
     def join(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the whole datum [..., *event_shape] of what was generated and what was given."""
         return x
+
+    def every(self) -> Tensor | None:
+        """Return every y there is, or None if they are too many."""
+        return None
+
+    @property
+    def given_pixels(self) -> Tensor:
+        """Which pixels of a datum are given, as a mask that broadcasts to it."""
+        return torch.zeros(())
+
+    def picture(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return what is drawn of y [N, *shape] beside answers, or None for nothing.
+
+        Images [N, images in a row, *event_shape], and a mask of those of their pixels that are given.
+        """
+        return None
+
+    def read(self, values: Any, file: object) -> Tensor:
+        """Return conditions [M, *shape] out of an array of numbers, [*shape] or [M, *shape], that a file holds.
+
+        Raises:
+            InputError: an array of another shape, or NaN or infinity in it.
+        """
+        y = torch.as_tensor(values.astype(np.float32))
+        y = y[None] if y.shape == self.shape else y
+        if y.shape[1:] != self.shape or not bool(torch.isfinite(y).all()):
+            raise InputError(
+                f"Expected finite conditions of shape [{', '.join(map(str, ('M', *self.shape)))}] in {file}; got "
+                f"{tuple(y.shape)}{'' if y.shape[1:] != self.shape else ' with NaN or infinity'}. Mend the array."
+            )
+        return y
 
     def check(self, y: Tensor | None) -> None:
         """Refuse a y that is not of shape [N, *shape], or missing though P(y) is flat."""
@@ -135,6 +171,20 @@ class Label(Condition):
         """Return y [...] one-hot, [..., num_classes]."""
         return (y.unsqueeze(-1) == torch.arange(self.num_classes, device=y.device)).to(self.logits)
 
+    def every(self) -> Tensor:
+        """Return all labels, [num_classes]."""
+        return torch.arange(self.num_classes)
+
+    def read(self, values: Any, file: object) -> Tensor:
+        """Return labels [M] out of an array of whole numbers, however they are stored."""
+        y = torch.as_tensor(np.atleast_1d(values))
+        if y.dim() != 1 or bool((y.long() != y).any()):
+            raise InputError(
+                f"Expected labels in {file}, one whole number each; got an array of dtype {values.dtype} and shape "
+                f"{values.shape}. Give a .npy file of labels, or use --label."
+            )
+        return y.long()
+
     def example(self) -> Tensor:
         """Return one label, the first, [1]."""
         return torch.zeros(1, dtype=torch.long)
@@ -172,7 +222,7 @@ class Visible(Condition):
     (torch.Size([28]), torch.Size([756]))
     """
 
-    y_from_x = True
+    y_from_x = of_pixels = True
     mask: Tensor
     hidden_index: Tensor
     visible_index: Tensor
@@ -206,6 +256,20 @@ class Visible(Condition):
     def x_shape(self) -> torch.Size:
         """As many as there are hidden pixels."""
         return self.hidden_index.shape
+
+    @property
+    def given_pixels(self) -> Tensor:
+        """The mask."""
+        return self.mask
+
+    def picture(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the visible pixels of images y, with the hidden ones in grey."""
+        return torch.where(self.mask, y, torch.full_like(y, 0.5))[:, None], self.mask
+
+    def read(self, values: Any, file: object) -> Tensor:
+        """Return images to be completed, [M, *event_shape], out of one or several; hidden pixels may be anything."""
+        y = images_in(values, self.event_shape, None, file)
+        return as_in_data(y, y[..., self.mask], self.support, values, file)
 
     def data_options(self) -> dict[str, Any]:
         """Return that images are binarized by a uniform threshold, drawn anew each step, as in the tutorial."""
@@ -248,6 +312,8 @@ class DigitString(Condition):
     (torch.Size([3, 1, 28, 28]), torch.Size([3, 32]))
     """
 
+    of_pixels = True
+
     def __init__(self, length: int = 3, num_features: int = 32, hidden: Sequence[int] | int = (256,)) -> None:
         super().__init__()
         self.length, self.num_features = positive_int("length", length), positive_int("num_features", num_features)
@@ -279,6 +345,15 @@ class DigitString(Condition):
         """Return features [..., length, num_features] of images y [..., *shape]."""
         features: Tensor = self.reader(y)
         return features
+
+    def picture(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images of strings y."""
+        return y, torch.ones(())
+
+    def read(self, values: Any, file: object) -> Tensor:
+        """Return strings [M, *shape] out of their images, one after the other or beside each other."""
+        y = images_in(values, self.event_shape, self.length, file)
+        return as_in_data(y, y, self.support, values, file)
 
     def data_options(self) -> dict[str, Any]:
         """Return that each datum comes with a string of images before it."""

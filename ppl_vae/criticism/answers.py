@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.criticism.image_classifier import Classifier
-from ppl_vae.data.digit_strings import StringSplit
-from ppl_vae.data.splits import Split, whole_labels
+from ppl_vae.data.digit_strings import Part
+from ppl_vae.data.splits import whole_labels
 from ppl_vae.errors import InputError
 from ppl_vae.generation.generate import sample
 from ppl_vae.traces.pair import Pair
-from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array
 
 ROWS = 4000  # answers held at once
@@ -81,7 +80,7 @@ def pairwise_distance(x: Tensor) -> Tensor:
 
 def answer(
     model: ConditionalModel,
-    split: Split | StringSplit,
+    split: Part,
     *,
     mean: bool,
     num_answers: int,
@@ -103,7 +102,7 @@ def answer(
     labels = None if classifier is None else right_labels(split)
     parts: list[tuple[Array, Array, Array]] = []
     what = "E[x | z, y]" if mean else "draws of x"
-    with tqdm(total=len(split), desc=what, unit="datum", leave=False, disable=hidden(progress)) as bar:
+    with progress_bar(len(split), what, "datum", progress) as bar:
         for start, index in enumerate(torch.arange(len(split)).split(max(1, ROWS // num_answers))):
             own_seed = int(np.random.SeedSequence((seed, start)).generate_state(1)[0])
             y = given(model, split, index).repeat_interleave(num_answers, dim=0)
@@ -140,10 +139,10 @@ class Real:
 
 def real_answers(
     model: ConditionalModel,
-    split: Split | StringSplit,
+    split: Part,
     index: Tensor,
     *,
-    grey: Split | StringSplit | None = None,
+    grey: Part | None = None,
     num_nearest: int = 10,
 ) -> Real:
     """Return how far data of a split are from other real data of the same condition.
@@ -217,7 +216,7 @@ def _distance(x: Tensor, index: Tensor, others: Tensor) -> Array:
     return torch.cat([((x[n][:, None] - x[m]) ** 2).mean((1, 2)) for n, m in pairs]).double().numpy()
 
 
-def given(model: ConditionalModel, split: Split | StringSplit, index: Tensor | None = None) -> Tensor:
+def given(model: ConditionalModel, split: Part, index: Tensor | None = None) -> Tensor:
     """Return the conditions of some data, or of all, as `sample` takes them."""
     index = torch.arange(len(split)) if index is None else index
     return split.take(index) if model.y_from_x else split.take_y(index)
@@ -239,7 +238,7 @@ def _part(model: ConditionalModel, x: Tensor, which: int) -> Tensor:
     return part.flatten(1).cpu()
 
 
-def right_labels(split: Split | StringSplit) -> Tensor:
+def right_labels(split: Part) -> Tensor:
     """Return what the answers to the conditions of a split show if they are right, [N].
 
     Raises:

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from ppl_vae import data as datasets
+from ppl_vae.data import Data
 from ppl_vae.data.splits import Split, whole_labels
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import refuse_missing
-from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, Mean
 from ppl_vae.utils.rng import seeded
 
@@ -49,7 +48,7 @@ class Classifier:
 
 
 def fit_classifier(
-    data: datasets.Data, *, num_images: int = NUM_IMAGES, seed: int = 0, progress: bool | None = None
+    data: Data, *, num_images: int = NUM_IMAGES, seed: int = 0, progress: bool | None = None
 ) -> Classifier:
     """Train a reader on the training data of a labelled data set, and see how well it reads the test data.
 
@@ -76,13 +75,13 @@ def fit_classifier(
     positive_int("num_images", num_images)
     for part in (data.train, data.test):
         refuse_missing(part.take(torch.arange(len(part))), "to train a classifier on and to test it")
-    grey = datasets.load(data.name, binarize=None)
+    grey = data.as_stored()
     train, test = _labelled(grey.train, data.name), _labelled(grey.test, data.name)
     binarized = replace(train, binarize=data.binarize)
     network = MLPClassifier(HIDDEN, random_state=seed)
     classes = np.unique(train.take_y(torch.arange(len(train))).numpy())
     seen = 0
-    bar = tqdm(total=num_images, desc="classifier", unit="image", leave=False, disable=hidden(progress))
+    bar = progress_bar(num_images, "classifier", "image", progress)
     with seeded(seed), bar, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Got `batch_size` less than 1 or larger")  # of a last, small part
         while seen < num_images:

@@ -23,8 +23,8 @@ import torch
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.criticism.answers import Answers, Real, answer, generated, real_answers, right_labels
 from ppl_vae.criticism.image_classifier import Classifier
-from ppl_vae.data.digit_strings import StringSplit
-from ppl_vae.data.splits import Split
+from ppl_vae.data.digit_strings import Part
+from ppl_vae.data.splits import evenly_spaced
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
@@ -234,11 +234,11 @@ def _mean_of_pairs(values: Array) -> Mean:
 def measure_one_to_many(
     model: Program,
     guide: Program | None,
-    split: Split | StringSplit,
+    split: Part,
     *,
     against: tuple[Program, Program | None] | None = None,
     classifier: Classifier | None = None,
-    grey: Split | StringSplit | None = None,
+    grey: Part | None = None,
     num_samples: int = 1000,
     num_answers: int = 20,
     num_nearest: int = 10,
@@ -292,7 +292,7 @@ def measure_one_to_many(
     if num_answers < 2:
         raise InputError("Expected num_answers to be at least 2, to see whether two differ; got 1.")
     for part in (split, *([] if grey is None else [grey])):
-        if not isinstance(part, Split | StringSplit):
+        if not isinstance(part, Part):
             raise InputError(
                 f"Expected a Split of data with their conditions; got {type(part).__name__}. Take one from data.load, "
                 f"for instance data.load('digits').test."
@@ -306,7 +306,7 @@ def measure_one_to_many(
     if not pairs[0][0].y_from_x:
         right_labels(split)
     count = len(split) if num_data is None else min(positive_int("num_data", num_data), len(split))
-    index = torch.linspace(0, len(split) - 1, count).long()
+    index = evenly_spaced(len(split), count)
     chosen = split[index]
     refuse_missing(chosen.x, "to hold answers against")
     reader = None if pairs[0][0].y_from_x else classifier

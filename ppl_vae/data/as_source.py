@@ -11,9 +11,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset, default_collate
 
-from ppl_vae.data.digit_strings import StringSplit
+from ppl_vae.data.digit_strings import Part
 from ppl_vae.data.sources import LoaderSource, PartlyLabelled, Source, SplitSource, TensorSource, as_tuple
-from ppl_vae.data.splits import Split, is_known
 from ppl_vae.errors import InputError
 from ppl_vae.traces.pair import Pair, call_signature, program_name
 
@@ -22,7 +21,7 @@ def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
     """Turn what a person passed as data into a source of batches that fits the model.
 
     Args:
-        data: what the person passed.
+        data: what the person passed, or a source that it has become: what was found in it need not be looked for again.
         pair: the programs that will be called with it.
         ordered: refuse data whose order changes from pass to pass, and data of which only some have labels.
 
@@ -35,9 +34,9 @@ def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
     >>> len(as_source(torch.zeros(5, 1, 8, 8), Pair(VAE((1, 8, 8)))))
     5
     """
-    source = _source(data, pair)
+    source = data if isinstance(data, Source) else _source(data, pair)
     if pair.takes_labels():
-        source = _by_kind(source)
+        source = source.by_labels()
     if ordered and isinstance(source, LoaderSource) and isinstance(source.loader.sampler, RandomSampler):
         raise InputError("Expected data in a fixed order; got a DataLoader that shuffles. Pass shuffle=False to it.")
     if len(source) == 0:
@@ -60,10 +59,9 @@ def fingerprint(source: Source) -> str:
 
     Dequantized data have that of their levels, which they are made of.
     """
-    if isinstance(source, SplitSource):
-        source = source.of_levels()
-    if isinstance(source, PartlyLabelled):
+    if source.kinds:
         return "".join(kind + fingerprint(part) for kind, part in source.kinds.items())
+    source = source.without_dequantizing()
     digests: list[Any] = []
     for batch in source.batches(1000):
         digests = digests or [hashlib.sha256(f"{t.dtype}{tuple(t.shape[1:])}".encode()) for t in batch]
@@ -73,7 +71,7 @@ def fingerprint(source: Source) -> str:
 
 
 def _source(data: Any, pair: Pair) -> Source:
-    if isinstance(data, Split | StringSplit):
+    if isinstance(data, Part):
         return SplitSource(data, with_y=pair.takes_labels())
     if isinstance(data, DataLoader):
         return LoaderSource(data)
@@ -101,23 +99,9 @@ def _source(data: Any, pair: Pair) -> Source:
     )
 
 
-def _by_kind(source: Source) -> Source:
-    """Return a source of labelled and unlabelled batches if some of its labels are not known."""
-    if isinstance(source, SplitSource) and isinstance(source.split, Split) and source.split.y is not None:
-        split = source.split
-        if not bool(is_known(source.split.y).all()):
-            return PartlyLabelled(SplitSource(split.known(), True), SplitSource(split.unknown(), False))
-    if isinstance(source, TensorSource) and len(source.tensors) == 2:
-        x, y = source.tensors
-        known = is_known(y)
-        if not bool(known.all()):
-            return PartlyLabelled(TensorSource((x[known], y[known])), TensorSource((x[~known],)))
-    return source
-
-
 def _check_partly_labelled(source: PartlyLabelled, pair: Pair, ordered: bool) -> None:
     """Refuse labels that are partly missing where log P(x | y) is asked for, or where a program cannot do without."""
-    missing = f"{len(source.kinds['unlabelled'])} of {len(source)} data without a label (-1)"
+    missing = f"{len(source.unlabelled)} of {len(source)} data without a label (-1)"
     if ordered:
         raise InputError(
             f"Expected a label for each datum, or data without labels; got {missing}. Pass x alone (split.x) for "

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ppl_vae.data.missing_values import check_holes, find_holes
-from ppl_vae.data.sources import PartlyLabelled, Source
+from ppl_vae.data.sources import Source
 from ppl_vae.distributions.unwrap import elementwise_support, family_of, in_words
-from ppl_vae.errors import InputError, reason
-from ppl_vae.likelihoods import _that_take
+from ppl_vae.errors import InputError, reason, snake_case
+from ppl_vae.likelihoods import that_take
 from ppl_vae.missing import all_known, filled
 from ppl_vae.traces.log_weights import check_sites
 from ppl_vae.traces.pair import Pair, program_name
@@ -48,13 +48,13 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
 
     The programs are run on `size` data, or on a part; only if that fails, on all. Where some data have labels and
     some have none, both kinds are checked, and the traces are those of the last; the pair has seen them all.
-    Call it within `pair.running()`.
+    Call it within `pair.running()`. All data are gone through once, however often this is called with one source.
 
     Raises:
         InputError: infinite data, values that are missing (NaN) where that cannot be, programs that fail or do not
             fit together, or data outside the support of the likelihood.
     """
-    if isinstance(source, PartlyLabelled):
+    if source.kinds:
         return _check_kinds(pair, source, size=size, proposal=proposal)
     holes = find_holes(source)
 
@@ -82,7 +82,7 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
     return Checked(traces, len(args[0]), sum(some.number for some in holes.values()))
 
 
-def _check_kinds(pair: Pair, source: PartlyLabelled, **options: Any) -> Checked:
+def _check_kinds(pair: Pair, source: Source, **options: Any) -> Checked:
     num_missing = 0
     for kind, part in source.kinds.items():
         try:
@@ -148,6 +148,8 @@ def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source)
     position = next((i for i, a in enumerate(args) if _same(a, value)), None)
     if position is None and len(value) != len(args[0]):
         return  # the program takes a random subset itself: Pyro checks that as it runs
+    if position is not None and any(known == position and _equal(support, one) for known, one in source.inside):
+        return
     for batch in source.batches(CHECK_SIZE):
         if position is not None:
             x = batch[position].to(value.device).reshape(len(batch[0]), *value.shape[1:])
@@ -160,6 +162,19 @@ def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source)
         if not bool(inside.all()):
             values = x if position is None else _values(source, position)
             raise InputError(outside_message(site["name"], site["fn"], x, values))
+    if position is not None:
+        source.inside.append((position, support))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Return whether two supports are known to be the same: of one kind, with the same bounds."""
+    if type(a) is not type(b):  # one of them may take missing values
+        return False
+    a, b = elementwise_support(a), elementwise_support(b)
+    try:
+        return a is b or (type(a) is type(b) and bool(vars(a)) and vars(a) == vars(b))
+    except RuntimeError:  # a bound for each datum
+        return False
 
 
 def _values(source: Source, position: int) -> Tensor:
@@ -183,10 +198,21 @@ def outside_message(name: str, fn: Any, x: Tensor, values: Tensor | None = None)
     else:
         grey = support is constraints.boolean and bool(((x >= 0) & (x <= 1)).all())
         change = "Binarize the data (binarize='dynamic', or --set data.binarize=dynamic)" if grey else "Rescale them"
-        fix = f"{change}, or use {_that_take(x if values is None else values)}."
+        fix = f"{change}, or use {_taking(x if values is None else values)}."
     of = "" if isinstance(fn, dist.ImproperUniform) else f" for {type(fn).__name__}"
     outside = x[~support.check(x)]
     return (
         f"Expected {name} in {in_words(support)}{of}; got values from {float(outside.min()):.3g} to "
         f"{float(outside.max()):.3g}. {fix}"
     )
+
+
+def _taking(x: Tensor) -> str:
+    """Return in words which likelihoods on the shelf take these values."""
+    taking = that_take(x)
+    options = {cls: ", ".join(f"{key}={value}" for key, value in own.items()) for cls, own in taking.items()}
+    classes = ", ".join(f"{cls.__name__}({own})" if own else cls.__name__ for cls, own in options.items())
+    names = ", ".join(snake_case(cls.__name__) for cls in taking)
+    settings = {f"--set likelihood.{key}={value}" for own in taking.values() for key, value in own.items()}
+    with_settings = f" with {' or '.join(sorted(settings))} where it has that option" if settings else ""
+    return f"a likelihood that takes them: {classes} (--likelihood {names}{with_settings})"

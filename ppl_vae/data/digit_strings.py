@@ -36,6 +36,8 @@ class StringSplit:
     pool: Split
     length: int
 
+    partly_labelled = False  # no string is without
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -52,6 +54,28 @@ class StringSplit:
     def hide(self, missing: float) -> "StringSplit":
         """Return the split with values of x missing, as `Split.hide`; the strings stay whole."""
         return replace(self, images=self.images.hide(missing))
+
+    def without_dequantizing(self) -> "StringSplit":
+        """Return the same data before they were dequantized."""
+        images, pool = (part.without_dequantizing() for part in (self.images, self.pool))
+        return replace(self, images=images, pool=pool)
+
+    def known(self) -> "StringSplit":
+        """Return the data whose labels are known: all have their strings."""
+        return self
+
+    def unknown(self) -> "StringSplit":
+        """Return the data whose labels are not known: none."""
+        return self[:0]
+
+    def to(self, device: torch.device) -> "StringSplit":
+        """Return the split itself: strings are made where it is, and go to a device in batches."""
+        return self
+
+    @property
+    def num_images(self) -> int:
+        """One, and those of its string."""
+        return 1 + self.length
 
     @property
     def event_shape(self) -> torch.Size:
@@ -122,6 +146,9 @@ class StringSplit:
         """The pool's images sorted by label, and how many there are of each."""
         labels = self.pool.take_y(torch.arange(len(self.pool)))
         return labels.argsort(stable=True), labels.bincount(minlength=NUM_DIGITS)
+
+
+Part = Split | StringSplit
 
 
 def with_strings(part: Split, length: int, name: str = "the data") -> StringSplit:

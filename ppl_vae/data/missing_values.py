@@ -1,13 +1,13 @@
 """Where values of the data are missing (NaN), and the check that a pair of programs can do without them."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.data.sources import Source
+from ppl_vae.data.sources import Holes, Source
 from ppl_vae.distributions.unwrap import base_of, can_miss
 from ppl_vae.errors import InputError, reason
 from ppl_vae.missing import filled
@@ -19,22 +19,8 @@ from ppl_vae.traces.run import get_traces
 AT_ONCE = 1000  # data that are looked at
 
 
-class Holes(NamedTuple):
-    """What is missing in one of the tensors of the data.
-
-    Attributes:
-        number: how many values.
-        row: the first datum with one.
-        where: which values of a datum are missing in some datum, [*event_shape].
-    """
-
-    number: int
-    row: int
-    where: Tensor
-
-
 def find_holes(source: Source) -> dict[int, Holes]:
-    """Return what is missing in each tensor of the data, by its position.
+    """Return what is missing in each tensor of the data, by its position: one pass over them, the first time.
 
     Raises:
         InputError: infinite values, or a tensor without any observed value.
@@ -43,6 +29,8 @@ def find_holes(source: Source) -> dict[int, Holes]:
     >>> find_holes(TensorSource((torch.tensor([[1.0, 2.0], [3.0, torch.nan]]),)))
     {0: Holes(number=1, row=1, where=tensor([False,  True]))}
     """
+    if source.holes is not None:
+        return source.holes
     found: dict[int, Holes] = {}
     numbers: dict[int, int] = {}
     row = 0
@@ -66,6 +54,7 @@ def find_holes(source: Source) -> dict[int, Holes]:
     for i, holes in found.items():
         if holes.number == numbers[i]:
             raise InputError(f"Expected data of which some are observed; got NaN only, from row 0 to {row - 1}.")
+    source.holes = found
     return found
 
 

@@ -9,6 +9,7 @@ with a string of images that it succeeds. The test split is for the last word on
 chooses anything by it.
 """
 
+import inspect
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 import torch
 
-from ppl_vae.data.digit_strings import StringSplit, with_strings
+from ppl_vae.data.digit_strings import Part, with_strings
 from ppl_vae.data.own_files import checked_part, own_data, split_at_random, whole
 from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
 from ppl_vae.errors import InputError, did_you_mean, positive_int
@@ -37,27 +38,43 @@ class Data:
         settings: what `ppl_vae.train` uses for it where nothing else is said.
         strings: how many images the string before each image has; None without strings.
         num_labels: how many of the training data keep their labels; None if all do.
+        missing: the probability with which each value of x was hidden; None if none was.
         num_classes: the largest label of the training data + 1, hidden ones included; None without labels that are
             whole numbers from 0 on.
-        missing: the probability with which each value of x was hidden; None if none was.
+        stored: the three parts before all of this.
     """
 
     name: str
-    train: Split | StringSplit
-    validation: Split | StringSplit
-    test: Split | StringSplit
-    binarize: Binarize = None
-    dequantize: Dequantize = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    strings: int | None = None
-    num_labels: int | None = None
-    num_classes: int | None = None
-    missing: float | None = None
+    train: Part
+    validation: Part
+    test: Part
+    binarize: Binarize
+    dequantize: Dequantize
+    settings: dict[str, Any]
+    strings: int | None
+    num_labels: int | None
+    missing: float | None
+    num_classes: int | None
+    stored: Sequence[Split] = field(repr=False)
 
     @property
     def event_shape(self) -> torch.Size:
         """The shape of one datum."""
         return self.train.event_shape
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `load` that give these data."""
+        return {name: getattr(self, name) for name in inspect.signature(load).parameters if name != "name"}
+
+    def changed(self, **options: Any) -> "Data":
+        """Return the same data with other options of `load`; nothing is read again."""
+        made = _with_options(self.name, self.stored, **self.options | options) if options else {}
+        return replace(self, **made)
+
+    def as_stored(self) -> "Data":
+        """Return the data with all values and labels, as they are stored."""
+        return self.changed(**dict.fromkeys(self.options))
 
 
 def folder() -> Path:
@@ -106,6 +123,32 @@ def load(
     >>> digits.event_shape, len(digits.train), len(digits.validation), len(digits.test)
     (torch.Size([1, 8, 8]), 1297, 200, 300)
     """
+    key = os.fspath(name)
+    if not key:
+        raise InputError(f"Expected the name of a data set or a path; got nothing. Names: {', '.join(NAMED)}.")
+    if key in NAMED:
+        loader, _, settings = NAMED[key]
+        stored = loader()
+    elif os.sep in key or key.startswith(".") or Path(key).exists() or Path(key).suffix in (".npy", ".npz"):
+        stored, settings = own_data(Path(key)), {}
+    else:
+        raise InputError(f"Unknown data set {key!r}: {did_you_mean(key, NAMED)}, or give a path to your own.")
+    options = {"dequantize": dequantize, "strings": strings, "num_labels": num_labels, "missing": missing}
+    made = _with_options(key, stored, binarize=binarize, **options)
+    return Data(key, **made, settings=dict(settings), stored=stored)
+
+
+def _with_options(
+    name: str,
+    stored: Sequence[Split],
+    *,
+    binarize: Binarize | Literal["default"],
+    dequantize: Any,
+    strings: Any,
+    num_labels: Any,
+    missing: Any,
+) -> dict[str, Any]:
+    """Return what `Data` has of a data set with these options of `load`."""
     if binarize not in ("default", "dynamic", "random_threshold", "threshold", None):
         raise InputError(
             f"Expected binarize to be 'random_threshold', 'dynamic', 'threshold' or None; got {binarize!r}."
@@ -116,30 +159,19 @@ def load(
         positive_int("num_labels", num_labels)
     if strings is not None and num_labels is not None:
         raise InputError("Expected strings or num_labels; got both. A string is made by its labels: leave one out.")
-    key = os.fspath(name)
-    if not key:
-        raise InputError(f"Expected the name of a data set or a path; got nothing. Names: {', '.join(NAMED)}.")
-    if key in NAMED:
-        loader, default, settings = NAMED[key]
-        parts = loader()
-    elif os.sep in key or key.startswith(".") or Path(key).exists() or Path(key).suffix in (".npy", ".npz"):
-        parts, default, settings = own_data(Path(key)), None, {}
-    else:
-        raise InputError(f"Unknown data set {key!r}: {did_you_mean(key, NAMED)}, or give a path to your own.")
-    how: Binarize = binarize if binarize != "default" else default if dequantize is None else None
-    train, validation, test = _made(key, parts, how, dequantize)
-    validation, test = validation.frozen(), test.frozen()
+    if binarize == "default":
+        binarize = NAMED[name][1] if name in NAMED and dequantize is None else None
+    train, validation, test = _made(name, stored, binarize, dequantize)
     num_classes = _num_classes(train)
     if num_labels is not None:
         train = train.hide_labels(num_labels)
-    made: dict[str, Any] = {"train": train, "validation": validation, "test": test}
+    made: dict[str, Any] = {"train": train, "validation": validation.frozen(), "test": test.frozen()}
     if strings is not None:
-        made = {part: with_strings(split, strings, f"the {part} part of {key}") for part, split in made.items()}
+        made = {part: with_strings(split, strings, f"the {part} part of {name}") for part, split in made.items()}
     if missing is not None:
         made = {part: split.hide(missing) for part, split in made.items()}
-    asked: dict[str, Any] = {"binarize": how, "dequantize": dequantize, "strings": strings, "num_labels": num_labels}
-    asked |= {"missing": missing}
-    return Data(key, **made, **asked, settings=dict(settings), num_classes=num_classes)
+    made |= {"binarize": binarize, "dequantize": dequantize, "strings": strings, "num_labels": num_labels}
+    return made | {"missing": missing, "num_classes": num_classes}
 
 
 def _made(name: str, parts: Sequence[Split], binarize: Binarize, dequantize: Dequantize) -> Sequence[Split]:

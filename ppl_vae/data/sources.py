@@ -4,43 +4,86 @@ What fits in memory is held as tensors and batched by index; only a `DataLoader`
 are not known (-1), the data come in batches of two kinds: (x, y), and (x,) alone.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ppl_vae.data.digit_strings import StringSplit
-from ppl_vae.data.splits import Split
+from ppl_vae.data.digit_strings import Part
+from ppl_vae.data.splits import is_known
 from ppl_vae.errors import InputError
 
 Batch = tuple[Tensor, ...]
 NUMBERS_AT_ONCE = 2**20  # 4 MB in single precision
 
 
-class Source(Protocol):
-    """Data that can be gone through in batches."""
+class Holes(NamedTuple):
+    """What is missing in one of the tensors of the data.
 
+    Attributes:
+        number: how many values.
+        row: the first datum with one.
+        where: which values of a datum are missing in some datum, [*event_shape].
+    """
+
+    number: int
+    row: int
+    where: Tensor
+
+
+class Source(ABC):
+    """Data that can be gone through in batches; what passes over all of them have found is kept with them.
+
+    Attributes:
+        holes: what is missing in each of their tensors, by its position; None until somebody has looked.
+        inside: the supports that hold all values of one of their tensors, each with its position.
+        kinds: sources of the kinds of data there are, by name: of those whose labels are partly known two.
+    """
+
+    kinds: dict[str, "Source"]
+
+    def __init__(self) -> None:
+        self.holes: dict[int, Holes] | None = None
+        self.inside: list[tuple[int, Any]] = []
+        self.kinds = {}
+
+    @abstractmethod
     def __len__(self) -> int:
         """How many data there are."""
 
+    @abstractmethod
     def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
         """Yield tuples of tensors of `batch_size` data each (the last may be smaller); clone what is to be kept."""
 
     def examples(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
         """Yield a batch of each shape that shuffled batches have, and how many there are of it."""
+        whole, rest = divmod(len(self), batch_size)
+        for size, count in ((batch_size, whole), (rest, 1)):
+            if size and count:
+                yield next(self.batches(size)), count
 
     def to(self, device: torch.device) -> "Source":
-        """Return the data held on a device."""
+        """Return the data held on a device; what comes in batches of its own goes there with each of them."""
+        return self
+
+    def without_dequantizing(self) -> "Source":
+        """Return the same data before they were dequantized."""
+        return self
+
+    def by_labels(self) -> "Source":
+        """Return the data as `PartlyLabelled` if some of their labels, and not all, are known."""
+        return self
 
 
-class TensorSource:
+class TensorSource(Source):
     """Tensors held in memory, batched by index."""
 
     def __init__(self, tensors: Batch) -> None:
+        super().__init__()
         self.tensors = tensors
 
     def __len__(self) -> int:
@@ -54,16 +97,20 @@ class TensorSource:
 
         return _in_batches(chosen, len(self), batch_size, shuffle, sum(t.shape[1:].numel() for t in self.tensors))
 
-    def examples(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
-        """Yield a whole batch, and the last one if it is short."""
-        return _examples(self, batch_size)
-
     def to(self, device: torch.device) -> "TensorSource":
         """Return the tensors on a device; those that are there are not copied."""
         return TensorSource(tuple(t.to(device) for t in self.tensors))
 
+    def by_labels(self) -> Source:
+        """Return (x, y) and (x,) apart where some numbers of y are labels and some are not known."""
+        if len(self.tensors) != 2 or bool(is_known(self.tensors[1]).all()):
+            return self
+        x, y = self.tensors
+        known = is_known(y)
+        return PartlyLabelled(TensorSource((x[known], y[known])), TensorSource((x[~known],)))
 
-class SplitSource:
+
+class SplitSource(Source):
     """A split of a data set of ours: binarized freshly in training, read from disk if it is large.
 
     Args:
@@ -71,19 +118,23 @@ class SplitSource:
         with_y: yield (x, y) where there are labels, else (x,).
     """
 
-    def __init__(self, split: Split | StringSplit, with_y: bool) -> None:
+    def __init__(self, split: Part, with_y: bool) -> None:
+        super().__init__()
         self.split, self.with_y = split, with_y and split.labels is not None
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def of_levels(self) -> "SplitSource":
+    def without_dequantizing(self) -> "SplitSource":
         """Return the same data before they were dequantized."""
+        return SplitSource(self.split.without_dequantizing(), self.with_y)
+
+    def by_labels(self) -> Source:
+        """Return the data with labels, and those without, apart."""
         split = self.split
-        if isinstance(split, StringSplit):
-            images, pool = (replace(part, dequantize=None) for part in (split.images, split.pool))
-            return SplitSource(replace(split, images=images, pool=pool), self.with_y)
-        return SplitSource(replace(split, dequantize=None), self.with_y)
+        if not split.partly_labelled:
+            return self
+        return PartlyLabelled(SplitSource(split.known(), True), SplitSource(split.unknown(), False))
 
     def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
         """Yield batches in order with the split's fixed values, or shuffled with fresh draws."""
@@ -93,24 +144,18 @@ class SplitSource:
         def chosen(index: Tensor) -> Batch:
             return (x_of(index), y_of(index)) if self.with_y else (x_of(index),)
 
-        images = 1 + split.length if isinstance(split, StringSplit) else 1  # that belong to a datum
-        return _in_batches(chosen, len(self), batch_size, shuffle, images * split.event_shape.numel())
-
-    def examples(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
-        """Yield a whole batch, and the last one if it is short."""
-        return _examples(self, batch_size)
+        return _in_batches(chosen, len(self), batch_size, shuffle, split.num_images * split.event_shape.numel())
 
     def to(self, device: torch.device) -> "SplitSource":
-        """Return the split with its values on a device; strings are made where they are, and go to it in batches."""
-        if device.type == "cpu" or not isinstance(self.split, Split):
-            return self
-        return SplitSource(self.split.to(device), self.with_y)
+        """Return the split with its values on a device, as far as they can be held there."""
+        return self if device.type == "cpu" else SplitSource(self.split.to(device), self.with_y)
 
 
-class LoaderSource:
+class LoaderSource(Source):
     """A PyTorch DataLoader: its own batches, in its own order."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
+        super().__init__()
         self.loader = loader
 
     def __len__(self) -> int:
@@ -132,12 +177,8 @@ class LoaderSource:
             generator.set_state(state)
         yield first, len(self.loader)
 
-    def to(self, device: torch.device) -> "LoaderSource":
-        """Return itself: its batches go to a device one by one."""
-        return self
 
-
-class PartlyLabelled:
+class PartlyLabelled(Source):
     """Data of which some have labels: batches (x, y) of these, and batches (x,) of the others.
 
     Shuffled, there are as many of one kind as of the other, the rarer kind in smaller batches, so that an optimizer
@@ -149,6 +190,8 @@ class PartlyLabelled:
     """
 
     def __init__(self, labelled: Source, unlabelled: Source) -> None:
+        super().__init__()
+        self.labelled, self.unlabelled = labelled, unlabelled
         kinds = {"labelled": labelled, "unlabelled": unlabelled}
         self.kinds = {kind: source for kind, source in kinds.items() if len(source)}
 
@@ -174,9 +217,7 @@ class PartlyLabelled:
 
     def to(self, device: torch.device) -> "PartlyLabelled":
         """Return both kinds on a device."""
-        moved = PartlyLabelled.__new__(PartlyLabelled)
-        moved.kinds = {kind: source.to(device) for kind, source in self.kinds.items()}
-        return moved
+        return PartlyLabelled(self.labelled.to(device), self.unlabelled.to(device))
 
     def _sizes(self, batch_size: int) -> list[int]:
         most = max(-(-len(source) // batch_size) for source in self.kinds.values())
@@ -200,13 +241,6 @@ def as_tuple(batch: Any) -> Batch:
     if not tensors:
         raise InputError("Expected at least one tensor; got an empty tuple.")
     return tuple(tensors)
-
-
-def _examples(source: Source, batch_size: int) -> Iterator[tuple[Batch, int]]:
-    whole, rest = divmod(len(source), batch_size)
-    for size, count in ((batch_size, whole), (rest, 1)):
-        if size and count:
-            yield next(source.batches(size)), count
 
 
 def _in_batches(

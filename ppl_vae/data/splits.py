@@ -52,6 +52,8 @@ class Split:
     dequantize: Dequantize = None
     missing: float | None = None
 
+    num_images = 1  # that belong to a datum
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -87,6 +89,15 @@ class Split:
     def labels(self) -> Tensor | None:
         """The label of each x, [N], or None: here the same as y."""
         return self.y
+
+    @property
+    def partly_labelled(self) -> bool:
+        """Whether there are labels, and some of them are not known."""
+        return self.y is not None and not bool(is_known(self.y).all())
+
+    def without_dequantizing(self) -> "Split":
+        """Return the same data before they were dequantized."""
+        return replace(self, dequantize=None)
 
     def to(self, device: torch.device) -> "Split":
         """Return the split with its values and labels on a device; a memory-mapped array stays on disk."""
@@ -250,6 +261,15 @@ def whole_labels(y: Tensor | None) -> Tensor | None:
     return whole if bool((whole == y).all()) else None
 
 
-def evenly(part: Any, count: int) -> Any:
-    """Return so many data of a part, evenly spaced."""
-    return part[torch.linspace(0, len(part) - 1, min(count, len(part))).long()]
+def evenly(part: Any, count: int | None) -> Any:
+    """Return so many data of a part, evenly spaced; all of them for None."""
+    return part if count is None else part[evenly_spaced(len(part), count)]
+
+
+def evenly_spaced(num_data: int, count: int) -> Tensor:
+    """Return which data these are: at most `count` whole numbers from 0 to num_data - 1.
+
+    >>> evenly_spaced(10, 4)
+    tensor([0, 3, 6, 9])
+    """
+    return torch.linspace(0, num_data - 1, min(count, num_data)).long()

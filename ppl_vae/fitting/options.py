@@ -27,7 +27,7 @@ ADAM = partial(torch.optim.Adam, fused=True)  # one call for all parameters
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """How a pair is fitted; what each option means stands at `fit`, which takes its defaults from here.
+    """How a pair is fitted; what each option means stands at `fit`, whose defaults these are.
 
     Raises:
         InputError: an option that is out of range, or of another kind.

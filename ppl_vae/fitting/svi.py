@@ -15,20 +15,19 @@ import pyro
 from pyro.infer import ELBO, Trace_ELBO
 from torch import nn
 from torch.optim import Optimizer
-from tqdm.auto import tqdm
 
 from ppl_vae.data.as_source import as_source, fingerprint
 from ppl_vae.data.checks import Checked, check
 from ppl_vae.errors import InputError
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import Fit
-from ppl_vae.fitting.options import FitOptions, Schedule
+from ppl_vae.fitting.options import ADAM, FitOptions, Schedule
 from ppl_vae.fitting.training import SETUP, VALIDATION_BATCH, Training
 from ppl_vae.missing import all_known
 from ppl_vae.objectives.checks import check_objective
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import structure_of
-from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
@@ -39,18 +38,18 @@ def fit(
     data: Any,
     *,
     validation: Any = None,
-    epochs: int = FitOptions.epochs,
-    batch_size: int = FitOptions.batch_size,
-    learning_rate: float = FitOptions.learning_rate,
+    epochs: int = 50,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
     objective: ELBO | None = None,
-    optimizer: Callable[..., Optimizer] = FitOptions.optimizer,
-    schedule: str | Schedule = FitOptions.schedule,
-    patience: int | None = FitOptions.patience,
-    weight_decay: float = FitOptions.weight_decay,
-    compile: bool | str = FitOptions.compile,
-    precision: str = FitOptions.precision,
-    threads: int | str = FitOptions.threads,
-    seed: int = FitOptions.seed,
+    optimizer: Callable[..., Optimizer] = ADAM,
+    schedule: str | Schedule = "cosine",
+    patience: int | None = None,
+    weight_decay: float = 0.0,
+    compile: bool | str = "auto",
+    precision: str = "single",
+    threads: int | str = "auto",
+    seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     on_start: Callable[[], None] | None = None,
@@ -88,8 +87,8 @@ def fit(
         precision: of matrix products and convolutions in training: "single", or "bf16", which is faster on machines
             made for it, and less exact. Weights, optimizer, validation and all estimates stay in single precision, and
             so do our parts; a program of one's own says itself what it makes of a network's numbers in bfloat16.
-        threads: how many, or "auto": one, or all that the process has, whichever a short trial finds faster; it is made
-            again where steps become slow. Threads round sums in another order: results of another number of them are
+        threads: how many threads, a number, or auto, which tries one and all. The trial is short, and made again where steps become slow.
+            Threads round sums in another order: results of another number of them are
             the same up to rounding, and a number here fixes it.
         seed: of everything random; the global random state is left as it was.
         out: a folder for checkpoints, history and best weights.
@@ -155,8 +154,7 @@ def fit(
         if on_start is not None:
             on_start()
         complete = checked.num_missing + validated.num_missing == 0
-        bar = tqdm(total=epochs, desc="fit", unit="epoch", initial=training.epoch, disable=hidden(progress))
-        with bar, _quietly(complete):
+        with _quietly(complete), progress_bar(epochs, "fit", "epoch", progress, initial=training.epoch) as bar:
             bar.set_description("fit, compiled" if training.prepare() else "fit")
             training.run(keep, bar)
     return training.result()

@@ -19,7 +19,7 @@ from ppl_vae.generation.ancestral import Ancestral, AtMean, check_range, generat
 from ppl_vae.traces.handlers import Regenerated
 from ppl_vae.traces.pair import Pair, Program, call_signature, program_name
 from ppl_vae.traces.plates import data_name, samples
-from ppl_vae.utils.chunks import counts
+from ppl_vae.utils.chunks import run_sizes
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
@@ -47,8 +47,8 @@ def sample(
         compile: run a compiled graph of the program instead of Pyro, for each whole thousand of data after the first:
             True, False, or "auto" where that saves time (of small networks, for millions of data). The draws are the
             same, up to rounding.
-        threads: how many, or "auto": one, or all that the process has, whichever a short trial finds faster; it is made
-            after the first thousand, and again where the work becomes slow. They change results by rounding only.
+        threads: how many threads, a number, or auto, which tries one and all. The trial is short, made after the first thousand and again
+            where the work becomes slow. They change results by rounding only.
         **conditions: what a conditional model is given, for instance `y=labels`: one for each datum, or one for all;
             None leaves one out.
 
@@ -77,7 +77,7 @@ def sample(
             raise InputError(f"Expected {name} for each of {size} data, or one for all; got {len(value)}.")
         given[name] = value.expand(size, *value.shape[1:]).clone(memory_format=torch.contiguous_format)
     check_compile(compile)
-    sizes = counts(size, CHUNK)
+    sizes = run_sizes(size, CHUNK)
     each = [value.split(sizes) for value in given.values()]
     chunks = [dict(zip(given, values, strict=True)) for values in zip(*each, strict=True)] or [{}] * len(sizes)
     with (
@@ -206,7 +206,7 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
 
 
 def _draws(model: Program, name: str) -> Tensor:
-    runs = (samples(poutine.trace(model).get_trace(size=size)) for size in counts(QUANTILE_DRAWS, CHUNK))
+    runs = (samples(poutine.trace(model).get_trace(size=size)) for size in run_sizes(QUANTILE_DRAWS, CHUNK))
     return torch.cat([sites[name]["value"] for sites in runs])
 
 

@@ -77,17 +77,3 @@ def that_take(x: Tensor) -> dict[type[Likelihood], dict[str, Any]]:
     discrete = {cls: own for cls, own in taking.items() if cls(**own).support.is_discrete}
     whole = bool((x == x.round()).all())
     return discrete if whole and discrete else discrete | taking
-
-
-def _that_take(x: Tensor) -> str:
-    """Return in words which likelihoods on the shelf take these values."""
-    from ppl_vae.errors import snake_case
-    from ppl_vae.likelihoods import that_take
-
-    taking = that_take(x)
-    options = {cls: ", ".join(f"{key}={value}" for key, value in own.items()) for cls, own in taking.items()}
-    classes = ", ".join(f"{cls.__name__}({own})" if own else cls.__name__ for cls, own in options.items())
-    names = ", ".join(snake_case(cls.__name__) for cls in taking)
-    settings = {f"--set likelihood.{key}={value}" for own in taking.values() for key, value in own.items()}
-    with_settings = f" with {' or '.join(sorted(settings))} where it has that option" if settings else ""
-    return f"a likelihood that takes them: {classes} (--likelihood {names}{with_settings})"

@@ -12,20 +12,30 @@ import pkgutil
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ppl_vae.base import Guide, Model
 from ppl_vae.errors import InputError, did_you_mean, reason
-from ppl_vae.runs.kinds import CHOSEN, PARTS, make, options_of, part_class, take, written_in
+from ppl_vae.runs.kinds import (
+    CHOSEN,
+    PARTS,
+    default_part,
+    make,
+    name_of_part,
+    options_of,
+    part_class,
+    plain_defaults,
+    take,
+    written_in,
+)
 from ppl_vae.utils.files import written_whole
 
-AN_IMAGE = torch.Size([1, 2, 2])  # what every model with parts takes; the classes of its parts are the same for all
 ROLES: dict[str, type[Any]] = {"model": Model, "guide": Guide}
 
 
@@ -108,24 +118,116 @@ def _default_guide(cls: Any, partly_labelled: bool) -> str:
     return str((partly_labelled and cls.partly_labelled_guide) or cls.default_guide)
 
 
-def build(
+class PartChoice(NamedTuple):
+    """A part that was chosen, or that a program has where none is: its name, what makes it, the options given.
+
+    The name is None where it is a person's own default that cannot be called by name.
+    """
+
+    name: str | None
+    cls: Callable[..., Any]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Programs:
+    """A model and a guide that were chosen, with the classes of their parts; nothing is made yet.
+
+    Attributes:
+        names: of both, as they were asked for.
+        found: their classes.
+        parts: those that can be chosen, by kind.
+        options: those given of the programs themselves, by role.
+    """
+
+    names: dict[str, str]
+    found: dict[str, Found]
+    parts: dict[str, PartChoice]
+    options: dict[str, dict[str, Any]]
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """The options given, by "part.option"."""
+        given = {part: chosen.options for part, chosen in self.parts.items()} | self.options
+        return {f"{part}.{k}": v for part, options in given.items() for k, v in options.items()}
+
+    def written(self) -> dict[str, Any]:
+        """Return the arguments of `choose` that give the same, with the name of each part and every option."""
+        usual = {f"{role}.{k}": v for role in ROLES for k, v in plain_defaults(self.found[role].cls, 1).items()}
+        names: dict[str, Any] = dict(self.names)
+        for part, (name, cls, _) in self.parts.items():
+            if name is not None:
+                names[part] = name
+                usual |= {f"{part}.{k}": v for k, v in plain_defaults(cls, PARTS[part].shapes).items()}
+        return names | {"settings": usual | self.used}
+
+    def make(self, event_shape: torch.Size) -> tuple[Model, Guide]:
+        """Make both for data of this shape.
+
+        Raises:
+            InputError: an unknown option, or a value that a part refuses.
+        """
+        taken: dict[str, dict[str, Any]] = {role: {} for role in ROLES}
+        for part, (_, cls, options) in self.parts.items():
+            taken[PARTS[part].whose][part] = take(part, cls, options)
+        model = make(self.found["model"].cls, self.options["model"], "model", event_shape, **taken["model"])
+        return model, make(self.found["guide"].cls, self.options["guide"], "guide", model, **taken["guide"])
+
+
+def choose(
     model: str,
     guide: str | None = None,
     *,
-    event_shape: torch.Size,
     settings: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
     **parts: str | None,
+) -> Programs:
+    """Choose a model, its guide and their parts by name; arguments as for `build`.
+
+    Raises:
+        InputError: an unknown name, or a part that a program does not take.
+    """
+    check_kinds(parts)
+    names = {"model": model, "guide": guide or guide_for(model)}
+    found = {role: find(role, name) for role, name in names.items()}
+    own = found["guide"].module, found["model"].module
+    given, suggested = _by_part(settings or {}), _by_part(defaults or {})
+    chosen: dict[str, PartChoice] = {}
+    for part, kind in PARTS.items():
+        program, options, name = found[kind.whose].cls, given.pop(part), parts.get(part)
+        if part not in options_of(program):
+            if name or options:
+                raise InputError(
+                    f"Expected a {kind.whose} whose {part} can be chosen; got {program.__name__}, which has its own. "
+                    f"Leave out {part}, or use another {kind.whose}."
+                )
+            continue
+        cls = default_part(program, part) if name is None else part_class(part, name, own)
+        if name is None and not kind.shapes and is_file(names[kind.whose]):
+            cls = None  # what the person wrote there holds
+        if cls is None:
+            if options:
+                raise InputError(
+                    f"Expected --{part} beside options of the {part}; got {', '.join(f'{part}.{k}' for k in options)} "
+                    f"for {names[kind.whose]}, which has a {part} of its own. Name one, or change the file."
+                )
+            continue
+        options = {k: v for k, v in suggested[part].items() if k in options_of(cls, kind.shapes)} | options
+        chosen[part] = PartChoice(name or name_of_part(part, cls, own), cls, options)
+    return Programs(names, found, chosen, {role: given[role] for role in ROLES})
+
+
+def build(
+    model: str, guide: str | None = None, *, event_shape: torch.Size, **asked: Any
 ) -> tuple[Model, Guide, dict[str, Any]]:
     """Build a model and its guide by name.
 
     Args:
         model, guide: as in `find`; no guide means the one that goes with the model.
         event_shape: the shape of one datum.
-        settings: options by "part.option", with part one of model, guide, and the kinds of parts.
-        defaults: settings for the parts that have such an option, where `settings` says nothing.
-        parts: class names in snake case by kind (prior, likelihood, decoder, ...: see `ppl_vae.list_parts`); none
-            means the program's own.
+        asked: settings, options by "part.option", with part one of model, guide, and the kinds of parts; defaults,
+            settings for the parts that have such an option, where settings says nothing; and class names in snake
+            case by kind (prior, likelihood, decoder, ...: see `ppl_vae.list_parts`): none means the program's own.
 
     Returns:
         The model, the guide, and the settings that were used.
@@ -137,39 +239,8 @@ def build(
     >>> vae.prior.latent_dim
     3
     """
-    check_kinds(parts)
-    names = {"model": model, "guide": guide or guide_for(model)}
-    found = {role: find(role, name) for role, name in names.items()}
-    given, suggested = _by_part(settings or {}), _by_part(defaults or {})
-    used: dict[str, Any] = {}
-    taken: dict[str, dict[str, Any]] = {role: {} for role in ROLES}
-    for part, kind in PARTS.items():
-        program, options, name = found[kind.whose].cls, given.pop(part), parts.get(part)
-        if part not in options_of(program):
-            if name or options:
-                raise InputError(
-                    f"Expected a {kind.whose} whose {part} can be chosen; got {program.__name__}, which has its own. "
-                    f"Leave out {part}, or use another {kind.whose}."
-                )
-            continue
-        if not kind.shapes and name is None and is_file(names[kind.whose]):  # what the person wrote there holds
-            if options:
-                raise InputError(
-                    f"Expected --{part} beside options of the {part}; got {', '.join(f'{part}.{k}' for k in options)} "
-                    f"for {names[kind.whose]}, which has a {part} of its own. Name one, or change the file."
-                )
-            continue
-        if name is None:
-            cls = _usual_class(part, program, event_shape)
-        else:
-            cls = part_class(part, name, (found["guide"].module, found["model"].module))
-        options = {k: v for k, v in suggested[part].items() if k in options_of(cls, kind.shapes)} | options
-        if name or options:
-            taken[kind.whose][part] = take(part, cls, options)
-            used |= {f"{part}.{k}": v for k, v in options.items()}
-    used |= {f"{role}.{k}": v for role in ROLES for k, v in given[role].items()}
-    built = make(found["model"].cls, given["model"], "model", event_shape, **taken["model"])
-    return built, make(found["guide"].cls, given["guide"], "guide", built, **taken["guide"]), used
+    programs = choose(model, guide, **asked)
+    return *programs.make(event_shape), programs.used
 
 
 def check_kinds(parts: Mapping[str, str | None]) -> None:
@@ -194,21 +265,6 @@ def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             raise InputError(f"Expected --{option}, or {option}.option=value; got {key!r}. Use one of these.")
         parts[part][option] = value
     return parts
-
-
-def _usual_class(part: str, program: Any, event_shape: torch.Size) -> Any:
-    """Return the class of a part that a program uses where nothing is said, or what makes it."""
-    if PARTS[part].shapes:
-        usual = options_of(program)[part].default
-        if not callable(usual):
-            raise InputError(
-                f"Expected --{part} beside options of the {part}; got options alone for {program.__name__}. Name one."
-            )
-        return usual
-    try:
-        return type(getattr(program(event_shape), part))
-    except InputError:  # a default refuses these data, as a region of an image does; what is given may take them
-        return type(getattr(program(AN_IMAGE), part))
 
 
 def _import_file(role: str, path: Path) -> ModuleType:

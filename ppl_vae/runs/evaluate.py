@@ -5,23 +5,22 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from ppl_vae import data as datasets
-from ppl_vae.criticism.comparison import _check, _of_levels, _table, stacking
+from ppl_vae.criticism.comparison import compare_evidence
 from ppl_vae.criticism.gaps import Gap, explain_gap
 from ppl_vae.criticism.image_classifier import fit_classifier
 from ppl_vae.criticism.latent_use import LatentUse, latent_use
 from ppl_vae.criticism.one_to_many import OneToMany, conditional, measure_one_to_many
-from ppl_vae.data.splits import Split
+from ppl_vae.data.as_source import as_source
+from ppl_vae.data.sources import Source
+from ppl_vae.data.splits import evenly
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.plots import is_picture
 from ppl_vae.runs.figures import beside, save_figure
-from ppl_vae.runs.run import Run, load
+from ppl_vae.runs.run import Run, opened
+from ppl_vae.traces.pair import Pair
 
 
 def compare(models: Mapping[str, Evidence] | Iterable[Run | str | os.PathLike[str]]) -> Any:
@@ -62,15 +61,7 @@ def compare(models: Mapping[str, Evidence] | Iterable[Run | str | os.PathLike[st
     >>> list(table.index), list(table["rank"]), table["weight"].round(2).tolist()
     (['sigma 1.0', 'sigma 0.5'], [0, 1], [1.0, 0.0])
     """
-    evidences = dict(models) if isinstance(models, Mapping) else _of_runs(models)
-    _check(evidences)
-    if len({evidence.scored for evidence in evidences.values()}) > 1:
-        evidences = {name: _of_levels(evidence) for name, evidence in evidences.items()}
-    ranked = sorted(evidences.items(), key=lambda item: -item[1].log_px.mean())
-    log_px = np.stack([evidence.log_px for _, evidence in ranked])
-    with np.errstate(invalid="ignore"):  # where both are minus infinity
-        differences = log_px[0] - log_px
-    return _table(ranked, differences, stacking(log_px))
+    return compare_evidence(dict(models) if isinstance(models, Mapping) else _of_runs(models))
 
 
 def _of_runs(runs: Iterable[Run | str | os.PathLike[str]]) -> dict[str, Evidence]:
@@ -78,10 +69,10 @@ def _of_runs(runs: Iterable[Run | str | os.PathLike[str]]) -> dict[str, Evidence
     given = list(runs)
     if any(isinstance(one, Evidence) for one in given):
         raise InputError("Expected evidence with the names of its models; got a list. Pass {'vae': e1, 'mixture': e2}.")
-    opened = [run if isinstance(run, Run) else load(run) for run in given]
-    names = [run.path.resolve().name for run in opened]
+    read = [opened(run) for run in given]
+    names = [run.path.resolve().name for run in read]
     evidences = {}
-    for run, name in zip(opened, names, strict=True):
+    for run, name in zip(read, names, strict=True):
         if run.evidence is None:
             raise InputError(f"Expected an estimate in {run.path}; got none. Make one: ppl-vae evaluate {run.path}")
         evidences[name if names.count(name) == 1 else str(Path(run.path))] = run.evidence
@@ -104,7 +95,7 @@ def evaluate(
 
     Args:
         run: a run, or the path of its folder.
-        method: "importance", "ais" or "sandwich", see `estimate_evidence`.
+        method: "importance", or "ais" or "sandwich", which take minutes (use few data); see `estimate_evidence`.
         split: "train", "validation" or "test".
         num_data: use this many of them, evenly spaced; None uses all.
         on_kept: called with what was done with the estimate, in words.
@@ -118,7 +109,7 @@ def evaluate(
     Raises:
         InputError: no run there, or an option that is out of range.
     """
-    run = run if isinstance(run, Run) else load(run)
+    run = opened(run)
     evidence = estimate_evidence(run.model, run.guide, part(run, split, num_data), method=method, **options)
     joint = bool(options.get("joint"))
     usual = method == "importance" and evidence.proposal == "guide" and split == "test" and not (num_data or joint)
@@ -127,6 +118,8 @@ def evaluate(
     kept = f"kept in {run.path / name}"
     if usual and _samples_of_kept(run) > evidence.diagnostics["draws"].max():
         kept = f"not kept: {run.path / name} has an estimate from more samples"
+    elif usual:
+        run.keep(evidence)
     else:
         evidence.save(run.path / name)
     if on_kept is not None:
@@ -165,7 +158,7 @@ def explain(
     Raises:
         InputError: no run there, or an option that is out of range.
     """
-    run = run if isinstance(run, Run) else load(run)
+    run = opened(run)
     chosen = part(run, split, num_data)
     gap = explain_gap(run.model, run.guide, chosen, seed=seed, progress=progress)
     return gap, latent_use(run.model, run.guide, chosen, seed=seed, progress=progress)
@@ -200,8 +193,8 @@ def measure(
     Raises:
         InputError: no run there, a run without a condition or with other data, or an option that is out of range.
     """
-    run = run if isinstance(run, Run) else load(run)
-    other = against if isinstance(against, Run) or against is None else load(against)
+    run = opened(run)
+    other = None if against is None else opened(against)
     runs = [run] if other is None else [run, other]
     model = conditional(run.model)
     tested = [
@@ -213,7 +206,7 @@ def measure(
             f"{_in_words(tested[-1])}. Train one of them with the other's --likelihood, --condition and data options."
         )
     parts = run.data()
-    grey = datasets.load(parts.name, binarize=None).test if parts.binarize == "dynamic" else None
+    grey = parts.as_stored().test if parts.binarize == "dynamic" else None
     names = [one.path.resolve().name for one in runs]
     return measure_one_to_many(
         model,
@@ -237,14 +230,14 @@ def _in_words(data: Mapping[str, Any]) -> str:
 
 
 def keep_measures(
-    found: OneToMany, run: str | os.PathLike[str], against: str | os.PathLike[str] | None = None
+    found: OneToMany, run: Run | str | os.PathLike[str], against: Run | str | os.PathLike[str] | None = None
 ) -> list[Path]:
     """Write what `measure` found into the folder of its run, and draw one answer to each of 60 conditions.
 
     Returns:
         The files: measures.txt, and figures/answers.png with the model, the other model, and the truth side by side.
     """
-    runs = [load(path) for path in (run, against) if path is not None]
+    runs = [opened(one) for one in (run, against) if one is not None]
     names = [one.name for one in (found.model, found.against) if one is not None]
     folder = runs[0].path
     RunFolder(folder).write("measures.txt", f"{found}\n".encode())
@@ -256,7 +249,7 @@ def keep_measures(
     return written
 
 
-def part(run: Run, split: str, num_data: int | None) -> Split:
+def part(run: Run, split: str, num_data: int | None) -> Source:
     """Return a split of a run's data, or so many of it, evenly spaced.
 
     Raises:
@@ -264,7 +257,7 @@ def part(run: Run, split: str, num_data: int | None) -> Split:
     """
     if split not in SPLITS:
         raise InputError(f"Unknown split {split!r}: {did_you_mean(str(split), SPLITS)}.")
-    chosen: Split = getattr(run.data(), split)
     if num_data is None:
-        return chosen
-    return chosen[torch.linspace(0, len(chosen) - 1, min(positive_int("num_data", num_data), len(chosen))).long()]
+        return run.source(split)
+    chosen = evenly(getattr(run.data(), split), positive_int("num_data", num_data))
+    return as_source(chosen, Pair(run.model, run.guide))

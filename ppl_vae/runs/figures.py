@@ -9,11 +9,9 @@ from torch import Tensor
 
 from ppl_vae import plots
 from ppl_vae.conditional import ConditionalModel
-from ppl_vae.conditions import DigitString, Label, Visible
 from ppl_vae.criticism.answers import given
-from ppl_vae.data import Data
-from ppl_vae.data.digit_strings import StringSplit
-from ppl_vae.data.splits import Split, evenly
+from ppl_vae.data.digit_strings import Part
+from ppl_vae.data.splits import evenly
 from ppl_vae.distributions.unwrap import is_improper
 from ppl_vae.generation.generate import manifold, reconstruct, same_latents, sample
 from ppl_vae.missing import is_missing_in
@@ -25,9 +23,9 @@ NUM_CONDITIONS = 12  # rows of a figure, one for each condition
 NUM_ANSWERS = 10  # samples in a row
 
 
-def draw_figures(run: Run, parts: Data | None = None) -> list[Path]:
+def draw_figures(run: Run) -> list[Path]:
     """Draw samples, reconstructions, the ELBO over epochs, and a two-dimensional map, into figures/."""
-    test = (parts or run.data()).test
+    test = run.data().test
     joint = isinstance(run.model, ConditionalModel) and not is_improper(run.model.condition())
     what = ": ELBO of log P(x, y)" if joint else ""
     figures = {"elbo": plots.history(run.history, title=f"{run.path.name}{what}")}
@@ -49,7 +47,7 @@ def save_figure(figure: Any, path: Path) -> None:
         figure.savefig(temporary, format=path.suffix[1:] or "png")
 
 
-def _of_data(run: Run, test: Split | StringSplit) -> dict[str, plots.Figure]:
+def _of_data(run: Run, test: Part) -> dict[str, plots.Figure]:
     x = evenly(test, NUM_PICTURES // 2).x
     figures = {
         "samples": plots.images(sample(run.model, NUM_PICTURES, mean=True), title="E[x | z] for z drawn from P(z)"),
@@ -68,29 +66,32 @@ def _missing_in_words(x: Tensor) -> str:
     return " (orange is missing)" if is_missing_in(x) else ""
 
 
-def _of_conditions(model: ConditionalModel, test: Split | StringSplit) -> dict[str, plots.Figure]:
-    if isinstance(model.condition, Label):
-        labels = torch.arange(model.condition.num_classes)
-        return {"samples": labelled(model, labels)} | (
-            {
-                "styles": plots.images(
-                    same_latents(model, NUM_CONDITIONS, y=labels).flatten(0, 1),
-                    columns=len(labels),
-                    title="E[x | z, y]: one z in each row, one label in each column",
-                )
-            }
-            if _has_latents(model)
-            else {}
-        )
+def _of_conditions(model: ConditionalModel, test: Part) -> dict[str, plots.Figure]:
+    every = model.condition.every()
+    if every is not None:
+        figures = {"samples": labelled(model, every)}
+        if _has_latents(model):
+            figures["styles"] = plots.images(
+                same_latents(model, NUM_CONDITIONS, y=every).flatten(0, 1),
+                columns=len(every),
+                title="E[x | z, y]: one z in each row, one label in each column",
+            )
+        return figures
     chosen = evenly(test, NUM_CONDITIONS)
     return {"samples": answers(model, given(model, chosen), truth=chosen.x)}
 
 
-def labelled(model: ConditionalModel, labels: Tensor, *, columns: int = 16, mean: bool = True, seed: int = 0) -> Any:
-    """Draw samples for each label, one row each; the one E[x | y] of a model without a latent site in one row."""
+def labelled(
+    model: ConditionalModel, labels: Tensor, *, columns: int = 16, mean: bool = True, **options: Any
+) -> plots.Figure:
+    """Draw samples for each label, one row each; the one E[x | y] of a model without a latent site in one row.
+
+    The options are those of `ppl_vae.sample`.
+    """
     if mean and not _has_latents(model):
-        return plots.images(sample(model, mean=True, y=labels), columns=len(labels), title="E[x | y] of each label")
-    x = sample(model, mean=mean, seed=seed, y=labels.repeat_interleave(columns))
+        x = sample(model, mean=True, y=labels, **options)
+        return plots.images(x, columns=len(labels), title="E[x | y] of each label")
+    x = sample(model, mean=mean, y=labels.repeat_interleave(columns), **options)
     return plots.images(x, columns=columns, title=f"{_what(model, mean)}, one label in each row")
 
 
@@ -101,45 +102,34 @@ def answers(
     truth: Tensor | None = None,
     columns: int = NUM_ANSWERS,
     mean: bool = True,
-    seed: int = 0,
-) -> Any:
+    **options: Any,
+) -> plots.Figure:
     """Draw samples for each condition y [N, ...], one row each: what is given, the samples, and the truth.
 
     What is given is tinted, if it is an image: visible pixels with the hidden ones in grey, or the images of a string.
-    A model without a latent site has one E[x | y], which is drawn once.
+    A model without a latent site has one E[x | y], which is drawn once. The options are those of `ppl_vae.sample`.
     """
     columns = 1 if mean and not _has_latents(model) else columns
-    x = sample(model, mean=mean, seed=seed, y=y.repeat_interleave(columns, dim=0))
-    mask = _mask(model)
-    row = {f"{_what(model, mean)}": plots.tinted(x.unflatten(0, (len(y), columns)), mask)}
-    if isinstance(model.condition, Visible):
-        given_part = torch.where(mask, y, torch.full_like(y, 0.5))
-        row = {"given (tinted)": plots.tinted(given_part, mask)[:, None]} | row
-    elif isinstance(model.condition, DigitString):
-        row = {"given (tinted)": plots.tinted(y, torch.ones(()))} | row
+    x = sample(model, mean=mean, y=y.repeat_interleave(columns, dim=0), **options)
+    row = {_what(model, mean): plots.tinted(x.unflatten(0, (len(y), columns)), model.condition.given_pixels)}
+    drawn = model.condition.picture(y)
+    if drawn is not None:
+        row = {"given (tinted)": plots.tinted(*drawn)} | row
     if truth is not None:
         row["truth"] = plots.tinted(truth, torch.zeros(()))[:, None]
     images = torch.cat([torch.as_tensor(part) for part in row.values()], dim=1)
     return plots.images(images.flatten(0, 1), columns=images.shape[1], title=", ".join(row))
 
 
-def beside(
-    models: Mapping[str, ConditionalModel], split: Split | StringSplit, *, num_data: int = 60, seed: int = 0
-) -> Any:
+def beside(models: Mapping[str, ConditionalModel], split: Part, *, num_data: int = 60, seed: int = 0) -> Any:
     """Draw one answer of each model to the same conditions, evenly spaced in a split, and the truth, side by side.
 
     Visible pixels are tinted, as in the figure of Doersch, arXiv 1606.05908, section 4: 60 test digits in rows of 15.
     """
     chosen = evenly(split, num_data)
-    panels = {}
-    for name, model in models.items():
-        panels[name] = plots.tinted(sample(model, mean=True, seed=seed, y=given(model, chosen)), _mask(model))
-    return plots.side_by_side(panels | {"the truth": plots.tinted(chosen.x, _mask(model))})
-
-
-def _mask(model: ConditionalModel) -> Tensor:
-    """Return which pixels of a datum are given."""
-    return model.condition.mask if isinstance(model.condition, Visible) else torch.zeros(())
+    pictures = {name: sample(model, mean=True, seed=seed, y=given(model, chosen)) for name, model in models.items()}
+    mask = next(iter(models.values())).condition.given_pixels  # they have one task
+    return plots.side_by_side({name: plots.tinted(x, mask) for name, x in (pictures | {"the truth": chosen.x}).items()})
 
 
 def _has_latents(model: ConditionalModel) -> bool:

@@ -77,7 +77,7 @@ KINDS: dict[str, Kind] = {
         "guide",
         "ppl_vae.posteriors",
         "ppl_vae.parts:Posterior",
-        "Where a conditional guide ends: diagonal_normal, multivariate_normal, ...",
+        "Where a guide ends: diagonal_normal, multivariate_normal, ...",
         shapes=1,
     ),
     "objective": Kind(
@@ -120,6 +120,39 @@ def part_class(kind: str, name: str, own: Iterable[ModuleType] = ()) -> type[Any
     if name not in known:
         raise InputError(f"Unknown {kind} {name!r}: {did_you_mean(name, known)}.")
     return known[name]
+
+
+def default_part(program: type[Any], kind: str) -> Any:
+    """Return the class of the part that a program has where none is given, or what makes it; None if it does not say.
+
+    It stands in its constructor, or, as `default_prior` and the like, in the class.
+    """
+    usual = options_of(program)[kind].default
+    return usual if callable(usual) else getattr(program, f"default_{kind}", None)
+
+
+def name_of_part(kind: str, made_by: Any, own: Iterable[ModuleType] = ()) -> str | None:
+    """Return the name of a part by which `part_class` finds what makes it, or None where it does not."""
+    cls, given = getattr(made_by, "func", made_by), getattr(made_by, "keywords", {})
+    name = snake_case(getattr(cls, "__name__", ""))
+    return name if part_names(kind, own).get(name) is cls and all(map(_is_plain, given.values())) else None
+
+
+def plain_defaults(cls: Callable[..., Any], shapes: int = 0) -> dict[str, Any]:
+    """Return the options of a constructor with their defaults, as far as a run.json can hold them.
+
+    >>> plain_defaults(part_class("prior", "mixture"))
+    {'latent_dim': 8, 'num_components': 10}
+    """
+    options = options_of(cls, shapes).items()
+    return {name: option.default for name, option in options if name not in PARTS and _is_plain(option.default)}
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value comes back from JSON as it was, lists for tuples."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def written_in(module: ModuleType, base: type[Any]) -> list[type[Any]]:

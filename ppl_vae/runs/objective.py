@@ -12,7 +12,7 @@ from pyro.poutine import Trace
 
 from ppl_vae.base import Guide
 from ppl_vae.data.checks import check
-from ppl_vae.data.sources import PartlyLabelled, Source
+from ppl_vae.data.sources import Source
 from ppl_vae.errors import InputError, positive_int, reason
 from ppl_vae.runs.kinds import make, options_of, part_class
 from ppl_vae.traces.pair import Pair, program_name
@@ -56,7 +56,7 @@ class Choice:
             InputError: data, programs and objective do not fit together.
         """
         options = dict(self.options)
-        for part in source.kinds.values() if isinstance(source, PartlyLabelled) else [source]:
+        for part in source.kinds.values() or [source]:
             with seeded(seed):
                 traces, num_run, _ = check(pair, part)
                 pair.see(traces)

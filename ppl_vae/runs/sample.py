@@ -11,14 +11,13 @@ from torch import Tensor
 
 from ppl_vae import plots
 from ppl_vae.conditional import ConditionalModel
-from ppl_vae.conditions import DigitString, Label, Visible
 from ppl_vae.criticism.answers import given
 from ppl_vae.data.own_files import read_images
-from ppl_vae.data.splits import evenly, whole_labels
+from ppl_vae.data.splits import evenly
 from ppl_vae.errors import InputError, positive_int
-from ppl_vae.generation.generate import sample, takes_binary_data
+from ppl_vae.generation.generate import sample
 from ppl_vae.runs.figures import NUM_ANSWERS, NUM_CONDITIONS, NUM_PICTURES, answers, labelled, save_figure
-from ppl_vae.runs.run import Run, load
+from ppl_vae.runs.run import Run, opened
 from ppl_vae.utils.files import read_arrays, write_array
 
 
@@ -31,18 +30,20 @@ def sample_run(
     mean: bool = True,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
+    **options: Any,
 ) -> Path:
     """Generate new data from the model of a run, and write them to a file.
 
     Args:
         run: a run, or the path of its folder.
-        size: how many; of a conditional model how many for each condition. None takes what fills a figure.
-        label: what a model of labels is given, one or several; None gives it each label.
-        condition: a file with what a conditional model is given, see `read_conditions`; None takes test data.
+        size: how many, of a conditional model for each condition; None takes what fills a picture.
+        label: what a model of labels is given; one or several; None gives each label.
+        condition: a file with what a conditional model is given; None takes test data. See `read_conditions`.
         mean: E[x | z], or draws of x.
         seed: of the draws.
-        out: a .png or .npy file; None writes a picture into the run's figures/. An array is [size, *event_shape],
+        out: a .png or .npy file; None writes a picture into RUN/figures. An array is [size, *event_shape],
             or [M, size, *event_shape] for M conditions.
+        options: of `ppl_vae.sample`, for instance compile.
 
     Returns:
         The path of the file.
@@ -53,7 +54,7 @@ def sample_run(
     """
     if size is not None:
         positive_int("size", size)
-    run = run if isinstance(run, Run) else load(run)
+    run = opened(run)
     labels = [] if label is None else np.atleast_1d(label).tolist()
     of = "".join([*(f"-label{one}" for one in labels), "" if condition is None else f"-{Path(condition).stem}"])
     path = Path(out or run.path / "figures" / f"{'samples' if mean else 'draws'}{of}-{seed}.png")
@@ -63,20 +64,21 @@ def sample_run(
             f"Expected a .npy file{' or a .png picture' if picture else ', as these data are no pictures'}; "
             f"got {path}. Name one with --out."
         )
-    model = run.model
+    model, options = run.model, {"mean": mean, "seed": seed} | options
     if not isinstance(model, ConditionalModel):
         _refuse_conditions(model, labels, condition)
-        _write(path, sample(model, size or NUM_PICTURES, mean=mean, seed=seed))
+        _write(path, sample(model, size or NUM_PICTURES, **options))
         return path
     y = _conditions(run, model, labels, condition)
-    if path.suffix == ".npy" or (isinstance(model.condition, Label) and len(y) == 1):
+    has_labels = model.condition.every() is not None
+    if path.suffix == ".npy" or (has_labels and len(y) == 1):
         count = size or (NUM_PICTURES if len(y) == 1 else NUM_ANSWERS)
-        x = sample(model, mean=mean, seed=seed, y=y.repeat_interleave(count, dim=0))
+        x = sample(model, y=y.repeat_interleave(count, dim=0), **options)
         _write(path, x if len(y) == 1 else x.unflatten(0, (len(y), count)))
-    elif isinstance(model.condition, Label):
-        save_figure(labelled(model, y, columns=size or 16, mean=mean, seed=seed), path)
+    elif has_labels:
+        save_figure(labelled(model, y, columns=size or 16, **options), path)
     else:
-        save_figure(answers(model, y, columns=size or NUM_ANSWERS, mean=mean, seed=seed), path)
+        save_figure(answers(model, y, columns=size or NUM_ANSWERS, **options), path)
     return path
 
 
@@ -105,76 +107,24 @@ def read_conditions(model: ConditionalModel, path: str | os.PathLike[str]) -> Te
             values = values.mean(1, keepdims=True).astype(np.uint8)  # a grey image stored in colours
     if values.dtype.kind not in "buif" or not values.size:
         raise InputError(f"Expected numbers in {path}; got an array of dtype {values.dtype} and shape {values.shape}.")
-    if isinstance(model.condition, Label):
-        labels = whole_labels(torch.as_tensor(np.atleast_1d(values)))
-        if labels is None:
-            raise InputError(
-                f"Expected labels in {path}, one whole number each; got an array of dtype {values.dtype} and shape "
-                f"{values.shape}. Give a .npy file of labels, or use --label."
-            )
-        return labels
-    if not isinstance(model.condition, Visible | DigitString):
-        return _of_its_shape(torch.as_tensor(values.astype(np.float32)), model, path)
-    grey = np.asarray(values, dtype=np.float32) / (255 if values.dtype == np.uint8 and values.max() > 1 else 1)
-    y = _in_shape(torch.as_tensor(grey), model, path)
-    _, read = model.condition.split(None, y)  # hidden pixels may be anything
-    if read is None or not bool(torch.isfinite(read).all()):
-        raise InputError(f"Expected finite numbers in {path}; got NaN or infinity. Replace them.")
-    if not takes_binary_data(model):
-        return y
-    if bool(((read < 0) | (read > 1)).any()):
-        raise InputError(
-            f"Expected bytes (uint8) or grey levels in [0, 1] as conditions in {path}; got {values.dtype} from "
-            f"{float(read.min()):.3g} to {float(read.max()):.3g}. Divide them by the largest grey level there can be."
-        )
-    return (y >= 0.5).to(y)
+    return model.condition.read(values, path)
 
 
-def _of_its_shape(y: Tensor, model: ConditionalModel, path: Path) -> Tensor:
-    """Return conditions that are no images, [M, *shape of one]."""
-    shape = model.condition.shape
-    y = y[None] if y.shape == shape else y
-    if y.shape[1:] != shape or not bool(torch.isfinite(y).all()):
-        raise InputError(
-            f"Expected finite conditions of shape [{', '.join(map(str, ('M', *shape)))}] in {path}; got "
-            f"{tuple(y.shape)}{'' if y.shape[1:] != shape else ' with NaN or infinity'}. Mend the array."
-        )
-    return y
-
-
-def _in_shape(images: Tensor, model: ConditionalModel, path: Path) -> Tensor:
-    """Return images as conditions, [M, *shape of what the model is given]."""
-    shape = (model.condition.length if isinstance(model.condition, DigitString) else 1, *model.event_shape)
-    *height, width = plane = shape[1:][-2:]  # of data that are no images [D]
-    if images.shape[-len(plane) :] == (*height, width * shape[0]) and shape[0] > 1:  # images beside each other
-        has_channels = images.dim() == 4 or (images.dim() == 3 and len(shape) == 4 and shape[1] > 1)
-        images = torch.stack(images.split(width, dim=-1), dim=-len(plane) - 1 - has_channels)
-    numel = torch.Size(shape).numel()
-    if images.shape[-len(plane) :] != plane or images.numel() % numel:
-        each = f"strings of {shape[0]} images" if isinstance(model.condition, DigitString) else "images"
-        raise InputError(
-            f"Expected {each} of shape {tuple(model.event_shape)} as conditions in {path}; got {tuple(images.shape)}. "
-            f"{'Give so many for each string' if isinstance(model.condition, DigitString) else 'Resize them'}."
-        )
-    y = images.reshape(-1, *shape)
-    return y if isinstance(model.condition, DigitString) else y.squeeze(1)
-
-
-def _conditions(run: Run, model: ConditionalModel, labels: list[int], condition: Any) -> Tensor:
-    is_label = isinstance(model.condition, Label)
-    if labels and (condition is not None or not is_label):
-        got = "a file with conditions, too" if is_label else f"{type(model).__name__}, which is given no label"
+def _conditions(run: Run, model: ConditionalModel, labels: list[int], file: str | os.PathLike[str] | None) -> Tensor:
+    every = model.condition.every()
+    if labels and (file is not None or every is None):
+        got = f"{type(model).__name__}, which is given no label" if every is None else "a file with conditions, too"
         raise InputError(f"Expected a model of labels for --label, and no file; got {got}. Use --condition FILE alone.")
-    if condition is not None:
-        y = read_conditions(model, condition)
-        if isinstance(model.condition, Visible | DigitString) and bool(y.max() > 1 >= run.data().test.x.max()):
+    if file is not None:
+        y = read_conditions(model, file)
+        if model.condition.of_pixels and bool(y.max() > 1 >= run.data().test.x.max()):
             raise InputError(
-                f"Expected grey levels in [0, 1], as in {run.config['data']['name']}, or bytes (uint8) in {condition}; "
+                f"Expected grey levels in [0, 1], as in {run.config['data']['name']}, or bytes (uint8) in {file}; "
                 f"got values up to {float(y.max()):.3g}. Divide them by the largest grey level there can be."
             )
         return y
-    if isinstance(model.condition, Label):
-        return torch.tensor(labels) if labels else torch.arange(model.condition.num_classes)
+    if every is not None:
+        return torch.tensor(labels) if labels else every
     return given(model, evenly(run.data().test, NUM_CONDITIONS))
 
 

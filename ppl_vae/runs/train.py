@@ -4,26 +4,23 @@
 figures; `new` copies the programs to be edited.
 """
 
-import hashlib
 import os
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ppl_vae import data as datasets
+from ppl_vae.base import Guide, Model
 from ppl_vae.conditions.masks import REGIONS, read_mask
 from ppl_vae.criticism.accuracy import accuracy
 from ppl_vae.data.as_source import as_source
 from ppl_vae.data.checks import check
-from ppl_vae.data.digit_strings import StringSplit
-from ppl_vae.data.splits import Split, is_known
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.svi import fit
@@ -32,25 +29,11 @@ from ppl_vae.runs import build as programs
 from ppl_vae.runs.evaluate import evaluate
 from ppl_vae.runs.figures import draw_figures
 from ppl_vae.runs.kinds import PARTS
-from ppl_vae.runs.objective import choose
-from ppl_vae.runs.run import DATA_OPTIONS, Run, load, refuse_other_run
+from ppl_vae.runs.objective import Choice, choose
+from ppl_vae.runs.recipe import FOR_SPEED, OPTIONS, Recipe, hash_of, refuse_other_run
+from ppl_vae.runs.run import Run
 from ppl_vae.traces.pair import Pair
 from ppl_vae.utils.rng import seeded
-
-OPTIONS = {  # of what is no part of the programs
-    "fit": (
-        "epochs",
-        "batch_size",
-        "learning_rate",
-        "schedule",
-        "patience",
-        "weight_decay",
-        "compile",
-        "precision",
-        "threads",
-    ),
-    "data": ("binarize", "dequantize", "num_labels", "missing"),
-}
 
 
 def train(
@@ -71,11 +54,12 @@ def train(
 
     Args:
         model: a name (`vae`) or a Python file with one `Model`.
-        guide: a name or a file; by default the one that goes with the model and, where labels are missing, with that.
-        data: a named data set or a person's own file or folder, see `ppl_vae.data.load`.
+        guide: its name or file; by default the one that goes with the model and, where labels are missing, with that.
+        data: "digits", "mnist", "binarized_mnist", "freyfaces", or your own .npy, .npz or folder of images, see
+            `ppl_vae.data.load`.
         objective: a class name in snake case, for instance `iwae`; by default the guide's own, or else the plain ELBO.
         settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are model,
-            guide, objective, the kinds of `named`, data (binarize, dequantize, num_labels, missing) and fit (see
+            guide, objective, the kinds of `named`, data (the options of `ppl_vae.data.load`) and fit (those of
             `ppl_vae.fit`).
         out: the run folder; by default runs/ and the names of what was chosen.
         resume: go on with the run in that folder, if there is one.
@@ -94,67 +78,33 @@ def train(
     """
     positive_int("num_samples", num_samples)
     programs.check_kinds(named)
-    fit_options, data_options, objective_options, own = _sorted_out(_with_mask_read(settings or {}))
-    data = _resolved(data) if data not in datasets.NAMED and Path(data).exists() else data
-    model = _resolved(model) if programs.is_file(model) else model
-    parts = datasets.load(data, **data_options)
-    usual_guide = programs.guide_for(model, partly_labelled=_partly_labelled(parts.train))
-    guide = _resolved(guide) if guide and programs.is_file(guide) else guide or usual_guide
     chosen = {kind: named[kind] for kind in PARTS if named.get(kind)}
-    build: dict[str, Any] = {"model": model, "guide": guide} | chosen
-    with seeded(seed):
-        built, built_guide, used = programs.build(
-            **build, event_shape=parts.event_shape, settings=own, defaults=_suggested(parts)
-        )
-    own_files = [sys.modules[type(program).__module__] for program in (built_guide, built)]
-    choice = choose(built_guide, objective, objective_options, own_files)
-    wanted = built.data_options() | ({} if takes_binary_data(built) else {"binarize": None})
-    if parts.binarize is None:  # these data are not binarized unless somebody says so
-        wanted.pop("binarize", None)
-    if wanted := {key: value for key, value in wanted.items() if key not in data_options}:
-        parts = datasets.load(data, **data_options, **wanted)
-    fit_options = _of("fit", parts.settings) | fit_options
-    if Pair(built).takes_labels() and _partly_labelled(parts.test):
-        raise InputError(
-            f"Expected labels of all test data, to estimate log P(x | y); got some that are missing (-1) in {data}. "
-            f"Give a file with train, validation, test and train_y, validation_y, test_y; missing in train_y only."
-        )
-    names = (model, None if guide == usual_guide else guide, *chosen.values(), objective, data)
+    asked = _sorted_out(_with_mask_read(settings or {}))
+    resolved = _resolve(model, guide, data, asked, chosen | {"objective": objective}, seed=seed)
+    recipe, parts, built, built_guide, choice = resolved
+    names = (recipe.build["model"], guide and recipe.build["guide"], *chosen.values(), objective, recipe.data["name"])
     folder = RunFolder(out or Path("runs", "-".join(Path(name).stem for name in names if name)))
-    sources = {role: programs.source(role, name) for role, name in (("model", model), ("guide", guide))}
-    config: dict[str, Any] = {
-        "build": build | {"settings": used},
-        "data": {"name": data, "event_shape": list(parts.event_shape)} | _kept(parts),
-        "fit": {
-            key: value for key, value in fit_options.items() if key not in ("compile", "threads")
-        },  # the same weights, sooner
-        "objective": choice.written(),
-        "seed": seed,
-        "programs": {role: hashlib.sha256(content).hexdigest() for role, content in sources.items()},
-        "copied": [role for role in sources if programs.is_file(build[role])],
-    }
-    versions = {name: version(name) for name in ("ppl-vae", "torch", "pyro-ppl")} | {
-        "python": platform.python_version()
-    }
-    refuse_other_run(folder, config, resume)
+    refuse_other_run(folder, recipe, resume)
     pair = Pair(built, built_guide)
+    train_, validation, test = (as_source(part, pair) for part in (parts.train, parts.validation, parts.test))
     with pair.running(), seeded(seed):
-        check(pair, as_source(parts.test, pair))  # fit looks at the others
-        made = choice.ready(pair, as_source(parts.train, pair), seed=seed)
+        check(pair, test)  # fit looks at the others
+        made = choice.ready(pair, train_, seed=seed)
+    config = recipe.to_json() | {"versions": _versions()}
 
     def write_what_is_run() -> None:
-        folder.write_json(config | {"versions": versions})
-        for role in config["copied"]:
-            folder.write(f"{role}.py", sources[role])
+        for role in recipe.copied:
+            folder.write(f"{role}.py", programs.source(role, recipe.build[role]))
+        folder.write_json(config)
         for old in folder.path.glob("evidence*.nc"):  # of weights that will be replaced
             old.unlink()
 
     fitted = fit(
         built,
         built_guide,
-        parts.train,
-        validation=parts.validation,
-        **fit_options,
+        train_,
+        validation=validation,
+        **recipe.fit | {option: value for option, value in asked["fit"].items() if option in FOR_SPEED},
         objective=made,
         seed=seed,
         out=folder.path,
@@ -162,31 +112,91 @@ def train(
         on_start=write_what_is_run,
         progress=progress,
     )
-    result = {
+    config["result"] = {
         "best_epoch": fitted.best_epoch,
         "stopped": fitted.stopped,
         "seconds": round(fitted.seconds, 1),
         "compiled": fitted.compiled,
     } | ({"accuracy": accuracy(built_guide, parts.test)} if built_guide.classifies and parts.test.y is not None else {})
-    folder.write_json(config | {"versions": versions, "result": result})
-    evaluate(folder.path, num_samples=num_samples, progress=progress)
-    run = load(folder.path)
-    draw_figures(run, parts)
+    folder.write_json(config)
+    held = {"data": parts, "test": test}
+    run = Run(folder.path, built.eval(), built_guide.eval(), fitted.history, recipe, config, held)
+    evaluate(run, num_samples=num_samples, progress=progress)
+    draw_figures(run)
     return run
 
 
-def _sorted_out(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+class _Resolved(NamedTuple):
+    recipe: Recipe
+    data: datasets.Data
+    model: Model
+    guide: Guide
+    objective: Choice
+
+
+def _resolve(
+    model: str,
+    guide: str | None,
+    data: str,
+    asked: dict[str, dict[str, Any]],
+    named: dict[str, str | None],
+    *,
+    seed: int,
+) -> _Resolved:
+    """Return the recipe of what was asked for, with what had to be loaded and made to know it.
+
+    The model says what it wants of its data, the guide what goes with it.
+    """
+    objective, parts_named = named["objective"], {kind: name for kind, name in named.items() if kind != "objective"}
+    data = _resolved(data) if data not in datasets.NAMED and Path(data).exists() else data
+    parts = datasets.load(data, **asked["data"])
+    model = _resolved(model) if programs.is_file(model) else model
+    usual_guide = programs.guide_for(model, partly_labelled=parts.train.partly_labelled)
+    guide = _resolved(guide) if guide and programs.is_file(guide) else guide or usual_guide
+    pair = programs.choose(model, guide, settings=asked["programs"], defaults=_suggested(parts), **parts_named)
+    with seeded(seed):
+        built, built_guide = pair.make(parts.event_shape)
+    own_files = [sys.modules[type(program).__module__] for program in (built_guide, built)]
+    choice = choose(built_guide, objective, asked["objective"], own_files)
+    parts = parts.changed(**_wanted(built, parts, asked["data"]))
+    if Pair(built).takes_labels() and parts.test.partly_labelled:
+        raise InputError(
+            f"Expected labels of all test data, to estimate log P(x | y); got some that are missing (-1) in {data}. "
+            f"Give a file with train, validation, test and train_y, validation_y, test_y; missing in train_y only."
+        )
+    fit_options = OPTIONS["fit"] | _of("fit", parts.settings) | asked["fit"]
+    recipe = Recipe(
+        pair.written(),
+        {"name": data, "event_shape": parts.event_shape} | parts.options,
+        {option: value for option, value in fit_options.items() if option not in FOR_SPEED},
+        choice.written(),
+        seed,
+        {role: hash_of(role, name) for role, name in pair.names.items()},
+        [role for role, name in pair.names.items() if programs.is_file(name)],
+    )
+    return _Resolved(recipe, parts, built, built_guide, choice)
+
+
+def _wanted(model: Model, parts: datasets.Data, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the data that a model wants, where nobody has said otherwise."""
+    wanted = model.data_options() | ({} if takes_binary_data(model) else {"binarize": None})
+    if parts.binarize is None:  # these data are not binarized unless somebody says so
+        wanted.pop("binarize", None)
+    return {option: value for option, value in wanted.items() if option not in asked}
+
+
+def _sorted_out(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Split settings into those of fit, of the data, of the objective, and of the programs and their parts."""
+    asked = {part: _of(part, settings) for part in (*OPTIONS, "objective")}
     for part, known in OPTIONS.items():
-        for option in _of(part, settings):
+        for option in asked[part]:
             if option not in known:
                 raise InputError(f"Unknown option {part}.{option}: {did_you_mean(option, known)}.")
-    own = {key: value for key, value in settings.items() if key.partition(".")[0] not in (*OPTIONS, "objective")}
-    return [*(_of(part, settings) for part in (*OPTIONS, "objective")), own]
+    return asked | {"programs": {key: v for key, v in settings.items() if key.partition(".")[0] not in asked}}
 
 
-def _partly_labelled(split: Any) -> bool:
-    return isinstance(split, Split) and split.y is not None and not bool(is_known(split.y).all())
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("ppl-vae", "torch", "pyro-ppl")} | {"python": platform.python_version()}
 
 
 def _with_mask_read(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,12 +209,6 @@ def _with_mask_read(settings: Mapping[str, Any]) -> dict[str, Any]:
     return dict(settings) | ({} if visible is None else {"condition.visible": visible})
 
 
-def _kept(parts: datasets.Data) -> dict[str, Any]:
-    """Return what `load` needs to load the same data again."""
-    options = {key: getattr(parts, key, None) for key in DATA_OPTIONS}
-    return {key: value for key, value in options.items() if value is not None or key == "binarize"}
-
-
 def _of(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of one part, by option."""
     return {k.removeprefix(f"{part}."): v for k, v in settings.items() if k.startswith(f"{part}.")}
@@ -213,8 +217,7 @@ def _of(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _suggested(parts: datasets.Data) -> dict[str, Any]:
     """Return what suits the data, as settings of the programs' parts."""
     suits = {key: value for key, value in parts.settings.items() if not key.startswith("fit.")}
-    images = parts.train.images if isinstance(parts.train, StringSplit) else parts.train
-    levels = replace(images, binarize=None).num_levels  # a likelihood of levels takes them before they are binarized
+    levels = parts.stored[0].num_levels  # a likelihood of levels takes them before they are binarized
     known = {"condition.num_classes": parts.num_classes, "likelihood.num_levels": levels}
     return suits | {key: value for key, value in known.items() if value is not None}
 

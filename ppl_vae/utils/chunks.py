@@ -1,11 +1,11 @@
-"""Work cut into chunks of one size."""
+"""Work cut into runs of one size."""
 
 
-def counts(total: int, at_once: int) -> list[int]:
-    """Return how many come in each chunk: all of one size but for the last.
+def run_sizes(total: int, at_once: int) -> list[int]:
+    """Return how many samples, or data, each run takes: as many as the others but for the last.
 
-    >>> counts(70, 20)
-    [20, 20, 20, 10]
+    >>> run_sizes(100, 40)
+    [40, 40, 20]
     """
     whole, rest = divmod(total, at_once)
     return [at_once] * whole + [rest] * (rest > 0)

@@ -31,8 +31,7 @@ def section(options: Options) -> Iterator[Row]:
     """Run all in turn, first alone and then beside one busy program."""
     short = ("-k", "50", *(("--epochs", "30") if options.quick else ()))
     competitors = {
-        name: Competitor(lambda name=name: run(*short, "--set", f"fit.threads={name}"), finish=lambda: None)
-        for name in NAMES
+        name: Competitor(lambda name=name: run(*short, "--threads", name), finish=lambda: None) for name in NAMES
     }
     found: list[dict[str, Times]] = []
     try:

@@ -8,7 +8,8 @@ from ppl_vae.guides import LinearGaussian, MeanField
 from ppl_vae import InputError
 from ppl_vae.likelihoods import Gaussian
 from ppl_vae.priors import Mixture, StandardNormal
-from ppl_vae.runs import build
+from ppl_vae.runs import build, kinds
+from ppl_vae.utils.rng import seeded
 
 SHAPE = torch.Size([1, 4, 4])
 
@@ -59,6 +60,36 @@ def test_options_of_the_prior_the_model_itself_uses():
     assert used == {}
     model, _, _ = build.build("linear_gaussian", event_shape=SHAPE, settings={"model.latent_dim": 3})
     assert model.prior.latent_dim == 3
+
+
+@pytest.mark.parametrize("model", [name for name in build.names("model") if name != "quantile_map"])
+def test_initial_weights_depend_on_no_option_that_is_equal_to_its_default(model):
+    def weights(**asked):
+        with seeded(3):
+            programs = build.choose(model, **asked)
+            return programs, [program.state_dict() for program in programs.make(SHAPE)]
+
+    programs, usual = weights()
+    written = programs.written()
+    _, complete = weights(**{key: value for key, value in written.items() if key != "model"})
+    some = [weights(**{part: written[part]})[1] for part in programs.parts]
+    options = written["settings"].items()
+    some += [weights(settings={key: value})[1] for key, value in options if key.partition(".")[0] in programs.parts]
+    for others in (complete, *some):
+        for one, other in zip(usual, others, strict=True):
+            assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("model", build.names("model"))
+def test_default_parts_are_those_of_the_constructor(model):
+    cls = build.find("model", model).cls
+    made = cls((1,) if model == "quantile_map" else SHAPE)
+    for part, kind in kinds.PARTS.items():
+        if part in kinds.options_of(cls) and not kind.shapes:
+            usual, own = kinds.default_part(cls, part), getattr(made, part)
+            assert type(own) is usual
+            sizes = {name: getattr(own, name) for name in kinds.plain_defaults(usual) if hasattr(own, name)}
+            assert {name: getattr(usual(), name) for name in sizes if hasattr(usual(), name)} == sizes
 
 
 def test_a_mask_is_looked_at_before_the_default_condition():

@@ -175,7 +175,7 @@ def test_a_finished_run_is_safe(run):
     code, _, err = run("train", "vae", *QUICK)
     assert code == 2 and "--resume" in err and "this run already" in err
     code, _, err = run("train", "vae", *QUICK, "--prior", "mixture", "--out", "runs/vae-digits", "--resume")
-    assert code == 2 and "other prior (unset, not mixture)" in err
+    assert code == 2 and "other prior (standard_normal, not mixture)" in err
     code, _, err = run("train", "vae", *QUICK, "--seed", 3, "--resume")
     assert code == 2 and "other seed (0, not 3)" in err
     assert before == {p: p.read_bytes() for p in Path("runs").rglob("*") if p.is_file()}

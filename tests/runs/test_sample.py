@@ -9,8 +9,9 @@ from tiny import IMAGES, LABELS, SHAPE, SMALL, STRINGS
 
 import ppl_vae
 from ppl_vae import InputError, models
-from ppl_vae.conditions import DigitString, Label, Visible
+from ppl_vae.conditions import Condition, DigitString, Label, Visible
 from ppl_vae.likelihoods import Bernoulli, Gaussian
+from ppl_vae.runs.figures import answers
 from ppl_vae.runs.sample import read_conditions, sample_run
 
 
@@ -171,6 +172,33 @@ def test_a_run_with_a_condition_of_ones_own(tmp_path, monkeypatch):
         np.save("two.npy", wrong)
         with pytest.raises(InputError, match=message):
             sample_run(run, condition="two.npy")
+
+
+class Doubled(Condition):
+    """An image of the shape of x, twice as bright in a file; it is drawn beside the answers, with its negative."""
+
+    @property
+    def shape(self):
+        return self.event_shape
+
+    def read(self, values, file):
+        return super().read(values, file) / 2
+
+    def picture(self, y):
+        return torch.stack([y, 1 - y], dim=1), torch.ones(())
+
+
+def test_a_new_condition_is_one_class(tmp_path):
+    model = models.CVAE(SHAPE, Doubled(), **SMALL)
+    np.save(tmp_path / "y.npy", 2 * IMAGES.numpy())
+    y = read_conditions(model, tmp_path / "y.npy")
+    assert torch.equal(y, IMAGES)
+    picture = answers(model, y, columns=3, truth=IMAGES)
+    title = picture.get_suptitle() or picture.axes[0].get_title()
+    assert title == "given (tinted), E[x | z, y], truth"
+    (image,) = picture.axes[0].get_images()
+    rows, columns = image.get_array().shape[:2]
+    assert columns / rows == pytest.approx((2 + 3 + 1) / len(y), rel=0.1)
 
 
 def test_samples_of_a_run(tmp_path, monkeypatch):

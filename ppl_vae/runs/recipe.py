@@ -1,0 +1,175 @@
+"""The recipe of a run: what run.json says of it, complete, no default left out.
+
+A recipe is made once from what a person asked for (`ppl_vae.runs.train`), or read from a run folder, an older one
+too; the pair is built from it, and two runs are the same if their recipes are.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ppl_vae import data as datasets
+from ppl_vae.base import Guide, Model
+from ppl_vae.errors import InputError
+from ppl_vae.fitting.checkpoint import RunFolder
+from ppl_vae.runs import build as programs
+from ppl_vae.runs.kinds import PARTS
+from ppl_vae.runs.signature import SET_BY_NAME, options_of
+
+FOR_SPEED = ("compile", "threads")  # of fit: the same weights, sooner
+
+# Model and guide files that came with ppl-vae and have since been written in other words, the program being the same:
+# the hash they had, and the one that they have (the first twelve digits). tests/stories/test_old_runs.py holds it.
+SAME_PROGRAMS = {
+    "4b328fbdbe69": "3462b8268cd1",  # models/cvae.py
+    "da0a47ca61b4": "53fdd2aaa749",  # models/discrete.py
+    "d289d077d7ed": "98a9adb17ab7",  # models/hierarchical.py
+    "014f6cf53070": "d1d7fd7e3302",  # models/image_completion.py
+    "be0ce7084369": "e9ba7febf116",  # models/next_digit.py
+    "fea638d018cb": "38c69cb5e675",  # models/regressor.py
+    "7c9028394f3f": "774ed92dc478",  # models/vae.py
+    "bf2b9842aa52": "d64706d389df",  # guides/conditional.py
+    "fc10d44d02f6": "9ba4493c11d8",  # guides/discrete.py
+    "21e72d2462b1": "b2772efa27f6",  # guides/hierarchical.py
+    "f0b9516ad68b": "ce5091299d26",  # guides/linear_gaussian.py
+    "cee63f7c3b75": "db646cfba60b",  # guides/mean_field.py
+    "c34f7b79a973": "7a6ac65cf732",  # guides/no_latents.py
+    "8655c99508dd": "536144cb8121",  # guides/quantile_map.py
+    "071fb9a3aaa4": "b1ceaa6fcb61",  # guides/semi_supervised.py
+}
+
+
+def hash_of(role: str, name: str) -> str:
+    """Return a hash of the file of a model or a guide."""
+    return hashlib.sha256(programs.source(role, name)).hexdigest()
+
+
+# The options of fit and of the data, by name, with their defaults.
+OPTIONS = {part: {o.name: o.default for o in options_of(part)} for part in SET_BY_NAME}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What was run; each field is one of run.json.
+
+    Attributes:
+        build: model and guide by name or file, their parts by kind and name, and "settings": options by "part.option".
+        data: name, event_shape, and the options of `ppl_vae.data.load`.
+        fit: the options of `ppl_vae.fit`.
+        objective: its name and its options.
+        seed: of weights, batches and noise.
+        programs: a hash of each program's file.
+        copied: the programs whose files are a person's own, and are copied into the run folder.
+    """
+
+    build: dict[str, Any]
+    data: dict[str, Any]
+    fit: dict[str, Any]
+    objective: dict[str, Any]
+    seed: int
+    programs: dict[str, str]
+    copied: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as it is written: lists for tuples."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any], folder: Path) -> "Recipe":
+        """Read the recipe of a run folder; what an older ppl-vae did not write is filled in.
+
+        Raises:
+            InputError: a run.json that is not whole, or names what there is no more.
+        """
+        try:
+            objective = dict(config.get("objective", {}))
+            objective = {"name": "classifying" if "weight" in objective else "trace_elbo"} | objective
+            build = {part: name for part, name in config["build"].items() if name is not None}
+            copied = list(config["copied"])
+            chosen = programs.choose(**build | copies(copied, folder)).written()
+            usual_fit = {key: value for key, value in OPTIONS["fit"].items() if key not in FOR_SPEED}
+            return cls(
+                chosen | {role: build[role] for role in copied},
+                OPTIONS["data"] | {"event_shape": config["data"]["event_shape"]} | config["data"],
+                usual_fit | config.get("fit", {}),
+                objective,
+                config["seed"],
+                {role: _of_today(role, build[role], digest) for role, digest in config["programs"].items()},
+                copied,
+            )
+        except (KeyError, TypeError) as problem:
+            raise InputError(
+                f"Expected a whole run.json in {folder}; got one without {problem}. Train again."
+            ) from None
+
+    def make(self, folder: Path) -> tuple[Model, Guide]:
+        """Build the pair, of a person's own files from their copies in the run folder."""
+        chosen = programs.choose(**self.build | copies(self.copied, folder))
+        return chosen.make(torch.Size(self.data["event_shape"]))
+
+    def load_data(self) -> datasets.Data:
+        """Load the data set."""
+        return datasets.load(self.data["name"], **{key: self.data[key] for key in OPTIONS["data"]})
+
+    def differences(self, other: "Recipe") -> str:
+        """Say in which options another run differs: the value here, and the one there.
+
+        More epochs of the same run are no difference, as far as its learning-rate schedule does not depend on them.
+        """
+        here, there = (dict(one._options()) for one in (self, other))
+        kept = {part for part in PARTS if here.get(part) == there.get(part)}  # options of other parts go without saying
+        names = [
+            name
+            for name in here | there
+            if here.get(name, "unset") != there.get(name, "unset")
+            and (name.partition(".")[0] not in PARTS or name in PARTS or name.partition(".")[0] in kept)
+        ]
+        return ", ".join(
+            f"{name} ({here.get(name, 'unset')!s:.20}, not {there.get(name, 'unset')!s:.20})" for name in names
+        )
+
+    def _options(self) -> Iterator[tuple[str, Any]]:
+        written = self.to_json()
+        written["fit"].pop("epochs", None)
+        build = written.pop("build")
+        yield from (build | build.pop("settings")).items()
+        for section, options in written.items():
+            if isinstance(options, Mapping):
+                yield from ((f"{section}.{name}", value) for name, value in options.items())
+            else:
+                yield section, options
+
+
+def _of_today(role: str, name: str, digest: str) -> str:
+    """Return the hash of a program as it is now, if it is the same as the one with this hash; else that."""
+    if digest[:12] not in SAME_PROGRAMS or programs.is_file(name):
+        return digest
+    today = hash_of(role, name)
+    return today if SAME_PROGRAMS[digest[:12]] == today[:12] else digest
+
+
+def copies(copied: list[str], folder: Path) -> dict[str, str]:
+    """Return where the copies of a person's own files stand in a run folder, by role."""
+    return {role: str(folder / f"{role}.py") for role in copied}
+
+
+def refuse_other_run(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
+    """Check that a folder is free for a run, or holds just this one and is to be resumed.
+
+    Raises:
+        InputError: it holds another run, or this one and nobody asked to resume.
+    """
+    if not (folder / "run.json").exists():
+        return
+    differing = Recipe.from_json(folder.read_json(), folder.path).differences(recipe)
+    if differing or not resume:
+        what = f"a run with other {differing}" if differing else "this run already"
+        go_on = "" if differing else "Go on with it (--resume), or "
+        fix = f"{go_on}choose another folder (--out)."
+        raise InputError(f"Expected {folder.path} to be free for this run; got {what}. {fix[0].upper()}{fix[1:]}")

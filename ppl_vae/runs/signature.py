@@ -1,0 +1,135 @@
+"""The options of a function, read from its file without importing it: names, types, defaults, and what they mean.
+
+What a person sets on the command line, or by "fit.option" and "data.option", is declared once, where it is used: in the
+signature and the docstring of a public function. PyTorch would take a second to import, only to say what `--help` says.
+"""
+
+import ast
+import functools
+import inspect
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parents[1]
+SET_BY_NAME = {"fit": "ppl_vae.fitting.svi:fit", "data": "ppl_vae.data.named:load"}  # as "fit.option=value"
+GIVEN = ("validation", "objective", "optimizer", "seed", "out", "resume", "on_start", "progress")  # to fit, by train
+
+
+@dataclass(frozen=True)
+class Option:
+    """A keyword option of a function.
+
+    Attributes:
+        name: its name.
+        type: its annotation, as it is written.
+        default: its default; None also where it is no plain value.
+        text: what the docstring says of it, on one line.
+    """
+
+    name: str
+    type: str
+    default: Any
+    text: str
+
+    @property
+    def kinds(self) -> set[str]:
+        """The members of its type, but None."""
+        return {kind.strip() for kind in re.split(r"\|(?![^\[]*\])", self.type)} - {"None"}
+
+    @property
+    def help(self) -> str:
+        """What it is, up to the first semicolon or the end of the first sentence.
+
+        >>> Option("size", "int | None", None, "how many, see `sample`; None takes what fills a picture.").help
+        'How many.'
+        """
+        first = re.split(r"(?<=[\w)\]}`'\"])\.(?=\s|$)|;\s", self.text, maxsplit=1)[0]
+        plain = re.sub(r"(,|:)? see `[^`]*`|\(see `[^`]*`\)|`", "", first).replace(" ,", ",")
+        return f"{plain[:1].upper()}{plain[1:]}." if plain else ""
+
+    @property
+    def usual(self) -> str:
+        """The default in words, what None means among them; nothing where it goes without saying.
+
+        >>> Option("size", "int | None", None, "how many; None takes what fills a picture.").usual
+        'what fills a picture'
+        """
+        if self.default is None:
+            meaning = re.search(r"\b(?:None \w+|by default) (.*?)(?=[.;]\s|\.?$)", self.text)
+            return meaning[1].replace("`", "") if meaning else ""
+        return "" if self.default is False else str(self.default)
+
+
+def options_of(part: str) -> list[Option]:
+    """Return what can be set of fit, or of data.
+
+    >>> [option.name for option in options_of("data")]
+    ['binarize', 'dequantize', 'strings', 'num_labels', 'missing']
+    """
+    return [option for option in options_of_function(SET_BY_NAME[part]).values() if option.name not in GIVEN]
+
+
+@functools.cache
+def options_of_function(name: str) -> dict[str, Option]:
+    """Return the keyword options of a function given as "module:function", in the order of its signature.
+
+    >>> list(options_of_function("ppl_vae.data.named:load"))
+    ['binarize', 'dequantize', 'strings', 'num_labels', 'missing']
+    >>> options_of_function("ppl_vae.data.named:load")["num_labels"].type
+    'int | None'
+    """
+    module, _, function = name.partition(":")
+    tree = _parsed(module)
+    found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
+    texts = _texts(ast.get_docstring(found) or "")
+    options = {}
+    for arg, default in zip(found.args.kwonlyargs, found.args.kw_defaults, strict=True):
+        if default is not None:
+            written = ast.unparse(arg.annotation or ast.Constant(None))
+            options[arg.arg] = Option(arg.arg, written, _value(default, tree), texts.get(arg.arg, ""))
+    return options
+
+
+def _parsed(module: str) -> ast.Module:
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    return ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text())
+
+
+def _texts(docstring: str) -> dict[str, str]:
+    """Return what a docstring says of each of its "Args:"."""
+    after = docstring.partition("\nArgs:\n")[2]
+    lines = inspect.cleandoc(re.split(r"\n(?=\S)", after, maxsplit=1)[0]).splitlines()
+    texts: dict[str, str] = {}
+    names: list[str] = []
+    for line in lines:
+        if head := re.match(r"(\w+(?:, \w+)*): (.*)", line):
+            names = head[1].split(", ")
+            texts |= dict.fromkeys(names, head[2])
+        else:
+            texts |= {name: f"{texts[name]} {line.strip()}" for name in names}
+    return texts
+
+
+def _value(node: ast.expr, tree: ast.Module) -> Any:
+    """Return a default: a plain value, or one of a class that holds it (`FitOptions.epochs`)."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        for held in _class(node.value.id, tree).body:
+            if isinstance(held, ast.AnnAssign) and isinstance(held.target, ast.Name) and held.target.id == node.attr:
+                return None if held.value is None else _value(held.value, tree)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def _class(name: str, tree: ast.Module) -> ast.ClassDef:
+    """Return a class that stands in a module, or in one of ours that it imports it from."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return node
+        ours = isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ppl_vae.")
+        if isinstance(node, ast.ImportFrom) and ours and any(alias.name == name for alias in node.names):
+            return _class(name, _parsed(node.module or ""))
+    return ast.ClassDef(name, [], [], [], [])

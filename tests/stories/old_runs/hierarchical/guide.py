@@ -1,0 +1,58 @@
+"""The guide of two stochastic layers: Gaussian given x and the other one, from the top down or from the bottom up."""
+
+import pyro
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from ppl_vae.architectures import Concatenated
+from ppl_vae.base import Guide, Model
+from ppl_vae.errors import InputError, did_you_mean
+from ppl_vae.gaussians import diagonal_normal
+from ppl_vae.networks import MLP, NetworkFactory
+
+ORDERS = {"top_down": ("z2", "z1"), "bottom_up": ("z1", "z2")}
+
+
+class Hierarchical(Guide):
+    """Q(z1, z2 | x) = Q(z2 | x) Q(z1 | x, z2) from the top down, Q(z1 | x) Q(z2 | x, z1) from the bottom up.
+
+    Each factor is a diagonal Gaussian from an encoder of its own.
+    Shapes: x [N, *event_shape], z1 and z2 [N, size of that site].
+    Args: direction: "top_down" or "bottom_up".
+    Source: Tomczak & Welling, arXiv 1705.07120 (top down); Burda et al., arXiv 1509.00519 (bottom up).
+
+    Raises:
+        InputError: an unknown direction, or a model whose latent sites are not two vectors z1 and z2.
+
+    >>> import torch
+    >>> from ppl_vae.models import Hierarchical as Model
+    >>> sorted(Hierarchical(Model((1, 8, 8)))(torch.zeros(5, 1, 8, 8)))
+    ['z1', 'z2']
+    """
+
+    def __init__(self, model: Model, encoder: NetworkFactory = MLP, direction: str = "top_down") -> None:
+        super().__init__(model)
+        if direction not in ORDERS:
+            raise InputError(f"Unknown direction {direction!r}: {did_you_mean(str(direction), ORDERS)}.")
+        if set(self.latents) != {"z1", "z2"} or any(len(shape) != 1 for shape in self.latents.values()):
+            raise InputError(
+                f"Expected a model with two latent vectors z1 and z2 for Hierarchical; got "
+                f"{ {name: tuple(shape) for name, shape in self.latents.items()} } in {type(model).__name__}. Use "
+                f"another guide, for instance {model.default_guide}."
+            )
+        self.first, self.second = ORDERS[direction]
+        sizes = {name: shape.numel() for name, shape in self.latents.items()}
+        self.encoder = encoder(self.event_shape, (2 * sizes[self.first],))
+        shapes = self.event_shape, (sizes[self.first],), (2 * sizes[self.second],)
+        self.second_encoder = Concatenated(network=encoder).encoder(*shapes, None)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Sample one latent given x, then the other given x and that one."""
+        with self.plate(x):
+            one = pyro.sample(self.first, self.posterior(x)[self.first])
+            other = pyro.sample(self.second, diagonal_normal(self.second_encoder(x, one)))
+            return {self.first: one, self.second: other}
+
+    def posterior(self, x: Tensor) -> dict[str, TorchDistribution]:
+        """Return Q of the site that is sampled first given x, for x [..., *event_shape]."""
+        return {self.first: diagonal_normal(self.encoder(x))}
