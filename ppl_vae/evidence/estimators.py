@@ -118,8 +118,8 @@ def estimate_evidence(
         chunk_size: How many (sample, datum) pairs are evaluated at once; None chooses by their size.
         compile: Run a compiled graph of the programs instead of Pyro. False never does; "auto" where the work is long
             enough to pay for compiling, which takes about half a minute.
-        threads: how many threads, a number, or auto, which tries one and all. They change results by rounding only; the trial is short, and
-            made again where the work becomes slow.
+        threads: how many threads, a number, or auto, which tries one and all. They change results by rounding
+            only; the trial is short, and made again where the work becomes slow.
         seed: Of the samples. The global random state is left as it was.
         progress: Show a progress bar; None shows it in a terminal and in a notebook.
 

@@ -87,9 +87,9 @@ def fit(
         precision: of matrix products and convolutions in training: "single", or "bf16", which is faster on machines
             made for it, and less exact. Weights, optimizer, validation and all estimates stay in single precision, and
             so do our parts; a program of one's own says itself what it makes of a network's numbers in bfloat16.
-        threads: how many threads, a number, or auto, which tries one and all. The trial is short, and made again where steps become slow.
-            Threads round sums in another order: results of another number of them are
-            the same up to rounding, and a number here fixes it.
+        threads: how many threads, a number, or auto, which tries one and all. The trial is short, and made again
+            where steps become slow. Threads round sums in another order: results of another number of them are the same
+            up to rounding, and a number here fixes it.
         seed: of everything random; the global random state is left as it was.
         out: a folder for checkpoints, history and best weights.
         resume: go on with the checkpoint in `out`, if there is one.

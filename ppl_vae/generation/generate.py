@@ -47,8 +47,8 @@ def sample(
         compile: run a compiled graph of the program instead of Pyro, for each whole thousand of data after the first:
             True, False, or "auto" where that saves time (of small networks, for millions of data). The draws are the
             same, up to rounding.
-        threads: how many threads, a number, or auto, which tries one and all. The trial is short, made after the first thousand and again
-            where the work becomes slow. They change results by rounding only.
+        threads: how many threads, a number, or auto, which tries one and all. The trial is short, made after the
+            first thousand and again where the work becomes slow. They change results by rounding only.
         **conditions: what a conditional model is given, for instance `y=labels`: one for each datum, or one for all;
             None leaves one out.
 
