@@ -38,11 +38,11 @@ class Frozen(Messenger):
 
     def run(self, function: Callable[[], Any]) -> Any:
         """Return what `function()` returns."""
-        fixed = {name: parameter.detach() for name, parameter in self.caller.named_parameters()}
+        fixed = self.caller.constants()
         with warnings.catch_warnings(), self:
             # pyro.module says it of every parameter that is a constant
             warnings.filterwarnings("ignore", message=".*was not registered in the param store")
-            return functional_call(self.caller, fixed, (function,))
+            return functional_call(self.caller, fixed, (function,), tie_weights=False)
 
     def _pyro_post_param(self, msg: Any) -> None:
         msg["value"] = msg["value"].detach()
@@ -54,6 +54,14 @@ class _Caller(nn.Module):
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(modules)
+
+    def constants(self) -> dict[str, Tensor]:
+        """Return each module's own parameters as constants, once, also where modules or parameters are shared."""
+        return {
+            f"{path}.{name}": parameter.detach()
+            for path, part in self.named_modules()
+            for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False)
+        }
 
     def forward(self, function: Callable[[], Any]) -> Any:
         return function()
