@@ -96,12 +96,12 @@ def estimate_evidence(
         model: P(x, z), called as `model(*batch)`.
         guide: Q(z | x), called the same way; may be None with `proposal="prior"`.
         data: a split of ours, a tensor [N, ...], a tuple of tensors, a PyTorch Dataset or DataLoader.
-        method: importance, ais or sandwich. "importance" is importance sampling; "ais" annealed importance sampling:
-            slower, and right also where the guide is far from the posterior; continuous or enumerable latents.
+        method: "importance", "ais" or "sandwich". "importance" is importance sampling; "ais" is annealed importance
+            sampling: slower, right also where the guide is far from the posterior; continuous or enumerable latents.
             "sandwich" is "ais", and on data simulated from the model bounds from both sides, which say how wrong it
             may be.
         num_samples: K, draws of z for each datum.
-        proposal: guide, refined, or prior. "refined" is the guide with its parameters optimized for each datum;
+        proposal: "guide", "refined" or "prior". "refined" is the guide with its parameters optimized for each datum;
             "prior" with "importance" the naive estimate log (1/K) sum_k P(x | z_k) with z_k ~ P(z).
         joint: Of a conditional model, log P(x, y) instead of log P(x | y).
         tolerance: Double K where needed until log P(x) is known to so many nats. Only of "importance": for each datum
