@@ -17,7 +17,7 @@ def limit(comparisons=1, dof=math.inf, false_alarm=FALSE_ALARM):
     """Return how many standard errors any of so many means may be off: Student's quantile, shared among them.
 
     >>> round(limit(), 1), round(limit(640), 1), round(limit(640, dof=99), 1)
-    (4.9, 6.0, 6.8)
+    (4.9, 6.0, 6.7)
     """
     return float(stats.t.isf(false_alarm / (2 * comparisons), dof))
 

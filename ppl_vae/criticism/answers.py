@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.criticism.image_classifier import Classifier
@@ -21,7 +20,7 @@ from ppl_vae.data.splits import whole_labels
 from ppl_vae.errors import InputError
 from ppl_vae.generation.generate import sample
 from ppl_vae.traces.pair import Pair
-from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array
 
 ROWS = 4000  # answers held at once
@@ -103,7 +102,7 @@ def answer(
     labels = None if classifier is None else right_labels(split)
     parts: list[tuple[Array, Array, Array]] = []
     what = "E[x | z, y]" if mean else "draws of x"
-    with tqdm(total=len(split), desc=what, unit="datum", leave=False, disable=hidden(progress)) as bar:
+    with progress_bar(len(split), what, "datum", progress) as bar:
         for start, index in enumerate(torch.arange(len(split)).split(max(1, ROWS // num_answers))):
             own_seed = int(np.random.SeedSequence((seed, start)).generate_state(1)[0])
             y = given(model, split, index).repeat_interleave(num_answers, dim=0)

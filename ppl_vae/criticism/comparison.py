@@ -9,8 +9,36 @@ import numpy as np
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.diagnostics import Array
 from ppl_vae.evidence.evidence import Evidence
-from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, MIXED, PROBABILITY, of_levels
+from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, MIXED, PROBABILITY
 from ppl_vae.utils.report import Mean
+
+
+def compare_evidence(evidences: Mapping[str, Evidence]) -> Any:
+    """Compare models by their estimates on the same data; the table of `ppl_vae.compare`.
+
+    Args:
+        evidences: by the name of the model.
+
+    Raises:
+        InputError: nothing to compare, no evidence, estimates on different data, or densities beside probabilities.
+
+    >>> import torch
+    >>> from ppl_vae import estimate_evidence
+    >>> from ppl_vae.models import LinearGaussian
+    >>> models = {f"sigma {s}": LinearGaussian((20,), latent_dim=4, sigma=s) for s in (0.5, 1.0)}
+    >>> x = models["sigma 1.0"](size=64).detach()
+    >>> options = {"proposal": "prior", "num_samples": 100}
+    >>> list(compare_evidence({n: estimate_evidence(m, None, x, **options) for n, m in models.items()}).index)
+    ['sigma 1.0', 'sigma 0.5']
+    """
+    _check(evidences)
+    if len({evidence.scored for evidence in evidences.values()}) > 1:
+        evidences = {name: _of_levels(evidence) for name, evidence in evidences.items()}
+    ranked = sorted(evidences.items(), key=lambda item: -item[1].log_px.mean())
+    log_px = np.stack([evidence.log_px for _, evidence in ranked])
+    with np.errstate(invalid="ignore"):  # where both are minus infinity
+        differences = log_px[0] - log_px
+    return _table(ranked, differences, stacking(log_px))
 
 
 def check_comparable(evidences: Mapping[str, Evidence]) -> None:
@@ -110,8 +138,7 @@ def _check(evidences: Mapping[str, Any]) -> None:
 
 def _of_levels(evidence: Evidence) -> Evidence:
     """Return an estimate in nats of levels: log P(x) - D log L of dequantized ones."""
-    more = of_levels(evidence)
-    return replace(evidence, log_px=evidence.log_px + more, elbo=evidence.elbo + more)
+    return replace(evidence, log_px=evidence.log_px + evidence.to_levels, elbo=evidence.elbo + evidence.to_levels)
 
 
 def _table(ranked: list[tuple[str, Evidence]], differences: Array, weights: Array) -> Any:

@@ -13,18 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from tqdm.auto import tqdm
 
 from ppl_vae.errors import InputError, positive_int, positive_number
-from ppl_vae.evidence.diagnostics import estimates, khat_threshold, pareto
-from ppl_vae.evidence.prepare import prepared
+from ppl_vae.evidence.diagnostics import LOW_ESS, doubtful_weights, estimates, khat_threshold, pareto
+from ppl_vae.evidence.prepare import Chunk, Prepared, prepared, run_sizes
 from ppl_vae.evidence.refine import LEARNING_RATE, NUM_PARTICLES, NUM_STEPS, refine
-from ppl_vae.evidence.reliability import LOW_ESS
 from ppl_vae.traces.log_weights import log_weights
-from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Args, Structure
-from ppl_vae.utils.progress import hidden
+from ppl_vae.traces.pair import Program
+from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, Mean, Report
 from ppl_vae.utils.rng import seeded
 
@@ -93,14 +89,15 @@ class Gap:
 
     def verdict(self) -> str:
         """Return one line on which part is the larger, and whether the split can be believed."""
-        limit = khat_threshold(self.num_samples)
-        doubtful = int(((self.ess < LOW_ESS - 1e-3) | (self.khat > limit)).sum())
-        blind = "What Q never visits does not show here: hold log P(x) against method='ais', proposal='prior'."
+        heavy, few = doubtful_weights(self.ess, self.khat, self.num_samples)
+        doubtful = int((heavy | few).sum())
+        what = self.quantity
+        blind = f"What Q never visits does not show here: hold {what} against method='ais', proposal='prior'."
         if doubtful:
             return (
-                f"{doubtful} of {len(self)} data have k-hat above {limit:.2f} or an effective sample size "
-                f"below {LOW_ESS:.0f}: their log P(x), and with it the approximation gap, is more likely too low. "
-                f"Raise num_samples. {blind}"
+                f"{doubtful} of {len(self)} data have k-hat above {khat_threshold(self.num_samples):.2f} or an "
+                f"effective sample size below {LOW_ESS:.0f}: their {what}, and with it the approximation gap, is more "
+                f"likely too low. Raise num_samples. {blind}"
             )
         means = self.means()
         a, b, whole = means["approximation"], means["amortization"], means["gap"]
@@ -115,20 +112,20 @@ class Gap:
 
     def report(self) -> Report:
         """Return what is printed: the means with their errors, and the verdict."""
-        labels = {
-            "log_px": ("log P(x)", "nats, importance sampling from the refined Q"),
-            "best_elbo": ("best ELBO", "nats, of the refined Q"),
-            "elbo": ("ELBO", "nats, of the guide"),
-            "gap": ("gap", "log P(x) - ELBO"),
-            "approximation": ("approximation", "log P(x) - best ELBO: the family"),
-            "amortization": ("amortization", "best ELBO - ELBO: the network"),
-        }
+        what, means = self.quantity, self.means()
         headline = (
-            f"log P(x) - ELBO of {len(self)} data explained: Q refined for each in {self.num_steps} steps, "
+            f"{what} - ELBO of {len(self)} data explained: Q refined for each in {self.num_steps} steps, "
             f"K = {self.num_samples} samples"
         )
-        rows = [(labels[name][0], mean, labels[name][1]) for name, mean in self.means().items()]
-        return Report(headline, rows, [self.verdict()]).about(self.quantity)
+        rows = [
+            (what, means["log_px"], "nats, importance sampling from the refined Q"),
+            ("best ELBO", means["best_elbo"], "nats, of the refined Q"),
+            ("ELBO", means["elbo"], "nats, of the guide"),
+            ("gap", means["gap"], f"{what} - ELBO"),
+            ("approximation", means["approximation"], f"{what} - best ELBO: the family"),
+            ("amortization", means["amortization"], "best ELBO - ELBO: the network"),
+        ]
+        return Report(headline, rows, [self.verdict()])
 
     def __str__(self) -> str:
         return str(self.report())
@@ -203,60 +200,36 @@ def explain_gap(
     positive_number("learning_rate", learning_rate)
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
+    steps = {"num_steps": num_steps, "num_particles": num_particles, "learning_rate": learning_rate}
     parts = []
-    with prepared(model, guide, data, proposal="guide", seed=seed) as work:
-        if work.exact:
+    with prepared(model, guide, data, proposal="guide", seed=seed) as ready:
+        if ready.exact:
             raise InputError("Expected a guide that samples latent sites; got none: the ELBO is log P(x), with no gap.")
-        rows, pair, structure = work.rows(chunk_size), work.pair, work.structure
-        few = max(1, min(rows // num_particles, HELD_WEIGHTS // num_samples))
-        with tqdm(total=len(work.source), desc="gap", unit="datum", leave=False, disable=hidden(progress)) as bar:
-            for chunk in work.chunks(few):
-                options: dict[str, Any] = {"subsample": chunk.subsample, "vectorize": vectorize}
-                refined = refine(
-                    pair,
-                    chunk.args,
-                    structure,
-                    num_steps=num_steps,
-                    num_particles=num_particles,
-                    learning_rate=learning_rate,
-                    **options,
-                )
-                at_once = max(1, rows // chunk.size)
-                weights = _paired((pair, refined), chunk.args, structure, num_samples, at_once, **options)
-                parts.append(_estimates(*(part[:, : chunk.num_data] for part in weights)))
+        rows = ready.rows(chunk_size)
+        with progress_bar(len(ready.source), "gap", "datum", progress) as bar:
+            for chunk in ready.chunks(max(1, min(rows // num_particles, HELD_WEIGHTS // num_samples))):
+                counts = run_sizes(num_samples, max(1, rows // chunk.size))
+                parts.append(_of_chunk(ready, chunk, counts, steps, vectorize))
                 bar.update(chunk.num_data)
-        digest, what = work.fingerprint(), work.quantity
+        digest, what = ready.fingerprint(), ready.quantity
     arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    return Gap(
-        **arrays,
-        num_samples=num_samples,
-        num_steps=num_steps,
-        fingerprint=digest,
-        seed=seed,
-        quantity=what,
-    )
+    return Gap(**arrays, num_samples=num_samples, num_steps=num_steps, fingerprint=digest, seed=seed, quantity=what)
 
 
-def _paired(
-    pairs: tuple[Pair, Pair],
-    args: Args,
-    structure: Structure,
-    num_samples: int,
-    at_once: int,
-    *,
-    subsample: Tensor | None,
-    vectorize: bool,
-) -> list[Array]:
-    """Return the log-weights of two pairs, each [K, n], drawn from the same random numbers."""
+def _of_chunk(
+    prepared: Prepared, chunk: Chunk, counts: list[int], steps: dict[str, Any], vectorize: bool
+) -> dict[str, Array]:
+    """Return what `Gap` holds of a chunk's data; the guide and the refined Q draw from the same random numbers."""
+    options: dict[str, Any] = {"subsample": chunk.subsample, "vectorize": vectorize}
+    pairs = (prepared.pair, refine(prepared.pair, chunk.args, prepared.structure, **steps, **options))
     found: tuple[list[Array], list[Array]] = ([], [])
-    whole, rest = divmod(num_samples, at_once)
-    for count in [at_once] * whole + [rest] * (rest > 0):
+    for count in counts:
         state = int(torch.randint(2**31, ()))
         for pair, weights in zip(pairs, found, strict=True):
             with seeded(state):
-                drawn = log_weights(pair, args, count, structure, subsample=subsample, vectorize=vectorize)
-            weights.append(drawn.double().cpu().numpy())
-    return [np.concatenate(weights) for weights in found]
+                drawn = log_weights(pair, chunk.args, count, prepared.structure, **options)
+            weights.append(drawn[:, : chunk.num_data].double().cpu().numpy())
+    return _estimates(*map(np.concatenate, found))
 
 
 def _estimates(own: Array, best: Array) -> dict[str, Array]:

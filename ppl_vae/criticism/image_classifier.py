@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ppl_vae.data import Data
 from ppl_vae.data.splits import Split, whole_labels
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import refuse_missing
-from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, Mean
 from ppl_vae.utils.rng import seeded
 
@@ -82,7 +81,7 @@ def fit_classifier(
     network = MLPClassifier(HIDDEN, random_state=seed)
     classes = np.unique(train.take_y(torch.arange(len(train))).numpy())
     seen = 0
-    bar = tqdm(total=num_images, desc="classifier", unit="image", leave=False, disable=hidden(progress))
+    bar = progress_bar(num_images, "classifier", "image", progress)
     with seeded(seed), bar, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Got `batch_size` less than 1 or larger")  # of a last, small part
         while seen < num_images:

@@ -17,7 +17,6 @@ import torch
 from pyro import poutine
 from pyro.distributions import Delta
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ppl_vae.data.sources import Source
 from ppl_vae.errors import InputError, positive_int
@@ -38,7 +37,7 @@ from ppl_vae.traces.plates import (
     total_log_prob,
 )
 from ppl_vae.traces.run import one_more_plate, plate_of, run_pair
-from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, number
 
 ACTIVE = 0.01  # a unit is active if Var_x(E_Q[z_d]) is above it: Burda et al., arXiv 1509.00519
@@ -243,10 +242,9 @@ def latent_use(
     >>> from ppl_vae.models import VAE
     >>> from ppl_vae.guides import MeanField
     >>> from ppl_vae import data
-    >>> _ = torch.manual_seed(0)  # of the weights; an untrained model uses its latents by next to nothing
     >>> vae = VAE((1, 8, 8))
     >>> use = latent_use(vae, MeanField(vae), data.load("digits").test[:50], num_samples=10)
-    >>> use.sites["z"].kl.shape, 0 <= use.mutual_information <= use.bound
+    >>> use.sites["z"].kl.shape, use.mutual_information < use.bound
     ((8,), True)
     """
     if positive_int("num_samples", num_samples) < 2:
@@ -265,7 +263,7 @@ def latent_use(
         few = len(source) if work.whole_only else max(1, rows // num_samples)
         paired = max(2, min(num_samples, NUM_PAIRED // len(source)))
         drawn = []
-        with tqdm(total=2 * len(source), desc="latents", unit="datum", leave=False, disable=hidden(progress)) as bar:
+        with progress_bar(2 * len(source), "latents", "datum", progress) as bar:
             for batch in source.batches(few):
                 drawn.append(_draw(pair, pair.to_device(batch), structure, num_samples, paired))
                 bar.update(len(batch[0]))

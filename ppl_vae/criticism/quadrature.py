@@ -19,7 +19,7 @@ from torch import Tensor
 from ppl_vae.errors import InputError, positive_int, positive_number
 from ppl_vae.evidence.diagnostics import Array
 from ppl_vae.evidence.estimators import estimate_evidence
-from ppl_vae.evidence.prepare import Chunk, Work, prepared
+from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Program
 from ppl_vae.traces.plates import log_prob_by_datum, samples
@@ -147,7 +147,7 @@ def sigma_study(
     return pd.DataFrame(rows)
 
 
-def _integrals(work: Work, chunk: Chunk) -> tuple[Tensor, Tensor]:
+def _integrals(work: Prepared, chunk: Chunk) -> tuple[Tensor, Tensor]:
     """Return log P(x) and the ELBO, each [n]."""
     name, event_shape, prior, q = _latent(work, chunk)
     around, before = [prior, q], torch.full((2, chunk.size), torch.inf).to(q[0])
@@ -174,7 +174,7 @@ def _integrals(work: Work, chunk: Chunk) -> tuple[Tensor, Tensor]:
     )
 
 
-def _latent(work: Work, chunk: Chunk) -> tuple[str, torch.Size, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _latent(work: Prepared, chunk: Chunk) -> tuple[str, torch.Size, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return the latent's name and event shape, and the mean and standard deviation, each [n], of its prior and Q."""
     model, guide = map(samples, get_traces(work.pair, chunk.args))
     latents = {name: site for name, site in model.items() if not site["is_observed"]}
@@ -214,7 +214,7 @@ def _nodes(edges: Tensor) -> tuple[Tensor, Tensor]:
     return z.flatten(0, 1), widths.flatten(0, 1).log()
 
 
-def _log_densities(work: Work, chunk: Chunk, name: str, z: Tensor) -> tuple[Tensor, Tensor]:
+def _log_densities(work: Prepared, chunk: Chunk, name: str, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return log P(x, z) and log Q(z | x) for z [K, n, *event_shape], each [K, n]."""
     structure = work.structure
     with Substitute({name: z}):

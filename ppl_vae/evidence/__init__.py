@@ -1,8 +1,9 @@
 """log P(x) of each datum, with its error and how far to believe it.
 
-In the order of reading: `estimators` (`estimate_evidence`); the methods `importance`, `adaptive` (as many samples as a
-tolerance takes), `ais` (annealed importance sampling), `bidirectional` (bounds from both sides); what they are made of,
-`prepare`, `weight_sampler`, `tempered`, `hmc`, `refine`, `resampling`; the result, `numbers`, `evidence`, `diagnostics`
-(error, effective sample size, k-hat), `reliability` (which estimates to doubt), `scale` (probability or density),
-`summary`, `to_arviz`.
+In the order of reading: `estimators` (`estimate_evidence`) and its `options`; the methods `importance`, `adaptive` (as
+many samples as a tolerance takes), `ais` (annealed importance sampling), `bidirectional` (bounds from both sides); what
+they are made of, `prepare`, `weight_sampler`, `tempered`, `hmc`, `refine`, `resampling`; the result, `numbers`,
+`evidence`, `scale` (probability or density), `diagnostics` (error, effective sample size, k-hat), what each method says
+of its own, `importance_diagnostics`, `annealing_diagnostics`, by the `rules` of `reliability` (which estimates to
+doubt); `summary`, `to_arviz`, `arviz_versions`.
 """

@@ -10,68 +10,39 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from ppl_vae.errors import InputError, positive_int, positive_number
-from ppl_vae.evidence.diagnostics import Array, Tally, estimates
+from ppl_vae.errors import InputError
+from ppl_vae.evidence.diagnostics import Array, Statistics, estimates, within
+from ppl_vae.evidence.options import ImportanceOptions
 from ppl_vae.evidence.prepare import Chunk
-from ppl_vae.evidence.reliability import within
 from ppl_vae.evidence.weight_sampler import Sampler
+from ppl_vae.utils.progress import progress_bar
 
-MOST = 64  # times num_samples: how far a tolerance may raise it, unless told
 MARGIN = 0.8  # of the tolerance, for the samples that decide: the fresh ones scatter
 
 
-def most_samples(tolerance: float | None, num_samples: int, max_samples: int | None) -> int:
-    """Return how many samples a datum may get.
-
-    Raises:
-        InputError: a tolerance or a number out of range, or max_samples without a tolerance.
-
-    >>> most_samples(0.05, 1000, None)
-    64000
-    """
-    if tolerance is None:
-        if max_samples is not None:
-            raise InputError("Expected max_samples together with a tolerance; got it alone. Give tolerance=0.05, say.")
-        return num_samples
-    positive_number("tolerance", tolerance)
-    most = MOST * num_samples if max_samples is None else positive_int("max_samples", max_samples)
-    if not 2 <= num_samples <= most:
-        raise InputError(
-            f"Expected a tolerance with 2 <= num_samples <= max_samples; got {num_samples} and {most}. "
-            f"The error is estimated from the samples: raise them."
-        )
-    return most
-
-
-def reach(sampler: Sampler, pilots: list[Array], tolerance: float, most: int, hide: bool | None) -> list[Tally]:
-    """Return the tallies of all chunks from as many samples as the tolerance takes.
-
-    Args:
-        sampler: draws the weights.
-        pilots: the first log-weights of each chunk, [K, n].
-        tolerance: in nats, for the standard error and for the bias.
-        most: how many samples a datum may get.
-        hide: no progress bar; None asks whether this is a terminal.
+def reach(sampler: Sampler, pilots: list[Array], options: ImportanceOptions) -> list[Statistics]:
+    """Return the statistics of all chunks, from the first log-weights of each, [K, n], and as many more as it takes.
 
     Raises:
         InputError: no datum would come near the tolerance.
     """
+    assert options.tolerance is not None
+    tolerance, most = options.tolerance, options.most_samples
     base = len(pilots[0])
     _check_reachable(pilots, tolerance, most)
-    tallies = []
-    with tqdm(total=len(sampler.work.source), desc="tolerance", unit="datum", leave=False, disable=hide) as bar:
-        for pilot, chunk in zip(pilots, sampler.work.chunks(sampler.data_at_once), strict=True):
+    found = []
+    with progress_bar(len(sampler.prepared.source), "tolerance", "datum", options.progress) as bar:
+        for pilot, chunk in zip(pilots, sampler.prepared.chunks(sampler.data_at_once), strict=True):
             counts = _enough(sampler, chunk, pilot, tolerance * MARGIN, most)
             groups = [np.flatnonzero(counts == count) for count in np.unique(counts)]
             fresh = [
-                Tally.of(_selected(sampler, chunk, index, int(counts[index[0]])), base)  # one K for all of a group
+                Statistics.of(_selected(sampler, chunk, index, int(counts[index[0]])), base)  # one K for all of a group
                 for index in groups
             ]
-            tallies.append(Tally.joined(fresh, np.argsort(np.concatenate(groups))))
+            found.append(Statistics.joined(fresh, np.argsort(np.concatenate(groups))))
             bar.update(chunk.num_data)
-    return tallies
+    return found
 
 
 def _enough(sampler: Sampler, chunk: Chunk, weights: Array, tolerance: float, most: int) -> NDArray[np.int64]:

@@ -11,26 +11,24 @@ Source: Neal, Annealed Importance Sampling, Statistics and Computing 11 (2001); 
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from ppl_vae.compilation.capture import check_compile
-from ppl_vae.errors import InputError, positive_int
 from ppl_vae.evidence.diagnostics import Array, estimates
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.hmc import Evaluate, State, transition
 from ppl_vae.evidence.importance import importance_sampling
-from ppl_vae.evidence.prepare import Chunk, Work, prepared
+from ppl_vae.evidence.options import AnnealingOptions
+from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.refine import refine
 from ppl_vae.evidence.tempered import Densities, Latents
-from ppl_vae.traces.pair import Program
-from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.progress import progress_bar
+from ppl_vae.utils.rng import seeded
 
 TARGET_ACCEPTANCE = 0.65  # optimal for HMC (Neal, arXiv 1206.1901)
 FIRST_STEP_SIZE = 0.5
@@ -40,7 +38,7 @@ RUNGS, PER_RUNG = 50, 3  # temperatures at which the pilot adapts, and its trans
 Tick = Callable[[], Any]
 
 
-class Plan(NamedTuple):
+class AnnealingPath(NamedTuple):
     """How to go along the path.
 
     Attributes:
@@ -53,9 +51,9 @@ class Plan(NamedTuple):
     step_sizes: Tensor
     num_leapfrog: int
 
-    def backwards(self) -> "Plan":
+    def backwards(self) -> "AnnealingPath":
         """Return the same path from its end to its start."""
-        return Plan(self.betas[::-1], self.step_sizes.flip(0), self.num_leapfrog)
+        return AnnealingPath(self.betas[::-1], self.step_sizes.flip(0), self.num_leapfrog)
 
 
 class Annealed(NamedTuple):
@@ -84,29 +82,29 @@ def schedule(num_temperatures: int) -> list[float]:
     return betas
 
 
-def anneal(evaluate: Evaluate, state: State, plan: Plan, tick: Tick) -> Annealed:
+def anneal(evaluate: Evaluate, state: State, path: AnnealingPath, tick: Tick) -> Annealed:
     """Go along the path with held step sizes and gather the weights.
 
     Args:
         evaluate: gives log base and log ratio with their gradients.
-        state: the start: draws from the distribution at the plan's first temperature.
-        plan: where to go, forwards or backwards.
+        state: the start: draws from the distribution at the path's first temperature.
+        path: where to go, forwards or backwards.
         tick: called once for each temperature.
     """
     log_weights = torch.zeros_like(state.log_ratio, dtype=torch.float64)
-    accepted = torch.zeros_like(plan.step_sizes[0])
-    last = len(plan.betas) - 1
-    for t, (before, beta) in enumerate(itertools.pairwise(plan.betas), start=1):
+    accepted = torch.zeros_like(path.step_sizes[0])
+    last = len(path.betas) - 1
+    for t, (before, beta) in enumerate(itertools.pairwise(path.betas), start=1):
         log_weights += (beta - before) * state.log_ratio
         if t < last:  # what comes after the last weight does not count
-            state, probability = transition(evaluate, state, beta, plan.step_sizes[t], plan.num_leapfrog)
+            state, probability = transition(evaluate, state, beta, path.step_sizes[t], path.num_leapfrog)
             accepted += probability.mean(0)
         tick()
     return Annealed(log_weights, accepted / max(last - 1, 1), state)
 
 
-def pilot(evaluate: Evaluate, state: State, betas: list[float], num_leapfrog: int, tick: Tick) -> Plan:
-    """Return the plan whose step sizes accept about 65% of moves, found along the path with chains of its own.
+def pilot(evaluate: Evaluate, state: State, betas: list[float], num_leapfrog: int, tick: Tick) -> AnnealingPath:
+    """Return the path whose step sizes accept about 65% of moves, found along the path with chains of its own.
 
     At each of some fifty temperatures log(step size) moves by the accepted rate minus 0.65; what was found is
     interpolated to all of them. Source: Andrieu & Thoms, Statistics and Computing 18 (2008), section 4.2.
@@ -122,154 +120,109 @@ def pilot(evaluate: Evaluate, state: State, betas: list[float], num_leapfrog: in
         found.append(log_step.cpu().double().numpy())
     every = np.arange(len(betas))
     columns = [np.interp(every, rungs, column) for column in np.stack(found, axis=1)]
-    return Plan(betas, torch.as_tensor(np.stack(columns, axis=1)).exp().to(log_step), num_leapfrog)
+    return AnnealingPath(betas, torch.as_tensor(np.stack(columns, axis=1)).exp().to(log_step), num_leapfrog)
 
 
-def annealed_importance_sampling(
-    model: Program,
-    guide: Program | None,
-    data: Any,
-    *,
-    num_temperatures: int = 1000,
-    num_chains: int = 16,
-    num_leapfrog: int = 10,
-    num_samples: int = 1000,
-    proposal: str = "guide",
-    joint: bool = False,
-    chunk_size: int | None = None,
-    compile: bool | str = "auto",
-    seed: int = 0,
-    progress: bool | None = None,
-) -> Evidence:
+def annealed_importance_sampling(prepared: Prepared, options: AnnealingOptions) -> Evidence:
     """Estimate log P(x) of each datum by annealed importance sampling: `estimate_evidence(method="ais")`.
 
     Importance sampling with K = `num_samples` comes first: it gives the ELBO, and what to hold the result against.
     """
-    for name, value in (("temperatures", num_temperatures), ("chains", num_chains), ("leapfrog", num_leapfrog)):
-        positive_int(f"num_{name}", value)
-    if num_chains < 2:
-        raise InputError("Expected num_chains of at least 2, so that their spread can be seen; got 1. Raise it.")
-    check_compile(compile)
-    betas = schedule(num_temperatures)
-    with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
-        Latents(work.pair, next(iter(work.chunks(1))), work.structure, proposal)  # refuse what cannot be annealed
-    plain = importance_sampling(
-        model,
-        guide,
-        data,
-        num_samples=num_samples,
-        proposal="prior" if guide is None else "guide" if proposal == "prior" else proposal,
-        joint=joint,
-        chunk_size=chunk_size,
-        compile=compile,
-        seed=seed,
-        progress=progress,
-    )
+    with seeded(0):
+        one_datum(prepared, options)  # refuse what cannot be annealed
+    plain = importance_sampling(prepared, options.of_importance(prepared.pair.guide is not None))
     parts = []
-    options: dict[str, Any] = {"num_chains": num_chains, "num_leapfrog": num_leapfrog, "chunk_size": chunk_size}
-    with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
-        run = Runner(work, proposal, num_temperatures=num_temperatures, compile=compile, **options)
-        with run.progress_bar("annealing", hidden(progress)) as bar:
-            for chunk in run.chunks():
-                chains = run.chains(chunk)
-                plan = chains.pilot(betas, bar.update)
-                result = summary(chains.forward(plan, bar.update), plan)
-                parts.append({k: v[: chunk.num_data] for k, v in result.items()})
-    log_px, mcse, ess, *rest = (np.concatenate([part[key] for part in parts]) for key in parts[0])
-    own = dict(zip(list(parts[0])[3:], rest, strict=True))
+    with prepared.drawing(options.seed, options.proposal) as ready:
+        annealer = Annealer(ready, options)
+        with progress_bar(annealer.num_transitions, "annealing", "step", options.progress) as bar:
+            for chunk in annealer.chunks():
+                chains = annealer.chains(chunk)
+                path = chains.pilot(bar.update)
+                result = statistics(chains.forward(path, bar.update), path)
+                parts.append({key: values[: chunk.num_data] for key, values in result.items()})
+    found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return replace(
         plain,
-        log_px=log_px,
-        mcse=mcse,
-        ess=ess,
-        num_samples=num_chains,
-        proposal=proposal,
+        log_px=found.pop("log_px"),
+        mcse=found.pop("mcse"),
+        ess=found.pop("ess"),
+        num_samples=options.num_chains,
+        proposal=options.proposal,
         method="ais",
-        diagnostics=own | {"log_px_importance": plain.log_px, "mcse_importance": plain.mcse},
-        settings={"num_temperatures": num_temperatures, "num_leapfrog": num_leapfrog, "num_samples": num_samples},
+        diagnostics=found | {"log_px_importance": plain.log_px, "mcse_importance": plain.mcse},
+        settings={name: getattr(options, name) for name in ("num_temperatures", "num_leapfrog", "num_samples")},
         curve=None,
+        is_exact=False,
     )
 
 
-def summary(annealed: Annealed, plan: Plan) -> dict[str, Array]:
+def one_datum(prepared: Prepared, options: AnnealingOptions) -> Latents:
+    """Return the latents of a single datum, to see whether they can be annealed."""
+    return Latents(prepared.pair, next(iter(prepared.chunks(1))), prepared.structure, options.proposal)
+
+
+def statistics(annealed: Annealed, path: AnnealingPath) -> dict[str, Array]:
     """Return what an annealing run says of each datum: log_px, mcse, ess, bias, acceptance, step_size, chain_spread."""
     log_weights = annealed.log_weights.cpu().numpy()
     numbers = estimates(log_weights)
     spread = log_weights.std(0, ddof=1) if len(log_weights) > 1 else np.full_like(numbers["ess"], np.nan)
     return {key: numbers[key] for key in ("log_px", "mcse", "ess", "bias")} | {
         "acceptance": annealed.acceptance.double().cpu().numpy(),
-        "step_size": plan.step_sizes.median(0).values.double().cpu().numpy(),
+        "step_size": path.step_sizes.median(0).values.double().cpu().numpy(),
         "chain_spread": spread,
     }
 
 
-class Runner:
-    """Cuts annealing into chunks of data, with a progress bar.
+class Annealer:
+    """Gives each chunk of data its chains.
 
     Args:
-        work: the pair and its data.
-        proposal: "guide", "refined" or "prior".
-        num_chains, num_leapfrog, num_temperatures: of annealing.
-        chunk_size: how many (chain, datum) pairs are moved at once; None chooses.
-        compile: True, False or "auto".
+        prepared: the pair and its data.
+        options: of annealing.
         runs: how often each chunk is annealed.
     """
 
-    def __init__(
-        self,
-        work: Work,
-        proposal: str,
-        *,
-        num_chains: int,
-        num_leapfrog: int,
-        num_temperatures: int,
-        chunk_size: int | None,
-        compile: bool | str,
-        runs: int = 1,
-    ) -> None:
-        self.work, self.proposal, self.num_chains, self.num_leapfrog = work, proposal, num_chains, num_leapfrog
-        self.data_at_once = max(1, work.rows(chunk_size) // num_chains)
-        together = work.structure.size if work.structure.subsampled else self.data_at_once
-        chunks = 1 if work.whole_only else -(-len(work.source) // together)
-        rungs = WARM_UP + PER_RUNG * (min(RUNGS, num_temperatures) - 1)
-        self.num_transitions = chunks * (rungs + runs * num_temperatures)
-        self.densities = Densities(self.num_transitions * num_leapfrog, compile)
+    def __init__(self, prepared: Prepared, options: AnnealingOptions, *, runs: int = 1) -> None:
+        self.prepared, self.options = prepared, options
+        self.data_at_once = max(1, prepared.rows(options.chunk_size) // options.num_chains)
+        together = prepared.structure.size if prepared.structure.subsampled else self.data_at_once
+        chunks = 1 if prepared.whole_only else -(-len(prepared.source) // together)
+        rungs = WARM_UP + PER_RUNG * (min(RUNGS, options.num_temperatures) - 1)
+        self.num_transitions = chunks * (rungs + runs * options.num_temperatures)
+        self.densities = Densities(self.num_transitions * options.num_leapfrog, options.compile)
 
-    def chunks(self) -> Any:
+    def chunks(self) -> Iterator[Chunk]:
         """Yield the data in order, as many at once as there is room for with their chains."""
-        return self.work.chunks(self.data_at_once)
-
-    def progress_bar(self, name: str, hide: bool | None) -> Any:
-        """Return a progress bar over all temperatures of all chunks."""
-        return tqdm(total=self.num_transitions, desc=name, unit="step", leave=False, disable=hide)
+        return self.prepared.chunks(self.data_at_once)
 
     def chains(self, chunk: Chunk) -> "Chains":
         """Return the chains of a chunk's data, with the guide refined for them if so asked."""
-        pair = self.work.pair
-        if self.proposal == "refined":
-            pair = refine(pair, chunk.args, self.work.structure, subsample=chunk.subsample)
-        latents = Latents(pair, chunk, self.work.structure, self.proposal)
-        return Chains(latents, self.densities.of(latents, self.num_chains), self.num_chains, self.num_leapfrog)
+        pair, structure = self.prepared.pair, self.prepared.structure
+        if self.options.proposal == "refined":
+            pair = refine(pair, chunk.args, structure, subsample=chunk.subsample)
+        latents = Latents(pair, chunk, structure, self.options.proposal)
+        return Chains(latents, self.densities.of(latents, self.options.num_chains), self.options)
 
 
 class Chains:
     """The chains of one chunk of data: from the base to the posterior, or back."""
 
-    def __init__(self, latents: Latents, evaluate: Evaluate, num_chains: int, num_leapfrog: int) -> None:
-        self.latents, self.evaluate, self.num_chains, self.num_leapfrog = latents, evaluate, num_chains, num_leapfrog
+    def __init__(self, latents: Latents, evaluate: Evaluate, options: AnnealingOptions) -> None:
+        self.latents, self.evaluate, self.options = latents, evaluate, options
 
-    def pilot(self, betas: list[float], tick: Tick) -> Plan:
+    def pilot(self, tick: Tick) -> AnnealingPath:
         """Find the step sizes."""
-        return pilot(self.evaluate, self._from_base(), betas, self.num_leapfrog, tick)
+        betas = schedule(self.options.num_temperatures)
+        return pilot(self.evaluate, self._from_base(), betas, self.options.num_leapfrog, tick)
 
-    def forward(self, plan: Plan, tick: Tick) -> Annealed:
+    def forward(self, path: AnnealingPath, tick: Tick) -> Annealed:
         """Anneal from draws of the base to the posterior."""
-        return anneal(self.evaluate, self._from_base(), plan, tick)
+        return anneal(self.evaluate, self._from_base(), path, tick)
 
-    def backward(self, position: Tensor, plan: Plan, tick: Tick) -> Annealed:
+    def backward(self, position: Tensor, path: AnnealingPath, tick: Tick) -> Annealed:
         """Anneal from exact draws of the posterior, [1, N, D], to the base."""
-        start = self.evaluate(position.expand(self.num_chains, -1, -1).contiguous())
-        return anneal(self.evaluate, start, plan.backwards(), tick)
+        start = self.evaluate(position.expand(self.options.num_chains, -1, -1).contiguous())
+        return anneal(self.evaluate, start, path.backwards(), tick)
 
     def _from_base(self) -> State:
-        return self.evaluate(self.latents.draw(self.num_chains))
+        return self.evaluate(self.latents.draw(self.options.num_chains))

@@ -19,80 +19,43 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.compilation.capture import check_compile
 from ppl_vae.errors import InputError
-from ppl_vae.evidence.ais import Runner, annealed_importance_sampling, schedule, summary
+from ppl_vae.evidence.ais import Annealer, annealed_importance_sampling, one_datum, statistics
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.numbers import Sandwich
-from ppl_vae.evidence.prepare import Chunk, prepared
+from ppl_vae.evidence.options import AnnealingOptions
+from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.tempered import Latents
 from ppl_vae.missing import filled, missing_as
 from ppl_vae.traces.handlers import Regenerated, Substitute, is_condition
-from ppl_vae.traces.pair import Program
 from ppl_vae.traces.plates import Site, log_prob_by_datum, samples
-from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.progress import progress_bar
+from ppl_vae.utils.rng import seeded
 
 
-def sandwich(
-    model: Program,
-    guide: Program | None,
-    data: Any,
-    *,
-    num_temperatures: int = 1000,
-    num_chains: int = 16,
-    num_leapfrog: int = 10,
-    num_samples: int = 1000,
-    proposal: str = "guide",
-    joint: bool = False,
-    chunk_size: int | None = None,
-    compile: bool | str = "auto",
-    seed: int = 0,
-    progress: bool | None = None,
-) -> Evidence:
+def sandwich(prepared: Prepared, options: AnnealingOptions) -> Evidence:
     """Anneal the data, and as many simulated ones in both directions: `estimate_evidence(method="sandwich")`."""
-    options: dict[str, Any] = {"num_temperatures": num_temperatures, "num_chains": num_chains}
-    options |= {"num_leapfrog": num_leapfrog, "proposal": proposal, "joint": joint}
-    options |= {"chunk_size": chunk_size, "compile": compile, "progress": progress}
-    check_compile(compile)
-    with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
-        _simulated(
-            Latents(work.pair, next(iter(work.chunks(1))), work.structure, proposal), joint
-        )  # refuse before the work
-    evidence = annealed_importance_sampling(model, guide, data, num_samples=num_samples, seed=seed, **options)
-    bounds = bidirectional(model, guide, data, seed=seed + 1, **options)
-    return replace(evidence, method="sandwich", sandwich=bounds)
+    with seeded(0):
+        _simulated(one_datum(prepared, options), options.joint)  # refuse before the long work
+    evidence = annealed_importance_sampling(prepared, options)
+    with prepared.drawing(options.seed + 1, options.proposal) as ready:
+        return replace(evidence, method="sandwich", sandwich=bidirectional(ready, options))
 
 
-def bidirectional(
-    model: Program,
-    guide: Program | None,
-    data: Any,
-    *,
-    num_temperatures: int,
-    num_chains: int,
-    num_leapfrog: int,
-    proposal: str,
-    joint: bool,
-    chunk_size: int | None,
-    compile: bool | str,
-    seed: int,
-    progress: bool | None,
-) -> Sandwich:
+def bidirectional(prepared: Prepared, options: AnnealingOptions) -> Sandwich:
     """Return bounds from both sides on log P(x) of data simulated from the model, as many as there are data."""
-    betas = schedule(num_temperatures)
     parts = []
-    options: dict[str, Any] = {"num_chains": num_chains, "num_leapfrog": num_leapfrog, "chunk_size": chunk_size}
-    with prepared(model, guide, data, proposal=proposal, seed=seed, joint=joint) as work:
-        run = Runner(work, proposal, num_temperatures=num_temperatures, compile=compile, runs=2, **options)
-        with run.progress_bar("sandwich", hidden(progress)) as bar:
-            for chunk in run.chunks():
-                simulated, z, x = _simulated(Latents(work.pair, chunk, work.structure, proposal), joint)
-                chains = run.chains(simulated)
-                plan = chains.pilot(betas, bar.update)
-                lower = summary(chains.forward(plan, bar.update), plan)
-                upper = summary(chains.backward(z, plan, bar.update), plan)
-                n = chunk.num_data
-                parts.append((lower["log_px"][:n], -upper["log_px"][:n], lower["mcse"][:n], upper["mcse"][:n], x[:n]))
+    annealer = Annealer(prepared, options, runs=2)
+    with progress_bar(annealer.num_transitions, "sandwich", "step", options.progress) as bar:
+        for chunk in annealer.chunks():
+            latents = Latents(prepared.pair, chunk, prepared.structure, options.proposal)
+            simulated, z, x = _simulated(latents, options.joint)
+            chains = annealer.chains(simulated)
+            path = chains.pilot(bar.update)
+            lower = statistics(chains.forward(path, bar.update), path)
+            upper = statistics(chains.backward(z, path, bar.update), path)
+            found = (lower["log_px"], -upper["log_px"], lower["mcse"], upper["mcse"], x)
+            parts.append([values[: chunk.num_data] for values in found])
     return Sandwich(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 

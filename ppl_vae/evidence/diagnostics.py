@@ -6,17 +6,19 @@ average say so) and a proposal narrower than the posterior, whose weights have n
 of their tail says that.
 """
 
-import importlib
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.evidence.arviz_versions import psislw
+
 Array = NDArray[np.float64]
 
+LOW_ESS = 10.0  # effective samples: below it the weights of a datum rest on a handful of draws
+ROUNDING = 1e-3
 MIN_SAMPLES = 25  # draws that leave the five largest for a fit of their tail: a fifth of them, or 3 sqrt(K)
 EQUAL = 1e-2  # nats; no tail of log-weights that are all closer than this can matter
 
@@ -99,6 +101,21 @@ def khat_threshold(num_samples: int | Array) -> Any:
     return threshold if threshold.ndim else float(threshold)
 
 
+def doubtful_weights(ess: Array, khat: Array, num_samples: int | Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return for each datum whether k-hat is above its limit, and whether the effective sample size is below 10, [N].
+
+    >>> doubtful_weights(np.array([5.0, 50.0]), np.array([0.1, 0.9]), 100)
+    (array([False,  True]), array([ True, False]))
+    """
+    return khat > khat_threshold(num_samples), ess < LOW_ESS - ROUNDING
+
+
+def within(mcse: Array, bias: Array, tolerance: float) -> NDArray[np.bool_]:
+    """Return for each datum whether its error and its bias are inside the tolerance, [N]."""
+    with np.errstate(invalid="ignore"):
+        return (mcse <= tolerance) & (np.abs(bias) <= tolerance)
+
+
 def bound_curve(log_weights: Array, base: int) -> Curve:
     """Return the bound for 1, 2, 4, ... draws below `base`, and for base, 2 base, 4 base, ... up to all, [K, N].
 
@@ -131,7 +148,7 @@ def _smoothed(column: Array) -> tuple[float, float]:
     tail = np.sort(column)[-max(5, int(min(len(column) / 5, 3 * math.sqrt(len(column))))) :]
     if np.ptp(tail) < EQUAL:  # the largest weight has been drawn again and again, as that of a discrete latent is
         return -math.inf, raw
-    weights, khat = _psislw(column)
+    weights, khat = psislw(column)
     if not math.isfinite(khat):
         return math.inf, raw  # too few weights that matter for a tail to be fitted: one or two have it all
     # Some ArviZ normalize what they return; a weight below the tail is left as it was but for that.
@@ -143,35 +160,17 @@ def _smoothed(column: Array) -> tuple[float, float]:
     return khat, float(shift + np.log(np.exp(normalized).mean()))
 
 
-def _psislw(column: Array) -> tuple[Array, float]:
-    """Smooth log-weights [K] by the ArviZ that is installed: 1.0 and later were rewritten, and take them negated."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it tells everybody who imports it of its next version
-        arviz: Any = importlib.import_module("arviz")
-
-        if hasattr(arviz, "psislw"):
-            weights, khat = arviz.psislw(column)
-            return np.asarray(weights), float(khat)
-        array_stats: Any = importlib.import_module("arviz_stats.base").array_stats
-
-        try:
-            weights, khat = array_stats.psislw(-column)
-        except ValueError:  # a tail of equal weights
-            return column, math.inf
-        return np.asarray(weights), float(khat)
-
-
-class Tally(NamedTuple):
-    """Numbers of n data, by name, each [n], and their curve."""
+class Statistics(NamedTuple):
+    """What the log-weights of n data say: numbers by name, each [n], and the curve of the bound."""
 
     numbers: dict[str, Array]
     curve: Curve
 
     @classmethod
-    def of(cls, log_weights: Array, base: int) -> "Tally":
-        """Tally log-weights [K, n]; the curve has points at `base` and its doubles.
+    def of(cls, log_weights: Array, base: int) -> "Statistics":
+        """Return those of log-weights [K, n]; the curve has points at `base` and its doubles.
 
-        >>> sorted(Tally.of(np.zeros((4, 2)), base=4).numbers)
+        >>> sorted(Statistics.of(np.zeros((4, 2)), base=4).numbers)
         ['bias', 'draws', 'elbo', 'elbo_mcse', 'ess', 'khat', 'log_px', 'log_px_psis', 'mcse']
         """
         draws = np.full(log_weights.shape[1], float(len(log_weights)))
@@ -179,17 +178,15 @@ class Tally(NamedTuple):
         return cls(numbers, bound_curve(log_weights, base))
 
     @classmethod
-    def joined(cls, tallies: Sequence["Tally"], order: Any = None) -> "Tally":
-        """Put tallies side by side, in this order of data; a curve that ends at fewer samples has NaN from there."""
-        numbers = {key: np.concatenate([t.numbers[key] for t in tallies]) for key in tallies[0].numbers}
-        points = max((t.curve.num_samples for t in tallies), key=len)
+    def joined(cls, parts: Sequence["Statistics"], order: Any = slice(None)) -> "Statistics":
+        """Put them side by side, in this order of data; a curve that ends at fewer samples has NaN from there."""
+        numbers = {key: np.concatenate([part.numbers[key] for part in parts])[order] for key in parts[0].numbers}
+        points = max((part.curve.num_samples for part in parts), key=len)
         bound, mcse = (
-            np.concatenate([_padded(getattr(t.curve, name), len(points)) for t in tallies], axis=1)
+            np.concatenate([_padded(getattr(part.curve, name), len(points)) for part in parts], axis=1)[:, order]
             for name in ("bound", "mcse")
         )
-        if order is None:
-            return cls(numbers, Curve(points, bound, mcse))
-        return cls({key: v[order] for key, v in numbers.items()}, Curve(points, bound[:, order], mcse[:, order]))
+        return cls(numbers, Curve(points, bound, mcse))
 
 
 def _padded(values: Array, length: int) -> Array:

@@ -1,26 +1,86 @@
 """log P(x) by any of the methods, under one name."""
 
-import inspect
+import functools
 from collections.abc import Callable
-from typing import Any
+from dataclasses import fields
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evidence.ais import annealed_importance_sampling
 from ppl_vae.evidence.bidirectional import sandwich
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.importance import importance_sampling
+from ppl_vae.evidence.options import AnnealingOptions, ImportanceOptions, Options
+from ppl_vae.evidence.prepare import Prepared, prepared
 from ppl_vae.evidence.to_arviz import container
 from ppl_vae.traces.pair import Program
 
-METHODS: dict[str, Callable[..., Evidence]] = {
-    "importance": importance_sampling,
-    "ais": annealed_importance_sampling,
-    "sandwich": sandwich,
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Method(NamedTuple):
+    """How log P(x) is estimated: by what, and with which options."""
+
+    estimate: Callable[[Prepared, Any], Evidence]
+    options: type[Options]
+
+
+METHODS = {
+    "importance": Method(importance_sampling, ImportanceOptions),
+    "ais": Method(annealed_importance_sampling, AnnealingOptions),
+    "sandwich": Method(sandwich, AnnealingOptions),
 }
 
 
+def options_of(method: str) -> list[str]:
+    """Return the names of the options that a method has.
+
+    >>> sorted(set(options_of("ais")) - set(options_of("importance")))
+    ['num_chains', 'num_leapfrog', 'num_temperatures']
+    """
+    return [field.name for field in fields(METHODS[method].options)]
+
+
+def _refusing_others(function: Callable[P, R]) -> Callable[P, R]:
+    """Refuse, in words, options that the method does not have; the signature stays as it is written."""
+
+    @functools.wraps(function)
+    def refusing(*args: P.args, **options: P.kwargs) -> R:
+        method = str(options.get("method", "importance"))
+        if method not in METHODS:
+            raise InputError(f"Unknown method {method!r}: {did_you_mean(method, METHODS)}.")
+        known = options_of(method)
+        for name in (name for name in options if name not in {*known, "model", "guide", "data", "method"}):
+            others = [repr(other) for other in METHODS if name in options_of(other)]
+            where = f"it belongs to method={' or '.join(others)}" if others else did_you_mean(name, known)
+            raise InputError(f"method={method!r} has no option {name}: {where}.")
+        return function(*args, **options)
+
+    return refusing
+
+
+@_refusing_others
 def estimate_evidence(
-    model: Program, guide: Program | None, data: Any, *, method: str = "importance", **options: Any
+    model: Program,
+    guide: Program | None,
+    data: Any,
+    *,
+    method: str = "importance",
+    num_samples: int = 1000,
+    proposal: str = "guide",
+    joint: bool = False,
+    tolerance: float | None = None,
+    max_samples: int | None = None,
+    num_draws: int = 0,
+    vectorize: bool = True,
+    num_temperatures: int = 1000,
+    num_chains: int = 16,
+    num_leapfrog: int = 10,
+    chunk_size: int | None = None,
+    compile: bool | str = "auto",
+    seed: int = 0,
+    progress: bool | None = None,
 ) -> Evidence:
     """Estimate log P(x) of each datum, hold it against the ELBO, and say how far to believe it.
 
@@ -34,25 +94,30 @@ def estimate_evidence(
         model: P(x, z), called as `model(*batch)`.
         guide: Q(z | x), called the same way; may be None with `proposal="prior"`.
         data: a split of ours, a tensor [N, ...], a tuple of tensors, a PyTorch Dataset or DataLoader.
-        method: "importance" (importance sampling), "ais" (annealed importance sampling: slower, and right also
-            where the guide is far from the posterior; continuous or enumerable latents), or "sandwich" ("ais", and
-            on data simulated from the model bounds from both sides, which say how wrong it may be).
-        options: of all methods:
-            num_samples: K, how many z are drawn for each datum (1000). proposal: "guide", "prior" (with
-            "importance" the naive estimate log (1/K) sum_k P(x | z_k) with z_k ~ P(z)), or "refined" (the guide's
-            parameters optimized for each datum). joint: of a conditional model log P(x, y) (False). chunk_size: how
-            many (sample, datum) pairs are evaluated at once; None chooses by their size. seed: of the samples (0);
-            the global random state is left as it was. compile: run a compiled graph of the programs instead of Pyro
-            (True; False never; "auto": where the work is long enough to pay for compiling, which takes about half
-            a minute). progress: show a progress bar; None shows it in a terminal and in a notebook.
-            Of "importance":
-            tolerance: double K, for each datum that needs it, until the standard error and the bias of log P(x)
-            are below so many nats, judged by other samples than those that answer; max_samples: how far
-            (64 num_samples). num_draws: keep so many draws from each posterior, for `to_arviz` (0). vectorize:
-            draw many samples in one run, inside one more plate (True); False for programs that cannot.
-            Of "ais" and "sandwich":
-            num_temperatures: T, distributions on the way from the proposal to the posterior (1000). num_chains:
-            annealed side by side for each datum (16). num_leapfrog: steps of each HMC transition (10).
+        method: importance, ais or sandwich. "importance" is importance sampling; "ais" annealed importance sampling:
+            slower, and right also where the guide is far from the posterior; continuous or enumerable latents.
+            "sandwich" is "ais", and on data simulated from the model bounds from both sides, which say how wrong it
+            may be.
+        num_samples: K, draws of z for each datum.
+        proposal: guide, refined, or prior. "refined" is the guide with its parameters optimized for each datum;
+            "prior" with "importance" the naive estimate log (1/K) sum_k P(x | z_k) with z_k ~ P(z).
+        joint: Of a conditional model, log P(x, y) instead of log P(x | y).
+        tolerance: Double K where needed until log P(x) is known to so many nats. Only of "importance": for each datum
+            that needs it, until its standard error and its bias are below, judged by other samples than those that
+            answer.
+        max_samples: How far a tolerance may raise K; None is 64 K. Only of "importance".
+        num_draws: Keep so many draws from each posterior, for `to_arviz`. Only of "importance".
+        vectorize: Draw many samples in one run, inside one more plate. Only of "importance"; False for programs that
+            cannot.
+        num_temperatures: T, steps of annealing. Distributions on the way from the proposal to the posterior; only of
+            "ais" and "sandwich".
+        num_chains: Chains of annealing for each datum. Only of "ais" and "sandwich".
+        num_leapfrog: Leapfrog steps of an HMC transition. Only of "ais" and "sandwich".
+        chunk_size: How many (sample, datum) pairs are evaluated at once; None chooses by their size.
+        compile: Run a compiled graph of the programs instead of Pyro. False never does; "auto" where the work is long
+            enough to pay for compiling, which takes about half a minute.
+        seed: Of the samples. The global random state is left as it was.
+        progress: Show a progress bar; None shows it in a terminal and in a notebook.
 
     Returns:
         `Evidence`: log_px, elbo, mcse, ess and more per datum, [N], in nats; print it for the means and the verdict.
@@ -73,25 +138,32 @@ def estimate_evidence(
     >>> bool(abs(evidence.log_px - model.exact_log_px(x).detach().numpy()).max() < 1e-4)
     True
     """
-    if method not in METHODS:
-        raise InputError(f"Unknown method {method!r}: {did_you_mean(str(method), METHODS)}.")
-    known = list(inspect.signature(METHODS[method]).parameters)[3:]
-    for name in options:
-        if name not in known:
-            others = [repr(m) for m, function in METHODS.items() if name in inspect.signature(function).parameters]
-            where = f"it belongs to method={' or '.join(others)}" if others else did_you_mean(name, known)
-            raise InputError(f"method={method!r} has no option {name}: {where}.")
-    return METHODS[method](model, guide, data, **options)
+    given = locals()
+    wanted = METHODS[method]
+    options = wanted.options(**{name: given[name] for name in options_of(method)})
+    first = options.of_importance(guide is not None).proposal
+    with prepared(model, guide, data, proposal=first, seed=seed, joint=joint) as pair_and_data:
+        return wanted.estimate(pair_and_data, options)
 
 
+@_refusing_others
 def to_arviz(
     model: Program,
     guide: Program | None,
     data: Any,
     *,
+    method: str = "importance",
     num_samples: int = 1000,
     num_draws: int = 100,
-    **options: Any,
+    proposal: str = "guide",
+    joint: bool = False,
+    tolerance: float | None = None,
+    max_samples: int | None = None,
+    vectorize: bool = True,
+    chunk_size: int | None = None,
+    compile: bool | str = "auto",
+    seed: int = 0,
+    progress: bool | None = None,
 ) -> Any:
     """Draw from the posterior of each datum by importance resampling, and return ArviZ's container.
 
@@ -104,9 +176,10 @@ def to_arviz(
         model: P(x, z), called as `model(*batch)`.
         guide: Q(z | x), called the same way; may be None with `proposal="prior"`.
         data: as for `estimate_evidence`.
+        method: importance, as the others keep no draws.
         num_samples: K, how many z are drawn from the guide for each datum.
         num_draws: S, how many of them are drawn again, with replacement, as the posterior's.
-        options: of `estimate_evidence(method="importance")`: proposal, seed, chunk_size, tolerance and others.
+        proposal, joint, tolerance, max_samples, vectorize, chunk_size, compile, seed, progress: of `estimate_evidence`.
 
     Returns:
         An `arviz.InferenceData` (up to 0.23) or `xarray.DataTree` (from 1.0), with the groups of `Evidence.to_arviz`.
@@ -124,11 +197,11 @@ def to_arviz(
     >>> dict(container["posterior"]["z"].sizes)
     {'chain': 1, 'draw': 10, 'datum': 5, 'z_dim_0': 4}
     """
-    method = options.pop("method", "importance")
+    given = locals()
     if method != "importance":
         raise InputError(
             f"Expected method='importance' for draws from the posterior; got {method!r}, which keeps none. Leave it "
             f"out, or use estimate_evidence(..., method={method!r}).to_arviz(), which is without draws."
         )
     positive_int("num_draws", num_draws)
-    return container(estimate_evidence(model, guide, data, num_samples=num_samples, num_draws=num_draws, **options))
+    return container(estimate_evidence(**given))

@@ -1,12 +1,22 @@
-"""The numbers of an estimate, without the questions about them: `Sandwich`."""
+"""The numbers of an estimate, without the questions about them: `Numbers`, and `Sandwich` of a bidirectional one."""
 
-from dataclasses import dataclass
-from typing import Any
+import json
+import math
+import os
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
-from ppl_vae.evidence.diagnostics import Array
+from ppl_vae.errors import InputError, reason
+from ppl_vae.evidence.diagnostics import MIN_SAMPLES, Array, Curve
+from ppl_vae.evidence.scale import DEQUANTIZED
+from ppl_vae.utils.files import written_whole
 from ppl_vae.utils.report import Mean
+
+NESTED = ("diagnostics", "settings", "is_exact", "curve", "sandwich", "draws")  # what a file holds in another shape
 
 
 @dataclass(frozen=True)
@@ -38,3 +48,171 @@ class Sandwich:
         """Return where the mean log P(x) of the simulated data lies: the two bounds, two MCSE wider."""
         lower, upper = self.means()["lower"], self.means()["upper"]
         return lower.value - 2 * lower.mcse, upper.value + 2 * upper.mcse
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Numbers:
+    """Estimates of log P(x) for N data, each with its error; all in nats.
+
+    Attributes:
+        log_px: log P(x) per datum, log (1/K) sum_k w_k, [N].
+        elbo: the evidence lower bound per datum, (1/K) sum_k log w_k of importance samples, [N].
+        mcse: Monte Carlo standard error of log_px, [N]: with K samples, by the delta method.
+        elbo_mcse: Monte Carlo standard error of elbo, [N].
+        ess: effective sample size (sum w)^2 / sum w^2, between 1 and K, [N].
+        num_samples: K, or the number of chains of annealed importance sampling.
+        proposal: what z was drawn from: "guide", "refined" or "prior".
+        event_size: how many observed numbers one datum holds; where some are missing, the mean.
+        fingerprint: a hash of the data, so that only estimates on the same data are compared.
+        seed: of the samples.
+        quantity: what was estimated: "log P(x)", or for conditional models "log P(x | y)" or "log P(x, y)".
+        scored: what log P(x) is the logarithm of: "probability", "density", "dequantized" (a density of dequantized
+            levels) or "mixed" (of several sites); "" where it is not known.
+        num_levels: how many grey levels x has, or had before it was dequantized; 0 where it is not known.
+        elbo_proposal: what those of the ELBO were drawn from: annealing from the prior has the guide's, too.
+        method: "importance", "ais" or "sandwich".
+        diagnostics: more numbers per datum, by name, each [N]. bias: the jackknife's estimate of that of log_px. Of
+            importance sampling: draws (K of each datum), khat, log_px_psis. Of annealing: acceptance, step_size,
+            chain_spread (the standard deviation of the log-weights over chains), and log_px_importance with
+            mcse_importance.
+        settings: numbers the method was run with.
+        curve: the bound against K, where it was found.
+        sandwich: bounds from both sides on simulated data, where they were found.
+        draws: draws from the posterior and what goes with them, as `to_arviz` gives them, where they were kept.
+        is_exact: whether log P(x) is not an estimate, as no latent site is sampled.
+    """
+
+    log_px: Array
+    elbo: Array
+    mcse: Array
+    elbo_mcse: Array
+    ess: Array
+    num_samples: int
+    proposal: str
+    event_size: float
+    fingerprint: str
+    seed: int
+    quantity: str = "log P(x)"
+    scored: str = ""
+    num_levels: int = 0
+    elbo_proposal: str = "guide"
+    method: str = "importance"
+    diagnostics: dict[str, Array] = field(default_factory=dict)
+    settings: dict[str, float] = field(default_factory=dict)
+    curve: Curve | None = None
+    sandwich: Sandwich | None = None
+    draws: Any = None
+    is_exact: bool = False
+
+    def __len__(self) -> int:
+        return len(self.log_px)
+
+    @property
+    def gap(self) -> Array:
+        """Log P(x) - ELBO = KL(Q(z | x) || P(z | x)) per datum, [N]."""
+        return self.log_px - self.elbo
+
+    @property
+    def khat(self) -> Array:
+        """Pareto's k of the tail of the weights, [N]: above 0.7 (or 1 - 1 / log10 K) an estimate is not to be trusted.
+
+        Raises:
+            InputError: there are fewer than 25 draws for each datum.
+        """
+        return self._of_tail("khat")
+
+    @property
+    def log_px_psis(self) -> Array:
+        """Log P(x) with the tail of the weights smoothed (Pareto-smoothed importance sampling), [N]; as `khat`."""
+        return self._of_tail("log_px_psis")
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether there are weights enough for `khat`."""
+        return "khat" in self.diagnostics and self.num_samples >= MIN_SAMPLES
+
+    def _of_tail(self, name: str) -> Array:
+        if not self.has_tail:
+            raise InputError(
+                f"Expected at least {MIN_SAMPLES} weights for each datum for k-hat; got {self.num_samples} by "
+                f"method={self.method!r}. Use method='importance' with num_samples={MIN_SAMPLES} or more."
+            )
+        return self.diagnostics[name]
+
+    def means(self) -> dict[str, Mean]:
+        """Return the means over the data: log_px, elbo and gap in nats, bits_per_dim in bits.
+
+        bits_per_dim = -log P(x) / (event_size ln 2), and of dequantized levels log2(num_levels) more: then it bounds
+        that of the levels from above.
+        """
+        gap_mcse = np.hypot(self.mcse, self.elbo_mcse)  # an upper bound: the two share their samples
+        to_bits = -1 / (self.event_size * np.log(2))
+        return {
+            "log_px": Mean.of(self.log_px, self.mcse),
+            "elbo": Mean.of(self.elbo, self.elbo_mcse),
+            "gap": Mean.of(self.gap, gap_mcse),
+            "bits_per_dim": Mean.of((self.log_px + self.to_levels) * to_bits, self.mcse * abs(to_bits)),
+        }
+
+    @property
+    def to_levels(self) -> float:
+        """What has to be added to log P(x), in nats, to be one of levels: -D log L if they were dequantized."""
+        return -self.event_size * math.log(self.num_levels) if self.scored == DEQUANTIZED else 0.0
+
+    @property
+    def observed(self) -> str:
+        """What z is inferred from: "x", or "x, y" of a conditional model."""
+        return ", ".join(re.findall(r"\w+", self.quantity.removeprefix("log P")))
+
+    def to_dataset(self) -> Any:
+        """Return all but `draws` as an `xarray.Dataset` over `datum`; its attributes say what was done."""
+        import xarray
+
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in NESTED}
+        attrs: dict[str, Any] = {k: v for k, v in values.items() if not isinstance(v, np.ndarray)}
+        arrays: dict[str, Any] = {k: ("datum", v) for k, v in values.items() if k not in attrs}
+        arrays |= {name: ("datum", v) for name, v in self.diagnostics.items()}
+        settings = self.settings | ({"exact": 1.0} if self.is_exact else {})  # as in every file before
+        attrs |= {"diagnostics": json.dumps(list(self.diagnostics)), "settings": json.dumps(settings)}
+        if self.curve is not None:
+            arrays["curve_num_samples"] = ("point", self.curve.num_samples)
+            arrays |= {f"curve_{k}": (("point", "datum"), getattr(self.curve, k)) for k in ("bound", "mcse")}
+        if self.sandwich is not None:
+            dims = [f"x_dim_{i}" for i in range(self.sandwich.x.ndim - 1)]
+            arrays |= {
+                f"sandwich_{f.name}": (("simulated", *(dims if f.name == "x" else [])), getattr(self.sandwich, f.name))
+                for f in fields(self.sandwich)
+            }
+        return xarray.Dataset(arrays, attrs=attrs)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything but `draws` to a netCDF file, whole or not at all."""
+        with written_whole(Path(path)) as temporary:
+            self.to_dataset().to_netcdf(temporary, engine="h5netcdf")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: no such file, or one that is not an evidence file.
+        """
+        import xarray
+
+        try:
+            with xarray.open_dataset(path, engine="h5netcdf") as dataset:
+                arrays: dict[str, Any] = {str(k): np.asarray(v.values) for k, v in dataset.data_vars.items()}
+                attrs = {str(k): v.item() if isinstance(v, np.generic) else v for k, v in dataset.attrs.items()}
+            attrs["settings"] = json.loads(attrs["settings"])
+            attrs["is_exact"] = attrs["settings"].pop("exact", None) is not None
+            attrs["diagnostics"] = {name: arrays.pop(name) for name in json.loads(attrs["diagnostics"])}
+            curve = {k.removeprefix("curve_"): arrays.pop(k) for k in list(arrays) if k.startswith("curve_")}
+            bounds = {k.removeprefix("sandwich_"): arrays.pop(k) for k in list(arrays) if k.startswith("sandwich_")}
+            attrs["curve"] = Curve(**curve) if curve else None
+            attrs["sandwich"] = Sandwich(**bounds) if bounds else None
+            return cls(**arrays, **attrs)
+        except (OSError, ValueError, TypeError, KeyError) as problem:
+            raise InputError(
+                f"Expected an evidence file in {path}; got none that can be read ({reason(problem)}). "
+                f"Make it with `ppl-vae evaluate`."
+            ) from None

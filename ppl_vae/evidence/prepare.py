@@ -1,8 +1,8 @@
-"""What every estimator of log P(x) does first: check a pair against its data, and cut the work into chunks."""
+"""What every estimator of log P(x) takes: a pair that was checked against its data, and the data in chunks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ppl_vae.data.as_source import as_source, fingerprint
 from ppl_vae.data.checks import check
-from ppl_vae.data.sources import Source
+from ppl_vae.data.sources import Source, TensorSource
 from ppl_vae.distributions.unwrap import base_of
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.scale import scored_as
@@ -28,7 +28,6 @@ from ppl_vae.utils.rng import seeded
 # 51 MB of the decoder's answer no longer fit the last-level cache of 32 MB. 16 MB fit most caches.
 CHUNK_NUMBERS = 2**22  # values of the largest site held at once: 16 MB in single precision
 CHUNK_ROWS = 2**12  # (sample, datum) pairs held at once
-PROPOSALS = ("guide", "prior", "refined")
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,14 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Work:
-    """A pair that fits its data.
+class Prepared:
+    """A pair that fits its data, running; what one estimate after the other is made from.
 
     Attributes:
         pair: the programs.
         source: the data.
         structure: what a run of the pair shows of it.
-        whole_only: whether the programs run on all the data only.
+        num_run: on how many data the pair was run; on all only where it runs on a part of them not.
         quantity: what is estimated: log P(x), log P(x | y) or log P(x, y).
         exact: whether no latent site is sampled: there is none, or all are summed out; then one sample says all.
         scored: what the observed sites are scored by, see `ppl_vae.evidence.scale`.
@@ -74,12 +73,17 @@ class Work:
     pair: Pair
     source: Source
     structure: Structure
-    whole_only: bool
-    quantity: str = "log P(x)"
-    exact: bool = False
-    scored: str = ""
-    num_levels: int = 0
-    num_missing: int = 0
+    num_run: int
+    quantity: str
+    exact: bool
+    scored: str
+    num_levels: int
+    num_missing: int
+
+    @property
+    def whole_only(self) -> bool:
+        """Whether the programs run on all the data only: a part was tried first, and failed."""
+        return 1 < len(self.source) == self.num_run
 
     @property
     def divisible(self) -> bool:
@@ -108,6 +112,18 @@ class Work:
             filled = torch.cat([index, index.new_zeros(self.structure.size - len(index))])
             yield Chunk(everything, filled, len(index))
 
+    @contextmanager
+    def drawing(self, seed: int, proposal: str) -> Iterator["Prepared"]:
+        """Within it, an estimate is drawn anew from a seed, perhaps from another proposal: as if prepared for it.
+
+        The data are not looked at again; the programs are run again, as random numbers follow on that.
+        """
+        tried = TensorSource(next(self.source.batches(self.num_run)))
+        with seeded(seed):
+            size = None if self.whole_only else self.num_run
+            traces, num_run, _ = check(self.pair, tried, size=size, proposal=proposal)
+            yield replace(self, structure=structure_of(traces, num_run), num_run=num_run)
+
     def fingerprint(self) -> str:
         """Return a hash of the data."""
         return fingerprint(self.source)
@@ -116,16 +132,14 @@ class Work:
 @contextmanager
 def prepared(
     model: Program, guide: Program | None, data: Any, *, proposal: str, seed: int, joint: bool = False
-) -> Iterator[Work]:
+) -> Iterator[Prepared]:
     """Check a pair against its data; within it both programs can be run, without gradients.
 
     What the model is given, its conditions, is not scored, unless the joint log P(x, y) is asked for.
 
     Raises:
-        InputError: an unknown proposal, data or programs that cannot be used, sites outside the plate over the data.
+        InputError: data or programs that cannot be used, sites outside the plate over the data.
     """
-    if proposal not in PROPOSALS:
-        raise InputError(f"Expected proposal to be {', '.join(map(repr, PROPOSALS))}; got {proposal!r}.")
     pair = Pair(model if joint else GivenConditions()(model), guide)
     with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
         source = as_source(data, pair, ordered=True)
@@ -134,23 +148,23 @@ def prepared(
         _check_densities(traces)
         if joint:
             check_proper(traces)
-        what = quantity(traces[0], () if joint else condition_names(samples(traces[0])))
-        # A part of the data was tried first; where only all of them run, it failed.
+        sites = samples(traces[0])
+        what = quantity(traces[0], () if joint else condition_names(sites))
         exact = all(site["is_observed"] for site in samples(traces[-1]).values())
-        whole_only = 1 < len(source) == num_run
-        scored, num_levels = scored_as(samples(traces[0]).values(), source)
         with all_known(num_missing == 0):
-            yield Work(
-                pair,
-                source,
-                structure,
-                whole_only,
-                quantity=what,
-                exact=exact,
-                scored=scored,
-                num_levels=num_levels,
-                num_missing=num_missing,
+            yield Prepared(
+                pair, source, structure, num_run, what, exact, *scored_as(sites.values(), source), num_missing
             )
+
+
+def run_sizes(num_samples: int, at_once: int) -> list[int]:
+    """Return how many samples each run draws.
+
+    >>> run_sizes(100, 40)
+    [40, 40, 20]
+    """
+    whole, rest = divmod(num_samples, at_once)
+    return [at_once] * whole + [rest] * (rest > 0)
 
 
 def _check_densities(traces: list[Trace]) -> None:

@@ -8,18 +8,12 @@ x_i = (level_i + u_i) / L with u_i uniform in [0, 1), it bounds the probability 
 which makes it comparable to a probability. Source: Theis et al., arXiv 1511.01844, section 3.1.
 """
 
-import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from pyro.distributions import Unit
 
 from ppl_vae.data.sources import Source, SplitSource
 from ppl_vae.traces.plates import Site
-
-if TYPE_CHECKING:
-    from ppl_vae.evidence.evidence import Evidence
-
 
 PROBABILITY, DENSITY, DEQUANTIZED, MIXED = "probability", "density", "dequantized", "mixed"
 
@@ -35,20 +29,3 @@ def scored_as(sites: Iterable[Site], source: Source) -> tuple[str, int]:
     if True in discrete:
         return PROBABILITY, num_levels
     return (DEQUANTIZED if split is not None and split.dequantize else DENSITY), num_levels
-
-
-def of_levels(evidence: "Evidence") -> float:
-    """Return what has to be added to a log P(x), in nats, to be one of levels: -D log L if they were dequantized."""
-    return -evidence.event_size * math.log(evidence.num_levels) if evidence.scored == DEQUANTIZED else 0.0
-
-
-def bits_in_words(evidence: "Evidence") -> str:
-    """Return what the bits per dimension of an estimate are."""
-    formula, levels = f"-log P(x) / ({evidence.event_size:.4g} ln 2)", evidence.num_levels
-    if evidence.scored == DEQUANTIZED:
-        return f"{formula} + log2 {levels}, of dequantized x: an upper bound on the bits of its {levels} levels"
-    if evidence.scored == DENSITY:
-        return f"{formula}, of a density{f' of {levels} levels: not comparable' if levels else ''}"
-    if evidence.scored == PROBABILITY and levels:
-        return f"{formula}, of the probability of {levels} levels"
-    return formula

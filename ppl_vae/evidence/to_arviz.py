@@ -1,29 +1,23 @@
-"""Evidence and posterior draws in ArviZ's words: its container of groups, and the result of its `loo`.
+"""Evidence and posterior draws in ArviZ's words: its container of groups, and the result of its `loo`."""
 
-ArviZ was rewritten: up to 0.23 its container is `InferenceData` and its `ELPDData` a pandas series; from 1.0, on Python
-3.12 and later, they are `xarray.DataTree` and a data class. It is imported when it is used, as that takes seconds.
-"""
-
-import importlib
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ppl_vae.evidence.diagnostics import MIN_SAMPLES, Array, khat_threshold
-
-if TYPE_CHECKING:
-    from ppl_vae.evidence.evidence import Evidence
-
+from ppl_vae.evidence.arviz_versions import container_of, elpd_of
+from ppl_vae.evidence.diagnostics import Array, khat_threshold
+from ppl_vae.evidence.numbers import Numbers
+from ppl_vae.evidence.reliability import doubts
 
 DRAWS, DATUM, SAMPLE = ("chain", "draw"), "datum", "sample"
 TAKEN = (*DRAWS, DATUM, SAMPLE)
 NO_TAIL, ALL_TAIL = -1.0, 2.0  # where an infinite k-hat is shown; -1 is that of a uniform distribution's tail
 
 
-def container(evidence: "Evidence") -> Any:
+def container(numbers: Numbers) -> Any:
     """Return ArviZ's container of an estimate.
 
     Groups, with `draws`:
@@ -50,29 +44,24 @@ def container(evidence: "Evidence") -> Any:
     >>> container(estimate)["evidence"].sizes["datum"]
     5
     """
-    doubtful = len(evidence.doubts()) if evidence.draws is not None else 0
+    doubtful = len(doubts(numbers)) if numbers.draws is not None else 0
     if doubtful:
         warnings.warn(
-            f"{doubtful} of {len(evidence)} data are not to be trusted (evidence.doubts()): draws resampled from a few "
+            f"{doubtful} of {len(numbers)} data are not to be trusted (evidence.doubts()): draws resampled from a few "
             f"samples are too narrow.",
             stacklevel=3,
         )
-    import xarray
-
-    values = evidence.to_dataset()
-    groups = _groups_of_draws(evidence) if evidence.draws is not None else {}
+    values = numbers.to_dataset()
+    groups = _groups_of_draws(numbers) if numbers.draws is not None else {}
     if not groups:
-        groups["log_likelihood"] = _dataset({"log_px": evidence.log_px[None, None]}, (*DRAWS, DATUM))
-    groups["evidence"] = values.assign_coords({DATUM: np.arange(len(evidence))})
+        groups["log_likelihood"] = _dataset({"log_px": numbers.log_px[None, None]}, (*DRAWS, DATUM))
+    groups["evidence"] = values.assign_coords({DATUM: np.arange(len(numbers))})
     for group in groups.values():
         group.attrs |= {"inference_library": "ppl_vae", "inference_library_version": version("ppl-vae")}
-    arviz = _arviz()
-    if _rewritten(arviz):
-        return xarray.DataTree.from_dict(groups)
-    return arviz.InferenceData(**groups)
+    return container_of(groups)
 
 
-def elpd(evidence: "Evidence") -> Any:
+def elpd(numbers: Numbers) -> Any:
     """Return log P(x) as ArviZ's `ELPDData`: what `arviz.plot_khat` and `arviz.compare` take.
 
         elpd = sum_n log P(x_n),    se = sqrt(N var_n log P(x_n))
@@ -93,31 +82,26 @@ def elpd(evidence: "Evidence") -> Any:
     """
     import xarray
 
-    coords = {DATUM: np.arange(len(evidence))}
-    numbers: dict[str, Any] = {
-        "elpd": float(evidence.log_px.sum()),
-        "se": float(np.sqrt(len(evidence)) * _deviation(evidence.log_px)),
+    coords = {DATUM: np.arange(len(numbers))}
+    values: dict[str, Any] = {
+        "elpd": float(numbers.log_px.sum()),
+        "se": float(np.sqrt(len(numbers)) * _deviation(numbers.log_px)),
         "p": np.nan,
-        "n_samples": evidence.num_samples,
-        "n_data_points": len(evidence),
-        "warning": bool(evidence.doubts()),
-        "elpd_i": xarray.DataArray(evidence.log_px, coords, (DATUM,), "elpd_i"),
+        "n_samples": numbers.num_samples,
+        "n_data_points": len(numbers),
+        "warning": bool(doubts(numbers)),
+        "elpd_i": xarray.DataArray(numbers.log_px, coords, (DATUM,), "elpd_i"),
         "scale": "log",
-        "good_k": khat_threshold(evidence.num_samples),
+        "good_k": khat_threshold(numbers.num_samples),
     }
-    if "khat" in evidence.diagnostics and evidence.num_samples >= MIN_SAMPLES:
-        numbers["pareto_k"] = xarray.DataArray(_finite(evidence.khat), coords, (DATUM,), "pareto_k")
-    arviz = _arviz()
-    if not _rewritten(arviz):  # a series that is printed by the order of its entries
-        old = {"elpd": "elpd_loo", "p": "p_loo", "elpd_i": "loo_i"}
-        return arviz.ELPDData(data=list(numbers.values()), index=[old.get(name, name) for name in numbers])
-    kinds: Any = importlib.import_module("arviz_stats.utils")
-    return kinds.ELPDDataLOO(**numbers) if hasattr(kinds, "ELPDDataLOO") else kinds.ELPDData(kind="loo", **numbers)
+    if numbers.has_tail:
+        values["pareto_k"] = xarray.DataArray(_finite(numbers.khat), coords, (DATUM,), "pareto_k")
+    return elpd_of(values)
 
 
-def _groups_of_draws(evidence: "Evidence") -> dict[str, Any]:
+def _groups_of_draws(numbers: Numbers) -> dict[str, Any]:
     """Return what was drawn, as `xarray.Dataset` by the name of the group."""
-    draws = evidence.draws
+    draws = numbers.draws
     observed = {_free(name): values for name, values in draws.observed.items()}
     groups = {
         "posterior": {_free(name): values[None] for name, values in draws.posterior.items()},
@@ -157,13 +141,3 @@ def _finite(khat: Array) -> Array:
     known = khat[np.isfinite(khat)]
     low, high = (known.min(), known.max()) if len(known) else (NO_TAIL, ALL_TAIL)
     return np.nan_to_num(khat, nan=np.nan, neginf=min(low, NO_TAIL), posinf=max(high, ALL_TAIL))
-
-
-def _arviz() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it tells everybody who imports it of its next version
-        return importlib.import_module("arviz")
-
-
-def _rewritten(arviz: Any) -> bool:
-    return "InferenceData" not in vars(arviz)  # hasattr would bring a warning

@@ -22,7 +22,7 @@ from ppl_vae.compilation.capture import (
 )
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.diagnostics import Array
-from ppl_vae.evidence.prepare import Chunk, Work
+from ppl_vae.evidence.prepare import Chunk, Prepared, run_sizes
 from ppl_vae.evidence.refine import refine
 from ppl_vae.traces.log_weights import Weighted, checked, draw, log_weights
 from ppl_vae.traces.pair import Pair
@@ -104,30 +104,36 @@ class Sampler:
     """Draws K samples for each datum of a chunk and weighs them.
 
     Args:
-        work: the pair and its data.
+        prepared: the pair and its data.
         num_samples: K of the first round.
         proposal: "guide", "refined" or "prior".
         rows: how many (sample, datum) pairs are evaluated at once.
         vectorize: draw many samples in one run.
     """
 
-    def __init__(self, work: Work, num_samples: int, proposal: str, rows: int, vectorize: bool) -> None:
-        self.work, self.refined, self.vectorize = work, proposal == "refined", vectorize
+    def __init__(self, prepared: Prepared, num_samples: int, proposal: str, rows: int, vectorize: bool) -> None:
+        self.prepared, self.refined, self.vectorize = prepared, proposal == "refined", vectorize
         self.proposal = "guide" if self.refined else proposal
-        together = work.structure.size if work.structure.subsampled else len(work.source) if work.whole_only else 1
-        if self.refined and work.divisible:
-            together = min(REFINED_AT_ONCE, len(work.source))
+        together = (
+            prepared.structure.size
+            if prepared.structure.subsampled
+            else len(prepared.source)
+            if prepared.whole_only
+            else 1
+        )
+        if self.refined and prepared.divisible:
+            together = min(REFINED_AT_ONCE, len(prepared.source))
         room = max(1, rows // together)
         self.at_once = -(-num_samples // -(-num_samples // room))  # runs of one size, but for the last
         self.data_at_once = max(together, rows // self.at_once)
-        self.calls = -(-len(work.source) // self.data_at_once) * -(-num_samples // self.at_once)
+        self.calls = -(-len(prepared.source) // self.data_at_once) * -(-num_samples // self.at_once)
         self._compiled: LogWeights | None = None
         self._refined: tuple[Chunk, Pair] | None = None
 
     @property
     def selective(self) -> bool:
         """Whether some of a chunk's data can be had without the others (a refined guide is for all of them)."""
-        return self.work.divisible and not self.refined
+        return self.prepared.divisible and not self.refined
 
     @property
     def compiled(self) -> bool:
@@ -141,16 +147,16 @@ class Sampler:
             return
         if wanted == "auto":
             with seeded(0):
-                self._plain(self.work.pair, chunk, self.at_once)
+                self._plain(self.prepared.pair, chunk, self.at_once)
                 start = time.perf_counter()
-                self._plain(self.work.pair, chunk, self.at_once)
+                self._plain(self.prepared.pair, chunk, self.at_once)
             if not compiling_pays((time.perf_counter() - start) * self.calls):
                 return
         try:
             if cannot:
                 raise CannotCapture(cannot)
             self._compiled = log_weights_function(
-                self.work.pair, chunk.args, self.at_once, self.work.structure, proposal=self.proposal
+                self.prepared.pair, chunk.args, self.at_once, self.prepared.structure, proposal=self.proposal
             )
         except CannotCapture as problem:
             warnings.warn(f"Plain Pyro is used, as {problem}.", stacklevel=3)
@@ -159,26 +165,21 @@ class Sampler:
         """Say what about the work, not the programs, stands against compiling; nothing, if nothing does."""
         if self.refined:
             return "each chunk of data has a refined guide of its own"
-        if not self.work.divisible:
+        if not self.prepared.divisible:
             return "the program takes all data at once"
         return "" if self.vectorize else "vectorize=False asks for one sample in a run"
 
     def weights(self, chunk: Chunk, num_samples: int) -> Array:
         """Return log-weights [K, n] in nats."""
         pair = self._pair(chunk)
-        parts = [self._run(pair, chunk, k) for k in self._counts(num_samples)]
+        parts = [self._run(pair, chunk, k) for k in run_sizes(num_samples, self.at_once)]
         return np.asarray(torch.cat(parts).double().cpu().numpy())
 
     def weighted(self, chunk: Chunk, num_samples: int) -> Weighted:
-        """Return log-weights together with the latents they belong to.
-
-        Raises:
-            InputError: the programs draw one sample in a run only.
-        """
-        if not self.vectorize:
-            raise InputError("Expected num_draws with vectorize=True; got vectorize=False. Leave one of them out.")
+        """Return log-weights together with the latents they belong to."""
         pair, options = self._pair(chunk), self._options(chunk) | {"likelihood": True}
-        runs = [draw(pair, chunk.args, k, self.work.structure, **options) for k in self._counts(num_samples)]
+        counts = run_sizes(num_samples, self.at_once)
+        runs = [draw(pair, chunk.args, count, self.prepared.structure, **options) for count in counts]
         return checked(Weighted.concatenated(runs), num_samples)
 
     def _run(self, pair: Pair, chunk: Chunk, count: int) -> Tensor:
@@ -189,20 +190,16 @@ class Sampler:
 
     def _plain(self, pair: Pair, chunk: Chunk, count: int) -> Tensor:
         options = self._options(chunk) | {"vectorize": self.vectorize}
-        return log_weights(pair, chunk.args, count, self.work.structure, **options)
+        return log_weights(pair, chunk.args, count, self.prepared.structure, **options)
 
     def _options(self, chunk: Chunk) -> dict[str, Any]:
         return {"proposal": self.proposal, "subsample": chunk.subsample}
 
     def _pair(self, chunk: Chunk) -> Pair:
         if not self.refined:
-            return self.work.pair
+            return self.prepared.pair
         if self._refined is None or self._refined[0] is not chunk:
             options: dict[str, Any] = {"subsample": chunk.subsample, "vectorize": self.vectorize}
-            pair = refine(self.work.pair, chunk.args, self.work.structure, **options)
+            pair = refine(self.prepared.pair, chunk.args, self.prepared.structure, **options)
             self._refined = (chunk, pair)
         return self._refined[1]
-
-    def _counts(self, num_samples: int) -> list[int]:
-        whole, rest = divmod(num_samples, self.at_once)
-        return [self.at_once] * whole + [rest] * (rest > 0)

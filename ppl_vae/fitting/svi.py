@@ -18,7 +18,6 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
-from tqdm.auto import tqdm
 
 from ppl_vae.compilation.capture import check_compile
 from ppl_vae.data.as_source import as_source, fingerprint
@@ -32,7 +31,7 @@ from ppl_vae.objectives.checks import check_objective
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import structure_of
 from ppl_vae.utils.precision import check_precision
-from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.rng import seeded
 
 Schedule = Callable[[Optimizer, int], LRScheduler]
@@ -165,7 +164,7 @@ def fit(
         complete = not any(one.num_missing for one in (checked, validated) if one)
         with warnings.catch_warnings(), pyro.validation_enabled(False), all_known(complete):
             warnings.filterwarnings("ignore", message="Encountered NaN")  # we say it ourselves, and stop
-            with tqdm(total=epochs, desc="fit", unit="epoch", initial=training.epoch, disable=hidden(progress)) as bar:
+            with progress_bar(epochs, "fit", "epoch", progress, initial=training.epoch) as bar:
                 compiled = training.compile(source, batch_size, epochs, patience, compile)
                 bar.set_description("fit, compiled" if compiled else "fit")
                 keep = None if folder is None else lambda: folder.write_state(training.state() | {"settings": settings})

@@ -6,29 +6,35 @@ z_k ~ Q(z | x_obs): self-normalized importance sampling. A draw of x_mis is one 
 among them with probability proportional to w_k. Source: Mattei & Frellsen, arXiv 1812.02633, section 3.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.errors import InputError, positive_int
-from ppl_vae.evidence.diagnostics import MIN_SAMPLES, Array, estimates, khat_threshold, pareto
-from ppl_vae.evidence.prepare import Chunk, Work, prepared
+from ppl_vae.evidence.diagnostics import (
+    LOW_ESS,
+    MIN_SAMPLES,
+    Array,
+    doubtful_weights,
+    estimates,
+    khat_threshold,
+    pareto,
+)
+from ppl_vae.evidence.prepare import Chunk, Prepared, prepared, run_sizes
 from ppl_vae.evidence.resampling import choose, pick
 from ppl_vae.traces.handlers import Substitute, is_condition
 from ppl_vae.traces.log_weights import checked, weigh
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Site, Structure, data_name, from_kn, samples, to_kn, value_by_datum
 from ppl_vae.traces.run import fixed, plate_of, run_pair
-from ppl_vae.utils.progress import hidden
+from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import counted, number
-
-LOW_ESS = 10.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,10 +66,10 @@ class Imputation:
 
     def verdict(self) -> str:
         """Return one line on whether what was imputed can be believed, as what the model says."""
-        limit = khat_threshold(self.num_samples)
+        heavy, few = doubtful_weights(self.ess, self.khat, self.num_samples)
         reasons = {
-            f"k-hat above {limit:.2f}": int((self.khat > limit).sum()),
-            f"effective sample size below {LOW_ESS:.0f}": int((self.ess < LOW_ESS - 1e-3).sum()),
+            f"k-hat above {khat_threshold(self.num_samples):.2f}": int(heavy.sum()),
+            f"effective sample size below {LOW_ESS:.0f}": int(few.sum()),
         }
         reasons = {words: count for words, count in reasons.items() if count}
         if not reasons:
@@ -131,71 +137,61 @@ def impute(
     positive_int("num_samples", num_samples)
     positive_int("num_draws", num_draws)
     parts = []
-    with prepared(model, guide, data, proposal="guide", seed=seed) as work:
-        rows = work.rows(None)
-        at_once = max(1, rows // num_samples)
-        with tqdm(total=len(work.source), desc="impute", unit="datum", leave=False, disable=hidden(progress)) as bar:
-            for chunk in work.chunks(at_once):
-                parts.append(_impute(work, chunk, num_samples, max(1, rows // chunk.size), num_draws))
-                bar.update(chunk.num_data)
+    with (
+        prepared(model, guide, data, proposal="guide", seed=seed) as pair_and_data,
+        progress_bar(len(pair_and_data.source), "impute", "datum", progress) as bar,
+    ):
+        for chunk in pair_and_data.chunks(max(1, pair_and_data.rows(None) // num_samples)):
+            parts.append(_impute(pair_and_data, chunk, num_samples, num_draws))
+            bar.update(chunk.num_data)
     x, mean, mcse, draws, ess, khat = zip(*parts, strict=True)
-    return Imputation(
-        torch.cat(x),
-        torch.cat(mean),
-        torch.cat(mcse),
-        torch.cat(draws, 1),
-        np.concatenate(ess),
-        np.concatenate(khat),
-        num_samples,
-        seed,
-    )
+    tensors = torch.cat(x), torch.cat(mean), torch.cat(mcse), torch.cat(draws, 1)
+    return Imputation(*tensors, np.concatenate(ess), np.concatenate(khat), num_samples, seed)
 
 
 def _median(values: Tensor) -> float:
     return float(np.median(values.numpy())) if values.numel() else 0.0
 
 
-class _Part(NamedTuple):
-    x: Tensor
-    mean: Tensor
-    mcse: Tensor
-    draws: Tensor
-    ess: Array
-    khat: Array
-
-
-def _impute(work: Work, chunk: Chunk, num_samples: int, at_once: int, num_draws: int) -> _Part:
-    """Impute some data, by so many samples of each at once."""
+def _impute(
+    prepared: Prepared, chunk: Chunk, num_samples: int, num_draws: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Array, Array]:
+    """Return of some data x, mean, mcse, draws, ess and khat, as `Imputation` has them."""
     # A discrete latent that is summed out elsewhere is drawn from its prior here: E[x | z] depends on it.
-    pair, structure = work.pair, replace(work.structure, enumerated=False)
+    pair, structure = prepared.pair, replace(prepared.structure, enumerated=False)
     x = chunk.args[0] if chunk.subsample is None else chunk.args[0][chunk.subsample.to(chunk.args[0].device)]
-    average, log_weights = WeightedMean(), []
+    at_once = max(1, prepared.rows(None) // chunk.size)
+    runs = []
     latents: dict[str, list[Tensor]] = {}
-    for start in range(0, num_samples, at_once):
-        count = min(at_once, num_samples - start)
+    event_dims: dict[str, int] = {}
+    for count in run_sizes(num_samples, at_once):
         with fixed(structure, chunk.subsample):
             traces = run_pair(pair.model, pair.guide, chunk.args, num_samples=count, structure=structure)
-        log_weights.append(checked(weigh(*traces, count, structure, chunk.size), count).log_weights)
-        sites = samples(traces[0])
-        site = _data_site(sites, x)
-        average.add(log_weights[-1], _whole(pair, site, _mean(site), structure, x))
-        for name, latent in sites.items():
-            if not latent["is_observed"]:
-                value = to_kn(latent["value"], latent["fn"].event_dim, structure)
+        runs.append(checked(weigh(*traces, count, structure, chunk.size), count).log_weights)
+        for name, site in samples(traces[0]).items():
+            if not site["is_observed"]:
+                event_dims[name] = site["fn"].event_dim
+                value = to_kn(site["value"], event_dims[name], structure)
                 latents.setdefault(name, []).append(value.expand(count, *value.shape[1:]))
-    weights = torch.cat(log_weights)
-    index = choose(weights, num_draws, chunk.num_data)
-    chosen = {}
-    for name, values in latents.items():
-        picked = pick(torch.cat(values), index)
-        chosen[name] = from_kn(picked, sites[name]["fn"].event_dim, structure)
-    with fixed(structure, chunk.subsample), plate_of(num_draws, structure):
-        site = _data_site(samples(poutine.trace(Substitute(chosen)(pair.model)).get_trace(*chunk.args)), x)
+    log_weights = torch.cat(runs)
+
+    def site_of_x(z: dict[str, Tensor], count: int) -> Site:
+        values = Substitute({name: from_kn(value, event_dims[name], structure) for name, value in z.items()})
+        with fixed(structure, chunk.subsample), plate_of(count, structure):
+            return _data_site(samples(poutine.trace(values(pair.model)).get_trace(*chunk.args)), x)
+
+    def means() -> Iterator[Tensor]:
+        for run, one in enumerate(runs):
+            site = site_of_x({name: values[run] for name, values in latents.items()}, len(one))
+            yield _whole(pair, site, _mean(site), structure, x).expand(len(one), *x.shape)
+
+    mean, mcse = weighted_mean(log_weights, means())
+    index = choose(log_weights, num_draws, chunk.num_data)
+    site = site_of_x({name: pick(torch.cat(values), index) for name, values in latents.items()}, num_draws)
     draws = _whole(pair, site, site["fn"].sample(), structure, x)
-    mean, mcse = average.result()
-    numbers = weights[:, : chunk.num_data].double().cpu().numpy()
     missing, n = x.isnan(), chunk.num_data
-    return _Part(
+    numbers = log_weights[:, :n].double().cpu().numpy()
+    return (
         x[:n].cpu(),
         torch.where(missing, mean, x)[:n].cpu(),
         torch.where(missing, mcse, 0.0)[:n].cpu(),
@@ -205,46 +201,35 @@ def _impute(work: Work, chunk: Chunk, num_samples: int, at_once: int, num_draws:
     )
 
 
-class WeightedMean:
-    """A self-normalized weighted mean with its standard error, summed up run by run.
+def weighted_mean(log_weights: Tensor, runs: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return a self-normalized weighted mean and its standard error, [N, ...] each; values are held run by run.
 
         m = sum_k w_k f_k / sum_k w_k,    MCSE^2 = sum_k w_k^2 (f_k - m)^2 / (sum_k w_k)^2
 
+    Args:
+        log_weights: [K, N].
+        runs: f, so many at once, [k, N, ...] each.
+
     Source: Owen, Monte Carlo theory, methods and examples, chapter 9.
 
-    >>> mean = WeightedMean()
-    >>> mean.add(torch.zeros(2, 1), torch.tensor([[1.0], [3.0]]))
-    >>> [value.tolist() for value in mean.result()]
+    >>> [value.tolist() for value in weighted_mean(torch.zeros(2, 1), [torch.tensor([[1.0], [3.0]])])]
     [[2.0], [0.7071067690849304]]
     """
-
-    def __init__(self) -> None:
-        self.runs: list[tuple[Tensor, ...]] = []
-
-    def add(self, log_weights: Tensor, values: Tensor) -> None:
-        """Add K values [K, N, ...], or one for all, [1, N, ...], with log-weights [K, N]."""
-        peak = log_weights.amax(0)
-        weights = (log_weights - peak).exp()
-        values = values.expand(len(weights), *values.shape[1:])
-        if not self.runs:  # sums of differences from here do not cancel
-            self.center = torch.einsum("kn,kn...->n...", weights / weights.sum(0), values)
-        values = values - self.center
-        squares = torch.einsum("kn,kn...->n...", weights**2, values**2)
-        first, second = (torch.einsum("kn,kn...->n...", w, values) for w in (weights, weights**2))
-        self.runs.append((peak, weights.sum(0), first, (weights**2).sum(0), second, squares))
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        """Return the mean and its standard error, [N, ...] each."""
-        peak, *sums = (torch.stack(column) for column in zip(*self.runs, strict=True))
-        scale = (peak - peak.amax(0)).exp()  # [runs, N]
-        powers = (1, 1, 2, 2, 2)
-        total, first, total2, second2, squares2 = (
-            torch.einsum("rn,rn...->n...", scale**power, value) for power, value in zip(powers, sums, strict=True)
-        )
-        total, total2 = (t.reshape(-1, *(1,) * (first.dim() - 1)) for t in (total, total2))
-        m = first / total
-        variance = (squares2 - 2 * m * second2 + m**2 * total2) / total**2
-        return self.center + m, variance.clamp(min=0.0).sqrt()
+    shares, start = log_weights.softmax(0), 0
+    center: Tensor | float = 0.0
+    sums: list[Tensor | float] = [0.0, 0.0, 0.0]
+    for values in runs:
+        own = shares[start : start + len(values)]
+        if start == 0:  # sums of differences from here do not cancel
+            center = torch.einsum("kn,kn...->n...", log_weights[: len(values)].softmax(0), values)
+        f = values - center
+        terms = ((own, f), (own**2, f), (own**2, f**2))
+        sums = [total + torch.einsum("kn,kn...->n...", *term) for total, term in zip(sums, terms, strict=True)]
+        start += len(values)
+    mean, second, squares = map(torch.as_tensor, sums)
+    total = (shares**2).sum(0).reshape(-1, *(1,) * (mean.dim() - 1))
+    variance = squares - 2 * mean * second + mean**2 * total
+    return center + mean, variance.clamp(min=0.0).sqrt()
 
 
 def _data_site(sites: dict[str, Site], x: Tensor) -> Site:

@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ppl_vae.criticism.comparison import _check, _of_levels, _table, stacking
+from ppl_vae.criticism.comparison import compare_evidence
 from ppl_vae.criticism.gaps import Gap, explain_gap
 from ppl_vae.criticism.image_classifier import fit_classifier
 from ppl_vae.criticism.latent_use import LatentUse, latent_use
@@ -63,15 +61,7 @@ def compare(models: Mapping[str, Evidence] | Iterable[Run | str | os.PathLike[st
     >>> list(table.index), list(table["rank"]), table["weight"].round(2).tolist()
     (['sigma 1.0', 'sigma 0.5'], [0, 1], [1.0, 0.0])
     """
-    evidences = dict(models) if isinstance(models, Mapping) else _of_runs(models)
-    _check(evidences)
-    if len({evidence.scored for evidence in evidences.values()}) > 1:
-        evidences = {name: _of_levels(evidence) for name, evidence in evidences.items()}
-    ranked = sorted(evidences.items(), key=lambda item: -item[1].log_px.mean())
-    log_px = np.stack([evidence.log_px for _, evidence in ranked])
-    with np.errstate(invalid="ignore"):  # where both are minus infinity
-        differences = log_px[0] - log_px
-    return _table(ranked, differences, stacking(log_px))
+    return compare_evidence(dict(models) if isinstance(models, Mapping) else _of_runs(models))
 
 
 def _of_runs(runs: Iterable[Run | str | os.PathLike[str]]) -> dict[str, Evidence]:

@@ -1,14 +1,17 @@
-"""When to show a progress bar."""
+"""Progress bars: one kind for all long work, shown where somebody looks."""
 
 import sys
+from typing import Any
+
+from tqdm.auto import tqdm
 
 
-def hidden(progress: bool | None) -> bool | None:
-    """Return tqdm's `disable`: None (the default) shows bars in a terminal and in a notebook only.
+def progress_bar(total: int, description: str, unit: str, progress: bool | None, *, initial: int = 0) -> Any:
+    """Return a progress bar that goes away at its end; with `progress=None` in a terminal and in a notebook only.
 
-    >>> hidden(True), hidden(False)
-    (False, True)
+    >>> with progress_bar(3, "fit", "epoch", progress=False) as bar:
+    ...     _ = bar.update(1)
     """
-    if progress is not None:
-        return not progress
-    return False if "ipykernel" in sys.modules else None  # None: tqdm asks whether it writes to a terminal
+    seen = False if "ipykernel" in sys.modules else None  # tqdm's None asks whether it writes to a terminal
+    disable = seen if progress is None else not progress
+    return tqdm(total=total, desc=description, unit=unit, leave=False, disable=disable, initial=initial)

@@ -1,7 +1,6 @@
 """Results as people read them: one small table of means, with what is to be said above and below it."""
 
 import html
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,19 +32,16 @@ class Mean:
         return cls(float(values.mean()), se, float(np.sqrt((mcse**2).sum()) / n))
 
 
+Row = tuple[str, Mean, str]  # a label, the mean, a remark
+
+
 @dataclass(frozen=True)
 class Report:
-    """A headline, a table of means (a label, the mean, a remark), and lines below it; as text and as HTML."""
+    """A headline, a table of means, and lines below it; as text and as HTML."""
 
     headline: str
-    rows: Sequence[tuple[str, Mean, str]]
+    rows: Sequence[Row]
     lines: Sequence[str]
-
-    def about(self, quantity: str) -> "Report":
-        """Return the report, written for log P(x), about another quantity: log P(x | y), or log P(x, y)."""
-        rows = [(in_words_of(quantity, a), mean, in_words_of(quantity, b)) for a, mean, b in self.rows]
-        lines = [in_words_of(quantity, line) for line in self.lines]
-        return Report(in_words_of(quantity, self.headline), rows, lines)
 
     def __str__(self) -> str:
         table = [f"{a:<19}{b:>11}{c:>9}{d:>9}  {e}".rstrip() for a, b, c, d, e in self._cells()]
@@ -108,13 +104,3 @@ def counted(reasons: Mapping[str, int], num_data: int) -> str:
 
 def _value(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.4g}"
-
-
-def in_words_of(quantity: str, text: str) -> str:
-    """Return a text about log P(x) and Q(z | x) as one about another quantity, and Q of z given all in it.
-
-    >>> in_words_of("log P(x | y)", "log P(x) - ELBO = KL(Q || P(z | x))")
-    'log P(x | y) - ELBO = KL(Q || P(z | x, y))'
-    """
-    observed = ", ".join(re.findall(r"\w+", quantity.removeprefix("log P")))
-    return text.replace("log P(x)", quantity).replace("(z | x)", f"(z | {observed})")

@@ -5,77 +5,47 @@ import math
 import pytest
 import torch
 from bounds import check_means
+from contracts.rows import (
+    CONDITIONAL,
+    ELSEWHERE,
+    GUIDES,
+    IMAGE_NETWORKS,
+    LIKELIHOODS,
+    MODELS,
+    NETWORKS,
+    POSTERIORS,
+    PRIORS,
+    SHELVES,
+    alone,
+)
 from safetensors.torch import load, save
 
 from ppl_vae import InputError, priors
-from ppl_vae.likelihoods import (
-    Bernoulli,
-    Binomial,
-    Categorical,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
-    DiscretizedLogisticMixture,
-    Gaussian,
-    Laplace,
-    Multinomial,
-    NegativeBinomial,
-    Poisson,
-    StudentT,
-    ZeroInflatedNegativeBinomial,
-    ZeroInflatedPoisson,
-)
-from ppl_vae.networks import MLP, Convolutional, GatedMLP, Residual
-from ppl_vae.posteriors import DiagonalNormal, InverseAutoregressive, MultivariateNormal
+from ppl_vae.likelihoods import Bernoulli, Gaussian, Multinomial
+from ppl_vae.networks import MLP, Convolutional, Residual
+from ppl_vae.posteriors import DiagonalNormal, InverseAutoregressive
+from ppl_vae.runs import build, kinds
 
-PRIORS = [
-    lambda: priors.StandardNormal(3),
-    lambda: priors.Laplace(3),
-    lambda: priors.StudentT(3, df=3),
-    lambda: priors.StudentT(3, df=None),
-    lambda: priors.Mixture(3, num_components=4),
-    lambda: priors.Flow(3, transforms=2, hidden=(8,)),
-    lambda: priors.Flow(3, "masked_autoregressive", transforms=2, hidden=(8,)),
-]
-LIKELIHOODS = {
-    "bernoulli": Bernoulli,
-    "binomial": lambda: Binomial(total_count=7),
-    "categorical": lambda: Categorical(num_levels=5),
-    "continuous_bernoulli": ContinuousBernoulli,
-    "discretized_logistic": DiscretizedLogistic,
-    "discretized_logistic_17": lambda: DiscretizedLogistic(num_levels=17),
-    "discretized_logistic_mixture": lambda: DiscretizedLogisticMixture(num_components=3, num_levels=17),
-    "gaussian": Gaussian,
-    "gaussian_fixed": lambda: Gaussian(sigma=0.3),
-    "gaussian_per_dimension": lambda: Gaussian(sigma="per_dimension"),
-    "gaussian_per_datum": lambda: Gaussian(sigma="per_datum"),
-    "laplace": Laplace,
-    "laplace_per_datum": lambda: Laplace(scale="per_datum"),
-    "multinomial": lambda: Multinomial(total_count=6),
-    "negative_binomial": NegativeBinomial,
-    "poisson": Poisson,
-    "student_t": StudentT,
-    "student_t_per_dimension": lambda: StudentT(scale="per_dimension", df=3.0),
-    "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomial,
-    "zero_inflated_poisson": ZeroInflatedPoisson,
-}
-POSTERIORS = [
-    lambda: DiagonalNormal(3),
-    lambda: MultivariateNormal(3),
-    lambda: InverseAutoregressive(3, hidden=8, context_dim=4),
-    lambda: InverseAutoregressive(3, kind="masked_autoregressive", transforms=2, hidden=(8, 8)),
-]
-NETWORKS = [
-    lambda i, o: MLP(i, o, hidden=(7, 6)),
-    lambda i, o: MLP(i, o, hidden=5, activation="tanh"),
-    lambda i, o: MLP(i, o, hidden=()),
-    lambda i, o: GatedMLP(i, o, hidden=(7, 6)),
-]
-IMAGE_NETWORKS = [
-    lambda i, o: Convolutional(i, o, channels=(4, 6)),
-    lambda i, o: Convolutional(i, o, channels=5, activation="tanh"),
-    lambda i, o: Residual(i, o, channels=(4, 8), blocks=2),
-]
+
+def each(kind, rows):
+    """A parameter `make` of a test: all that makes a part of this kind."""
+    made = alone(kind, rows)
+    return pytest.mark.parametrize("make", made.values(), ids=made)
+
+
+each_prior = each("prior", PRIORS)
+each_likelihood = each("likelihood", LIKELIHOODS)
 EVENT_SHAPES = [(4,), (1, 2, 2), (3, 2, 2)]
+
+
+@pytest.mark.parametrize("kind", SHELVES)
+def test_every_part_has_a_row(kind):
+    assert {*kinds.part_names(kind)} == {*SHELVES[kind]}
+
+
+def test_every_program_has_a_row():
+    assert {*build.names("guide")} == {*GUIDES}
+    assert {name.split(",")[0].split()[0] for name in (*MODELS, *CONDITIONAL, *ELSEWHERE)} == {*build.names("model")}
 
 
 def check_gradients(module, loss):
@@ -97,31 +67,31 @@ def check_saved(make, module, value):
     torch.testing.assert_close(value(other), expected)
 
 
-@pytest.mark.parametrize("make", PRIORS)
+@each_prior
 def test_prior(make):
-    prior = make()
+    prior = make(3)
     p = prior()
     assert (p.batch_shape, p.event_shape) == (torch.Size([]), prior.event_shape)
     assert p.expand([5, 6]).sample().shape == (5, 6, 3)
     z = torch.randn(5, 6, 3)
     assert p.log_prob(z).shape == (5, 6)
     check_gradients(prior, p.log_prob(z).sum()) if list(prior.parameters()) else None
-    check_saved(make, prior, lambda m: m().log_prob(z))
+    check_saved(lambda: make(3), prior, lambda m: m().log_prob(z))
 
 
-@pytest.mark.parametrize("make", PRIORS)
+@each_prior
 def test_prior_is_a_density(make):
     """It integrates to one: importance sampling from a wide Student-t, an independent answer."""
     torch.manual_seed(1)
     q = torch.distributions.Independent(torch.distributions.StudentT(3.0, torch.zeros(3), 2.0), 1)
     z = q.sample((200_000,))
     with torch.no_grad():
-        weights = (make()().log_prob(z) - q.log_prob(z)).exp()
+        weights = (make(3)().log_prob(z) - q.log_prob(z)).exp()
     check_means(weights, 1.0)
 
 
 @pytest.mark.parametrize("event_shape", EVENT_SHAPES)
-@pytest.mark.parametrize("make", LIKELIHOODS.values(), ids=LIKELIHOODS)
+@each_likelihood
 def test_likelihood(make, event_shape):
     likelihood = make().bind(event_shape)
     h = torch.randn(5, 6, *likelihood.h_shape, requires_grad=True)
@@ -146,7 +116,7 @@ def test_likelihood(make, event_shape):
         likelihood.bind((17,))
 
 
-@pytest.mark.parametrize("make", LIKELIHOODS.values(), ids=LIKELIHOODS)
+@each_likelihood
 def test_likelihood_far_out(make):
     """Far from where a network starts it stays finite, value and gradient, for any x that it takes."""
     likelihood = make().bind((2,))
@@ -162,7 +132,7 @@ def test_likelihood_far_out(make):
             assert torch.isfinite(likelihood(h).mean).all()
 
 
-@pytest.mark.parametrize("make", LIKELIHOODS.values(), ids=LIKELIHOODS)
+@each_likelihood
 def test_likelihood_has_the_mean_of_its_samples(make):
     torch.manual_seed(3)
     likelihood = make().bind((4,))
@@ -170,7 +140,7 @@ def test_likelihood_has_the_mean_of_its_samples(make):
     check_means(p.sample((40_000,)), p.mean.detach())
 
 
-@pytest.mark.parametrize("make", LIKELIHOODS.values(), ids=LIKELIHOODS)
+@each_likelihood
 def test_likelihood_sums_to_one(make):
     """All its values, or a fine grid of them, have probability one together."""
     likelihood = make().double().bind((1,))
@@ -206,9 +176,9 @@ def test_bernoulli_against_the_formula():
     torch.testing.assert_close(Bernoulli().bind((4,))(h).log_prob(x), expected)
 
 
-@pytest.mark.parametrize("make", POSTERIORS)
+@each("posterior", POSTERIORS)
 def test_posterior(make):
-    family = make()
+    family = make(3)
     h = torch.randn(5, 6, family.h_dim, requires_grad=True)
     q = family(h)
     assert (q.batch_shape, q.event_shape) == (torch.Size([5, 6]), torch.Size([3]))
@@ -220,7 +190,7 @@ def test_posterior(make):
     torch.testing.assert_close(q.log_prob(x)[2, 3, 4], family(h[3, 4]).log_prob(x[2, 0, 0]), rtol=1e-4, atol=1e-3)
     if list(family.parameters()):
         check_gradients(family, family(h.detach()).log_prob(x).sum())
-    check_saved(make, family, lambda m: m(h.detach()).log_prob(x))
+    check_saved(lambda: make(3), family, lambda m: m(h.detach()).log_prob(x))
 
 
 def test_no_scale_is_zero():
@@ -229,13 +199,13 @@ def test_no_scale_is_zero():
 
 
 @pytest.mark.parametrize("shapes", [((3,), (1, 2, 2)), ((1, 2, 2), (6,)), ((2, 2), (3, 2))])
-@pytest.mark.parametrize("make", NETWORKS)
+@each("encoder", NETWORKS)
 def test_network(make, shapes):
     check_network(make, *shapes)
 
 
 @pytest.mark.parametrize("image_shape", [(1, 8, 8), (3, 7, 5), (1, 1, 1)])
-@pytest.mark.parametrize("make", IMAGE_NETWORKS)
+@each("encoder", IMAGE_NETWORKS)
 def test_network_of_images(make, image_shape):
     check_network(make, image_shape, (6,))
     check_network(make, (2, 3), image_shape)

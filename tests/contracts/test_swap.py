@@ -11,38 +11,18 @@ import pyro
 import pytest
 import torch
 from bounds import check_log_px, limit
+from contracts.rows import CASES, EVENT_SHAPE, LATENT_DIM, NUM_CHAINS, NUM_DATA, NUM_SAMPLES, make
 from pyro import poutine
 from pyro.infer import Trace_ELBO
-from rows import (
-    CASES,
-    EVENT_SHAPE,
-    GUIDES,
-    LATENT_DIM,
-    LIKELIHOODS,
-    NEED_MORE,
-    NUM_CHAINS,
-    NUM_DATA,
-    NUM_SAMPLES,
-    PRIORS,
-    make,
-)
 from safetensors.torch import load, save
 
-from ppl_vae.evidence.ais import Plan, anneal, schedule
+from ppl_vae.evidence.ais import AnnealingPath, anneal, schedule
 from ppl_vae.evidence.diagnostics import estimates
 from ppl_vae.evidence.hmc import with_gradients
 from ppl_vae.evidence.prepare import prepared
 from ppl_vae.evidence.tempered import Latents
-from ppl_vae.runs import build, kinds
 from ppl_vae.traces.log_weights import draw
 from ppl_vae.utils.rng import seeded
-
-
-def test_every_part_has_a_row():
-    rows = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES}
-    shelved = {kind: kinds.part_names(kind) for kind in ("prior", "likelihood")} | {"guide": build.names("guide")}
-    for kind, names in shelved.items():
-        assert {*names} == {*rows[kind], *(n.split()[1] for n in NEED_MORE if n.split()[0] == kind)}
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
@@ -137,7 +117,7 @@ def check_elbo(work, chunk, from_guide, exact):
 def check_annealed(from_prior, from_guide, exact):
     """Annealing from the prior gives log P(x); from the guide, whose weights have no bound here, it moves."""
     betas = schedule(2)
-    plan = Plan(betas, torch.full((len(betas), NUM_DATA), 0.1), 2)
+    plan = AnnealingPath(betas, torch.full((len(betas), NUM_DATA), 0.1), 2)
     for side in (from_prior, from_guide):
         evaluate = with_gradients(side)
         annealed = anneal(evaluate, evaluate(side.draw(NUM_CHAINS)), plan, lambda: None)

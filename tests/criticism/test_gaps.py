@@ -264,8 +264,9 @@ def test_a_guide_with_parameters_for_each_datum():
         warnings.simplefilter("ignore")
         guide(x)
     gap = explain_gap(model, guide, x, num_samples=200)
-    np.testing.assert_allclose(gap.log_px, dist.Normal(0, math.sqrt(2)).log_prob(x).numpy(), atol=1e-3)
-    np.testing.assert_allclose(gap.approximation, 0, atol=1e-3)
+    check_log_px(gap.log_px, gap.log_px_mcse, dist.Normal(0, math.sqrt(2)).log_prob(x), 200, slack=1e-3)
+    assert abs(gap.approximation.mean()) < 1e-3  # what steps on noise leave; the farther a datum, the more
+    assert abs(gap.approximation).max() < 0.02
     assert gap.amortization.mean() > 0.5
 
 

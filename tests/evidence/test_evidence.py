@@ -1,6 +1,7 @@
 """The result: its numbers, its tables, its files, and comparing two of them."""
 
 import html.parser
+import json
 import math
 from dataclasses import replace
 
@@ -10,9 +11,8 @@ from ppl_vae.guides import LinearGaussian as ExactPosterior
 from ppl_vae.models import LinearGaussian
 
 from ppl_vae import InputError, compare, estimate_evidence
-from ppl_vae.evidence.diagnostics import bound_curve, estimates, khat_threshold, pareto
+from ppl_vae.evidence.diagnostics import bound_curve, estimates, khat_threshold, pareto, within
 from ppl_vae.evidence.evidence import Evidence
-from ppl_vae.evidence.reliability import within
 
 
 def evidence_of(log_weights, **changes):
@@ -180,6 +180,25 @@ def test_saved_and_loaded(tmp_path):
         Evidence.load(tmp_path / "e.nc")
     with pytest.raises(InputError, match="ppl-vae evaluate"):
         Evidence.load(tmp_path / "missing.nc")
+
+
+def test_that_it_is_exact_is_kept_as_it_always_was(tmp_path):
+    """Files of all versions say so among the settings."""
+    e = evidence_of(np.zeros((2, 3)), is_exact=True, settings={"a": 2.0})
+    e.save(tmp_path / "e.nc")
+    assert json.loads(e.to_dataset().attrs["settings"]) == {"a": 2.0, "exact": 1.0}
+    again = Evidence.load(tmp_path / "e.nc")
+    assert (again.is_exact, again.settings) == (True, {"a": 2.0})
+    assert again.verdict() == "Exact: nothing is estimated."
+    assert "exactly: no latent site is sampled" in str(again) and "ELBO" not in str(again)
+
+
+@pytest.mark.parametrize(("quantity", "given"), [("log P(x | y)", "x, y"), ("log P(x, y)", "x, y"), ("log P(x)", "x")])
+def test_everything_printed_is_about_the_quantity(quantity, given):
+    e = evidence_of(np.random.default_rng(0).normal(0, 9, (100, 5)), quantity=quantity)
+    others = {"log P(x)", "log P(x | y)", "log P(x, y)"} - {quantity}
+    assert f"from the guide Q(z | {given})" in str(e) and f"KL(Q || P(z | {given}))" in str(e)
+    assert not any(other in text for other in others for text in (str(e), e.verdict(), e._repr_html_()))
 
 
 def test_compare_is_paired(linear_gaussian):

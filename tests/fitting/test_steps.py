@@ -8,12 +8,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from contracts.rows import EVENT_SHAPE, GUIDES, LIKELIHOODS, NUM_DATA, PRIORS, first, make
 from pairs import PyroTutorialVAE, mean_guide, mean_model
 from ppl_vae.guides import Conditional, FullCovariance, Hierarchical, MeanField
 from ppl_vae.models import CVAE, VAE
 from ppl_vae.models import Hierarchical as HierarchicalVAE
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
-from rows import EVENT_SHAPE, GUIDES, LIKELIHOODS, NUM_DATA, PRIORS, make
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -31,9 +31,9 @@ from ppl_vae.utils.rng import seeded
 ALONE = {("standard_normal", "bernoulli", "mean_field")}
 CASES = sorted(
     ALONE
-    | {(prior, "bernoulli", "mean_field") for prior in PRIORS}
-    | {("standard_normal", likelihood, "mean_field") for likelihood in LIKELIHOODS}
-    | {("standard_normal", "bernoulli", guide) for guide in GUIDES}
+    | {(prior, "bernoulli", "mean_field") for prior in first(PRIORS)}
+    | {("standard_normal", likelihood, "mean_field") for likelihood in first(LIKELIHOODS)}
+    | {("standard_normal", "bernoulli", guide) for guide in first(GUIDES)}
 )
 OBJECTIVES = [
     Trace_ELBO(num_particles=2),

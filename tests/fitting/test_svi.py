@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from bounds import check_evidence
 from pairs import PyroTutorialVAE, mean_guide, mean_model
 from ppl_vae.guides import LinearGaussian as ExactPosterior
 from ppl_vae.models import LinearGaussian
@@ -448,8 +449,9 @@ def test_a_guide_with_parameters_for_each_datum():
     fit(model, guide, x, epochs=400, batch_size=30, learning_rate=0.05)
     exact = dist.Normal(0.0, math.sqrt(2)).log_prob(x).numpy()
     evidence = estimate_evidence(model, guide, x, num_samples=1000, chunk_size=100)
-    np.testing.assert_allclose(evidence.log_px, exact, atol=0.02)
-    np.testing.assert_allclose(evidence.gap, 0, atol=0.02)
+    check_evidence(evidence, exact)
+    assert evidence.gap.mean() < 0.02  # what steps on noise leave: nearly exponential, of mean 0.006 nats
+    assert evidence.gap.max() < 0.1
 
 
 @pytest.mark.filterwarnings("ignore")

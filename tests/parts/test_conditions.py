@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from angled import Angle
+from contracts.rows import CONDITIONAL
 from pyro import poutine
 from tiny import IMAGES, LABELS, SHAPE, SMALL, STRINGS
 
@@ -21,34 +22,14 @@ from ppl_vae.runs.figures import labelled
 from ppl_vae.traces.handlers import Regenerated
 from ppl_vae.traces.pair import Pair
 
-PAIRS = {
-    "cvae": (lambda: models.CVAE(SHAPE, Label(3), StandardNormal(2), **SMALL), (IMAGES, LABELS)),
-    "cvae, prior": (
-        lambda: models.CVAE(SHAPE, Label(3), ConditionalNormal(2, 4), **SMALL),
-        (IMAGES, LABELS),
-    ),
-    "completion": (lambda: models.ImageCompletion(SHAPE, Visible(), StandardNormal(2), **SMALL), (IMAGES,)),
-    "tutorial": (
-        lambda: models.ImageCompletion(SHAPE, Visible("quadrant"), ConditionalNormal(2), networks=Tutorial(20)),
-        (IMAGES,),
-    ),
-    "next digit": (
-        lambda: models.NextDigit(SHAPE, DigitString(2, 4, 8), StandardNormal(2), **SMALL),
-        (IMAGES, STRINGS),
-    ),
-    "regressor": (lambda: models.Regressor(SHAPE, **SMALL), (IMAGES,)),
-    "regressor, tutorial": (lambda: models.Regressor(SHAPE, networks=Tutorial(20)), (IMAGES,)),
-    "regressor, label": (lambda: models.Regressor(SHAPE, Label(3), **SMALL), (IMAGES, LABELS)),
-}
-
 
 def guide_of(model):
     return guides.NoLatents(model) if isinstance(model, models.Regressor) else guides.Conditional(model)
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", CONDITIONAL)
 def test_contract(name):
-    make, batch = PAIRS[name]
+    make, batch = CONDITIONAL[name]
     torch.manual_seed(0)
     model = make()
     guide = guide_of(model)
@@ -130,8 +111,8 @@ def test_one_z_across_all_labels():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.uint8, torch.bool])
 def test_images_of_any_dtype_are_conditions(dtype):
-    for name, y in (("completion", IMAGES), ("next digit", STRINGS)):
-        model = PAIRS[name][0]()
+    for name, y in (("image_completion", IMAGES), ("next_digit", STRINGS)):
+        model = CONDITIONAL[name][0]()
         torch.testing.assert_close(ppl_vae.sample(model, y=y.to(dtype)), ppl_vae.sample(model, y=y))
     model = models.ImageCompletion(SHAPE, **SMALL).double()
     assert ppl_vae.sample(model, y=IMAGES).dtype == torch.float64

@@ -22,7 +22,7 @@ from ppl_vae.data.missing_values import find_holes
 from ppl_vae.data.sources import TensorSource
 from ppl_vae.distributions.unwrap import can_miss
 from ppl_vae.evidence.weight_sampler import log_weights_function
-from ppl_vae.generation.impute import WeightedMean
+from ppl_vae.generation.impute import weighted_mean
 from ppl_vae.networks import MLP
 from ppl_vae.parts import Likelihood
 from ppl_vae.priors import StandardNormal
@@ -171,14 +171,11 @@ def test_draws_of_one_z_are_not_the_same_x():
 
 def test_the_weighted_mean_is_the_same_in_runs():
     log_weights_, values = torch.randn(100, 3), torch.randn(100, 3, 2) + 1000
-    whole, parts = WeightedMean(), WeightedMean()
-    whole.add(log_weights_, values)
-    for start in range(0, 100, 30):
-        parts.add(log_weights_[start : start + 30], values[start : start + 30])
     shares = log_weights_.double().softmax(0)[..., None]
     mean = (shares * values.double()).sum(0)
     error = (shares**2 * (values.double() - mean) ** 2).sum(0).sqrt()
-    for got in (whole.result(), parts.result()):
+    for runs in ([values], values.split(30)):
+        got = weighted_mean(log_weights_, runs)
         torch.testing.assert_close(got[0].double(), mean, rtol=0, atol=1e-3)
         torch.testing.assert_close(got[1].double(), error, rtol=1e-3, atol=1e-3)
 

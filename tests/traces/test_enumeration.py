@@ -16,7 +16,7 @@ from pairs import (
 
 from ppl_vae import estimate_evidence
 
-SHORT = dict(num_temperatures=60, num_chains=64, num_leapfrog=5, num_samples=100)
+SHORT = dict(num_temperatures=60, num_chains=64, num_leapfrog=5, num_samples=100, compile=False)
 INNER = (inner_mixture_model, inner_mixture_guide, inner_mixture_log_px)
 TWO = (two_discrete_model, two_discrete_guide, two_discrete_log_px)
 

@@ -1,0 +1,55 @@
+"""What stands elsewhere in each ArviZ, and what each wants: imported when it is used, as that takes seconds.
+
+ArviZ was rewritten: up to 0.23 its container is `InferenceData` and its `ELPDData` a pandas series; from 1.0, on Python
+3.12 and later, they are `xarray.DataTree` and a data class, and `psislw` takes log-weights negated.
+"""
+
+import importlib
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@contextmanager
+def _arviz() -> Iterator[tuple[Any, bool]]:
+    """Give ArviZ, and whether it is the one before 1.0."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it tells everybody who imports it of its next version
+        arviz = importlib.import_module("arviz")
+        yield arviz, "InferenceData" in vars(arviz)  # hasattr would bring a warning
+
+
+def psislw(log_weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Return smoothed log-weights [K], normalized or not, and Pareto's k of their tail."""
+    with _arviz() as (arviz, is_old):
+        if is_old:
+            weights, khat = arviz.psislw(log_weights)
+            return np.asarray(weights), float(khat)
+        try:
+            weights, khat = importlib.import_module("arviz_stats.base").array_stats.psislw(-log_weights)
+        except ValueError:  # a tail of equal weights
+            return log_weights, math.inf
+        return np.asarray(weights), float(khat)
+
+
+def container_of(groups: Mapping[str, Any]) -> Any:
+    """Return ArviZ's container of data sets by the name of their group."""
+    import xarray
+
+    with _arviz() as (arviz, is_old):
+        return arviz.InferenceData(**groups) if is_old else xarray.DataTree.from_dict(groups)
+
+
+def elpd_of(numbers: Mapping[str, Any]) -> Any:
+    """Return ArviZ's `ELPDData` of numbers by the names of 1.0, in the order they are printed in."""
+    with _arviz() as (arviz, is_old):
+        if is_old:
+            old = {"elpd": "elpd_loo", "p": "p_loo", "elpd_i": "loo_i"}
+            return arviz.ELPDData(data=list(numbers.values()), index=[old.get(name, name) for name in numbers])
+        kinds: Any = importlib.import_module("arviz_stats.utils")
+        return kinds.ELPDDataLOO(**numbers) if hasattr(kinds, "ELPDDataLOO") else kinds.ELPDData(kind="loo", **numbers)

@@ -1,0 +1,91 @@
+"""The options of the methods, each checked once; their defaults stand in the signature of `estimate_evidence`."""
+
+from dataclasses import dataclass, fields
+
+from ppl_vae.compilation.capture import check_compile
+from ppl_vae.errors import InputError, positive_int, positive_number
+
+PROPOSALS = ("guide", "prior", "refined")
+MOST = 64  # times num_samples: how far a tolerance may raise it, unless told
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of all methods; what each is, `estimate_evidence` says."""
+
+    num_samples: int
+    proposal: str
+    joint: bool
+    chunk_size: int | None
+    compile: bool | str
+    seed: int
+    progress: bool | None
+
+    def __post_init__(self) -> None:
+        positive_int("num_samples", self.num_samples)
+        if self.proposal not in PROPOSALS:
+            raise InputError(f"Expected proposal to be {', '.join(map(repr, PROPOSALS))}; got {self.proposal!r}.")
+        if self.chunk_size is not None:
+            positive_int("chunk_size", self.chunk_size)
+        check_compile(self.compile)
+
+    def of_importance(self, has_guide: bool) -> "ImportanceOptions":
+        """Return the options of the importance sampling that comes first, as it gives the ELBO."""
+        proposal = "guide" if has_guide and self.proposal == "prior" else self.proposal
+        return ImportanceOptions(**{f.name: getattr(self, f.name) for f in fields(Options)} | {"proposal": proposal})
+
+
+@dataclass(frozen=True)
+class ImportanceOptions(Options):
+    """Of importance sampling."""
+
+    tolerance: float | None = None
+    max_samples: int | None = None
+    num_draws: int = 0
+    vectorize: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_draws:
+            positive_int("num_draws", self.num_draws)
+            if not self.vectorize:
+                raise InputError("Expected num_draws with vectorize=True; got vectorize=False. Leave one of them out.")
+        if self.tolerance is None:
+            if self.max_samples is not None:
+                raise InputError(
+                    "Expected max_samples together with a tolerance; got it alone. Give tolerance=0.05, say."
+                )
+            return
+        positive_number("tolerance", self.tolerance)
+        if self.max_samples is not None:
+            positive_int("max_samples", self.max_samples)
+        if not 2 <= self.num_samples <= self.most_samples:
+            raise InputError(
+                f"Expected a tolerance with 2 <= num_samples <= max_samples; got {self.num_samples} and "
+                f"{self.most_samples}. The error is estimated from the samples: raise them."
+            )
+
+    @property
+    def most_samples(self) -> int:
+        """How many samples a datum may get for a tolerance."""
+        return MOST * self.num_samples if self.max_samples is None else self.max_samples
+
+    def of_importance(self, has_guide: bool) -> "ImportanceOptions":
+        """Return these."""
+        return self
+
+
+@dataclass(frozen=True)
+class AnnealingOptions(Options):
+    """Of annealed importance sampling, and of the sandwich."""
+
+    num_temperatures: int
+    num_chains: int
+    num_leapfrog: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_temperatures", "num_chains", "num_leapfrog"):
+            positive_int(name, getattr(self, name))
+        if self.num_chains < 2:
+            raise InputError("Expected num_chains of at least 2, so that their spread can be seen; got 1. Raise it.")
