@@ -168,8 +168,6 @@ def train(model: str, settings: Sequence[tuple[str, Any]] = (), **given: Any) ->
 @from_signature(
     "ppl_vae.runs.evaluate:evaluate",
     "ppl_vae.evidence.estimators:estimate_evidence",
-    "ppl_vae.evidence.importance:importance_sampling",
-    "ppl_vae.evidence.ais:annealed_importance_sampling",
     letters={"method": "-m", "num_samples": "-k"},
     leave_out=("num_draws",),
 )
