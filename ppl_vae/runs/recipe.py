@@ -122,7 +122,7 @@ class Recipe:
 
         More epochs of the same run are no difference, as far as its learning-rate schedule does not depend on them.
         """
-        here, there = (dict(one._options()) for one in (self, other))
+        here, there = (dict(one.by_name()) for one in (self, other))
         kept = {part for part in PARTS if here.get(part) == there.get(part)}  # options of other parts go without saying
         names = [
             name
@@ -134,7 +134,8 @@ class Recipe:
             f"{name} ({here.get(name, 'unset')!s:.20}, not {there.get(name, 'unset')!s:.20})" for name in names
         )
 
-    def _options(self) -> Iterator[tuple[str, Any]]:
+    def by_name(self) -> Iterator[tuple[str, Any]]:
+        """Yield each option by its whole name, with its value; epochs left out."""
         written = self.to_json()
         written["fit"].pop("epochs", None)
         build = written.pop("build")
