@@ -24,7 +24,8 @@ from torch import Tensor, fx
 from ppl_vae.compilation.record import folded, record
 from ppl_vae.compilation.rewrites import choose_products, rewrite
 from ppl_vae.errors import InputError, reason
-from ppl_vae.traces.plates import Args
+
+Args = tuple[Any, ...]
 
 
 class CannotCapture(Exception):  # noqa: N818 (not a fault: the caller goes on with plain Pyro)
