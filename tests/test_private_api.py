@@ -157,7 +157,8 @@ def test_no_other_private_name_is_used():
 
 
 def private_names(tree):
-    """Yield (name, line) of each private name of something else's."""
+    """Yield (name, line) of each private name of something else's: not of a function that the file defines itself."""
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     for node in ast.walk(tree):
         match node:
             case ast.ImportFrom(module=str(module)) if module.split(".")[0] != "ppl_vae":
@@ -179,7 +180,7 @@ def private_names(tree):
             case _:
                 names = []
         for name in names:
-            if re.match(r"_[A-Za-z]", name) and name not in NAMED_TUPLES:
+            if re.match(r"_[A-Za-z]", name) and name not in NAMED_TUPLES | own:
                 yield name, node.lineno
 
 
@@ -201,5 +202,6 @@ def test_a_new_use_is_found(line):
 
 
 def test_our_own_are_left_alone():
-    text = "self._a\ncls._b\nsuper()._pyro_sample(msg)\nfrom ppl_vae.x import _c\nvalue._replace(x=1)\nx.__name__"
+    text = "self._a\ncls._b\nsuper()._pyro_sample(msg)\nfrom ppl_vae.x import _c\nvalue._replace(x=1)\nx.__name__\n"
+    text += "def _d(self, other):\n    return other._d()"
     assert not list(private_names(ast.parse(text)))
