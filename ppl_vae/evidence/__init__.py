@@ -5,5 +5,5 @@ many samples as a tolerance takes), `ais` (annealed importance sampling), `bidir
 they are made of, `prepare`, `weight_sampler`, `tempered`, `hmc`, `refine`, `resampling`; the result, `numbers`,
 `evidence`, `scale` (probability or density), `diagnostics` (error, effective sample size, k-hat), what each method says
 of its own, `importance_diagnostics`, `annealing_diagnostics`, by the `rules` of `reliability` (which estimates to
-doubt); `summary`, `to_arviz`, `arviz_versions`.
+doubt); `to_arviz`, `arviz_versions`.
 """

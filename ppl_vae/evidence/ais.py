@@ -84,14 +84,7 @@ def schedule(num_temperatures: int) -> list[float]:
 
 
 def anneal(evaluate: Evaluate, state: State, path: AnnealingPath, tick: Tick) -> Annealed:
-    """Go along the path with held step sizes and gather the weights.
-
-    Args:
-        evaluate: gives log base and log ratio with their gradients.
-        state: the start: draws from the distribution at the path's first temperature.
-        path: where to go, forwards or backwards.
-        tick: called once for each temperature.
-    """
+    """Go along the path, from draws of its first distribution, and gather the weights; tick at each temperature."""
     log_weights = torch.zeros_like(state.log_ratio, dtype=torch.float64)
     accepted = torch.zeros_like(path.step_sizes[0])
     last = len(path.betas) - 1
@@ -175,14 +168,7 @@ def statistics(annealed: Annealed, path: AnnealingPath) -> dict[str, Array]:
 
 
 class Annealer:
-    """Gives each chunk of data its chains.
-
-    Args:
-        prepared: the pair and its data.
-        options: of annealing.
-        threads: chosen for the work.
-        runs: how often each chunk is annealed.
-    """
+    """Gives each chunk of data its chains, which will be annealed so many times (`runs`)."""
 
     def __init__(self, prepared: Prepared, options: AnnealingOptions, threads: Threads, *, runs: int = 1) -> None:
         self.prepared, self.options = prepared, options

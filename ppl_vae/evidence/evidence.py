@@ -7,8 +7,11 @@ so the gap between the two columns is how far the guide is from the posterior.
 
 from typing import Any
 
-from ppl_vae.evidence import reliability, summary
+import numpy as np
+
+from ppl_vae.evidence import reliability
 from ppl_vae.evidence.numbers import Numbers
+from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, PROBABILITY
 from ppl_vae.evidence.to_arviz import container, elpd
 from ppl_vae.utils.report import Report
 
@@ -35,7 +38,33 @@ class Evidence(Numbers):
 
     def report(self) -> Report:
         """Return what is printed: means with their errors, diagnostics, and the verdict."""
-        return summary.report(self, self.verdict())
+        means, diagnostics, what = self.means(), reliability.diagnostics_of(self), self.quantity
+        of = "P(z)" if self.elbo_proposal == "prior" else "Q"
+        bounds = [
+            ("ELBO", means["elbo"], f"nats, {what} >= ELBO"),
+            ("gap", means["gap"], f"nats, KL({of} || P(z | {self.observed})) = {what} - ELBO"),
+        ]
+        rows = [
+            (what, means["log_px"], "nats"),
+            *([] if self.is_exact else bounds),
+            ("bits per dim", means["bits_per_dim"], self._bits_in_words()),
+            *diagnostics.rows(),
+        ]
+        lines = diagnostics.lines()
+        never = int(np.isneginf(self.elbo).sum())
+        if never:
+            lines.append(f"the ELBO of {never} data is minus infinity: draws of {of} that the model rules out")
+        return Report(diagnostics.headline(), rows, [*lines, self.verdict()])
+
+    def _bits_in_words(self) -> str:
+        formula, levels = f"-{self.quantity} / ({self.event_size:.4g} ln 2)", self.num_levels
+        if self.scored == DEQUANTIZED:
+            return f"{formula} + log2 {levels}, of dequantized x: an upper bound on the bits of its {levels} levels"
+        if self.scored == DENSITY:
+            return f"{formula}, of a density{f' of {levels} levels: not comparable' if levels else ''}"
+        if self.scored == PROBABILITY and levels:
+            return f"{formula}, of the probability of {levels} levels"
+        return formula
 
     def __str__(self) -> str:
         return str(self.report())
@@ -48,12 +77,33 @@ class Evidence(Numbers):
     def to_arviz(self) -> Any:
         """Return ArviZ's container: `InferenceData` up to 0.23, `xarray.DataTree` from 1.0.
 
-        Groups: evidence (`to_dataset`), and with `draws` posterior, log_likelihood (log P(x | z)), observed_data
-        and importance (the log-weights); without, log_likelihood is log P(x) itself, as one draw. For `arviz.compare`
-        take `to_elpd`: `arviz.loo` of a container is a harmonic mean.
+        Groups, with `draws`:
+            posterior: the latent sites [chain = 1, draw, datum, ...], drawn by importance resampling.
+            log_likelihood: log P(x | z) of those draws in nats [chain, draw, datum], by the observed site's name; of
+                several observed sites the sum, as NAME_and_NAME.
+            observed_data: the observed sites [datum, ...].
+            importance: log_weights of the samples of the proposal that were resampled, in nats [sample, datum].
+        Without `draws` instead of all these:
+            log_likelihood: log P(x) itself, as `log_px`, one chain of one draw.
+        Always:
+            evidence: `to_dataset`: log_px, elbo, mcse, ess, khat and more [datum].
+
+        The dimensions of a site SITE that are its own are SITE_dim_0, SITE_dim_1 and so on; `datum` counts from 0. A
+        site with a slash in its name, or the name of a dimension, gets a point for it, or an underscore at its end.
+
+        `arviz.loo` of the container is not log P(x): it averages 1 / P(x | z), the harmonic mean, over the posterior's
+        draws, which is too high by nats. For `arviz.compare` take `to_elpd`.
         """
         return container(self)
 
     def to_elpd(self) -> Any:
-        """Return log P(x) and k-hat per datum as ArviZ's `ELPDData`, for `arviz.compare` and `arviz.plot_khat`."""
+        """Return log P(x) and k-hat per datum as ArviZ's `ELPDData`, for `arviz.compare` and `arviz.plot_khat`.
+
+            elpd = sum_n log P(x_n),    se = sqrt(N var_n log P(x_n))
+
+        With z integrated out, log P(x_n) does not depend on the other data: it is its own leave-one-out prediction, so
+        ArviZ's name for it is kept, `elpd_loo`. The number of parameters, `p_loo`, is not known: NaN.
+
+        Source: the sums of `arviz.loo`; Vehtari et al., arXiv 1507.04544.
+        """
         return elpd(self)

@@ -70,16 +70,8 @@ def transition(
 ) -> tuple[State, Tensor]:
     """Move every chain by one HMC transition, which leaves f_beta invariant; return the state and what was accepted.
 
-    Args:
-        evaluate: gives the two terms of log f_beta and their gradients.
-        state: where the chains are.
-        beta: which distribution of the path.
-        step_size: of the leapfrog integrator, [N].
-        num_leapfrog: L, its steps.
-
-    Returns:
-        The new state, and the probability of acceptance of each chain, [C, N]. A move to where the density
-        is not finite is rejected.
+    Step sizes are [N]; the probability of acceptance is that of each chain, [C, N]. A move to where the density
+    is not finite is rejected.
 
     Source: Neal, MCMC using Hamiltonian dynamics, arXiv 1206.1901.
     """
@@ -95,8 +87,6 @@ def transition(
     after = proposed.log_density(beta) - (momentum**2).sum(-1) / 2
     probability = torch.nan_to_num(after - before, nan=-torch.inf, posinf=-torch.inf).clamp(max=0.0).exp()
     accepted = torch.rand_like(probability) < probability
-    return State(*(_where(accepted, a, b) for a, b in zip(proposed, state, strict=True))), probability
-
-
-def _where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(accepted[..., None] if new.dim() > accepted.dim() else accepted, new, old)
+    both = zip(proposed, state, strict=True)
+    chosen = (torch.where(accepted if new.dim() == 2 else accepted[..., None], new, old) for new, old in both)
+    return State(*chosen), probability

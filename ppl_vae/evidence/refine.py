@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributions import constraints, transform_to
 
 from ppl_vae.distributions.unwrap import parameters_of, rebuilt
-from ppl_vae.errors import InputError, positive_int, positive_number, reason
+from ppl_vae.errors import InputError, reason
 from ppl_vae.traces.log_weights import log_weights
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import Args, Structure, samples
@@ -44,16 +44,11 @@ class Shifted(Messenger):
     its base distribution is shifted, its transforms stay. Sites that only carry a value which was drawn
     elsewhere (the Delta sites of Pyro's automatic guides) stay.
 
-    A shift has the shape of its parameter in one run of the guide, with the plate over the data, and
-    broadcasts under one more plate to the left. It belongs to the data it was made for, in their order.
+    Shifts are as `zeros` makes them, and belong to the data they were made for, in their order.
 
     With `sticking=True` samples are drawn with the shifts, and scored with a copy that has no gradient, which
     leaves only the path through the samples (Roeder et al., arXiv 1703.09194): that gradient has no noise
     where Q is the posterior.
-
-    Args:
-        shifts: for each site and parameter, as `zeros` makes them.
-        sticking: score the samples with stopped parameters.
     """
 
     def __init__(self, shifts: Shifts, *, sticking: bool = False) -> None:
@@ -114,6 +109,8 @@ def shifted(fn: Any, shifts: dict[str, Tensor]) -> Any:
 def zeros(guide_trace: poutine.Trace) -> Shifts:
     """Return shifts of zero for every site of a guide, leaf tensors that ask for gradients.
 
+    A shift has the shape of its parameter in one run of the guide, and broadcasts under one more plate to the left.
+
     Raises:
         InputError: sites that are discrete or cannot be drawn by reparameterization, families whose
             parameters are not known, or no density at all.
@@ -137,8 +134,8 @@ def zeros(guide_trace: poutine.Trace) -> Shifts:
 
 def _has_moving_support(fn: Any) -> bool:
     """Return whether the support of a family depends on its parameters, as that of a uniform distribution does."""
-    base = type(parameters_of(fn))
-    return any(constraints.is_dependent(c) for c in (getattr(base, "support", None),) if c is not None)
+    support = getattr(type(parameters_of(fn)), "support", None)
+    return support is not None and bool(constraints.is_dependent(support))
 
 
 def _parameters(base: Any, batch_shape: torch.Size) -> dict[str, Tensor]:
@@ -195,45 +192,20 @@ def refine(
     subsample: Tensor | None = None,
     vectorize: bool = True,
 ) -> Pair:
-    """Return the pair with the best Q of the guide's family for each of these data, as far as Adam finds it.
+    """Return the pair with the best Q of the guide's family for each of these data, in their order, as Adam finds it.
 
-    All data are fitted at once, each by its own ELBO, with a learning rate that falls linearly to zero. What
-    is returned is never worse than the guide but by the noise of the choice: each datum keeps its shift only
-    where the mean of log P(x, z) - log Q(z) over 256 fresh samples is higher with it than without, both drawn
-    from the same random numbers. The networks are not touched, nor their gradients.
+    Each datum is fitted by its own ELBO, with a learning rate that falls linearly to zero, in units of the
+    unconstrained parameters. What is returned is never worse than the guide but by the noise of the choice: each
+    datum keeps its shift only where the mean of log P(x, z) - log Q(z) over 256 fresh samples is higher with it than
+    without, both drawn from the same random numbers. The networks are not touched, nor their gradients.
 
-    Args:
-        pair: the two programs; call it within `pair.running()` and `pair.evaluating()`.
-        args: the data; the returned guide holds for exactly these, in their order.
-        structure: as `structure_of` found it.
-        num_steps: how many steps of Adam.
-        num_particles: how many samples of z for each datum and step.
-        learning_rate: of the first step, in units of the unconstrained parameters.
-        subsample: which data a plate with a random subset has to take; the same has to be passed later.
-        vectorize: draw all samples in one run; else one run for each.
+    Call it within `pair.running()` and `pair.evaluating()`; arguments as for `log_weights`.
 
     Raises:
-        InputError: discrete latent sites or ones without reparameterization, and families whose
-            parameters are not known, all by name; a number of steps or particles below 1.
+        InputError: as `zeros`.
 
     Source: Cremer et al., arXiv 1801.03558; Roeder et al., arXiv 1703.09194, for the gradient.
-
-    >>> from ppl_vae.models import LinearGaussian
-    >>> from ppl_vae.guides import MeanField
-    >>> from ppl_vae.traces.plates import structure_of
-    >>> from ppl_vae.traces.run import get_traces
-    >>> model = LinearGaussian((20,), latent_dim=4)
-    >>> pair, x = Pair(model, MeanField(model)), torch.randn(5, 20)
-    >>> with pair.running(), pair.evaluating(), torch.no_grad():
-    ...     structure = structure_of(get_traces(pair, (x,)), num_data=5)
-    ...     refined = refine(pair, (x,), structure)
-    ...     before, after = (log_weights(p, (x,), 100, structure).mean() for p in (pair, refined))
-    >>> bool(after > before)
-    True
     """
-    positive_int("num_steps", num_steps)
-    positive_int("num_particles", num_particles)
-    positive_number("learning_rate", learning_rate)
     guide: Any = pair.guide
     with torch.no_grad(), fixed(structure, subsample):
         guide_trace = poutine.trace(guide).get_trace(*args)

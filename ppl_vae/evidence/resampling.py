@@ -46,15 +46,7 @@ class Draws:
 
 
 def resampled(weighted: Weighted, num_draws: int, num_data: int) -> Draws:
-    """Draw from the posterior by resampling z_k with probability w_k / sum_j w_j, datum by datum (SIR).
-
-    Args:
-        weighted: K samples of the guide for each datum.
-        num_draws: S, how many to draw for each datum, with replacement.
-        num_data: how many of the data count.
-
-    Raises:
-        InputError: a datum without a weight above zero, or with one that is no number.
+    """Draw from the posterior of the first `num_data` data by resampling, with replacement: the chosen z_k of `choose`.
 
     Source: Rubin, Using the SIR algorithm to simulate posterior distributions, Bayesian Statistics 3 (1988).
 

@@ -55,13 +55,7 @@ class _Unconstrained(Messenger):
 
 
 class Latents:
-    """The densities of one chunk of data over its unconstrained latents.
-
-    Args:
-        pair: the programs, running.
-        chunk: the data.
-        structure: as `structure_of` found it.
-        proposal: where the path starts: "guide" or "prior".
+    """The densities of one chunk of data over its unconstrained latents; the base is the guide or the prior.
 
     Raises:
         InputError: a discrete latent that cannot be enumerated, or a guide whose density cannot be evaluated.
@@ -75,26 +69,22 @@ class Latents:
         latent = {name: site for name, site in model.items() if not site["is_observed"]}
         self.names = [name for name, site in latent.items() if not site["fn"].support.is_discrete]
         self.discrete = len(self.names) < len(latent)
-        self.layouts: dict[
-            str, tuple[torch.Size, int]
-        ] = {}  # other plates and event of a site's u; dimensions of the event
+        # Other plates and event of a site's u; dimensions of the event.
+        self.layouts: dict[str, tuple[torch.Size, int]] = {}
         _check(latent, guide)
         self.flatten(model, 1)
 
     def draw(self, num_chains: int) -> Tensor:
         """Draw u from the base for each chain and datum, [C, N, D]."""
-        model, _ = self._drawn(num_chains)
-        return self.flatten(samples(model), num_chains)
+        return self.flatten(samples(self._drawn(num_chains)[0]), num_chains)
 
     def flatten(self, sites: Mapping[str, Site], num_chains: int) -> Tensor:
         """Put the values of the latent sites of a run with so many chains into u, [C, N, D]."""
         parts = [torch.zeros(num_chains, self.chunk.size, 0, device=self.pair.device)]
         for name in self.names:
-            site = sites[name]
-            transform = _to_support(site["fn"])
-            u = transform.inv(site["value"])
+            transform = _to_support(sites[name]["fn"])
             event_dim = transform.domain.event_dim
-            u = to_kn(u, event_dim, self.structure)
+            u = to_kn(transform.inv(sites[name]["value"]), event_dim, self.structure)
             self.layouts[name] = u.shape[2:], event_dim
             parts.append(u.reshape(*u.shape[:2], -1))
         return torch.cat(parts, dim=-1)
@@ -207,15 +197,11 @@ Fast = Callable[[Tensor], Tensors]
 class Densities:
     """Gives for each chunk what evaluates log base and log ratio and their gradients at u [C, N, D].
 
-    Args:
-        num_evaluations: how often they will be evaluated, all chunks together.
-        wanted: True compiles, False never does, "auto" where the work is long enough to pay for it.
-        threads: chosen for the work, and again where it becomes slow.
+    It is compiled if wanted, or "auto" and so many evaluations, all chunks together, are long enough to pay for it.
     """
 
-    def __init__(self, num_evaluations: int, wanted: bool | str = "auto", threads: Threads | None = None) -> None:
-        self.num_evaluations, self.wanted = num_evaluations, wanted
-        self.threads = Threads(1) if threads is None else threads
+    def __init__(self, num_evaluations: int, wanted: bool | str, threads: Threads) -> None:
+        self.num_evaluations, self.wanted, self.threads = num_evaluations, wanted, threads
         self._shape: torch.Size | None = None  # of u, where it is compiled
 
     def of(self, latents: Latents, num_chains: int) -> Evaluate:

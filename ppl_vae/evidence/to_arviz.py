@@ -18,32 +18,7 @@ NO_TAIL, ALL_TAIL = -1.0, 2.0  # where an infinite k-hat is shown; -1 is that of
 
 
 def container(numbers: Numbers) -> Any:
-    """Return ArviZ's container of an estimate.
-
-    Groups, with `draws`:
-        posterior: the latent sites [chain = 1, draw, datum, ...], drawn by importance resampling.
-        log_likelihood: log P(x | z) of those draws in nats [chain, draw, datum], by the observed site's name; of
-            several observed sites the sum, as NAME_and_NAME.
-        observed_data: the observed sites [datum, ...].
-        importance: log_weights of the samples of the proposal that were resampled, in nats [sample, datum].
-    Without `draws` instead of all these:
-        log_likelihood: log P(x) itself, as `log_px`, one chain of one draw.
-    Always:
-        evidence: `Evidence.to_dataset`: log_px, elbo, mcse, ess, khat and more [datum].
-
-    The dimensions of a site SITE that are its own are SITE_dim_0, SITE_dim_1 and so on; `datum` counts from 0. A site
-    with a slash in its name, or the name of a dimension, gets a point for it, or an underscore at its end.
-
-    `arviz.loo` of the container is not log P(x): it averages 1 / P(x | z), the harmonic mean, over the posterior's
-    draws, which is too high by nats. `elpd` has what was estimated.
-
-    >>> import torch
-    >>> from ppl_vae import estimate_evidence
-    >>> from ppl_vae.models import LinearGaussian
-    >>> estimate = estimate_evidence(LinearGaussian((9,)), None, torch.randn(5, 9), proposal="prior", num_samples=50)
-    >>> container(estimate)["evidence"].sizes["datum"]
-    5
-    """
+    """Return ArviZ's container of an estimate, with the groups of `Evidence.to_arviz`."""
     doubtful = len(doubts(numbers)) if numbers.draws is not None else 0
     if doubtful:
         warnings.warn(
@@ -62,23 +37,10 @@ def container(numbers: Numbers) -> Any:
 
 
 def elpd(numbers: Numbers) -> Any:
-    """Return log P(x) as ArviZ's `ELPDData`: what `arviz.plot_khat` and `arviz.compare` take.
+    """Return log P(x) as ArviZ's `ELPDData`, as `Evidence.to_elpd` describes it.
 
-        elpd = sum_n log P(x_n),    se = sqrt(N var_n log P(x_n))
-
-    With z integrated out, log P(x_n) does not depend on the other data: it is its own leave-one-out prediction, so
-    ArviZ's name for it is kept, `elpd_loo`. The number of parameters, `p_loo`, is not known: NaN. The k-hat of weights
-    that are all equal, minus infinity, is put at -1, and that of one weight that has it all, infinity, at 2 (or at
-    the least and the largest of the others), so that pictures show them.
-
-    Source: the sums of `arviz.loo`; Vehtari et al., arXiv 1507.04544.
-
-    >>> import torch
-    >>> from ppl_vae import estimate_evidence
-    >>> from ppl_vae.models import LinearGaussian
-    >>> estimate = estimate_evidence(LinearGaussian((9,)), None, torch.randn(5, 9), proposal="prior", num_samples=50)
-    >>> dict(elpd(estimate).pareto_k.sizes)
-    {'datum': 5}
+    The k-hat of weights that are all equal, minus infinity, is put at -1, and that of one weight that has it all,
+    infinity, at 2 (or at the least and the largest of the others), so that pictures show them.
     """
     import xarray
 

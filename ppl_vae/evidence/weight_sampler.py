@@ -43,31 +43,12 @@ def log_weights_function(
     Each call draws anew from PyTorch's global generator: for the same seed the weights are those of
     `trace.log_weights`, up to rounding. It uses the values that parameters and buffers have when it is called;
     everything else that the programs read (numbers, Python's attributes) is as it was here. Before it is
-    returned it is held against plain Pyro, on these data and on the same in another order.
-
-    Args:
-        pair: the two programs; call it within `pair.running()` and `pair.evaluating()`.
-        args: what both are called with, all tensors: x first. Real data: the function is tried on them.
-        num_samples: K, how many z are drawn for each datum.
-        structure: as `structure_of` found it.
-        proposal: "guide" or "prior".
+    returned it is held against plain Pyro, on these data and on the same in another order. Arguments as for
+    `log_weights`; call it within `pair.evaluating()`, too.
 
     Raises:
         CannotCapture: the programs cannot be recorded or compiled (Python that depends on values, a plate that takes
             a random subset of the data, no C++ compiler).
-        InputError: as `trace.log_weights`.
-
-    >>> from ppl_vae.models import LinearGaussian
-    >>> from ppl_vae.guides import LinearGaussian as Posterior
-    >>> from ppl_vae.traces.plates import structure_of
-    >>> from ppl_vae.traces.run import get_traces
-    >>> model = LinearGaussian((20,), latent_dim=4)
-    >>> pair, x = Pair(model, Posterior(model)), torch.randn(5, 20)
-    >>> with pair.running(), pair.evaluating(), torch.no_grad():
-    ...     structure = structure_of(get_traces(pair, (x,)), num_data=5)
-    ...     weights = log_weights_function(pair, (x,), 3, structure)((x,))
-    >>> torch.allclose(weights, model.exact_log_px(x).expand(3, 5), atol=1e-4)
-    True
     """
     if structure.subsampled:
         raise CannotCapture("the program takes a random subset of its data")
@@ -106,13 +87,7 @@ REFINED_AT_ONCE = 256  # data whose guide is refined together
 class Sampler:
     """Draws K samples for each datum of a chunk and weighs them.
 
-    Args:
-        prepared: the pair and its data.
-        num_samples: K of the first round.
-        proposal: "guide", "refined" or "prior".
-        rows: how many (sample, datum) pairs are evaluated at once.
-        vectorize: draw many samples in one run.
-        threads: chosen for the work, and again where it becomes slow.
+    K = `num_samples` in the first round, about `rows` (sample, datum) pairs at once.
     """
 
     def __init__(
@@ -121,15 +96,10 @@ class Sampler:
         self.threads = threads
         self.prepared, self.refined, self.vectorize = prepared, proposal == "refined", vectorize
         self.proposal = "guide" if self.refined else proposal
-        together = (
-            prepared.structure.size
-            if prepared.structure.subsampled
-            else len(prepared.source)
-            if prepared.whole_only
-            else 1
-        )
-        if self.refined and prepared.divisible:
-            together = min(REFINED_AT_ONCE, len(prepared.source))
+        if prepared.divisible:
+            together = min(REFINED_AT_ONCE, len(prepared.source)) if self.refined else 1
+        else:
+            together = prepared.structure.size if prepared.structure.subsampled else len(prepared.source)
         room = max(1, rows // together)
         self.at_once = -(-num_samples // -(-num_samples // room))  # runs of one size, but for the last
         self.data_at_once = max(together, rows // self.at_once)
@@ -189,29 +159,25 @@ class Sampler:
 
     def weighted(self, chunk: Chunk, num_samples: int) -> Weighted:
         """Return log-weights together with the latents they belong to."""
-        pair, options = self._pair(chunk), self._options(chunk) | {"likelihood": True}
+        pair, structure, how = self._pair(chunk), self.prepared.structure, self._how(chunk)
         counts = run_sizes(num_samples, self.at_once)
-        runs = [draw(pair, chunk.args, count, self.prepared.structure, **options) for count in counts]
+        runs = [draw(pair, chunk.args, count, structure, likelihood=True, **how) for count in counts]
         return checked(Weighted.concatenated(runs), num_samples)
 
     def _run(self, pair: Pair, chunk: Chunk, count: int) -> Tensor:
         # It has one shape; others are left to Pyro, which for the same seed gives the same samples.
         if self._compiled is not None and (count, chunk.size) == (self.at_once, self.data_at_once):
             return self._compiled(chunk.args)
-        return self._plain(pair, chunk, count)
+        return log_weights(pair, chunk.args, count, self.prepared.structure, **self._how(chunk))
 
-    def _plain(self, pair: Pair, chunk: Chunk, count: int) -> Tensor:
-        options = self._options(chunk) | {"vectorize": self.vectorize}
-        return log_weights(pair, chunk.args, count, self.prepared.structure, **options)
-
-    def _options(self, chunk: Chunk) -> dict[str, Any]:
-        return {"proposal": self.proposal, "subsample": chunk.subsample}
+    def _how(self, chunk: Chunk) -> dict[str, Any]:
+        return {"proposal": self.proposal, "subsample": chunk.subsample, "vectorize": self.vectorize}
 
     def _pair(self, chunk: Chunk) -> Pair:
         if not self.refined:
             return self.prepared.pair
         if self._refined is None or self._refined[0] is not chunk:
-            options: dict[str, Any] = {"subsample": chunk.subsample, "vectorize": self.vectorize}
-            pair = refine(self.prepared.pair, chunk.args, self.prepared.structure, **options)
-            self._refined = (chunk, pair)
+            pair, structure = self.prepared.pair, self.prepared.structure
+            refined = refine(pair, chunk.args, structure, subsample=chunk.subsample, vectorize=self.vectorize)
+            self._refined = chunk, refined
         return self._refined[1]
