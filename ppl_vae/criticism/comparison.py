@@ -16,20 +16,8 @@ from ppl_vae.utils.report import Mean
 def compare_evidence(evidences: Mapping[str, Evidence]) -> Any:
     """Compare models by their estimates on the same data; the table of `ppl_vae.compare`.
 
-    Args:
-        evidences: by the name of the model.
-
     Raises:
         InputError: nothing to compare, no evidence, estimates on different data, or densities beside probabilities.
-
-    >>> import torch
-    >>> from ppl_vae import estimate_evidence
-    >>> from ppl_vae.models import LinearGaussian
-    >>> models = {f"sigma {s}": LinearGaussian((20,), latent_dim=4, sigma=s) for s in (0.5, 1.0)}
-    >>> x = models["sigma 1.0"](size=64).detach()
-    >>> options = {"proposal": "prior", "num_samples": 100}
-    >>> list(compare_evidence({n: estimate_evidence(m, None, x, **options) for n, m in models.items()}).index)
-    ['sigma 1.0', 'sigma 0.5']
     """
     _check(evidences)
     if len({evidence.scored for evidence in evidences.values()}) > 1:

@@ -72,6 +72,12 @@ class SiteUse:
         """Whether the site says nothing about x."""
         return float(self.kl.sum()) < COLLAPSED + 2 * self.kl_mcse and self.active == 0
 
+    def dimensions(self) -> str:
+        """Return the KL of the first twelve dimensions, the largest first, in words."""
+        if not self.per_dimension:
+            return "as a whole: Q or P(z) does not factorize over dimensions"
+        return " ".join(f"{v:.2f}" for v in np.sort(self.kl)[::-1][:12]) + " ..." * (len(self.kl) > 12)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LatentUse:
@@ -121,54 +127,43 @@ class LatentUse:
     def _headline(self) -> str:
         return f"Latents on {self.num_data} data, K = {self.num_samples} samples each, in nats"
 
-    def _site_rows(self) -> list[tuple[str, str, str, str]]:
-        return [
-            (
-                name,
-                f"{site.kl.sum():.3f}",
-                f"{site.active} of {len(site.variance)}",
-                " ".join(f"{v:.2f}" for v in np.sort(site.kl)[::-1][:12]) + " ..." * (len(site.kl) > 12)
-                if site.per_dimension
-                else "as a whole: Q or P(z) does not factorize over dimensions",
-            )
+    def _tables(self) -> list[list[tuple[str, str, str, str]]]:
+        """Return the table of the sites, and that of all of them together, each with its header first."""
+        information, near = self.mutual_information, self.mutual_information > NEAR_BOUND * self.bound
+        information_mcse = float(np.hypot(self.kl_mcse, self.marginal_kl_mcse))
+        note = f"of at most log N = {self.bound:.2f}" + (": near it, so only a lower bound; take more data" * near)
+        by_site = [
+            (name, f"{site.kl.sum():.3f}", f"{site.active} of {len(site.variance)}", site.dimensions())
             for name, site in self.sites.items()
         ]
-
-    def _total_rows(self) -> list[tuple[str, str, str, str]]:
-        information_mcse = float(np.hypot(self.kl_mcse, self.marginal_kl_mcse))
-        near = self.mutual_information > NEAR_BOUND * self.bound
-        note = f"of at most log N = {self.bound:.2f}" + (": near it, so only a lower bound; take more data" * near)
-        return [
+        together = [
             ("KL", f"{self.kl:.3f}", number(self.kl_mcse), "E_x KL(Q(z | x) || P(z)), the sum of the next two"),
-            ("I(x; z)", f"{self.mutual_information:.3f}", number(information_mcse), note),
+            ("I(x; z)", f"{information:.3f}", number(information_mcse), note),
             ("KL(Q(z) || P(z))", f"{self.marginal_kl:.3f}", number(self.marginal_kl_mcse), "aggregated posterior"),
+        ]
+        return [
+            [("site", "KL", "active", "KL of each dimension, largest first"), *by_site],
+            [("all sites", "mean", "MCSE", ""), *together],
         ]
 
     def __str__(self) -> str:
         width = max(16, *map(len, self.sites))
-        lines = [
-            self._headline(),
-            "",
-            f"{'site':<{width}}{'KL':>10}{'active':>12}  KL of each dimension, largest first",
-        ]
-        lines += [f"{a:<{width}}{b:>10}{c:>12}  {d}" for a, b, c, d in self._site_rows()]
-        lines += ["", f"{'all sites':<{width}}{'mean':>10}{'MCSE':>12}"]
-        lines += [f"{a:<{width}}{b:>10}{c:>12}  {d}" for a, b, c, d in self._total_rows()]
-        return "\n".join([*lines, "", self.verdict()])
+        lines = [self._headline(), ""]
+        for table in self._tables():
+            lines += [*(f"{a:<{width}}{b:>10}{c:>12}  {d}".rstrip() for a, b, c, d in table), ""]
+        return "\n".join([*lines, self.verdict()])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        def table(header: tuple[str, ...], rows: list[tuple[str, str, str, str]]) -> str:
-            cells = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
-            return "<table><tr>" + "".join(f"<th>{h}</th>" for h in header) + f"</tr>{cells}</table>"
+        def row(cells: tuple[str, ...], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in cells) + "</tr>"
 
-        return (
-            f"<p>{html.escape(self._headline())}</p>"
-            + table(("site", "KL", "active", "KL of each dimension, largest first"), self._site_rows())
-            + table(("all sites", "mean", "MCSE", ""), self._total_rows())
-            + f"<p>{html.escape(self.verdict())}</p>"
-        )
+        def table(head: tuple[str, ...], *rows: tuple[str, ...]) -> str:
+            return f"<table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
+
+        tables = "".join(table(*rows) for rows in self._tables())
+        return f"<p>{html.escape(self._headline())}</p>{tables}<p>{html.escape(self.verdict())}</p>"
 
 
 NUM_PAIRED = 2**13  # samples, of all data together, whose density under all N posteriors is found

@@ -11,7 +11,7 @@ Source: Neal, Annealed Importance Sampling, Statistics and Computing 11 (2001); 
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -129,10 +129,8 @@ def annealed_importance_sampling(prepared: Prepared, options: AnnealingOptions) 
     with Threads(options.threads) as threads, prepared.drawing(options.seed, options.proposal) as ready:
         annealer = Annealer(ready, options, threads)
         with progress_bar(annealer.num_transitions, "annealing", "step", options.progress) as bar:
-            for chunk in annealer.chunks():
-                chains = annealer.chains(chunk)
-                path = chains.pilot(bar.update)
-                result = statistics(chains.forward(path, bar.update), path)
+            for chunk in ready.chunks(annealer.data_at_once):
+                result = annealer.chains(chunk, bar.update).forward()
                 parts.append({key: values[: chunk.num_data] for key, values in result.items()})
     found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return replace(
@@ -156,7 +154,7 @@ def one_datum(prepared: Prepared, options: AnnealingOptions) -> Latents:
 
 
 def statistics(annealed: Annealed, path: AnnealingPath) -> dict[str, Array]:
-    """Return what an annealing run says of each datum: log_px, mcse, ess, bias, acceptance, step_size, chain_spread."""
+    """Return log_px, mcse, ess, bias, acceptance, step_size and chain_spread of an annealing run, each [N]."""
     log_weights = annealed.log_weights.cpu().numpy()
     numbers = estimates(log_weights)
     spread = log_weights.std(0, ddof=1) if len(log_weights) > 1 else np.full_like(numbers["ess"], np.nan)
@@ -179,38 +177,31 @@ class Annealer:
         self.num_transitions = chunks * (rungs + runs * options.num_temperatures)
         self.densities = Densities(self.num_transitions * options.num_leapfrog, options.compile, threads)
 
-    def chunks(self) -> Iterator[Chunk]:
-        """Yield the data in order, as many at once as there is room for with their chains."""
-        return self.prepared.chunks(self.data_at_once)
-
-    def chains(self, chunk: Chunk) -> "Chains":
+    def chains(self, chunk: Chunk, tick: Tick) -> "Chains":
         """Return the chains of a chunk's data, with the guide refined for them if so asked."""
         pair, structure = self.prepared.pair, self.prepared.structure
         if self.options.proposal == "refined":
             pair = refine(pair, chunk.args, structure, subsample=chunk.subsample)
         latents = Latents(pair, chunk, structure, self.options.proposal)
-        return Chains(latents, self.densities.of(latents, self.options.num_chains), self.options)
+        return Chains(latents, self.densities.of(latents, self.options.num_chains), self.options, tick)
 
 
 class Chains:
-    """The chains of one chunk of data: from the base to the posterior, or back."""
+    """The chains of one chunk of data, their step sizes found: from the base to the posterior, or back."""
 
-    def __init__(self, latents: Latents, evaluate: Evaluate, options: AnnealingOptions) -> None:
-        self.latents, self.evaluate, self.options = latents, evaluate, options
+    def __init__(self, latents: Latents, evaluate: Evaluate, options: AnnealingOptions, tick: Tick) -> None:
+        self.latents, self.evaluate, self.num_chains, self.tick = latents, evaluate, options.num_chains, tick
+        betas = schedule(options.num_temperatures)
+        self.path = pilot(evaluate, self._from_base(), betas, options.num_leapfrog, tick)
 
-    def pilot(self, tick: Tick) -> AnnealingPath:
-        """Find the step sizes."""
-        betas = schedule(self.options.num_temperatures)
-        return pilot(self.evaluate, self._from_base(), betas, self.options.num_leapfrog, tick)
+    def forward(self) -> dict[str, Array]:
+        """Return the statistics of annealing from draws of the base to the posterior."""
+        return statistics(anneal(self.evaluate, self._from_base(), self.path, self.tick), self.path)
 
-    def forward(self, path: AnnealingPath, tick: Tick) -> Annealed:
-        """Anneal from draws of the base to the posterior."""
-        return anneal(self.evaluate, self._from_base(), path, tick)
-
-    def backward(self, position: Tensor, path: AnnealingPath, tick: Tick) -> Annealed:
-        """Anneal from exact draws of the posterior, [1, N, D], to the base."""
-        start = self.evaluate(position.expand(self.options.num_chains, -1, -1).contiguous())
-        return anneal(self.evaluate, start, path.backwards(), tick)
+    def backward(self, position: Tensor) -> dict[str, Array]:
+        """Return those of annealing from exact draws of the posterior, [1, N, D], to the base."""
+        start = self.evaluate(position.expand(self.num_chains, -1, -1).contiguous())
+        return statistics(anneal(self.evaluate, start, self.path.backwards(), self.tick), self.path)
 
     def _from_base(self) -> State:
-        return self.evaluate(self.latents.draw(self.options.num_chains))
+        return self.evaluate(self.latents.draw(self.num_chains))

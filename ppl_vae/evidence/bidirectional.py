@@ -20,7 +20,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.errors import InputError
-from ppl_vae.evidence.ais import Annealer, annealed_importance_sampling, one_datum, statistics
+from ppl_vae.evidence.ais import Annealer, annealed_importance_sampling, one_datum
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.numbers import Sandwich
 from ppl_vae.evidence.options import AnnealingOptions
@@ -48,13 +48,11 @@ def bidirectional(prepared: Prepared, options: AnnealingOptions, threads: Thread
     parts = []
     annealer = Annealer(prepared, options, threads, runs=2)
     with progress_bar(annealer.num_transitions, "sandwich", "step", options.progress) as bar:
-        for chunk in annealer.chunks():
+        for chunk in prepared.chunks(annealer.data_at_once):
             latents = Latents(prepared.pair, chunk, prepared.structure, options.proposal)
             simulated, z, x = _simulated(latents, options.joint)
-            chains = annealer.chains(simulated)
-            path = chains.pilot(bar.update)
-            lower = statistics(chains.forward(path, bar.update), path)
-            upper = statistics(chains.backward(z, path, bar.update), path)
+            chains = annealer.chains(simulated, bar.update)
+            lower, upper = chains.forward(), chains.backward(z)
             found = (lower["log_px"], -upper["log_px"], lower["mcse"], upper["mcse"], x)
             parts.append([values[: chunk.num_data] for values in found])
     return Sandwich(*(np.concatenate(column) for column in zip(*parts, strict=True)))

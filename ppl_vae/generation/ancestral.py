@@ -30,21 +30,12 @@ Conditions = dict[str, Tensor]
 class Ancestral:
     """Generates data by a model, from PyTorch's global generator; the draws are the same compiled and not.
 
-    Args:
-        pair: the model; make and call it within `pair.running()` and `pair.evaluating()`, without gradients.
-        mean: generate E[x | z] instead of a draw.
-        threads: chosen for the work, and again where it becomes slow.
-
-    >>> from ppl_vae.models import VAE
-    >>> pair = Pair(VAE((1, 8, 8)))
-    >>> with pair.running(), pair.evaluating(), torch.no_grad():
-    ...     Ancestral(pair, mean=True)(3, {}).shape
-    torch.Size([3, 1, 8, 8])
+    With `mean`, E[x | z] instead of a draw. Make and call it within `pair.running()` and `pair.evaluating()`, without
+    gradients.
     """
 
-    def __init__(self, pair: Pair, mean: bool, threads: Threads | None = None) -> None:
-        self.pair, self.mean = pair, mean
-        self.threads = Threads(1) if threads is None else threads
+    def __init__(self, pair: Pair, mean: bool, threads: Threads) -> None:
+        self.pair, self.mean, self.threads = pair, mean, threads
         self._compiled: Any = None
         self._size = 0  # of the chunks that are compiled
 

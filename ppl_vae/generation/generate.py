@@ -196,18 +196,14 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
                 f"Train one with a prior of latent_dim=2."
             )
         (name,) = latents
-        draws = _draws(model, name)
+        runs = (samples(poutine.trace(model).get_trace(size=n)) for n in run_sizes(QUANTILE_DRAWS, CHUNK))
+        draws = torch.cat([sites[name]["value"] for sites in runs])
         levels = (torch.arange(grid) + 0.5) / grid
         across, up = (torch.quantile(draws[:, d].float().cpu(), levels) for d in (0, 1))
         z = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), dim=-1).reshape(-1, 2).to(draws)
         with AtMean(True):
             x = generated(model, poutine.trace(poutine.condition(model, {name: z})).get_trace(size=len(z)), mean=True)
     return x.reshape(grid, grid, *x.shape[1:])
-
-
-def _draws(model: Program, name: str) -> Tensor:
-    runs = (samples(poutine.trace(model).get_trace(size=size)) for size in run_sizes(QUANTILE_DRAWS, CHUNK))
-    return torch.cat([sites[name]["value"] for sites in runs])
 
 
 def _as_given(pair: Pair, conditions: dict[str, Any]) -> dict[str, Tensor]:

@@ -1,8 +1,6 @@
 """Imputation: what stands where values of x are missing, by the model and what is observed of the same datum.
 
-    E[x_mis | x_obs] ~ sum_k w_k E[x_mis | z_k] / sum_k w_k,    w_k = P(x_obs, z_k) / Q(z_k | x_obs),
-
-z_k ~ Q(z | x_obs): self-normalized importance sampling. A draw of x_mis is one of P(x_mis | z_k), with z_k chosen
+Self-normalized importance sampling, z_k ~ Q(z | x_obs); a draw of x_mis is one of P(x_mis | z_k), with z_k chosen
 among them with probability proportional to w_k. Source: Mattei & Frellsen, arXiv 1812.02633, section 3.
 """
 
