@@ -47,11 +47,7 @@ def accuracy(guide: Program, data: Any) -> float:
 
 
 def most_probable(guide: Program, x: Tensor) -> Tensor:
-    """Return the label of each x that is most probable under Q(y | x), [N]; call it within `Pair.running()`.
-
-    Raises:
-        InputError: a guide without a discrete site y on x alone.
-    """
+    """Return the label of each x that is most probable under Q(y | x), [N]; call it within `Pair.running()`."""
     try:
         sites = samples(poutine.trace(guide).get_trace(x))
     except InputError:  # it asks for the label

@@ -40,17 +40,11 @@ Tick = Callable[[], Any]
 
 
 class AnnealingPath(NamedTuple):
-    """How to go along the path.
+    """How to go along the path."""
 
-    Attributes:
-        betas: from 0 to 1, or back, [T + 1].
-        step_sizes: of HMC at each of them, [T + 1, N].
-        num_leapfrog: steps of each transition.
-    """
-
-    betas: list[float]
-    step_sizes: Tensor
-    num_leapfrog: int
+    betas: list[float]  # from 0 to 1, or back, [T + 1]
+    step_sizes: Tensor  # of HMC at each of them, [T + 1, N]
+    num_leapfrog: int  # steps of each transition
 
     def backwards(self) -> "AnnealingPath":
         """Return the same path from its end to its start."""
@@ -58,17 +52,11 @@ class AnnealingPath(NamedTuple):
 
 
 class Annealed(NamedTuple):
-    """One annealing run over C chains x N data.
+    """One annealing run over C chains x N data."""
 
-    Attributes:
-        log_weights: [C, N], in nats, double precision.
-        acceptance: the accepted rate of HMC, [N].
-        state: where the chains ended.
-    """
-
-    log_weights: Tensor
-    acceptance: Tensor
-    state: State
+    log_weights: Tensor  # [C, N], in nats, double precision
+    acceptance: Tensor  # the accepted rate of HMC, [N]
+    state: State  # where the chains ended
 
 
 def schedule(num_temperatures: int) -> list[float]:

@@ -12,7 +12,6 @@ from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.importance import importance_sampling
 from ppl_vae.evidence.options import AnnealingOptions, ImportanceOptions, Options
 from ppl_vae.evidence.prepare import Prepared, prepared
-from ppl_vae.evidence.to_arviz import container
 from ppl_vae.traces.pair import Program
 from ppl_vae.utils.threads import Threads
 
@@ -211,4 +210,4 @@ def to_arviz(
             f"out, or use estimate_evidence(..., method={method!r}).to_arviz(), which is without draws."
         )
     positive_int("num_draws", num_draws)
-    return container(estimate_evidence(**given))
+    return estimate_evidence(**given).to_arviz()

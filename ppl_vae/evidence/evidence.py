@@ -1,19 +1,36 @@
-"""The result of estimating log P(x): numbers per datum, and what they say in all.
+"""The result of estimating log P(x): numbers per datum, and what they say in all, by the rules of their method.
 
     log P(x) - ELBO = KL(Q(z | x) || P(z | x)) >= 0
 
 so the gap between the two columns is how far the guide is from the posterior.
 """
 
-from typing import Any
+from collections import Counter
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppl_vae.evidence import reliability
+from ppl_vae.evidence.annealing_diagnostics import AnnealingDiagnostics, SandwichDiagnostics
+from ppl_vae.evidence.importance_diagnostics import ExactDiagnostics, ImportanceDiagnostics
 from ppl_vae.evidence.numbers import Numbers
+from ppl_vae.evidence.rules import Diagnostics
 from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, PROBABILITY
 from ppl_vae.evidence.to_arviz import container, elpd
-from ppl_vae.utils.report import Report
+from ppl_vae.utils.report import Report, counted
+
+DIAGNOSTICS: dict[str, type[Diagnostics]] = {
+    "importance": ImportanceDiagnostics,
+    "ais": AnnealingDiagnostics,
+    "sandwich": SandwichDiagnostics,
+}
+FEW, SMALL = 0.25, 0.05  # the mean stands with at most so many doubtful data (a share), off by so little (nats)
+
+
+class Doubt(NamedTuple):
+    """A datum whose log P(x) is not to be trusted, and the reason in words."""
+
+    datum: int
+    reason: str
 
 
 class Evidence(Numbers):
@@ -23,22 +40,50 @@ class Evidence(Numbers):
     were made.
     """
 
-    def doubts(self) -> list[reliability.Doubt]:
-        """Return the data whose log P(x) is not to be trusted, each with the reason in words.
+    def doubts(self) -> list[Doubt]:
+        """Return the data whose log P(x) is not to be trusted, each with every reason there is, in words.
 
         Reasons: Pareto's k-hat above min(1 - 1 / log10 K, 0.7), an effective sample size below 10, a tolerance
         that was not reached; of annealing, chains whose weights differ, a low accepted rate of HMC, or an
         importance estimate that lies above.
         """
-        return reliability.doubts(self)
+        rules = list(self._diagnostics().rules())
+        reasons = ([rule.words[datum] for rule in rules if rule.breaks[datum]] for datum in range(len(self)))
+        return [Doubt(datum, "; ".join(found)) for datum, found in enumerate(reasons) if found]
 
     def verdict(self) -> str:
         """Return one line on whether the mean log P(x) can be believed."""
-        return reliability.verdict(self)
+        diagnostics = self._diagnostics()
+        if too_few := diagnostics.too_few():
+            return f"Cannot be judged: {too_few}"
+        if refuted := diagnostics.refuted():
+            return f"Not to be believed: {refuted} {diagnostics.remedy()}"
+        doubtful = [doubt.datum for doubt in self.doubts()]
+        if not doubtful:
+            return diagnostics.undoubted()
+        counts = Counter({rule.short: int(rule.breaks.sum()) for rule in diagnostics.rules() if rule.breaks.any()})
+        why = counted(dict(counts.most_common()), len(self))
+        off = self._may_be_off(doubtful)
+        stands = len(doubtful) <= FEW * len(self) and off <= SMALL
+        start = f"To be believed as a mean, to about {max(off, 0.01):.2f} nats" if stands else "Not to be believed"
+        return (
+            f"{start}: {why}; {self.quantity} is more likely too low. They are listed by .doubts(). "
+            f"{diagnostics.remedy()}{diagnostics.blind_spot()}"
+        )
+
+    def _diagnostics(self) -> Diagnostics:
+        return ExactDiagnostics(self) if self.is_exact else DIAGNOSTICS[self.method](self)
+
+    def _may_be_off(self, doubtful: list[int]) -> float:
+        """Return how much they may move the mean: by their errors, biases, and what smoothing would change."""
+        smoothed = self.diagnostics.get("log_px_psis", self.log_px)
+        signs = np.abs(np.stack([self.mcse, self.diagnostics["bias"], smoothed - self.log_px]))
+        worst = np.nan_to_num(signs, nan=np.inf, posinf=np.inf).max(0)
+        return float(worst[doubtful].sum() / len(self))
 
     def report(self) -> Report:
         """Return what is printed: means with their errors, diagnostics, and the verdict."""
-        means, diagnostics, what = self.means(), reliability.diagnostics_of(self), self.quantity
+        means, diagnostics, what = self.means(), self._diagnostics(), self.quantity
         of = "P(z)" if self.elbo_proposal == "prior" else "Q"
         bounds = [
             ("ELBO", means["elbo"], f"nats, {what} >= ELBO"),
@@ -94,7 +139,7 @@ class Evidence(Numbers):
         `arviz.loo` of the container is not log P(x): it averages 1 / P(x | z), the harmonic mean, over the posterior's
         draws, which is too high by nats. For `arviz.compare` take `to_elpd`.
         """
-        return container(self)
+        return container(self, len(self.doubts()))
 
     def to_elpd(self) -> Any:
         """Return log P(x) and k-hat per datum as ArviZ's `ELPDData`, for `arviz.compare` and `arviz.plot_khat`.
@@ -106,4 +151,4 @@ class Evidence(Numbers):
 
         Source: the sums of `arviz.loo`; Vehtari et al., arXiv 1507.04544.
         """
-        return elpd(self)
+        return elpd(self, len(self.doubts()))

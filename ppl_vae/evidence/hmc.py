@@ -21,19 +21,13 @@ JITTER = 0.2  # step sizes vary by this share from transition to transition, so 
 
 
 class State(NamedTuple):
-    """Where the chains are.
+    """Where the chains are: u, both terms there, and their gradients."""
 
-    Attributes:
-        position: u, [C, N, D].
-        log_base, log_ratio: the two terms there, [C, N].
-        grad_base, grad_ratio: their gradients, [C, N, D].
-    """
-
-    position: Tensor
-    log_base: Tensor
-    log_ratio: Tensor
-    grad_base: Tensor
-    grad_ratio: Tensor
+    position: Tensor  # [C, N, D]
+    log_base: Tensor  # [C, N]
+    log_ratio: Tensor  # [C, N]
+    grad_base: Tensor  # [C, N, D]
+    grad_ratio: Tensor  # [C, N, D]
 
     def log_density(self, beta: float) -> Tensor:
         """Return log f_beta, [C, N]."""

@@ -1,8 +1,6 @@
 """log P(x) by importance sampling, one datum at a time, with the guide as the proposal.
 
-    log P(x) = log E_Q[w] ~ log (1/K) sum_k P(x, z_k) / Q(z_k | x),    z_k ~ Q(z | x)
-
-The logarithm of an average is, in expectation, below log P(x) and above the ELBO (the average of the
+The logarithm of an average of weights is, in expectation, below log P(x) and above the ELBO (the average of their
 logarithms), and rises to log P(x) as K grows (Burda et al., arXiv 1509.00519). The data go through in
 chunks of samples x data, so memory does not grow with the data, and by one number only with K.
 """
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ppl_vae.data.as_source import fingerprint
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.adaptive import reach
 from ppl_vae.evidence.diagnostics import Array, Statistics
@@ -56,7 +55,7 @@ def importance_sampling(prepared: Prepared, options: ImportanceOptions) -> Evide
         proposal=options.proposal,
         elbo_proposal=options.proposal,
         event_size=prepared.event_size,
-        fingerprint=prepared.fingerprint(),
+        fingerprint=fingerprint(prepared.source),
         seed=options.seed,
         quantity=prepared.quantity,
         scored=prepared.scored,

@@ -10,7 +10,7 @@ from pyro.distributions import Delta
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ppl_vae.data.as_source import as_source, fingerprint
+from ppl_vae.data.as_source import as_source
 from ppl_vae.data.checks import check
 from ppl_vae.data.sources import Source, TensorSource
 from ppl_vae.distributions.unwrap import base_of
@@ -32,17 +32,11 @@ CHUNK_ROWS = 2**12  # (sample, datum) pairs held at once
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some of the data, and what to call the programs with for them.
+    """Some of the data, and what to call the programs with for them."""
 
-    Attributes:
-        args: the arguments of both programs, on their device.
-        subsample: which data a plate with its own random subset has to take; None for plain programs.
-        num_data: how many of the results count (the last subset may be filled up).
-    """
-
-    args: Args
-    subsample: Tensor | None
-    num_data: int
+    args: Args  # of both programs, on their device
+    subsample: Tensor | None  # which data a plate with its own random subset has to take; None for plain programs
+    num_data: int  # how many of the results count (the last subset may be filled up)
 
     @property
     def size(self) -> int:
@@ -56,29 +50,17 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A pair that fits its data, running; what one estimate after the other is made from.
-
-    Attributes:
-        pair: the programs.
-        source: the data.
-        structure: what a run of the pair shows of it.
-        num_run: on how many data the pair was run; on all only where it runs on a part of them not.
-        quantity: what is estimated: log P(x), log P(x | y) or log P(x, y).
-        exact: whether no latent site is sampled: there is none, or all are summed out; then one sample says all.
-        scored: what the observed sites are scored by, see `ppl_vae.evidence.scale`.
-        num_levels: how many grey levels x has, 0 if that is not known.
-        num_missing: how many values of all data are missing.
-    """
+    """A pair that fits its data, running; what one estimate after the other is made from."""
 
     pair: Pair
     source: Source
-    structure: Structure
-    num_run: int
-    quantity: str
-    exact: bool
-    scored: str
-    num_levels: int
-    num_missing: int
+    structure: Structure  # what a run of the pair shows of it
+    num_run: int  # on how many data the pair was run; on all only where it runs on a part of them not
+    quantity: str  # what is estimated: log P(x), log P(x | y) or log P(x, y)
+    exact: bool  # no latent site is sampled: there is none, or all are summed out; then one sample says all
+    scored: str  # what the observed sites are scored by, see `ppl_vae.evidence.scale`
+    num_levels: int  # how many grey levels x has, 0 if that is not known
+    num_missing: int  # how many values of all data are missing
 
     @property
     def whole_only(self) -> bool:
@@ -124,10 +106,6 @@ class Prepared:
             traces, num_run, _ = check(self.pair, tried, size=size, proposal=proposal)
             yield replace(self, structure=structure_of(traces, num_run), num_run=num_run)
 
-    def fingerprint(self) -> str:
-        """Return a hash of the data."""
-        return fingerprint(self.source)
-
 
 @contextmanager
 def prepared(
@@ -152,9 +130,8 @@ def prepared(
         what = quantity(traces[0], () if joint else condition_names(sites))
         exact = all(site["is_observed"] for site in samples(traces[-1]).values())
         with all_known(num_missing == 0):
-            yield Prepared(
-                pair, source, structure, num_run, what, exact, *scored_as(sites.values(), source), num_missing
-            )
+            scored = scored_as(sites.values(), source)
+            yield Prepared(pair, source, structure, num_run, what, exact, *scored, num_missing)
 
 
 def _check_densities(traces: list[Trace]) -> None:

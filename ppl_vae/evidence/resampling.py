@@ -15,19 +15,12 @@ Values = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Draws:
-    """Draws from the posterior of each datum, and what goes with them.
+    """Draws from the posterior of each datum, and what goes with them."""
 
-    Attributes:
-        posterior: the latent sites by name, [S, N, ...].
-        log_likelihood: log P(x | z) of those draws, [S, N], in nats.
-        log_weights: of the K samples they were resampled from, [K, N].
-        observed: the observed sites by name, [N, ...].
-    """
-
-    posterior: dict[str, Values]
-    log_likelihood: Values
-    log_weights: Values
-    observed: dict[str, Values]
+    posterior: dict[str, Values]  # the latent sites by name, [S, N, ...]
+    log_likelihood: Values  # log P(x | z) of those draws, [S, N], in nats
+    log_weights: Values  # of the K samples they were resampled from, [K, N]
+    observed: dict[str, Values]  # the observed sites by name, [N, ...]
 
     @classmethod
     def concatenated(cls, parts: list["Draws"]) -> "Draws":

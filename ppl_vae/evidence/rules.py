@@ -14,17 +14,11 @@ from ppl_vae.utils.report import Row, number
 
 
 class Rule(NamedTuple):
-    """A reason to doubt some of the data.
+    """A reason to doubt some of the data."""
 
-    Attributes:
-        short: it in a few words, for the count of the data it holds for.
-        breaks: which data are doubted, [N].
-        words: the reason of each datum.
-    """
-
-    short: str
-    breaks: NDArray[np.bool_]
-    words: list[str]
+    short: str  # it in a few words, for the count of the data it holds for
+    breaks: NDArray[np.bool_]  # which data are doubted, [N]
+    words: list[str]  # the reason of each datum
 
 
 def each(text: str, *columns: Array) -> list[str]:
@@ -38,11 +32,7 @@ def each(text: str, *columns: Array) -> list[str]:
 
 @dataclass(frozen=True)
 class Diagnostics(ABC):
-    """What is said of the numbers of one method; a new method has a class of its own.
-
-    Attributes:
-        numbers: of the estimate.
-    """
+    """What is said of the numbers of one method; a new method has a class of its own."""
 
     numbers: Numbers
 

@@ -99,11 +99,7 @@ class Latents:
         return values
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log base and log ratio, [C, N] each, in nats, for u [C, N, D].
-
-        Raises:
-            InputError: the programs do not run with these values, or not under one more plate.
-        """
+        """Return log base and log ratio, [C, N] each, in nats, for u [C, N, D]."""
         try:
             return self._densities(u)
         except (ValueError, RuntimeError) as problem:
@@ -149,11 +145,7 @@ class Latents:
 
 
 def _to_support(fn: Any) -> Any:
-    """Return the transform from unconstrained space to where a site's values lie.
-
-    Raises:
-        InputError: PyTorch knows none.
-    """
+    """Return the transform from unconstrained space to where a site's values lie."""
     while hasattr(fn, "component_distribution"):  # a mixture lies where its components do
         fn = fn.component_distribution
     try:

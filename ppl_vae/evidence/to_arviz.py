@@ -10,20 +10,18 @@ import numpy as np
 from ppl_vae.evidence.arviz_versions import container_of, elpd_of
 from ppl_vae.evidence.diagnostics import Array, khat_threshold
 from ppl_vae.evidence.numbers import Numbers
-from ppl_vae.evidence.reliability import doubts
 
 DRAWS, DATUM, SAMPLE = ("chain", "draw"), "datum", "sample"
 TAKEN = (*DRAWS, DATUM, SAMPLE)
 NO_TAIL, ALL_TAIL = -1.0, 2.0  # where an infinite k-hat is shown; -1 is that of a uniform distribution's tail
 
 
-def container(numbers: Numbers) -> Any:
+def container(numbers: Numbers, num_doubtful: int) -> Any:
     """Return ArviZ's container of an estimate, with the groups of `Evidence.to_arviz`."""
-    doubtful = len(doubts(numbers)) if numbers.draws is not None else 0
-    if doubtful:
+    if num_doubtful and numbers.draws is not None:
         warnings.warn(
-            f"{doubtful} of {len(numbers)} data are not to be trusted (evidence.doubts()): draws resampled from a few "
-            f"samples are too narrow.",
+            f"{num_doubtful} of {len(numbers)} data are not to be trusted (evidence.doubts()): draws resampled from a "
+            f"few samples are too narrow.",
             stacklevel=3,
         )
     values = numbers.to_dataset()
@@ -36,7 +34,7 @@ def container(numbers: Numbers) -> Any:
     return container_of(groups)
 
 
-def elpd(numbers: Numbers) -> Any:
+def elpd(numbers: Numbers, num_doubtful: int) -> Any:
     """Return log P(x) as ArviZ's `ELPDData`, as `Evidence.to_elpd` describes it.
 
     The k-hat of weights that are all equal, minus infinity, is put at -1, and that of one weight that has it all,
@@ -51,7 +49,7 @@ def elpd(numbers: Numbers) -> Any:
         "p": np.nan,
         "n_samples": numbers.num_samples,
         "n_data_points": len(numbers),
-        "warning": bool(doubts(numbers)),
+        "warning": num_doubtful > 0,
         "elpd_i": xarray.DataArray(numbers.log_px, coords, (DATUM,), "elpd_i"),
         "scale": "log",
         "good_k": khat_threshold(numbers.num_samples),

@@ -161,21 +161,13 @@ def generated(model: Program, trace: poutine.Trace, mean: bool) -> Tensor:
 
 
 def check_range(name: str, fn: Any, value: Tensor) -> None:
-    """Refuse a condition that its site cannot have.
-
-    Raises:
-        InputError: a value outside the support of fn.
-    """
+    """Refuse a condition that its site cannot have."""
     if not bool(in_support(fn, value)):
         raise InputError(outside_message(name, fn, value))
 
 
 def in_support(fn: Any, value: Tensor) -> Tensor:
-    """Return whether all of the values are in the support of a distribution, a scalar.
-
-    >>> in_support(torch.distributions.Bernoulli(0.5), torch.tensor([0.0, 2.0]))
-    tensor(False)
-    """
+    """Return whether all of the values are in the support of a distribution, a scalar."""
     return torch.as_tensor(fn.support.check(value).all())
 
 

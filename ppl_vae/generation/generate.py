@@ -207,11 +207,7 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
 
 
 def _as_given(pair: Pair, conditions: dict[str, Any]) -> dict[str, Tensor]:
-    """Return conditions as tensors that the model takes, without those that are None.
-
-    Raises:
-        InputError: no numbers, or a y of a `ConditionalModel` that is of another shape, not finite or out of range.
-    """
+    """Return conditions as tensors that the model takes, without those that are None, once they are seen to fit."""
     given = {}
     for name, value in conditions.items():
         if value is None:

@@ -205,9 +205,7 @@ def weighted_mean(log_weights: Tensor, runs: Iterable[Tensor]) -> tuple[Tensor, 
 
         m = sum_k w_k f_k / sum_k w_k,    MCSE^2 = sum_k w_k^2 (f_k - m)^2 / (sum_k w_k)^2
 
-    Args:
-        log_weights: [K, N].
-        runs: f, so many at once, [k, N, ...] each.
+    Log-weights are [K, N], runs hold some f each, [k, N, ...].
 
     Source: Owen, Monte Carlo theory, methods and examples, chapter 9.
 
