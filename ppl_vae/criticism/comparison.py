@@ -12,6 +12,15 @@ from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, MIXED, PROBABILITY
 from ppl_vae.utils.report import Mean
 
+NAMES = {
+    PROBABILITY: "probability",
+    DENSITY: "density",
+    DEQUANTIZED: "density of dequantized levels",
+    MIXED: "density of some sites and probability of others",
+}
+GAIN = 1e-9  # nats per datum that better weights could add where their search ends
+MOST = 20_000  # its steps: some 1 s for 10,000 data; models that differ this little have no weights worth more
+
 
 def compare_evidence(evidences: Mapping[str, Evidence]) -> Any:
     """Compare models by their estimates on the same data; the table of `ppl_vae.compare`.
@@ -27,53 +36,6 @@ def compare_evidence(evidences: Mapping[str, Evidence]) -> Any:
     with np.errstate(invalid="ignore"):  # where both are minus infinity
         differences = log_px[0] - log_px
     return _table(ranked, differences, stacking(log_px))
-
-
-def check_comparable(evidences: Mapping[str, Evidence]) -> None:
-    """Refuse probabilities beside densities, unless these are of dequantized levels.
-
-    Raises:
-        InputError: one is a density and another is not, or two are of another number of levels.
-    """
-    kinds = {evidence.scored for evidence in evidences.values()}
-    if DEQUANTIZED in kinds and len(kinds) > 1:
-        old = next((name for name, evidence in evidences.items() if not evidence.scored), None)
-        if old is not None:
-            raise InputError(
-                f"Expected estimates that say what they are of, beside one of dequantized levels; got {old!r}, kept by "
-                f"an older version. Evaluate it again."
-            )
-        if any(evidence.event_size % 1 for evidence in evidences.values()):
-            raise InputError(
-                "Expected complete data to compare probabilities with densities of dequantized levels; got some with "
-                "missing values, so many for each datum. Compare on complete data."
-            )
-    known: dict[str, Any] = {name: e for name, e in evidences.items() if e.scored}
-    for name, other in known.items():
-        first_name, first = next(iter(known.items()))
-        together = {first.scored, other.scored}
-        if together not in ({first.scored}, {PROBABILITY, DEQUANTIZED}):
-            words = {one.scored: f"a {_NAMES[one.scored]} for {key!r}" for key, one in known.items()}
-            raise InputError(
-                f"Expected log P(x) of one kind, or of levels and of dequantized levels; got {words[first.scored]} and "
-                f"{words[other.scored]}. Train that of the density on dequantized data (--set data.dequantize=uniform)."
-            )
-        if DEQUANTIZED in together and first.num_levels != other.num_levels:
-            raise InputError(
-                f"Expected x of one number of levels; got {first.num_levels} for {first_name!r} and "
-                f"{other.num_levels} for {name!r}. Evaluate both on the same data."
-            )
-
-
-_NAMES = {
-    PROBABILITY: "probability",
-    DENSITY: "density",
-    DEQUANTIZED: "density of dequantized levels",
-    MIXED: "density of some sites and probability of others",
-}
-
-GAIN = 1e-9  # nats per datum that better weights could add where their search ends
-MOST = 20_000  # its steps: some 1 s for 10,000 data; models that differ this little have no weights worth more
 
 
 def stacking(log_px: Array) -> Array:
@@ -121,7 +83,39 @@ def _check(evidences: Mapping[str, Any]) -> None:
                 f"Expected estimates of one quantity; got {first.quantity} of {first.event_size:g} numbers for "
                 f"{first_name!r} and {other.quantity} of {other.event_size:g} for {name!r}. Compare models of one task."
             )
-    check_comparable(evidences)
+    _check_kinds(evidences)
+
+
+def _check_kinds(evidences: Mapping[str, Evidence]) -> None:
+    """Refuse probabilities beside densities, unless these are of as many dequantized levels."""
+    kinds = {evidence.scored for evidence in evidences.values()}
+    if DEQUANTIZED in kinds and len(kinds) > 1:
+        old = next((name for name, evidence in evidences.items() if not evidence.scored), None)
+        if old is not None:
+            raise InputError(
+                f"Expected estimates that say what they are of, beside one of dequantized levels; got {old!r}, kept by "
+                f"an older version. Evaluate it again."
+            )
+        if any(evidence.event_size % 1 for evidence in evidences.values()):
+            raise InputError(
+                "Expected complete data to compare probabilities with densities of dequantized levels; got some with "
+                "missing values, so many for each datum. Compare on complete data."
+            )
+    known: dict[str, Any] = {name: e for name, e in evidences.items() if e.scored}
+    for name, other in known.items():
+        first_name, first = next(iter(known.items()))
+        together = {first.scored, other.scored}
+        if together not in ({first.scored}, {PROBABILITY, DEQUANTIZED}):
+            words = {one.scored: f"a {NAMES[one.scored]} for {key!r}" for key, one in known.items()}
+            raise InputError(
+                f"Expected log P(x) of one kind, or of levels and of dequantized levels; got {words[first.scored]} and "
+                f"{words[other.scored]}. Train that of the density on dequantized data (--set data.dequantize=uniform)."
+            )
+        if DEQUANTIZED in together and first.num_levels != other.num_levels:
+            raise InputError(
+                f"Expected x of one number of levels; got {first.num_levels} for {first_name!r} and "
+                f"{other.num_levels} for {name!r}. Evaluate both on the same data."
+            )
 
 
 def _of_levels(evidence: Evidence) -> Evidence:

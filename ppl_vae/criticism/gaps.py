@@ -5,7 +5,6 @@
 
 ELBO* is the ELBO of the best Q of the guide's family for this one datum (`ppl_vae.evidence.refine`). A large
 approximation gap asks for a richer family; a large amortization gap for a larger encoder, or longer training.
-Source: Cremer et al., arXiv 1801.03558.
 """
 
 from dataclasses import asdict, dataclass
@@ -164,9 +163,9 @@ def explain_gap(
 ) -> Gap:
     """Split log P(x) - ELBO of each datum into what the family costs and what amortization costs.
 
-    For each datum the parameters of the guide's distributions are optimized from the guide's answer
-    (`ppl_vae.evidence.refine`); the refined Q gives the best ELBO, and log P(x) as a proposal. Every number comes from
-    K fresh samples, which neither fitted the refined Q nor chose it.
+    For each datum the parameters of the guide's distributions are optimized from the guide's answer; the refined Q
+    gives the best ELBO, and log P(x) as a proposal. Every number comes from K fresh samples, which neither fitted the
+    refined Q nor chose it.
 
     Args:
         model: P(x, z), called as `model(*batch)`.

@@ -1,10 +1,8 @@
 """What the latents are used for: posterior collapse seen at a glance.
 
-    E_x KL(Q(z | x) || P(z)) = I(x; z) + KL(Q(z) || P(z)),    Q(z) = 1/N sum_n Q(z | x_n)
-
-The left side is what the ELBO pays for its latents. What of it is information about x, I(x; z), is at most
-log N for N data; the rest is how far the aggregated posterior is from the prior, which is what samples from
-the prior suffer from. Source: Hoffman & Johnson, "ELBO surgery" (NIPS 2016 workshop on approximate inference).
+E_x KL(Q(z | x) || P(z)) is what the ELBO pays for its latents. What of it is information about x, I(x; z), is at most
+log N for N data; the rest is how far the aggregated posterior is from the prior, which is what samples from the prior
+suffer from.
 """
 
 import html

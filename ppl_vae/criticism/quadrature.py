@@ -31,6 +31,7 @@ WIDTH = 2.0  # of a panel of the first round, in standard deviations
 ROUNDS = 7
 TOLERANCE = {torch.double: 1e-10, torch.float: 1e-4}  # nats, relative to 1 + |log P(x)|; the last round is finer
 DATA_AT_ONCE = 100
+Moments = tuple[Tensor, Tensor]  # mean and standard deviation, each [n]
 
 
 class Quadrature(NamedTuple):
@@ -152,8 +153,7 @@ def _integrals(work: Prepared, chunk: Chunk) -> tuple[Tensor, Tensor]:
     name, event_shape, prior, q = _latent(work, chunk)
     around, before = [prior, q], torch.full((2, chunk.size), torch.inf).to(q[0])
     for halvings in range(ROUNDS):
-        edges = torch.cat([_edges(mean, deviation, WIDTH / 2**halvings) for mean, deviation in around])
-        z, log_widths = _nodes(edges)
+        z, log_widths = _nodes(around, WIDTH / 2**halvings)
         log_joint, log_q = _log_densities(work, chunk, name, z.reshape(*z.shape, *event_shape))
         log_px = torch.logsumexp(log_joint + log_widths, 0)
         q_mass = (log_q + log_widths).exp()
@@ -174,8 +174,8 @@ def _integrals(work: Prepared, chunk: Chunk) -> tuple[Tensor, Tensor]:
     )
 
 
-def _latent(work: Prepared, chunk: Chunk) -> tuple[str, torch.Size, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return the latent's name and event shape, and the mean and standard deviation, each [n], of its prior and Q."""
+def _latent(work: Prepared, chunk: Chunk) -> tuple[str, torch.Size, Moments, Moments]:
+    """Return the latent's name and event shape, and the moments of its prior and of Q."""
     model, guide = map(samples, get_traces(work.pair, chunk.args))
     latents = {name: site for name, site in model.items() if not site["is_observed"]}
     shapes = {name: tuple(site["fn"].event_shape) for name, site in latents.items()}
@@ -199,16 +199,11 @@ def _latent(work: Prepared, chunk: Chunk) -> tuple[str, torch.Size, tuple[Tensor
     return name, guide[name]["fn"].event_shape, (moments[0], moments[1]), (moments[2], moments[3])
 
 
-def _edges(mean: Tensor, deviation: Tensor, width: float) -> Tensor:
-    """Return the edges of panels around a distribution, [E, n], for its mean and standard deviation [n]."""
-    steps = torch.arange(-REACH, REACH + width / 2, width).to(mean)
-    return mean + deviation * steps[:, None]
-
-
-def _nodes(edges: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the nodes on all panels between these edges, and the logarithms of their weights, each [K, n]."""
+def _nodes(around: list[Moments], width: float) -> tuple[Tensor, Tensor]:
+    """Return the nodes on all panels around some distributions, and the logarithms of their weights, each [K, n]."""
+    steps = torch.arange(-REACH, REACH + width / 2, width)
+    edges = torch.cat([mean + deviation * steps.to(mean)[:, None] for mean, deviation in around]).sort(0).values
     nodes, weights = (torch.from_numpy(a).to(edges)[:, None] for a in np.polynomial.legendre.leggauss(NODES))
-    edges = edges.sort(0).values
     middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
     z, widths = middle[:, None] + half[:, None] * nodes, half[:, None] * weights
     return z.flatten(0, 1), widths.flatten(0, 1).log()
