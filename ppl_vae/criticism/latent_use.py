@@ -70,12 +70,6 @@ class SiteUse:
         """Whether the site says nothing about x."""
         return float(self.kl.sum()) < COLLAPSED + 2 * self.kl_mcse and self.active == 0
 
-    def dimensions(self) -> str:
-        """Return the KL of the first twelve dimensions, the largest first, in words."""
-        if not self.per_dimension:
-            return "as a whole: Q or P(z) does not factorize over dimensions"
-        return " ".join(f"{v:.2f}" for v in np.sort(self.kl)[::-1][:12]) + " ..." * (len(self.kl) > 12)
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LatentUse:
@@ -131,7 +125,7 @@ class LatentUse:
         information_mcse = float(np.hypot(self.kl_mcse, self.marginal_kl_mcse))
         note = f"of at most log N = {self.bound:.2f}" + (": near it, so only a lower bound; take more data" * near)
         by_site = [
-            (name, f"{site.kl.sum():.3f}", f"{site.active} of {len(site.variance)}", site.dimensions())
+            (name, f"{site.kl.sum():.3f}", f"{site.active} of {len(site.variance)}", _in_words(site))
             for name, site in self.sites.items()
         ]
         together = [
@@ -162,6 +156,13 @@ class LatentUse:
 
         tables = "".join(table(*rows) for rows in self._tables())
         return f"<p>{html.escape(self._headline())}</p>{tables}<p>{html.escape(self.verdict())}</p>"
+
+
+def _in_words(site: SiteUse) -> str:
+    """Return the KL of the first twelve dimensions, the largest first."""
+    if not site.per_dimension:
+        return "as a whole: Q or P(z) does not factorize over dimensions"
+    return " ".join(f"{v:.2f}" for v in np.sort(site.kl)[::-1][:12]) + " ..." * (len(site.kl) > 12)
 
 
 NUM_PAIRED = 2**13  # samples, of all data together, whose density under all N posteriors is found

@@ -22,11 +22,7 @@ MARGIN = 0.8  # of the tolerance, for the samples that decide: the fresh ones sc
 
 
 def reach(sampler: Sampler, pilots: list[Array], options: ImportanceOptions) -> list[Statistics]:
-    """Return the statistics of all chunks, from the first log-weights of each, [K, n], and as many more as it takes.
-
-    Raises:
-        InputError: no datum would come near the tolerance.
-    """
+    """Return the statistics of all chunks, from the first log-weights of each, [K, n], and as many more as it takes."""
     assert options.tolerance is not None
     tolerance, most = options.tolerance, options.most_samples
     base = len(pilots[0])

@@ -61,10 +61,8 @@ def bidirectional(prepared: Prepared, options: AnnealingOptions, threads: Thread
 def _simulated(latents: Latents, joint: bool) -> tuple[Chunk, Tensor, Any]:
     """Draw x and z from the model; return a chunk that holds this x, z as u [1, N, D], and x itself.
 
-    Its conditions are given, unless they are scored (`joint`): then they are drawn, too.
-
-    Raises:
-        InputError: simulated data cannot take the place of the model's arguments.
+    Its conditions are given, unless they are scored (`joint`): then they are drawn, too. Models are refused whose
+    arguments cannot be simulated data.
     """
     chunk = latents.chunk
     sites = samples(latents.trace()).items()

@@ -199,10 +199,7 @@ def refine(
     datum keeps its shift only where the mean of log P(x, z) - log Q(z) over 256 fresh samples is higher with it than
     without, both drawn from the same random numbers. The networks are not touched, nor their gradients.
 
-    Call it within `pair.running()` and `pair.evaluating()`; arguments as for `log_weights`.
-
-    Raises:
-        InputError: as `zeros`.
+    Call it within `pair.running()` and `pair.evaluating()`; arguments as for `log_weights`, errors as of `zeros`.
 
     Source: Cremer et al., arXiv 1801.03558; Roeder et al., arXiv 1703.09194, for the gradient.
     """

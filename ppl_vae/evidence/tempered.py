@@ -55,11 +55,7 @@ class _Unconstrained(Messenger):
 
 
 class Latents:
-    """The densities of one chunk of data over its unconstrained latents; the base is the guide or the prior.
-
-    Raises:
-        InputError: a discrete latent that cannot be enumerated, or a guide whose density cannot be evaluated.
-    """
+    """The densities of one chunk of data over its unconstrained latents; the base is the guide or the prior."""
 
     def __init__(self, pair: Pair, chunk: Chunk, structure: Structure, proposal: str) -> None:
         self.pair, self.chunk, self.structure = pair, chunk, structure

@@ -40,11 +40,7 @@ class Ancestral:
         self._size = 0  # of the chunks that are compiled
 
     def __call__(self, size: int, given: Conditions) -> Tensor:
-        """Generate x, [size, *event_shape], given some conditions.
-
-        Raises:
-            InputError: a condition that is out of range.
-        """
+        """Generate x, [size, *event_shape], given some conditions, which have to be in range."""
         return self.threads.run(partial(self._run, size, given), partial(self._trial, size, given))
 
     def _run(self, size: int, given: Conditions) -> Tensor:
