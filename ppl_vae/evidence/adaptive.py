@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.diagnostics import Array, Statistics, estimates, within
-from ppl_vae.evidence.options import ImportanceOptions
 from ppl_vae.evidence.prepare import Chunk
 from ppl_vae.evidence.weight_sampler import Sampler
 from ppl_vae.utils.progress import progress_bar
@@ -21,14 +20,12 @@ from ppl_vae.utils.progress import progress_bar
 MARGIN = 0.8  # of the tolerance, for the samples that decide: the fresh ones scatter
 
 
-def reach(sampler: Sampler, pilots: list[Array], options: ImportanceOptions) -> list[Statistics]:
+def reach(sampler: Sampler, pilots: list[Array], tolerance: float) -> list[Statistics]:
     """Return the statistics of all chunks, from the first log-weights of each, [K, n], and as many more as it takes."""
-    assert options.tolerance is not None
-    tolerance, most = options.tolerance, options.most_samples
-    base = len(pilots[0])
+    base, most = len(pilots[0]), sampler.options.most_samples
     _check_reachable(pilots, tolerance, most)
     found = []
-    with progress_bar(len(sampler.prepared.source), "tolerance", "datum", options.progress) as bar:
+    with progress_bar(len(sampler.prepared.source), "tolerance", "datum", sampler.options.progress) as bar:
         for pilot, chunk in zip(pilots, sampler.prepared.chunks(sampler.data_at_once), strict=True):
             counts = _enough(sampler, chunk, pilot, tolerance * MARGIN, most)
             groups = [np.flatnonzero(counts == count) for count in np.unique(counts)]

@@ -27,22 +27,20 @@ def importance_sampling(prepared: Prepared, options: ImportanceOptions) -> Evide
     """Estimate log P(x) of each datum by importance sampling: `estimate_evidence(method="importance")`."""
     num_samples, tolerance = options.num_samples, options.tolerance
     once = prepared.exact and not options.num_draws  # all weights of a datum are the same
-    rows = prepared.rows(options.chunk_size)
     parts: list[Statistics] = []
     pilots: list[Array] = []
     kept: list[Draws] = []
     with Threads(options.threads) as threads:
-        first = 1 if once else num_samples
-        sampler = Sampler(prepared, first, options.proposal, rows, vectorize=options.vectorize, threads=threads)
+        sampler = Sampler(prepared, options, 1 if once else num_samples, threads)
         with progress_bar(len(prepared.source), "log P(x)", "datum", options.progress) as bar:
-            for weights, draws in _weights(sampler, options, once, bar):
+            for weights, draws in _weights(sampler, once, bar):
                 if tolerance is None:
                     parts.append(Statistics.of(weights, num_samples))
                 else:
                     pilots.append(weights)
                 kept += draws
         if tolerance is not None:
-            parts = reach(sampler, pilots, options)
+            parts = reach(sampler, pilots, tolerance)
     numbers, curve = Statistics.joined(parts)
     _check_not_nan(numbers["log_px"])
     return Evidence(
@@ -68,8 +66,9 @@ def importance_sampling(prepared: Prepared, options: ImportanceOptions) -> Evide
     )
 
 
-def _weights(sampler: Sampler, options: ImportanceOptions, once: bool, bar: Any) -> Iterator[tuple[Array, list[Draws]]]:
+def _weights(sampler: Sampler, once: bool, bar: Any) -> Iterator[tuple[Array, list[Draws]]]:
     """Yield the log-weights of one chunk of data after the other, [K, n], and draws from the posterior, if kept."""
+    options = sampler.options
     for number, chunk in enumerate(sampler.prepared.chunks(sampler.data_at_once)):
         if options.num_draws:
             weighted = sampler.weighted(chunk, options.num_samples)
@@ -77,7 +76,7 @@ def _weights(sampler: Sampler, options: ImportanceOptions, once: bool, bar: Any)
             yield weights[:, : chunk.num_data], [resampled(weighted, options.num_draws, chunk.num_data)]
         else:
             if number == 0:
-                sampler.compile(chunk, options.compile)
+                sampler.compile(chunk)
                 bar.set_description("log P(x), compiled" if sampler.compiled else "log P(x)")
             weights = sampler.weights(chunk, 1 if once else options.num_samples)
             yield np.broadcast_to(weights, (options.num_samples, chunk.size))[:, : chunk.num_data], []

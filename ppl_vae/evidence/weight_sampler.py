@@ -23,6 +23,7 @@ from ppl_vae.compilation.capture import (
 from ppl_vae.compilation.record import LOG_WEIGHTS, alike
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.diagnostics import Array
+from ppl_vae.evidence.options import ImportanceOptions
 from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.refine import refine
 from ppl_vae.traces.log_weights import Weighted, checked, draw, log_weights
@@ -85,17 +86,13 @@ REFINED_AT_ONCE = 256  # data whose guide is refined together
 
 
 class Sampler:
-    """Draws K samples for each datum of a chunk and weighs them.
+    """Draws samples for each datum of a chunk and weighs them: `num_samples` in the first round."""
 
-    K = `num_samples` in the first round, about `rows` (sample, datum) pairs at once.
-    """
-
-    def __init__(
-        self, prepared: Prepared, num_samples: int, proposal: str, rows: int, *, vectorize: bool, threads: Threads
-    ) -> None:
-        self.threads = threads
-        self.prepared, self.refined, self.vectorize = prepared, proposal == "refined", vectorize
-        self.proposal = "guide" if self.refined else proposal
+    def __init__(self, prepared: Prepared, options: ImportanceOptions, num_samples: int, threads: Threads) -> None:
+        self.prepared, self.options, self.threads = prepared, options, threads
+        self.refined = options.proposal == "refined"
+        self.proposal = "guide" if self.refined else options.proposal
+        rows = prepared.rows(options.chunk_size)
         if prepared.divisible:
             together = min(REFINED_AT_ONCE, len(prepared.source)) if self.refined else 1
         else:
@@ -117,9 +114,9 @@ class Sampler:
         """Whether samples are drawn by a compiled function."""
         return self._compiled is not None
 
-    def compile(self, chunk: Chunk, wanted: bool | str) -> None:
+    def compile(self, chunk: Chunk) -> None:
         """Choose the number of threads; compile the log-weights of such chunks, if wanted, or "auto" and pays."""
-        trial = partial(self._trial, chunk)
+        trial, wanted = partial(self._trial, chunk), self.options.compile
         self.threads.choose(trial, self.calls)
         cannot = self._why_not()
         if (wanted == "auto" and cannot) or not pays(wanted, trial, self.calls, few=LARGE):
@@ -148,7 +145,7 @@ class Sampler:
             return "each chunk of data has a refined guide of its own"
         if not self.prepared.divisible:
             return "the program takes all data at once"
-        return "" if self.vectorize else "vectorize=False asks for one sample in a run"
+        return "" if self.options.vectorize else "vectorize=False asks for one sample in a run"
 
     def weights(self, chunk: Chunk, num_samples: int) -> Array:
         """Return log-weights [K, n] in nats."""
@@ -171,13 +168,13 @@ class Sampler:
         return log_weights(pair, chunk.args, count, self.prepared.structure, **self._how(chunk))
 
     def _how(self, chunk: Chunk) -> dict[str, Any]:
-        return {"proposal": self.proposal, "subsample": chunk.subsample, "vectorize": self.vectorize}
+        return {"proposal": self.proposal, "subsample": chunk.subsample, "vectorize": self.options.vectorize}
 
     def _pair(self, chunk: Chunk) -> Pair:
         if not self.refined:
             return self.prepared.pair
         if self._refined is None or self._refined[0] is not chunk:
             pair, structure = self.prepared.pair, self.prepared.structure
-            refined = refine(pair, chunk.args, structure, subsample=chunk.subsample, vectorize=self.vectorize)
+            refined = refine(pair, chunk.args, structure, subsample=chunk.subsample, vectorize=self.options.vectorize)
             self._refined = chunk, refined
         return self._refined[1]
