@@ -42,25 +42,41 @@ def options_of(method: str) -> list[str]:
     return [field.name for field in fields(METHODS[method].options)]
 
 
-def _refusing_others(function: Callable[P, R]) -> Callable[P, R]:
-    """Refuse, in words, options that the method does not have; the signature stays as it is written."""
+def _refusing_others(check: Callable[[Any], str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Refuse, in words, methods that `check` does, and options that the method does not have; signatures stay."""
 
-    @functools.wraps(function)
-    def refusing(*args: P.args, **options: P.kwargs) -> R:
-        method = str(options.get("method", "importance"))
-        if method not in METHODS:
-            raise InputError(f"Unknown method {method!r}: {did_you_mean(method, METHODS)}.")
-        known = options_of(method)
-        for name in (name for name in options if name not in {*known, "model", "guide", "data", "method"}):
-            others = [repr(other) for other in METHODS if name in options_of(other)]
-            where = f"it belongs to method={' or '.join(others)}" if others else did_you_mean(name, known)
-            raise InputError(f"method={method!r} has no option {name}: {where}.")
-        return function(*args, **options)
+    def refuse(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def refusing(*args: P.args, **options: P.kwargs) -> R:
+            method = check(options.get("method", "importance"))
+            known = options_of(method)
+            for name in (name for name in options if name not in {*known, "model", "guide", "data", "method"}):
+                others = [repr(other) for other in METHODS if name in options_of(other)]
+                where = f"it belongs to method={' or '.join(others)}" if others else did_you_mean(name, known)
+                raise InputError(f"method={method!r} has no option {name}: {where}.")
+            return function(*args, **options)
 
-    return refusing
+        return refusing
+
+    return refuse
 
 
-@_refusing_others
+def _known(method: Any) -> str:
+    if method not in METHODS:
+        raise InputError(f"Unknown method {method!r}: {did_you_mean(str(method), METHODS)}.")
+    return str(method)
+
+
+def _keeps_draws(method: Any) -> str:
+    if method != "importance":
+        raise InputError(
+            f"Expected method='importance' for draws from the posterior; got {method!r}, which keeps none. Leave it "
+            f"out, or use estimate_evidence(..., method={method!r}).to_arviz(), which is without draws."
+        )
+    return "importance"
+
+
+@_refusing_others(_known)
 def estimate_evidence(
     model: Program,
     guide: Program | None,
@@ -150,7 +166,7 @@ def estimate_evidence(
         return wanted.estimate(pair_and_data, options)
 
 
-@_refusing_others
+@_refusing_others(_keeps_draws)
 def to_arviz(
     model: Program,
     guide: Program | None,
@@ -204,10 +220,5 @@ def to_arviz(
     {'chain': 1, 'draw': 10, 'datum': 5, 'z_dim_0': 4}
     """
     given = locals()
-    if method != "importance":
-        raise InputError(
-            f"Expected method='importance' for draws from the posterior; got {method!r}, which keeps none. Leave it "
-            f"out, or use estimate_evidence(..., method={method!r}).to_arviz(), which is without draws."
-        )
     positive_int("num_draws", num_draws)
     return estimate_evidence(**given).to_arviz()

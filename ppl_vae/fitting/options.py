@@ -69,7 +69,7 @@ class FitOptions:
                 f"Expected an optimizer that is called with parameters and lr, such as torch.optim.Adam; got "
                 f"{type(self.optimizer).__name__}. Pass a class of torch.optim, or a functools.partial of one."
             )
-        if not callable(self.schedule) and self.schedule not in SCHEDULES:
+        if not callable(self.schedule) and not (isinstance(self.schedule, str) and self.schedule in SCHEDULES):
             raise InputError(f"Unknown schedule {self.schedule!r}: {did_you_mean(str(self.schedule), SCHEDULES)}.")
 
     def optimizer_of(self, parameters: list[Tensor]) -> Optimizer:

@@ -272,9 +272,9 @@ class Steps:
         many times as long; beside Adam's eps they have long been nothing.
         """
         for state in self.optimizer.state.values():
-            for value in state.values():
-                if isinstance(value, Tensor) and value.is_floating_point():
-                    value.masked_fill_(value.abs() < NOTHING, 0.0)
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in state:
+                    state[name].masked_fill_(state[name].abs() < NOTHING, 0.0)
 
 
 def _shapes(args: Batch) -> Shapes:

@@ -6,10 +6,12 @@ fifty times as long with two as with one. No rule knows the neighbours; a short 
 """
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Self, TypeVar
 
 import torch
@@ -24,9 +26,10 @@ AHEAD = 0.85  # of one thread's time, at most, for all threads: where it hardly 
 WORTH = 3.0  # seconds of work with one thread; less is not worth a trial, which beside busy programs may take one
 TRIAL_SECONDS, TRIAL_ROUNDS = 0.25, 30
 PAUSE = 30  # times a trial's own seconds before the next
+MOST = 8  # threads for each processor
 WINDOW, SLOW = 9, 1.5  # units of work whose median is looked at, and how far above the least median it is slow
 
-_process_has: list[int] = []  # threads, told by the first of those that are within each other
+_process_has: ContextVar[int | None] = ContextVar("_process_has", default=None)  # as the outermost of `Threads` found
 
 
 class Threads:
@@ -54,13 +57,14 @@ class Threads:
 
     def __enter__(self) -> Self:
         self._before = torch.get_num_threads()
-        _process_has.append(self._before)
-        self.all = _process_has[0] if self.wanted == "auto" else 1
+        has = _process_has.get() or self._before
+        self._outer = _process_has.set(has)
+        self.all = has if self.wanted == "auto" else 1
         torch.set_num_threads(self.wanted if isinstance(self.wanted, int) else 1)
         return self
 
     def __exit__(self, *problem: object) -> None:
-        _process_has.pop()
+        _process_has.reset(self._outer)
         torch.set_num_threads(self._before)
 
     def choose(self, trial: Trial, count: int) -> None:
@@ -107,7 +111,10 @@ class Threads:
 
 
 def check_threads(wanted: int | str) -> None:
-    """Refuse what is not a number of threads."""
+    """Refuse what is not a number of threads, or one that no machine of this size is made for."""
+    most = MOST * (os.cpu_count() or 1)
+    if isinstance(wanted, int) and wanted > most:
+        raise InputError(f"Expected threads to be at most {most} on this machine; got {wanted}. Ask for fewer.")
     if wanted != "auto" and (isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1):
         raise InputError(f"Expected threads to be a whole number of at least 1, or 'auto'; got {wanted!r}.")
 
