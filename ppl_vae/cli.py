@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ppl_vae.runs.kinds import CHOSEN
+from ppl_vae.runs.kinds import KINDS
 from ppl_vae.runs.signature import SET_BY_NAME, Option, options_of, options_of_function
 
 Command = Callable[..., Any]
@@ -104,7 +104,7 @@ def _as_click(option: Option, letters: list[str], usual: str) -> Callable[[Comma
 
 def parts_options(command: Command) -> Command:
     """Add an option for each kind of part: --prior, --likelihood, ..."""
-    for name, kind in reversed(CHOSEN.items()):
+    for name, kind in reversed(KINDS.items()):
         letters = [kind.letter] if kind.letter else []
         command = click.option(f"--{name}", *letters, metavar="NAME", help=kind.help)(command)
     return command

@@ -23,7 +23,7 @@ import torch
 from ppl_vae.base import Guide, Model
 from ppl_vae.errors import InputError, did_you_mean, reason
 from ppl_vae.runs.kinds import (
-    CHOSEN,
+    KINDS,
     PARTS,
     default_part,
     make,
@@ -259,7 +259,7 @@ def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for key, value in settings.items():
         part, _, option = key.partition(".")
         if part not in parts or not option:
-            near = did_you_mean(part, [*parts, *CHOSEN, "fit", "data"])
+            near = did_you_mean(part, [*parts, *KINDS, "fit", "data"])
             raise InputError(f"Expected settings named part.option; got {key!r}. As part, {near}.")
         if part in ROLES and option in PARTS:
             raise InputError(f"Expected --{option}, or {option}.option=value; got {key!r}. Use one of these.")

@@ -21,7 +21,7 @@ class Kind:
     """A kind of part that can be chosen by name.
 
     Attributes:
-        whose: what takes it: the "model", the "guide", or "fit"; "code" is for what a guide's file is made of.
+        whose: what takes it: the "model", the "guide", or "fit".
         shelf: the module whose `__all__` lists its classes; without one, all that are written there count.
         base: their base class, as "module:name".
         help: what it is, for the command line, with examples.
@@ -85,7 +85,6 @@ KINDS: dict[str, Kind] = {
     ),
 }
 PARTS = {name: kind for name, kind in KINDS.items() if kind.whose in ("model", "guide")}
-CHOSEN = {name: kind for name, kind in KINDS.items() if kind.whose != "code"}  # on the command line
 
 
 def part_names(kind: str, own: Iterable[ModuleType] = ()) -> dict[str, type[Any]]:

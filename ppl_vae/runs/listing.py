@@ -23,7 +23,6 @@ COLUMNS = ["kind", "name", "what", "options", "module"]
 HEADINGS = {
     "model": "ppl-vae train MODEL, --set model.option=value",
     "guide": "--guide NAME, --set guide.option=value",
-    "posterior": "for a guide's file",
 }
 # Pyro's own objectives, whose docstrings do not tell them apart.
 PYROS = {

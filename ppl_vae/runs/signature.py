@@ -81,20 +81,15 @@ def options_of_function(name: str) -> dict[str, Option]:
     'int | None'
     """
     module, _, function = name.partition(":")
-    tree = _parsed(module)
-    found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
+    body = ast.parse(PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text()).body
+    found = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == function)
     texts = _texts(ast.get_docstring(found) or "")
     options = {}
     for arg, default in zip(found.args.kwonlyargs, found.args.kw_defaults, strict=True):
         if default is not None:
             written = ast.unparse(arg.annotation or ast.Constant(None))
-            options[arg.arg] = Option(arg.arg, written, _value(default, tree), texts.get(arg.arg, ""))
+            options[arg.arg] = Option(arg.arg, written, _plain(default), texts.get(arg.arg, ""))
     return options
-
-
-def _parsed(module: str) -> ast.Module:
-    path = PACKAGE.joinpath(*module.split(".")[1:])
-    return ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text())
 
 
 def _texts(docstring: str) -> dict[str, str]:
@@ -112,24 +107,6 @@ def _texts(docstring: str) -> dict[str, str]:
     return texts
 
 
-def _value(node: ast.expr, tree: ast.Module) -> Any:
-    """Return a default: a plain value, or one of a class that holds it (`FitOptions.epochs`)."""
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        for held in _class(node.value.id, tree).body:
-            if isinstance(held, ast.AnnAssign) and isinstance(held.target, ast.Name) and held.target.id == node.attr:
-                return None if held.value is None else _value(held.value, tree)
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return None
-
-
-def _class(name: str, tree: ast.Module) -> ast.ClassDef:
-    """Return a class that stands in a module, or in one of ours that it imports it from."""
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return node
-        ours = isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ppl_vae.")
-        if isinstance(node, ast.ImportFrom) and ours and any(alias.name == name for alias in node.names):
-            return _class(name, _parsed(node.module or ""))
-    return ast.ClassDef(name, [], [], [], [])
+def _plain(node: ast.expr) -> Any:
+    """Return a default that is a plain value, else None."""
+    return node.value if isinstance(node, ast.Constant) else None
