@@ -16,9 +16,6 @@ def images_in(values: Any, event_shape: torch.Size, length: int | None, file: ob
 
     Bytes are divided by 255. The images of a string may stand beside each other in one.
 
-    Raises:
-        InputError: images of another size.
-
     >>> images_in(np.zeros((4, 12)), torch.Size([1, 4, 4]), 3, "a file").shape
     torch.Size([1, 3, 1, 4, 4])
     """

@@ -323,11 +323,7 @@ def measure_one_to_many(
 
 
 def conditional(model: Any) -> ConditionalModel:
-    """Return a model if it has a condition.
-
-    Raises:
-        InputError: it has none.
-    """
+    """Return a model if it has a condition."""
     if not isinstance(model, ConditionalModel):
         raise InputError(
             f"Expected a conditional model, such as CVAE, ImageCompletion, NextDigit or Regressor; got "

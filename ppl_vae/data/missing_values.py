@@ -22,9 +22,6 @@ AT_ONCE = 1000  # data that are looked at
 def find_holes(source: Source) -> dict[int, Holes]:
     """Return what is missing in each tensor of the data, by its position: one pass over them, the first time.
 
-    Raises:
-        InputError: infinite values, or a tensor without any observed value.
-
     >>> from ppl_vae.data.sources import TensorSource
     >>> find_holes(TensorSource((torch.tensor([[1.0, 2.0], [3.0, torch.nan]]),)))
     {0: Holes(number=1, row=1, where=tensor([False,  True]))}
@@ -59,17 +56,7 @@ def find_holes(source: Source) -> dict[int, Holes]:
 
 
 def check_holes(pair: Pair, args: Args, holes: dict[int, Holes], *, proposal: str = "guide") -> None:
-    """Check that both programs can do without what is missing, on data with all holes that any datum has.
-
-    Args:
-        pair: the programs, running.
-        args: some of the data.
-        holes: what is missing in all of them.
-        proposal: with "prior" the guide is not used.
-
-    Raises:
-        InputError: a site that cannot leave out what is missing, or a program that goes on to compute with it.
-    """
+    """Check that both programs can do without what is missing, on data with all holes that any datum has."""
     hidden = [torch.where(holes[i].where.to(t.device), torch.nan, t) if i in holes else t for i, t in enumerate(args)]
     got = f"got NaN, first in row {min(some.row for some in holes.values())}"
     with pyro.validation_enabled(False):

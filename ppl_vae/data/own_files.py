@@ -20,11 +20,7 @@ AT_ONCE = 10_000  # data that are looked at
 
 
 def check_finite(path: Path, x: Array) -> None:
-    """Refuse data with infinite values, or with none that is observed; NaN is a missing value.
-
-    Raises:
-        InputError: there are such.
-    """
+    """Refuse data with infinite values, or with none that is observed; NaN is a missing value."""
     observed = False
     for start in range(0, len(x), AT_ONCE):
         part = x[start : start + AT_ONCE]
@@ -40,11 +36,7 @@ def check_finite(path: Path, x: Array) -> None:
 
 
 def read_images(path: Path) -> Array:
-    """Return all images of a folder and its subfolders in order of their names, or one image, [N, C, H, W] of bytes.
-
-    Raises:
-        InputError: no images, an unreadable one, or two sizes.
-    """
+    """Return all images of a folder and its subfolders in order of their names, or one image, [N, C, H, W] of bytes."""
     from PIL import Image
 
     files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
@@ -93,11 +85,7 @@ def whole(values: Tensor, y: Tensor | None = None, scale: float = 1.0) -> Split:
 
 
 def own_data(path: Path) -> tuple[Split, ...]:
-    """Return the three parts of a person's own file or folder.
-
-    Raises:
-        InputError: no such file, or one that does not hold such data.
-    """
+    """Return the three parts of a person's own file or folder."""
     arrays = _arrays(path)
     validation = next((key for key in ("validation", "valid", "val") if key in arrays), None)
     if "train" in arrays and "test" in arrays and validation:
@@ -119,11 +107,7 @@ def own_data(path: Path) -> tuple[Split, ...]:
 
 
 def read(path: str | os.PathLike[str]) -> Split:
-    """Read a person's own data without splitting them: `x` (with `x_mask` and `y`) of a file, or a folder of images.
-
-    Raises:
-        InputError: as `load`.
-    """
+    """Read a person's own data without splitting them: `x` (with `x_mask` and `y`) of a file, or a folder of images."""
     arrays = _arrays(Path(path))
     if "x" not in arrays:
         raise InputError(f"Expected {path} to hold x; got {', '.join(arrays) or 'nothing'}. Rename its array.")

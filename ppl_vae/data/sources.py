@@ -183,10 +183,6 @@ class PartlyLabelled(Source):
 
     Shuffled, there are as many of one kind as of the other, the rarer kind in smaller batches, so that an optimizer
     hears of the labels all the time, not now and then.
-
-    Args:
-        labelled: those with labels.
-        unlabelled: the others, without.
     """
 
     def __init__(self, labelled: Source, unlabelled: Source) -> None:

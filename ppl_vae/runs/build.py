@@ -50,14 +50,6 @@ class Found:
 def find(role: str, name: str) -> Found:
     """Find a model or a guide by name or by file.
 
-    Args:
-        role: "model" or "guide".
-        name: a name such as `vae`, or the path of a Python file.
-
-    Raises:
-        InputError: no such name or file, a file that cannot be imported, or one that does not hold exactly
-            one class of this role.
-
     >>> find("model", "vae").cls.__name__
     'VAE'
     """
@@ -162,11 +154,7 @@ class Programs:
         return names | {"settings": usual | self.used}
 
     def make(self, event_shape: torch.Size) -> tuple[Model, Guide]:
-        """Make both for data of this shape.
-
-        Raises:
-            InputError: an unknown option, or a value that a part refuses.
-        """
+        """Make both for data of this shape."""
         taken: dict[str, dict[str, Any]] = {role: {} for role in ROLES}
         for part, (_, cls, options) in self.parts.items():
             taken[PARTS[part].whose][part] = take(part, cls, options)
@@ -182,11 +170,7 @@ def choose(
     defaults: Mapping[str, Any] | None = None,
     **parts: str | None,
 ) -> Programs:
-    """Choose a model, its guide and their parts by name; arguments as for `build`.
-
-    Raises:
-        InputError: an unknown name, or a part that a program does not take.
-    """
+    """Choose a model, its guide and their parts by name; arguments as for `build`."""
     check_kinds(parts)
     names = {"model": model, "guide": guide or guide_for(model)}
     found = {role: find(role, name) for role, name in names.items()}
@@ -244,11 +228,7 @@ def build(
 
 
 def check_kinds(parts: Mapping[str, str | None]) -> None:
-    """Check that parts of these kinds can be chosen.
-
-    Raises:
-        InputError: there is no such kind.
-    """
+    """Check that parts of these kinds can be chosen."""
     for part in parts:
         if part not in PARTS:
             raise InputError(f"Unknown kind of part {part!r}: {did_you_mean(part, PARTS)}.")

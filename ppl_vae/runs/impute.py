@@ -74,11 +74,7 @@ def impute_run(
 
 
 def _as_in_training(split: Split, run: Run) -> Split:
-    """Return a person's data read as those of the run were: levels of one scale, dequantized or binarized alike.
-
-    Raises:
-        InputError: numbers outside of [0, 1], which cannot be binarized.
-    """
+    """Return a person's data read as those of the run were: levels of one scale, dequantized or binarized alike."""
     known: Any = run.data().train
     levels = split.scale != 1 and known.scale != 1  # bytes, as the run's were, not numbers as the model sees them
     how = {"dequantize": known.dequantize, "scale": known.scale} if levels else {}

@@ -88,11 +88,7 @@ PARTS = {name: kind for name, kind in KINDS.items() if kind.whose in ("model", "
 
 
 def part_names(kind: str, own: Iterable[ModuleType] = ()) -> dict[str, type[Any]]:
-    """Return the classes of a kind by their name in snake case: those on its shelf, and a person's own.
-
-    Args:
-        kind: "prior", "likelihood", ...: a key of `KINDS`.
-        own: a person's modules; a class written there goes before one of the same name on the shelf.
+    """Return the classes of a kind by their name in snake case: its shelf's, and a person's `own`, which go first.
 
     >>> sorted(part_names("networks"))[:3]
     ['concatenated', 'convolutional', 'gated']
@@ -107,14 +103,7 @@ def part_names(kind: str, own: Iterable[ModuleType] = ()) -> dict[str, type[Any]
 
 
 def part_class(kind: str, name: str, own: Iterable[ModuleType] = ()) -> type[Any]:
-    """Return the class of a part by its name in snake case; arguments as for `part_names`.
-
-    Raises:
-        InputError: there is none of this name; the nearest are named.
-
-    >>> part_class("prior", "standard_normal").__name__
-    'StandardNormal'
-    """
+    """Return the class of a part by its name in snake case; arguments as for `part_names`."""
     known = part_names(kind, own)
     if name not in known:
         raise InputError(f"Unknown {kind} {name!r}: {did_you_mean(name, known)}.")
@@ -177,11 +166,7 @@ def options_of(cls: Callable[..., Any], shapes: int = 0) -> dict[str, inspect.Pa
 
 
 def check_options(cls: Callable[..., Any], options: Iterable[str], part: str, shapes: int = 0) -> None:
-    """Check that a constructor takes options of these names, none of which chooses another part.
-
-    Raises:
-        InputError: it does not; the nearest are named.
-    """
+    """Check that a constructor takes options of these names, none of which chooses another part."""
     known = [name for name in options_of(cls, shapes) if name not in PARTS]
     for name in options:
         if name not in known:
@@ -189,15 +174,7 @@ def check_options(cls: Callable[..., Any], options: Iterable[str], part: str, sh
 
 
 def make(cls: Callable[..., Any], options: Mapping[str, Any], part: str, *first: Any, **parts: Any) -> Any:
-    """Call a constructor with options, and let what is wrong with them be an InputError.
-
-    Args:
-        cls: the constructor.
-        options: what a person chose.
-        part: what it is called on the command line.
-        first: what goes before the options.
-        parts: parts that are given to it with them.
-    """
+    """Call cls(*first, **options, **parts), and let what is wrong be an InputError on options of this `part`."""
     check_options(cls, options, part, len(first))
     try:
         return cls(*first, **options, **parts)

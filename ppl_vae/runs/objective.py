@@ -24,13 +24,7 @@ USUAL = "trace_elbo"
 
 @dataclass(frozen=True)
 class Choice:
-    """An objective that was chosen.
-
-    Attributes:
-        name: of its class, in snake case.
-        cls: its class.
-        options: those that were given.
-    """
+    """An objective that was chosen: its class, by its name in snake case, and the options that were given."""
 
     name: str
     cls: type[ELBO]
@@ -51,9 +45,6 @@ class Choice:
         """Check the pair against data, try the objective on a few of them, and return one that is as new.
 
         What it has to know of the plates (`max_plate_nesting`) is read off the traces. Call it within `pair.running()`.
-
-        Raises:
-            InputError: data, programs and objective do not fit together.
         """
         options = dict(self.options)
         for part in source.kinds.values() or [source]:
@@ -98,16 +89,7 @@ def _plates(traces: list[Trace], num_data: int) -> dict[str, int]:
 
 
 def choose(guide: Guide, name: str | None, options: Mapping[str, Any], own: Iterable[ModuleType] = ()) -> Choice:
-    """Return the objective of this name, or the one that goes with a guide, or the plain ELBO.
-
-    Args:
-        guide: says its `default_objective`.
-        name: a class name in snake case.
-        options: of its constructor.
-        own: a person's modules, to look into first.
-
-    Raises:
-        InputError: an unknown name or option, or an option's value that is refused.
+    """Return the objective of this name, or the one that goes with a guide, or the plain ELBO; `own` modules go first.
 
     >>> from ppl_vae.guides import MeanField
     >>> from ppl_vae.models import VAE
