@@ -77,13 +77,12 @@ def train(
         NonFiniteLossError: the loss became NaN or infinite.
     """
     positive_int("num_samples", num_samples)
-    programs.check_kinds(named)
-    chosen = {kind: named[kind] for kind in PARTS if named.get(kind)}
     asked = _sorted_out(_with_mask_read(settings or {}))
     recipe, parts, built, built_guide, choice = _resolve(
-        model, guide, data, asked, chosen, objective=objective, seed=seed
+        model, guide, data, asked, named, objective=objective, seed=seed
     )
-    names = (recipe.build["model"], guide and recipe.build["guide"], *chosen.values(), objective, recipe.data["name"])
+    parts_named = map(named.get, PARTS)
+    names = (recipe.build["model"], guide and recipe.build["guide"], *parts_named, objective, recipe.data["name"])
     folder = RunFolder(out or Path("runs", "-".join(Path(name).stem for name in names if name)))
     refuse_other_run(folder, recipe, resume)
     pair = Pair(built, built_guide)
