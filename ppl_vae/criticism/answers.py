@@ -145,15 +145,14 @@ def real_answers(
         grey: the same data before they were dynamically binarized.
         num_nearest: how many data have the condition of another, where it is visible pixels.
     """
-    everything = torch.arange(len(split))
-    kinds = [generated(model, kind.take(everything)) for kind in (split, grey) if kind is not None]
+    kinds = [generated(model, kind.x) for kind in (split, grey) if kind is not None]
     if not model.y_from_x:
         labels = right_labels(split)
         found, nearness = [distance_to_same_label(x, labels)[index].numpy() for x in kinds], None
     else:
         if len(split) < 2:
             raise InputError("Expected at least two data to compare; got one.")
-        visible = given_part(model, split.take(everything))
+        visible = _part(model, split.x, 1)
         near = nearest(visible, index, num_nearest)
         nearness, *found = (_distance(x, index, near) for x in (visible, *kinds))
     return Real(found[0], found[1] if grey is not None else None, nearness)
@@ -208,12 +207,8 @@ def generated(model: ConditionalModel, x: Tensor) -> Tensor:
     return _part(model, x, 0) if model.y_from_x else x.flatten(1)
 
 
-def given_part(model: ConditionalModel, x: Tensor) -> Tensor:
-    """Return the part of images that is given, [N, V], for x [N, *event_shape]."""
-    return _part(model, x, 1)
-
-
 def _part(model: ConditionalModel, x: Tensor, which: int) -> Tensor:
+    """Return the part of images that is generated (0) or given (1), [N, D], for x [N, *event_shape]."""
     parts: Any = model.condition.split(x.to(Pair(model).device), None)
     part: Tensor = parts[which]
     return part.flatten(1).cpu()

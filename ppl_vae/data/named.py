@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 
 from ppl_vae.data.digit_strings import Part, with_strings
-from ppl_vae.data.own_files import checked_part, own_data, split_at_random, whole
+from ppl_vae.data.own_files import checked_part, own_data, split_at_random
 from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.utils.files import read_arrays
@@ -238,7 +238,7 @@ def _mnist() -> tuple[Split, ...]:
     return (
         Split(train_x, train, train_y[train], 255.0),
         Split(train_x, validation, train_y[validation], 255.0),
-        whole(test_x, test_y, 255.0),
+        Split(test_x, torch.arange(len(test_x)), test_y, 255.0),
     )
 
 

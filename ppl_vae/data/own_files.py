@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ppl_vae.data.splits import Split, whole_labels
 from ppl_vae.errors import InputError
@@ -77,11 +76,6 @@ def split_at_random(values: Any, sizes: tuple[int, int], y: Any = None, scale: f
         raise InputError(f"Expected at least 3 data, one for each split; got {len(values)}.")
     labels = None if y is None else torch.as_tensor(y)
     return tuple(Split(values, r, None if labels is None else labels[r], scale) for r in order.split(counts))
-
-
-def whole(values: Tensor, y: Tensor | None = None, scale: float = 1.0) -> Split:
-    """Return all of the values as one part."""
-    return Split(values, torch.arange(len(values)), y, scale)
 
 
 def own_data(path: Path) -> tuple[Split, ...]:

@@ -225,10 +225,12 @@ def as_tuple(batch: Any) -> Batch:
     parts = batch if isinstance(batch, tuple | list) else (batch,)
     tensors = []
     for part in parts:
-        if isinstance(part, np.ndarray) and part.dtype.kind not in "biuf":
+        kind = part.dtype.kind if isinstance(part, np.ndarray) else ""
+        if kind and kind not in "biuf":
             raise InputError(f"Expected numbers; got an array of dtype {part.dtype}. Convert it to float first.")
         try:
-            tensor = torch.as_tensor(part, dtype=_float_dtype(part))
+            # A tensor keeps its dtype, since its owner chose it; NumPy's default of 64 bits is nobody's choice.
+            tensor = torch.as_tensor(part, dtype=torch.get_default_dtype() if kind == "f" else None)
         except (TypeError, ValueError, RuntimeError) as problem:
             raise InputError(f"Expected tensors of numbers; got {type(part).__name__} ({problem}).") from None
         if tensor.dim() == 0:
@@ -252,8 +254,3 @@ def _in_batches(
     batches_at_once = max(1, NUMBERS_AT_ONCE // max(1, batch_size * numel))
     for index in order.split(batches_at_once * batch_size):
         yield from zip(*(t.split(batch_size) for t in chosen(index)), strict=True)
-
-
-def _float_dtype(part: Any) -> torch.dtype | None:
-    # A tensor keeps its dtype, since its owner chose it; NumPy's default of 64 bits is nobody's choice.
-    return torch.get_default_dtype() if isinstance(part, np.ndarray) and part.dtype.kind == "f" else None

@@ -49,21 +49,18 @@ def save_figure(figure: Any, path: Path) -> None:
 
 def _of_data(run: Run, test: Part) -> dict[str, plots.Figure]:
     x = evenly(test, NUM_PICTURES // 2).x
+    missing = " (orange is missing)" if is_missing_in(x) else ""
     figures = {
         "samples": plots.images(sample(run.model, NUM_PICTURES, mean=True), title="E[x | z] for z drawn from P(z)"),
         "reconstructions": plots.reconstructions(
             x,
             reconstruct(run.model, run.guide, x),
-            title=f"test data{_missing_in_words(x)}, and E[x | z] for z drawn from Q(z | x) below each",
+            title=f"test data{missing}, and E[x | z] for z drawn from Q(z | x) below each",
         ),
     }
     if list(run.guide.latents.values()) == [(2,)]:
         figures["manifold"] = plots.manifold(manifold(run.model), title="E[x | z] over a grid of prior quantiles of z")
     return figures
-
-
-def _missing_in_words(x: Tensor) -> str:
-    return " (orange is missing)" if is_missing_in(x) else ""
 
 
 def _of_conditions(model: ConditionalModel, test: Part) -> dict[str, plots.Figure]:

@@ -1,5 +1,6 @@
 """The objective that a run is fitted with: by name, or the one that goes with the guide; tried before it starts."""
 
+import contextlib
 import inspect
 import warnings
 from collections.abc import Iterable, Mapping
@@ -8,7 +9,6 @@ from types import ModuleType
 from typing import Any
 
 from pyro.infer import ELBO
-from pyro.poutine import Trace
 
 from ppl_vae.base import Guide
 from ppl_vae.data.checks import check
@@ -52,7 +52,8 @@ class Choice:
                 traces, num_run, _ = check(pair, part)
                 pair.see(traces)
                 if "max_plate_nesting" in options_of(self.cls):
-                    options = _plates(traces, num_run) | options
+                    with contextlib.suppress(InputError):  # no plate is over the data: then Pyro may guess
+                        options = {"max_plate_nesting": structure_of(traces, num_run).num_plates} | options
                 args = pair.to_device(next(part.batches(num_run)))
                 self._try(make(self.cls, options, "objective"), pair, args)
         return make(self.cls, options, "objective")
@@ -78,14 +79,6 @@ class Choice:
         finally:
             for parameter in pair.parameters():
                 parameter.grad = None
-
-
-def _plates(traces: list[Trace], num_data: int) -> dict[str, int]:
-    """Return the number of plates as an option; where there is none over the data, it is left to Pyro to guess."""
-    try:
-        return {"max_plate_nesting": structure_of(traces, num_data).num_plates}
-    except InputError:
-        return {}
 
 
 def choose(guide: Guide, name: str | None, options: Mapping[str, Any], own: Iterable[ModuleType] = ()) -> Choice:

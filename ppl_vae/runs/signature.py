@@ -63,11 +63,7 @@ class Option:
 
 
 def options_of(part: str) -> list[Option]:
-    """Return what can be set of fit, or of data.
-
-    >>> [option.name for option in options_of("data")]
-    ['binarize', 'dequantize', 'strings', 'num_labels', 'missing']
-    """
+    """Return what can be set of fit, or of data."""
     return [option for option in options_of_function(SET_BY_NAME[part]).values() if option.name not in GIVEN]
 
 
@@ -75,8 +71,6 @@ def options_of(part: str) -> list[Option]:
 def options_of_function(name: str) -> dict[str, Option]:
     """Return the keyword options of a function given as "module:function", in the order of its signature.
 
-    >>> list(options_of_function("ppl_vae.data.named:load"))
-    ['binarize', 'dequantize', 'strings', 'num_labels', 'missing']
     >>> options_of_function("ppl_vae.data.named:load")["num_labels"].type
     'int | None'
     """
@@ -88,7 +82,8 @@ def options_of_function(name: str) -> dict[str, Option]:
     for arg, default in zip(found.args.kwonlyargs, found.args.kw_defaults, strict=True):
         if default is not None:
             written = ast.unparse(arg.annotation or ast.Constant(None))
-            options[arg.arg] = Option(arg.arg, written, _plain(default), texts.get(arg.arg, ""))
+            plain = default.value if isinstance(default, ast.Constant) else None
+            options[arg.arg] = Option(arg.arg, written, plain, texts.get(arg.arg, ""))
     return options
 
 
@@ -105,8 +100,3 @@ def _texts(docstring: str) -> dict[str, str]:
         else:
             texts |= {name: f"{texts[name]} {line.strip()}" for name in names}
     return texts
-
-
-def _plain(node: ast.expr) -> Any:
-    """Return a default that is a plain value, else None."""
-    return node.value if isinstance(node, ast.Constant) else None
