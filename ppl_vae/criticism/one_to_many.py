@@ -38,14 +38,7 @@ COUNTS = (1, 2, 5, 10, 20, 50, 100)  # K in "the best of K answers"
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One model on N conditions.
-
-    Attributes:
-        name: what to call it.
-        evidence: log P(x | y) of the truth.
-        draws: its draws of x.
-        means: its E[x | z, y].
-    """
+    """One model on N conditions: log P(x | y) of the truth, and its answers, draws of x and means E[x | z, y]."""
 
     name: str
     evidence: Evidence

@@ -29,13 +29,7 @@ class _RunError(InputError):
 
 
 class Checked(NamedTuple):
-    """Data and programs that fit.
-
-    Attributes:
-        traces: those of one run.
-        num_run: on how many data.
-        num_missing: how many values of all data are missing.
-    """
+    """Data and programs that fit: the traces of a run, on how many data it was, how many values of all are missing."""
 
     traces: list[poutine.Trace]
     num_run: int

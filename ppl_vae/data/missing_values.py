@@ -71,8 +71,10 @@ def check_holes(pair: Pair, args: Args, holes: dict[int, Holes], *, proposal: st
         missing = {n: s for n, s in samples(traces[0]).items() if s["is_observed"] and _has_nan(s["value"])}
         for name, site in missing.items():
             if not can_miss(site["fn"]):
+                cannot = f"as {type(base_of(site['fn'])).__name__} cannot leave them out"
+                why = "which is a condition" if is_condition(site) else cannot
                 raise InputError(
-                    f"Expected {name} without missing values, {_why(site)}; {got}. Give complete data, or sample "
+                    f"Expected {name} without missing values, {why}; {got}. Give complete data, or sample "
                     f"{name} from a likelihood of ppl_vae that scores each number, or from ppl_vae.missing.Observed."
                 )
         # The guide first: what it makes of NaN the model is given.
@@ -92,9 +94,3 @@ def _first(where: Tensor) -> int:
 
 def _has_nan(value: Any) -> bool:
     return bool(value.isnan().any())
-
-
-def _why(site: Any) -> str:
-    if is_condition(site):
-        return "which is a condition"
-    return f"as {type(base_of(site['fn'])).__name__} cannot leave them out"

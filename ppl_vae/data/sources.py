@@ -22,17 +22,11 @@ NUMBERS_AT_ONCE = 2**20  # 4 MB in single precision
 
 
 class Holes(NamedTuple):
-    """What is missing in one of the tensors of the data.
+    """What is missing in one of the tensors of the data."""
 
-    Attributes:
-        number: how many values.
-        row: the first datum with one.
-        where: which values of a datum are missing in some datum, [*event_shape].
-    """
-
-    number: int
-    row: int
-    where: Tensor
+    number: int  # of values
+    row: int  # the first datum with one
+    where: Tensor  # which values of a datum are missing in some datum, [*event_shape]
 
 
 class Source(ABC):
@@ -111,12 +105,7 @@ class TensorSource(Source):
 
 
 class SplitSource(Source):
-    """A split of a data set of ours: binarized freshly in training, read from disk if it is large.
-
-    Args:
-        split: the data.
-        with_y: yield (x, y) where there are labels, else (x,).
-    """
+    """A split of a data set of ours, (x, y) or (x,): binarized freshly in training, read from disk if it is large."""
 
     def __init__(self, split: Part, with_y: bool) -> None:
         super().__init__()

@@ -37,12 +37,6 @@ class Kind:
     letter: str | None = None
     shapes: int = 0
 
-    @property
-    def base_class(self) -> type[Any]:
-        """The base class of all parts of this kind."""
-        found: type[Any] = pkgutil.resolve_name(self.base)
-        return found
-
 
 NETWORKS = ("ppl_vae.networks", "ppl_vae.networks:Network")
 
@@ -93,7 +87,7 @@ def part_names(kind: str, own: Iterable[ModuleType] = ()) -> dict[str, type[Any]
     >>> sorted(part_names("networks"))[:3]
     ['concatenated', 'convolutional', 'gated']
     """
-    base = KINDS[kind].base_class
+    base = pkgutil.resolve_name(KINDS[kind].base)
     shelf = importlib.import_module(KINDS[kind].shelf)
     listed = [getattr(shelf, name) for name in getattr(shelf, "__all__", ())] or written_in(shelf, base)
     classes = [cls for cls in listed if inspect.isclass(cls) and issubclass(cls, base) and cls is not base]
@@ -150,11 +144,7 @@ def written_in(module: ModuleType, base: type[Any]) -> list[type[Any]]:
 
 
 def options_of(cls: Callable[..., Any], shapes: int = 0) -> dict[str, inspect.Parameter]:
-    """Return the options of a constructor, less its first `shapes` arguments; `**kwargs` are those of its base class.
-
-    >>> list(options_of(part_class("prior", "mixture")))
-    ['latent_dim', 'num_components']
-    """
+    """Return the options of a constructor, less its first `shapes` arguments; `**kwargs` are its base class's."""
     parameters = list(inspect.signature(cls).parameters.values())
     found = {p.name: p for p in parameters[shapes:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     if inspect.isclass(cls) and any(p.kind == p.VAR_KEYWORD for p in parameters):

@@ -82,13 +82,7 @@ class Choice:
 
 
 def choose(guide: Guide, name: str | None, options: Mapping[str, Any], own: Iterable[ModuleType] = ()) -> Choice:
-    """Return the objective of this name, or the one that goes with a guide, or the plain ELBO; `own` modules go first.
-
-    >>> from ppl_vae.guides import MeanField
-    >>> from ppl_vae.models import VAE
-    >>> choose(MeanField(VAE((4,))), None, {"num_particles": 5}).written()
-    {'name': 'trace_elbo', 'num_particles': 5}
-    """
+    """Return the objective of this name, or the one that goes with a guide, or the plain ELBO; `own` modules first."""
     name = name or guide.default_objective or USUAL
     cls = part_class("objective", name, own)
     if "num_particles" in options:

@@ -21,11 +21,7 @@ GIVEN = ("validation", "objective", "optimizer", "seed", "out", "resume", "on_st
 class Option:
     """A keyword option of a function.
 
-    Attributes:
-        name: its name.
-        type: its annotation, as it is written.
-        default: its default; None also where it is no plain value.
-        text: what the docstring says of it, on one line.
+    Its type as it is written, its default (None also where that is no plain value), and what the docstring says of it.
     """
 
     name: str

@@ -1,7 +1,6 @@
 """From names to a run folder: what the command line does, as functions.
 
-`train` builds a pair by name, fits it to a data set, checks the bound on the test split and draws the
-figures; `new` copies the programs to be edited.
+`train` builds a pair by name, fits it to a data set, checks the bound on the test split and draws the figures.
 """
 
 import os
