@@ -30,7 +30,7 @@ from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.missing import refuse_missing
 from ppl_vae.traces.pair import Program
-from ppl_vae.utils.report import Array, Mean, Report, number
+from ppl_vae.utils.report import Array, Mean, Report, Row, number
 
 KINDS = {"means": "E[x | z, y]", "draws": "a draw of x"}
 COUNTS = (1, 2, 5, 10, 20, 50, 100)  # K in "the best of K answers"
@@ -135,21 +135,21 @@ class OneToMany:
     def _both(self) -> list[Measured]:
         return [self.model] if self.against is None else [self.model, self.against]
 
-    def _evidence_rows(self) -> list[tuple[str, Mean, str]]:
+    def _evidence_rows(self) -> list[Row]:
         what = self.model.evidence.quantity
         rows = [(what, one.evidence.means()["log_px"], f"nats, {one.name}") for one in self._both]
         if self.against is not None:
             rows.append(("  difference", self.difference(), f"nats, paired: {self.model.name} - {self.against.name}"))
         return rows
 
-    def _error_rows(self) -> list[tuple[str, Mean, str]]:
+    def _error_rows(self) -> list[Row]:
         rows = []
         for kind, what in KINDS.items():
             rows += self._rows(f"error of {kind}", f"of {what}, squared, per pixel", lambda a: a.best_of(1), kind)
             rows += self._rows(f"  best of {self.num_answers}", "", lambda a: a.best_of(self.num_answers), kind)
         return rows
 
-    def _diversity_rows(self) -> list[tuple[str, Mean, str]]:
+    def _diversity_rows(self) -> list[Row]:
         rows = []
         for kind in KINDS:
             grey = kind == "means" and self._has_grey
@@ -162,8 +162,8 @@ class OneToMany:
             rows.append(("  real data", self._real(grey), f"of one condition{', grey levels' if grey else ''}"))
         return rows
 
-    def _reading_rows(self) -> list[tuple[str, Mean, str]]:
-        rows: list[tuple[str, Mean, str]] = []
+    def _reading_rows(self) -> list[Row]:
+        rows: list[Row] = []
         if self.classifier is None:
             return rows
         for kind in KINDS:
@@ -173,7 +173,7 @@ class OneToMany:
             rows.append(("  limit", limit, f"real test images{', grey levels' if grey else ''}, read by it"))
         return rows
 
-    def _rows(self, label: str, remark: str, of: Callable[[Answers], Any], kind: str) -> list[tuple[str, Mean, str]]:
+    def _rows(self, label: str, remark: str, of: Callable[[Answers], Any], kind: str) -> list[Row]:
         """Return a row for each model, with a remark in the first."""
         start = f"{remark}, " if remark else ""
         return [
