@@ -30,7 +30,7 @@ from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.missing import refuse_missing
 from ppl_vae.traces.pair import Program
-from ppl_vae.utils.report import Array, Mean, Report, Row, number
+from ppl_vae.utils.report import Array, Mean, Report, Reported, Row, number
 
 KINDS = {"means": "E[x | z, y]", "draws": "a draw of x"}
 COUNTS = (1, 2, 5, 10, 20, 50, 100)  # K in "the best of K answers"
@@ -47,7 +47,7 @@ class Measured:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class OneToMany:
+class OneToMany(Reported):
     """What `measure_one_to_many` found on N conditions; print it.
 
     Attributes:
@@ -113,14 +113,6 @@ class OneToMany:
             [*self._evidence_rows(), *self._error_rows(), *self._diversity_rows(), *self._reading_rows()],
             self._lines(),
         )
-
-    def __str__(self) -> str:
-        return str(self.report())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.report().html()
 
     @property
     def _has_grey(self) -> bool:

@@ -10,10 +10,10 @@ from typing import Any
 from ppl_vae.evidence import reliability, summary
 from ppl_vae.evidence.numbers import Numbers
 from ppl_vae.evidence.to_arviz import container, elpd
-from ppl_vae.utils.report import Report
+from ppl_vae.utils.report import Report, Reported
 
 
-class Evidence(Numbers):
+class Evidence(Reported, Numbers):
     """Estimates of log P(x) for N data, each with its error and whether to believe it; print it.
 
     The numbers are the attributes of `Numbers`: log_px, elbo, mcse, ess and gap per datum, [N], in nats, and how they
@@ -36,14 +36,6 @@ class Evidence(Numbers):
     def report(self) -> Report:
         """Return what is printed: means with their errors, diagnostics, and the verdict."""
         return summary.report(self, self.verdict())
-
-    def __str__(self) -> str:
-        return str(self.report())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.report().html()
 
     def to_arviz(self) -> Any:
         """Return ArviZ's container: `InferenceData` up to 0.23, `xarray.DataTree` from 1.0.
