@@ -23,7 +23,7 @@ NUM_CONDITIONS = 12  # rows of a figure, one for each condition
 NUM_ANSWERS = 10  # samples in a row
 
 
-def draw_figures(run: Run) -> list[Path]:
+def draw_figures(run: Run) -> None:
     """Draw samples, reconstructions, the ELBO over epochs, and a two-dimensional map, into figures/."""
     test = run.data().test
     joint = isinstance(run.model, ConditionalModel) and not is_improper(run.model.condition())
@@ -34,11 +34,8 @@ def draw_figures(run: Run) -> list[Path]:
     if plots.is_picture(test.event_shape):
         model = run.model
         figures |= _of_conditions(model, test) if isinstance(model, ConditionalModel) else _of_data(run, test)
-    paths = []
     for name, figure in figures.items():
-        paths.append(run.path / "figures" / f"{name}.png")
-        save_figure(figure, paths[-1])
-    return paths
+        save_figure(figure, run.path / "figures" / f"{name}.png")
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -1,7 +1,6 @@
 """The objective that a run is fitted with: by name, or the one that goes with the guide; tried before it starts."""
 
 import contextlib
-import inspect
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from ppl_vae.base import Guide
 from ppl_vae.data.checks import check
 from ppl_vae.data.sources import Source
 from ppl_vae.errors import InputError, positive_int, reason
-from ppl_vae.runs.kinds import make, options_of, part_class
+from ppl_vae.runs.kinds import make, options_of, part_class, plain_defaults
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import structure_of
 from ppl_vae.utils.rng import seeded
@@ -32,13 +31,8 @@ class Choice:
 
     def written(self) -> dict[str, Any]:
         """Return what run.json says of it: its name, and the values of all its options that are its own or given."""
-        pyros = inspect.signature(ELBO.__init__).parameters
-        own = {
-            name: option.default
-            for name, option in options_of(self.cls).items()
-            if isinstance(option.default, int | float | str | tuple | list)
-            and not (name in pyros and pyros[name].default == option.default)
-        }
+        pyros = plain_defaults(ELBO)
+        own = {k: v for k, v in plain_defaults(self.cls).items() if v is not None and v != pyros.get(k)}
         return {"name": self.name} | own | dict(self.options)
 
     def ready(self, pair: Pair, source: Source, *, seed: int) -> Any:
