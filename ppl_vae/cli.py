@@ -10,7 +10,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ppl_vae.runs.kinds import CHOSEN
+import ppl_vae
+from ppl_vae.errors import InputError, NonFiniteLossError
+from ppl_vae.runs.kinds import KINDS
 from ppl_vae.runs.signature import SET_BY_NAME, Option, options_of, options_of_function
 
 Command = Callable[..., Any]
@@ -104,7 +106,7 @@ def _as_click(option: Option, letters: list[str], usual: str) -> Callable[[Comma
 
 def parts_options(command: Command) -> Command:
     """Add an option for each kind of part: --prior, --likelihood, ..."""
-    for name, kind in reversed(CHOSEN.items()):
+    for name, kind in reversed(KINDS.items()):
         letters = [kind.letter] if kind.letter else []
         command = click.option(f"--{name}", *letters, metavar="NAME", help=kind.help)(command)
     return command
@@ -143,12 +145,10 @@ def train(model: str, settings: Sequence[tuple[str, Any]] = (), **given: Any) ->
     ppl-vae train image_completion --data mnist --networks tutorial --set condition.visible=quadrant
     ppl-vae train cvae --set data.num_labels=100
     """  # noqa: D301  (click reads the control character)
-    from ppl_vae.runs.train import train as run_training
-
     own = {f"{part}.{o.name}": o.name for part in SET_BY_NAME for o in options_of(part) if o.name in given}
     shorthand = {key: given.pop(name) for key, name in own.items()}
     try:
-        run = run_training(model, **given, settings=dict(settings) | shorthand)
+        run = ppl_vae.train(model, **given, settings=dict(settings) | shorthand)
     except KeyboardInterrupt:
         click.echo("\nInterrupted. Go on with the same command and --resume.", err=True)
         sys.exit(130)
@@ -179,9 +179,7 @@ def evaluate(run: Path, doubts: bool, **options: Any) -> None:
     ppl-vae evaluate runs/vae-digits --tolerance 0.05 --doubts
     ppl-vae evaluate runs/vae-digits --method sandwich --num-data 50
     """  # noqa: D301  (click reads the control character)
-    from ppl_vae.runs.evaluate import evaluate as run_evaluation
-
-    evidence = run_evaluation(run, **options, on_kept=lambda words: click.echo(words, err=True))
+    evidence = ppl_vae.evaluate(run, **options, on_kept=lambda words: click.echo(words, err=True))
     click.echo(str(evidence))
     for doubt in evidence.doubts() if doubts else []:
         click.echo(f"datum {doubt.datum}: {doubt.reason}")
@@ -192,9 +190,7 @@ def evaluate(run: Path, doubts: bool, **options: Any) -> None:
 @from_signature("ppl_vae.runs.evaluate:explain")
 def explain(run: Path, **options: Any) -> None:
     """Say why the ELBO of RUN is below log P(x), and which of its latents are used."""
-    from ppl_vae.runs.evaluate import explain as run_explanation
-
-    gap, use = run_explanation(run, **options)
+    gap, use = ppl_vae.explain(run, **options)
     click.echo(f"{gap}\n\n{use}")
 
 
@@ -224,18 +220,14 @@ def sample(run: Path, **options: Any) -> None:
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN ...")
 def compare(runs: tuple[Path, ...]) -> None:
     """Compare runs by log P(x) on the same test data, pair by pair; the best comes first."""
-    from ppl_vae.runs.evaluate import compare as compare_runs
-
-    click.echo(compare_runs(runs).to_string(float_format="{:.3f}".format))
+    click.echo(ppl_vae.compare(runs).to_string(float_format="{:.3f}".format))
 
 
 @app.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 def new(folder: Path) -> None:
     """Copy the model and guide files into DIR, to be edited."""
-    from ppl_vae.runs.build import new as copy_files
-
-    for path in copy_files(folder):
+    for path in ppl_vae.new(folder):
         click.echo(str(path))
     click.echo(f"\nEdit one, then: ppl-vae train {folder / 'models' / 'vae.py'}")
 
@@ -252,9 +244,9 @@ def parts(**options: Any) -> None:
     ppl-vae parts prior
     ppl-vae parts likelihood --model my/file.py
     """  # noqa: D301  (click reads the control character)
-    from ppl_vae.runs.listing import as_text, list_parts
+    from ppl_vae.runs.listing import as_text
 
-    click.echo(as_text(list_parts(**options)))
+    click.echo(as_text(ppl_vae.list_parts(**options)))
 
 
 @app.command()
@@ -269,12 +261,10 @@ def measure(run: Path, **options: Any) -> None:
     ppl-vae measure runs/image_completion-mnist --against runs/regressor-mnist
     """  # noqa: D301  (click reads the control character)
     from ppl_vae.runs.evaluate import keep_measures
-    from ppl_vae.runs.evaluate import measure as run_measures
-    from ppl_vae.runs.run import opened
 
     runs = {"run": run} | {name: path for name, path in options.items() if name == "against"}
-    read = {name: opened(path) for name, path in runs.items()}
-    found = run_measures(**options | read)
+    read = {name: ppl_vae.load(path) for name, path in runs.items()}
+    found = ppl_vae.measure(**options | read)
     click.echo(f"{found}\n")
     for path in keep_measures(found, **read):
         click.echo(str(path))
@@ -314,12 +304,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("\nStopped. Nothing new was kept; what was there before is as it was.", err=True)
         sys.exit(130)
-    except Exception as problem:
-        from ppl_vae.errors import InputError, NonFiniteLossError
-
-        if isinstance(problem, InputError | NonFiniteLossError):
-            _fail(str(problem))
-        raise
+    except (InputError, NonFiniteLossError) as problem:
+        _fail(str(problem))
 
 
 def _fail(message: str) -> None:

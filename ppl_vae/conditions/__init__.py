@@ -18,7 +18,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ppl_vae.conditions.images import as_in_data, images_in
+from ppl_vae.conditions.images import images_in
 from ppl_vae.conditions.masks import mask_of
 from ppl_vae.distributions.unwrap import is_improper
 from ppl_vae.errors import InputError, positive_int
@@ -268,8 +268,7 @@ class Visible(Condition):
 
     def read(self, values: Any, file: object) -> Tensor:
         """Return images to be completed, [M, *event_shape], out of one or several; hidden pixels may be anything."""
-        y = images_in(values, self.event_shape, None, file)
-        return as_in_data(y, y[..., self.mask], self.support, values, file)
+        return images_in(values, self.event_shape, self.support, file, given=self.mask)
 
     def data_options(self) -> dict[str, Any]:
         """Return that images are binarized by a uniform threshold, drawn anew each step, as in the tutorial."""
@@ -352,8 +351,7 @@ class DigitString(Condition):
 
     def read(self, values: Any, file: object) -> Tensor:
         """Return strings [M, *shape] out of their images, one after the other or beside each other."""
-        y = images_in(values, self.event_shape, self.length, file)
-        return as_in_data(y, y, self.support, values, file)
+        return images_in(values, self.event_shape, self.support, file, length=self.length)
 
     def data_options(self) -> dict[str, Any]:
         """Return that each datum comes with a string of images before it."""

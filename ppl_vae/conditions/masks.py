@@ -26,9 +26,6 @@ REGIONS = {"middle_column": _middle_column, "quadrant": _quadrant}
 def mask_of(visible: Any, event_shape: torch.Size) -> Tensor:
     """Return a mask of the shape of a datum, true where a pixel is visible.
 
-    Raises:
-        InputError: an unknown region, or a mask that is no array of zeros and ones in the shape of an image.
-
     >>> mask_of("quadrant", torch.Size([1, 4, 4])).int().squeeze().tolist()
     [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
     """
@@ -60,11 +57,7 @@ def mask_of(visible: Any, event_shape: torch.Size) -> Tensor:
 
 
 def read_mask(name: str | os.PathLike[str]) -> Any:
-    """Read a mask from a .npy file, as nested lists, which fit into a run.json.
-
-    Raises:
-        InputError: no such region or file, or one that cannot be read.
-    """
+    """Read a mask from a .npy file, as nested lists, which fit into a run.json."""
     path = Path(name)
     if not path.suffix:
         near = did_you_mean(str(name), REGIONS)

@@ -54,9 +54,6 @@ def expected_smallest(values: Array, count: int) -> Array:
 
     the mean over all subsets of that size, without bias for the smallest of `count` independent answers.
 
-    Raises:
-        InputError: a count below 1 or above A.
-
     >>> expected_smallest(np.array([[3.0], [1.0], [2.0]]), 2).round(3)  # of (3, 1), (3, 2) and (1, 2)
     array([1.333])
     """
@@ -88,17 +85,7 @@ def answer(
     seed: int = 0,
     progress: bool | None = None,
 ) -> Answers:
-    """Draw answers to the condition of each datum of a split, and measure them.
-
-    Args:
-        model: P(x, z | y).
-        split: the data: their conditions are what is asked, they themselves the truth.
-        mean: take E[x | z, y] as the answer, instead of a draw of x.
-        num_answers: A, at least 2.
-        classifier: what reads the answers; None does without.
-        seed: of the draws.
-        progress: show a progress bar.
-    """
+    """Draw answers to the condition of each datum of a split, E[x | z, y] or else draws of x, and measure them."""
     labels = None if classifier is None else right_labels(split)
     parts: list[tuple[Array, Array, Array]] = []
     what = "E[x | z, y]" if mean else "draws of x"
@@ -157,19 +144,15 @@ def real_answers(
         index: which of them to compare with the others, [N].
         grey: the same data before they were dynamically binarized.
         num_nearest: how many data have the condition of another, where it is visible pixels.
-
-    Raises:
-        InputError: no labels, or only one datum of a label or in all.
     """
-    everything = torch.arange(len(split))
-    kinds = [generated(model, kind.take(everything)) for kind in (split, grey) if kind is not None]
+    kinds = [generated(model, kind.x) for kind in (split, grey) if kind is not None]
     if not model.y_from_x:
         labels = right_labels(split)
         found, nearness = [distance_to_same_label(x, labels)[index].numpy() for x in kinds], None
     else:
         if len(split) < 2:
             raise InputError("Expected at least two data to compare; got one.")
-        visible = given_part(model, split.take(everything))
+        visible = _part(model, split.x, 1)
         near = nearest(visible, index, num_nearest)
         nearness, *found = (_distance(x, index, near) for x in (visible, *kinds))
     return Real(found[0], found[1] if grey is not None else None, nearness)
@@ -177,9 +160,6 @@ def real_answers(
 
 def distance_to_same_label(x: Tensor, labels: Tensor) -> Tensor:
     """Return (1/D) |x_n - x_m|^2, the mean over all m != n with the same label, [N], for x [N, D].
-
-    Raises:
-        InputError: a label that only one datum has.
 
     >>> distance_to_same_label(torch.tensor([[0.0], [1.0], [3.0], [0.0], [1.0]]), torch.tensor([0, 0, 0, 1, 1]))
     tensor([5.0000, 2.5000, 6.5000, 1.0000, 1.0000], dtype=torch.float64)
@@ -227,23 +207,15 @@ def generated(model: ConditionalModel, x: Tensor) -> Tensor:
     return _part(model, x, 0) if model.y_from_x else x.flatten(1)
 
 
-def given_part(model: ConditionalModel, x: Tensor) -> Tensor:
-    """Return the part of images that is given, [N, V], for x [N, *event_shape]."""
-    return _part(model, x, 1)
-
-
 def _part(model: ConditionalModel, x: Tensor, which: int) -> Tensor:
+    """Return the part of images that is generated (0) or given (1), [N, D], for x [N, *event_shape]."""
     parts: Any = model.condition.split(x.to(Pair(model).device), None)
     part: Tensor = parts[which]
     return part.flatten(1).cpu()
 
 
 def right_labels(split: Part) -> Tensor:
-    """Return what the answers to the conditions of a split show if they are right, [N].
-
-    Raises:
-        InputError: no labels, or labels that are not whole numbers.
-    """
+    """Return what the answers to the conditions of a split show if they are right, [N]."""
     labels = whole_labels(split.labels)
     if labels is None:
         raise InputError(

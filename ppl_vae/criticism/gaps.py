@@ -22,14 +22,14 @@ from ppl_vae.traces.log_weights import log_weights
 from ppl_vae.traces.pair import Program
 from ppl_vae.utils.chunks import run_sizes
 from ppl_vae.utils.progress import progress_bar
-from ppl_vae.utils.report import Array, Mean, Report
+from ppl_vae.utils.report import Array, Mean, Report, Reported
 from ppl_vae.utils.rng import seeded
 
 HELD_WEIGHTS = 2**21  # log-weights held at once, of both guides: 32 MB in double precision
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Gap:
+class Gap(Reported):
     """log P(x) - ELBO of N data, split in two; each with its Monte Carlo standard error, all in nats.
 
     Attributes:
@@ -127,14 +127,6 @@ class Gap:
             ("amortization", means["amortization"], "best ELBO - ELBO: the network"),
         ]
         return Report(headline, rows, [self.verdict()])
-
-    def __str__(self) -> str:
-        return str(self.report())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.report().html()
 
     def to_dataset(self) -> Any:
         """Return an `xarray.Dataset` with one dimension, `datum`, and what was done as attributes."""

@@ -74,7 +74,7 @@ def fit_classifier(
 
     positive_int("num_images", num_images)
     for part in (data.train, data.test):
-        refuse_missing(part.take(torch.arange(len(part))), "to train a classifier on and to test it")
+        refuse_missing(part.x, "to train a classifier on and to test it")
     grey = data.as_stored()
     train, test = _labelled(grey.train, data.name), _labelled(grey.test, data.name)
     binarized = replace(train, binarize=data.binarize)
@@ -96,7 +96,7 @@ def fit_classifier(
 
 
 def _labelled(part: Any, name: str) -> Split:
-    labels = None if part.y is None else whole_labels(part.y)
+    labels = whole_labels(part.y)
     if labels is None:
         raise InputError(
             f"Expected labels in {name} to train a classifier on, whole numbers, one for each image; got "

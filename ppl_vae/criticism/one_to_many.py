@@ -30,7 +30,7 @@ from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.missing import refuse_missing
 from ppl_vae.traces.pair import Program
-from ppl_vae.utils.report import Array, Mean, Report, number
+from ppl_vae.utils.report import Array, Mean, Report, Reported, Row, number
 
 KINDS = {"means": "E[x | z, y]", "draws": "a draw of x"}
 COUNTS = (1, 2, 5, 10, 20, 50, 100)  # K in "the best of K answers"
@@ -38,14 +38,7 @@ COUNTS = (1, 2, 5, 10, 20, 50, 100)  # K in "the best of K answers"
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One model on N conditions.
-
-    Attributes:
-        name: what to call it.
-        evidence: log P(x | y) of the truth.
-        draws: its draws of x.
-        means: its E[x | z, y].
-    """
+    """One model on N conditions: log P(x | y) of the truth, and its answers, draws of x and means E[x | z, y]."""
 
     name: str
     evidence: Evidence
@@ -54,7 +47,7 @@ class Measured:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class OneToMany:
+class OneToMany(Reported):
     """What `measure_one_to_many` found on N conditions; print it.
 
     Attributes:
@@ -121,14 +114,6 @@ class OneToMany:
             self._lines(),
         )
 
-    def __str__(self) -> str:
-        return str(self.report())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.report().html()
-
     @property
     def _has_grey(self) -> bool:
         return self.real.distance_of_grey is not None
@@ -142,21 +127,21 @@ class OneToMany:
     def _both(self) -> list[Measured]:
         return [self.model] if self.against is None else [self.model, self.against]
 
-    def _evidence_rows(self) -> list[tuple[str, Mean, str]]:
+    def _evidence_rows(self) -> list[Row]:
         what = self.model.evidence.quantity
         rows = [(what, one.evidence.means()["log_px"], f"nats, {one.name}") for one in self._both]
         if self.against is not None:
             rows.append(("  difference", self.difference(), f"nats, paired: {self.model.name} - {self.against.name}"))
         return rows
 
-    def _error_rows(self) -> list[tuple[str, Mean, str]]:
+    def _error_rows(self) -> list[Row]:
         rows = []
         for kind, what in KINDS.items():
             rows += self._rows(f"error of {kind}", f"of {what}, squared, per pixel", lambda a: a.best_of(1), kind)
             rows += self._rows(f"  best of {self.num_answers}", "", lambda a: a.best_of(self.num_answers), kind)
         return rows
 
-    def _diversity_rows(self) -> list[tuple[str, Mean, str]]:
+    def _diversity_rows(self) -> list[Row]:
         rows = []
         for kind in KINDS:
             grey = kind == "means" and self._has_grey
@@ -169,8 +154,8 @@ class OneToMany:
             rows.append(("  real data", self._real(grey), f"of one condition{', grey levels' if grey else ''}"))
         return rows
 
-    def _reading_rows(self) -> list[tuple[str, Mean, str]]:
-        rows: list[tuple[str, Mean, str]] = []
+    def _reading_rows(self) -> list[Row]:
+        rows: list[Row] = []
         if self.classifier is None:
             return rows
         for kind in KINDS:
@@ -180,7 +165,7 @@ class OneToMany:
             rows.append(("  limit", limit, f"real test images{', grey levels' if grey else ''}, read by it"))
         return rows
 
-    def _rows(self, label: str, remark: str, of: Callable[[Answers], Any], kind: str) -> list[tuple[str, Mean, str]]:
+    def _rows(self, label: str, remark: str, of: Callable[[Answers], Any], kind: str) -> list[Row]:
         """Return a row for each model, with a remark in the first."""
         start = f"{remark}, " if remark else ""
         return [
@@ -323,11 +308,7 @@ def measure_one_to_many(
 
 
 def conditional(model: Any) -> ConditionalModel:
-    """Return a model if it has a condition.
-
-    Raises:
-        InputError: it has none.
-    """
+    """Return a model if it has a condition."""
     if not isinstance(model, ConditionalModel):
         raise InputError(
             f"Expected a conditional model, such as CVAE, ImageCompletion, NextDigit or Regressor; got "

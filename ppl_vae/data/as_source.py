@@ -25,10 +25,6 @@ def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
         pair: the programs that will be called with it.
         ordered: refuse data whose order changes from pass to pass, and data of which only some have labels.
 
-    Raises:
-        InputError: no data, data of different lengths, of a kind that is not known, or more or fewer
-            tensors than the model takes; labels that are partly missing where the programs need them.
-
     >>> import torch
     >>> from ppl_vae.models import VAE
     >>> len(as_source(torch.zeros(5, 1, 8, 8), Pair(VAE((1, 8, 8)))))

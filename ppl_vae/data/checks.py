@@ -29,13 +29,7 @@ class _RunError(InputError):
 
 
 class Checked(NamedTuple):
-    """Data and programs that fit.
-
-    Attributes:
-        traces: those of one run.
-        num_run: on how many data.
-        num_missing: how many values of all data are missing.
-    """
+    """Data and programs that fit: the traces of a run, on how many data it was, how many values of all are missing."""
 
     traces: list[poutine.Trace]
     num_run: int
@@ -49,10 +43,6 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
     The programs are run on `size` data, or on a part; only if that fails, on all. Where some data have labels and
     some have none, both kinds are checked, and the traces are those of the last; the pair has seen them all.
     Call it within `pair.running()`. All data are gone through once, however often this is called with one source.
-
-    Raises:
-        InputError: infinite data, values that are missing (NaN) where that cannot be, programs that fail or do not
-            fit together, or data outside the support of the likelihood.
     """
     if source.kinds:
         return _check_kinds(pair, source, size=size, proposal=proposal)
@@ -104,11 +94,7 @@ def _is_for_all(traces: list[poutine.Trace], num_run: int, num_data: int) -> boo
 
 
 def probe(pair: Pair, args: Args, *, proposal: str = "guide") -> list[poutine.Trace]:
-    """Run a pair once on some data and check that the two fit together; return [model trace, guide trace].
-
-    Raises:
-        InputError: a program that fails on these data, or two programs whose latent sites differ.
-    """
+    """Run a pair once on some data and check that the two fit together; return [model trace, guide trace]."""
     if pair.guide is None and proposal != "prior":
         raise InputError("Expected a guide Q(z | x); got none. Give one, or use proposal='prior'.")
     _check_served(pair)

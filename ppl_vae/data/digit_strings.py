@@ -154,14 +154,6 @@ Part = Split | StringSplit
 def with_strings(part: Split, length: int, name: str = "the data") -> StringSplit:
     """Give each image of a part of a data set of digits the string of images that it succeeds.
 
-    Args:
-        part: images with labels 0 to 9.
-        length: L, how many images a string has.
-        name: what to call the part in a message.
-
-    Raises:
-        InputError: no labels, labels that are not whole numbers from 0 to 9, or a digit of which there is no image.
-
     >>> from ppl_vae import data
     >>> strings = with_strings(data.load("digits").test, 3)
     >>> strings.y.shape, int(strings.labels[0]), strings.string_labels[0].tolist()

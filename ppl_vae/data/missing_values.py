@@ -22,9 +22,6 @@ AT_ONCE = 1000  # data that are looked at
 def find_holes(source: Source) -> dict[int, Holes]:
     """Return what is missing in each tensor of the data, by its position: one pass over them, the first time.
 
-    Raises:
-        InputError: infinite values, or a tensor without any observed value.
-
     >>> from ppl_vae.data.sources import TensorSource
     >>> find_holes(TensorSource((torch.tensor([[1.0, 2.0], [3.0, torch.nan]]),)))
     {0: Holes(number=1, row=1, where=tensor([False,  True]))}
@@ -59,17 +56,7 @@ def find_holes(source: Source) -> dict[int, Holes]:
 
 
 def check_holes(pair: Pair, args: Args, holes: dict[int, Holes], *, proposal: str = "guide") -> None:
-    """Check that both programs can do without what is missing, on data with all holes that any datum has.
-
-    Args:
-        pair: the programs, running.
-        args: some of the data.
-        holes: what is missing in all of them.
-        proposal: with "prior" the guide is not used.
-
-    Raises:
-        InputError: a site that cannot leave out what is missing, or a program that goes on to compute with it.
-    """
+    """Check that both programs can do without what is missing, on data with all holes that any datum has."""
     hidden = [torch.where(holes[i].where.to(t.device), torch.nan, t) if i in holes else t for i, t in enumerate(args)]
     got = f"got NaN, first in row {min(some.row for some in holes.values())}"
     with pyro.validation_enabled(False):
@@ -84,8 +71,10 @@ def check_holes(pair: Pair, args: Args, holes: dict[int, Holes], *, proposal: st
         missing = {n: s for n, s in samples(traces[0]).items() if s["is_observed"] and _has_nan(s["value"])}
         for name, site in missing.items():
             if not can_miss(site["fn"]):
+                cannot = f"as {type(base_of(site['fn'])).__name__} cannot leave them out"
+                why = "which is a condition" if is_condition(site) else cannot
                 raise InputError(
-                    f"Expected {name} without missing values, {_why(site)}; {got}. Give complete data, or sample "
+                    f"Expected {name} without missing values, {why}; {got}. Give complete data, or sample "
                     f"{name} from a likelihood of ppl_vae that scores each number, or from ppl_vae.missing.Observed."
                 )
         # The guide first: what it makes of NaN the model is given.
@@ -105,9 +94,3 @@ def _first(where: Tensor) -> int:
 
 def _has_nan(value: Any) -> bool:
     return bool(value.isnan().any())
-
-
-def _why(site: Any) -> str:
-    if is_condition(site):
-        return "which is a condition"
-    return f"as {type(base_of(site['fn'])).__name__} cannot leave them out"

@@ -1,12 +1,8 @@
 """Real data sets with fixed splits: `load("digits")`, `load("mnist")`, `load("my/images.npy")`.
 
-Images are kept as they come (8-bit or float) and become float tensors in [0, 1], of shape
-[N, *event_shape], when a batch is taken. Binarization is either *dynamic* (each grey level is the
-probability of a one: fresh draws in training, one fixed seeded draw for everything else), by one *random
-threshold* for each image, by a *threshold* of one half, or none. Dequantization adds noise to grey levels, so that
-a density of them can be held against a probability. Instead of its label, each image may come
-with a string of images that it succeeds. The test split is for the last word only: nothing in ppl-vae
-chooses anything by it.
+Images are kept as they come (8-bit or float) and become float tensors in [0, 1], of shape [N, *event_shape], when a
+batch is taken (`ppl_vae.data.splits`). The test split is for the last word only: nothing in ppl-vae chooses anything
+by it.
 """
 
 import inspect
@@ -20,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from ppl_vae.data.digit_strings import Part, with_strings
-from ppl_vae.data.own_files import checked_part, own_data, split_at_random, whole
+from ppl_vae.data.own_files import checked_part, own_data, split_at_random
 from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.utils.files import read_arrays
@@ -69,8 +65,7 @@ class Data:
 
     def changed(self, **options: Any) -> "Data":
         """Return the same data with other options of `load`; nothing is read again."""
-        made = _with_options(self.name, self.stored, **self.options | options) if options else {}
-        return replace(self, **made)
+        return _with_options(self.name, self.stored, self.settings, **self.options | options) if options else self
 
     def as_stored(self) -> "Data":
         """Return the data with all values and labels, as they are stored."""
@@ -134,21 +129,21 @@ def load(
     else:
         raise InputError(f"Unknown data set {key!r}: {did_you_mean(key, NAMED)}, or give a path to your own.")
     options = {"dequantize": dequantize, "strings": strings, "num_labels": num_labels, "missing": missing}
-    made = _with_options(key, stored, binarize=binarize, **options)
-    return Data(key, **made, settings=dict(settings), stored=stored)
+    return _with_options(key, stored, dict(settings), binarize=binarize, **options)
 
 
 def _with_options(
     name: str,
     stored: Sequence[Split],
+    settings: dict[str, Any],
     *,
     binarize: Binarize | Literal["default"],
     dequantize: Any,
     strings: Any,
     num_labels: Any,
     missing: Any,
-) -> dict[str, Any]:
-    """Return what `Data` has of a data set with these options of `load`."""
+) -> Data:
+    """Return a data set with these options of `load`."""
     if binarize not in ("default", "dynamic", "random_threshold", "threshold", None):
         raise InputError(
             f"Expected binarize to be 'random_threshold', 'dynamic', 'threshold' or None; got {binarize!r}."
@@ -170,8 +165,8 @@ def _with_options(
         made = {part: with_strings(split, strings, f"the {part} part of {name}") for part, split in made.items()}
     if missing is not None:
         made = {part: split.hide(missing) for part, split in made.items()}
-    made |= {"binarize": binarize, "dequantize": dequantize, "strings": strings, "num_labels": num_labels}
-    return made | {"missing": missing, "num_classes": num_classes}
+    options = {"binarize": binarize, "dequantize": dequantize, "strings": strings, "num_labels": num_labels}
+    return Data(name, **made, **options, missing=missing, settings=settings, num_classes=num_classes, stored=stored)
 
 
 def _made(name: str, parts: Sequence[Split], binarize: Binarize, dequantize: Dequantize) -> Sequence[Split]:
@@ -238,7 +233,7 @@ def _mnist() -> tuple[Split, ...]:
     return (
         Split(train_x, train, train_y[train], 255.0),
         Split(train_x, validation, train_y[validation], 255.0),
-        whole(test_x, test_y, 255.0),
+        Split(test_x, torch.arange(len(test_x)), test_y, 255.0),
     )
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ppl_vae.data.splits import Split, whole_labels
 from ppl_vae.errors import InputError
@@ -20,11 +19,7 @@ AT_ONCE = 10_000  # data that are looked at
 
 
 def check_finite(path: Path, x: Array) -> None:
-    """Refuse data with infinite values, or with none that is observed; NaN is a missing value.
-
-    Raises:
-        InputError: there are such.
-    """
+    """Refuse data with infinite values, or with none that is observed; NaN is a missing value."""
     observed = False
     for start in range(0, len(x), AT_ONCE):
         part = x[start : start + AT_ONCE]
@@ -40,11 +35,7 @@ def check_finite(path: Path, x: Array) -> None:
 
 
 def read_images(path: Path) -> Array:
-    """Return all images of a folder and its subfolders in order of their names, or one image, [N, C, H, W] of bytes.
-
-    Raises:
-        InputError: no images, an unreadable one, or two sizes.
-    """
+    """Return all images of a folder and its subfolders in order of their names, or one image, [N, C, H, W] of bytes."""
     from PIL import Image
 
     files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
@@ -87,17 +78,8 @@ def split_at_random(values: Any, sizes: tuple[int, int], y: Any = None, scale: f
     return tuple(Split(values, r, None if labels is None else labels[r], scale) for r in order.split(counts))
 
 
-def whole(values: Tensor, y: Tensor | None = None, scale: float = 1.0) -> Split:
-    """Return all of the values as one part."""
-    return Split(values, torch.arange(len(values)), y, scale)
-
-
 def own_data(path: Path) -> tuple[Split, ...]:
-    """Return the three parts of a person's own file or folder.
-
-    Raises:
-        InputError: no such file, or one that does not hold such data.
-    """
+    """Return the three parts of a person's own file or folder."""
     arrays = _arrays(path)
     validation = next((key for key in ("validation", "valid", "val") if key in arrays), None)
     if "train" in arrays and "test" in arrays and validation:
@@ -119,11 +101,7 @@ def own_data(path: Path) -> tuple[Split, ...]:
 
 
 def read(path: str | os.PathLike[str]) -> Split:
-    """Read a person's own data without splitting them: `x` (with `x_mask` and `y`) of a file, or a folder of images.
-
-    Raises:
-        InputError: as `load`.
-    """
+    """Read a person's own data without splitting them: `x` (with `x_mask` and `y`) of a file, or a folder of images."""
     arrays = _arrays(Path(path))
     if "x" not in arrays:
         raise InputError(f"Expected {path} to hold x; got {', '.join(arrays) or 'nothing'}. Rename its array.")

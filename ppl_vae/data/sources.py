@@ -22,17 +22,11 @@ NUMBERS_AT_ONCE = 2**20  # 4 MB in single precision
 
 
 class Holes(NamedTuple):
-    """What is missing in one of the tensors of the data.
+    """What is missing in one of the tensors of the data."""
 
-    Attributes:
-        number: how many values.
-        row: the first datum with one.
-        where: which values of a datum are missing in some datum, [*event_shape].
-    """
-
-    number: int
-    row: int
-    where: Tensor
+    number: int  # of values
+    row: int  # the first datum with one
+    where: Tensor  # which values of a datum are missing in some datum, [*event_shape]
 
 
 class Source(ABC):
@@ -111,12 +105,7 @@ class TensorSource(Source):
 
 
 class SplitSource(Source):
-    """A split of a data set of ours: binarized freshly in training, read from disk if it is large.
-
-    Args:
-        split: the data.
-        with_y: yield (x, y) where there are labels, else (x,).
-    """
+    """A split of a data set of ours, (x, y) or (x,): binarized freshly in training, read from disk if it is large."""
 
     def __init__(self, split: Part, with_y: bool) -> None:
         super().__init__()
@@ -183,10 +172,6 @@ class PartlyLabelled(Source):
 
     Shuffled, there are as many of one kind as of the other, the rarer kind in smaller batches, so that an optimizer
     hears of the labels all the time, not now and then.
-
-    Args:
-        labelled: those with labels.
-        unlabelled: the others, without.
     """
 
     def __init__(self, labelled: Source, unlabelled: Source) -> None:
@@ -229,10 +214,12 @@ def as_tuple(batch: Any) -> Batch:
     parts = batch if isinstance(batch, tuple | list) else (batch,)
     tensors = []
     for part in parts:
-        if isinstance(part, np.ndarray) and part.dtype.kind not in "biuf":
+        kind = part.dtype.kind if isinstance(part, np.ndarray) else ""
+        if kind and kind not in "biuf":
             raise InputError(f"Expected numbers; got an array of dtype {part.dtype}. Convert it to float first.")
         try:
-            tensor = torch.as_tensor(part, dtype=_float_dtype(part))
+            # A tensor keeps its dtype, since its owner chose it; NumPy's default of 64 bits is nobody's choice.
+            tensor = torch.as_tensor(part, dtype=torch.get_default_dtype() if kind == "f" else None)
         except (TypeError, ValueError, RuntimeError) as problem:
             raise InputError(f"Expected tensors of numbers; got {type(part).__name__} ({problem}).") from None
         if tensor.dim() == 0:
@@ -256,8 +243,3 @@ def _in_batches(
     batches_at_once = max(1, NUMBERS_AT_ONCE // max(1, batch_size * numel))
     for index in order.split(batches_at_once * batch_size):
         yield from zip(*(t.split(batch_size) for t in chosen(index)), strict=True)
-
-
-def _float_dtype(part: Any) -> torch.dtype | None:
-    # A tensor keeps its dtype, since its owner chose it; NumPy's default of 64 bits is nobody's choice.
-    return torch.get_default_dtype() if isinstance(part, np.ndarray) and part.dtype.kind == "f" else None

@@ -16,7 +16,7 @@ from ppl_vae.evidence.numbers import Numbers
 from ppl_vae.evidence.rules import Diagnostics
 from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, PROBABILITY
 from ppl_vae.evidence.to_arviz import container, elpd
-from ppl_vae.utils.report import Report, counted
+from ppl_vae.utils.report import Report, Reported, counted
 
 DIAGNOSTICS: dict[str, type[Diagnostics]] = {
     "importance": ImportanceDiagnostics,
@@ -33,7 +33,7 @@ class Doubt(NamedTuple):
     reason: str
 
 
-class Evidence(Numbers):
+class Evidence(Reported, Numbers):
     """Estimates of log P(x) for N data, each with its error and whether to believe it; print it.
 
     The numbers are the attributes of `Numbers`: log_px, elbo, mcse, ess and gap per datum, [N], in nats, and how they
@@ -110,14 +110,6 @@ class Evidence(Numbers):
         if self.scored == PROBABILITY and levels:
             return f"{formula}, of the probability of {levels} levels"
         return formula
-
-    def __str__(self) -> str:
-        return str(self.report())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.report().html()
 
     def to_arviz(self) -> Any:
         """Return ArviZ's container: `InferenceData` up to 0.23, `xarray.DataTree` from 1.0.

@@ -23,7 +23,7 @@ import torch
 from ppl_vae.base import Guide, Model
 from ppl_vae.errors import InputError, did_you_mean, reason
 from ppl_vae.runs.kinds import (
-    CHOSEN,
+    KINDS,
     PARTS,
     default_part,
     make,
@@ -39,26 +39,10 @@ from ppl_vae.utils.files import written_whole
 ROLES: dict[str, type[Any]] = {"model": Model, "guide": Guide}
 
 
-@dataclass(frozen=True)
-class Found:
-    """A program's class, and the module it stands in."""
+def find(role: str, name: str) -> tuple[type[Any], ModuleType]:
+    """Find a model or a guide by name or by file: its class, and the module it is written in.
 
-    cls: type[Any]
-    module: ModuleType
-
-
-def find(role: str, name: str) -> Found:
-    """Find a model or a guide by name or by file.
-
-    Args:
-        role: "model" or "guide".
-        name: a name such as `vae`, or the path of a Python file.
-
-    Raises:
-        InputError: no such name or file, a file that cannot be imported, or one that does not hold exactly
-            one class of this role.
-
-    >>> find("model", "vae").cls.__name__
+    >>> find("model", "vae")[0].__name__
     'VAE'
     """
     path = Path(name)
@@ -75,7 +59,7 @@ def find(role: str, name: str) -> Found:
             f"Expected one subclass of ppl_vae.base.{ROLES[role].__name__} in {name}; got "
             f"{', '.join(c.__name__ for c in classes) or 'none'}. Keep one {role} in a file."
         )
-    return Found(classes[0], module)
+    return classes[0], module
 
 
 def is_file(name: str) -> bool:
@@ -94,11 +78,7 @@ def package_folder(kind: str) -> Path:
 
 
 def names(role: str) -> list[str]:
-    """Return the names of the models or guides that come with ppl-vae.
-
-    >>> {"conditional", "flow", "full_covariance", "mean_field"} <= set(names("guide"))
-    True
-    """
+    """Return the names of the models or guides that come with ppl-vae."""
     return sorted(info.name for info in pkgutil.iter_modules([str(package_folder(f"{role}s"))]))
 
 
@@ -108,14 +88,11 @@ def guide_for(model: str, *, partly_labelled: bool = False) -> str:
     >>> guide_for("vae"), guide_for("cvae"), guide_for("cvae", partly_labelled=True)
     ('mean_field', 'conditional', 'semi_supervised')
     """
-    found = find("model", model)
-    if written_in(found.module, Guide):
+    cls, module = find("model", model)
+    if written_in(module, Guide):
         return model
-    return Path(model).stem if Path(model).stem in names("guide") else _default_guide(found.cls, partly_labelled)
-
-
-def _default_guide(cls: Any, partly_labelled: bool) -> str:
-    return str((partly_labelled and cls.partly_labelled_guide) or cls.default_guide)
+    usual = (partly_labelled and cls.partly_labelled_guide) or cls.default_guide
+    return Path(model).stem if Path(model).stem in names("guide") else str(usual)
 
 
 class PartChoice(NamedTuple):
@@ -135,13 +112,13 @@ class Programs:
 
     Attributes:
         names: of both, as they were asked for.
-        found: their classes.
+        classes: theirs.
         parts: those that can be chosen, by kind.
         options: those given of the programs themselves, by role.
     """
 
     names: dict[str, str]
-    found: dict[str, Found]
+    classes: dict[str, type[Any]]
     parts: dict[str, PartChoice]
     options: dict[str, dict[str, Any]]
 
@@ -153,7 +130,7 @@ class Programs:
 
     def written(self) -> dict[str, Any]:
         """Return the arguments of `choose` that give the same, with the name of each part and every option."""
-        usual = {f"{role}.{k}": v for role in ROLES for k, v in plain_defaults(self.found[role].cls, 1).items()}
+        usual = {f"{role}.{k}": v for role in ROLES for k, v in plain_defaults(self.classes[role], 1).items()}
         names: dict[str, Any] = dict(self.names)
         for part, (name, cls, _) in self.parts.items():
             if name is not None:
@@ -162,16 +139,12 @@ class Programs:
         return names | {"settings": usual | self.used}
 
     def make(self, event_shape: torch.Size) -> tuple[Model, Guide]:
-        """Make both for data of this shape.
-
-        Raises:
-            InputError: an unknown option, or a value that a part refuses.
-        """
+        """Make both for data of this shape."""
         taken: dict[str, dict[str, Any]] = {role: {} for role in ROLES}
         for part, (_, cls, options) in self.parts.items():
             taken[PARTS[part].whose][part] = take(part, cls, options)
-        model = make(self.found["model"].cls, self.options["model"], "model", event_shape, **taken["model"])
-        return model, make(self.found["guide"].cls, self.options["guide"], "guide", model, **taken["guide"])
+        model = make(self.classes["model"], self.options["model"], "model", event_shape, **taken["model"])
+        return model, make(self.classes["guide"], self.options["guide"], "guide", model, **taken["guide"])
 
 
 def choose(
@@ -182,19 +155,28 @@ def choose(
     defaults: Mapping[str, Any] | None = None,
     **parts: str | None,
 ) -> Programs:
-    """Choose a model, its guide and their parts by name; arguments as for `build`.
+    """Choose a model, its guide and their parts by name.
 
-    Raises:
-        InputError: an unknown name, or a part that a program does not take.
+    Args:
+        model, guide: names or files; no guide means the one that goes with the model.
+        settings: options by "part.option", with part one of model, guide, and the kinds of parts.
+        defaults: settings for the parts that have such an option, where `settings` says nothing.
+        parts: class names in snake case by kind (prior, likelihood, decoder, ...); none means the program's own.
+
+    >>> vae, _ = choose("vae", prior="mixture", settings={"prior.latent_dim": 3}).make(torch.Size([1, 8, 8]))
+    >>> vae.prior.latent_dim
+    3
     """
-    check_kinds(parts)
+    for part in parts:
+        if part not in PARTS:
+            raise InputError(f"Unknown kind of part {part!r}: {did_you_mean(part, PARTS)}.")
     names = {"model": model, "guide": guide or guide_for(model)}
     found = {role: find(role, name) for role, name in names.items()}
-    own = found["guide"].module, found["model"].module
+    classes, own = {role: cls for role, (cls, _) in found.items()}, (found["guide"][1], found["model"][1])
     given, suggested = _by_part(settings or {}), _by_part(defaults or {})
     chosen: dict[str, PartChoice] = {}
     for part, kind in PARTS.items():
-        program, options, name = found[kind.whose].cls, given.pop(part), parts.get(part)
+        program, options, name = classes[kind.whose], given.pop(part), parts.get(part)
         if part not in options_of(program):
             if name or options:
                 raise InputError(
@@ -214,44 +196,7 @@ def choose(
             continue
         options = {k: v for k, v in suggested[part].items() if k in options_of(cls, kind.shapes)} | options
         chosen[part] = PartChoice(name or name_of_part(part, cls, own), cls, options)
-    return Programs(names, found, chosen, {role: given[role] for role in ROLES})
-
-
-def build(
-    model: str, guide: str | None = None, *, event_shape: torch.Size, **asked: Any
-) -> tuple[Model, Guide, dict[str, Any]]:
-    """Build a model and its guide by name.
-
-    Args:
-        model, guide: as in `find`; no guide means the one that goes with the model.
-        event_shape: the shape of one datum.
-        asked: settings, options by "part.option", with part one of model, guide, and the kinds of parts; defaults,
-            settings for the parts that have such an option, where settings says nothing; and class names in snake
-            case by kind (prior, likelihood, decoder, ...: see `ppl_vae.list_parts`): none means the program's own.
-
-    Returns:
-        The model, the guide, and the settings that were used.
-
-    Raises:
-        InputError: an unknown name or option (with the nearest ones), or a value that a part refuses.
-
-    >>> vae, _, _ = build("vae", event_shape=torch.Size([1, 8, 8]), prior="mixture", settings={"prior.latent_dim": 3})
-    >>> vae.prior.latent_dim
-    3
-    """
-    programs = choose(model, guide, **asked)
-    return *programs.make(event_shape), programs.used
-
-
-def check_kinds(parts: Mapping[str, str | None]) -> None:
-    """Check that parts of these kinds can be chosen.
-
-    Raises:
-        InputError: there is no such kind.
-    """
-    for part in parts:
-        if part not in PARTS:
-            raise InputError(f"Unknown kind of part {part!r}: {did_you_mean(part, PARTS)}.")
+    return Programs(names, classes, chosen, {role: given[role] for role in ROLES})
 
 
 def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -259,7 +204,7 @@ def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for key, value in settings.items():
         part, _, option = key.partition(".")
         if part not in parts or not option:
-            near = did_you_mean(part, [*parts, *CHOSEN, "fit", "data"])
+            near = did_you_mean(part, [*parts, *KINDS, "fit", "data"])
             raise InputError(f"Expected settings named part.option; got {key!r}. As part, {near}.")
         if part in ROLES and option in PARTS:
             raise InputError(f"Expected --{option}, or {option}.option=value; got {key!r}. Use one of these.")

@@ -250,11 +250,7 @@ def keep_measures(
 
 
 def part(run: Run, split: str, num_data: int | None) -> Source:
-    """Return a split of a run's data, or so many of it, evenly spaced.
-
-    Raises:
-        InputError: an unknown split, or a number below 1.
-    """
+    """Return a split of a run's data, or so many of it, evenly spaced."""
     if split not in SPLITS:
         raise InputError(f"Unknown split {split!r}: {did_you_mean(str(split), SPLITS)}.")
     if num_data is None:

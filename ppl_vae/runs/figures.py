@@ -23,7 +23,7 @@ NUM_CONDITIONS = 12  # rows of a figure, one for each condition
 NUM_ANSWERS = 10  # samples in a row
 
 
-def draw_figures(run: Run) -> list[Path]:
+def draw_figures(run: Run) -> None:
     """Draw samples, reconstructions, the ELBO over epochs, and a two-dimensional map, into figures/."""
     test = run.data().test
     joint = isinstance(run.model, ConditionalModel) and not is_improper(run.model.condition())
@@ -34,11 +34,8 @@ def draw_figures(run: Run) -> list[Path]:
     if plots.is_picture(test.event_shape):
         model = run.model
         figures |= _of_conditions(model, test) if isinstance(model, ConditionalModel) else _of_data(run, test)
-    paths = []
     for name, figure in figures.items():
-        paths.append(run.path / "figures" / f"{name}.png")
-        save_figure(figure, paths[-1])
-    return paths
+        save_figure(figure, run.path / "figures" / f"{name}.png")
 
 
 def save_figure(figure: Any, path: Path) -> None:
@@ -49,21 +46,18 @@ def save_figure(figure: Any, path: Path) -> None:
 
 def _of_data(run: Run, test: Part) -> dict[str, plots.Figure]:
     x = evenly(test, NUM_PICTURES // 2).x
+    missing = " (orange is missing)" if is_missing_in(x) else ""
     figures = {
         "samples": plots.images(sample(run.model, NUM_PICTURES, mean=True), title="E[x | z] for z drawn from P(z)"),
         "reconstructions": plots.reconstructions(
             x,
             reconstruct(run.model, run.guide, x),
-            title=f"test data{_missing_in_words(x)}, and E[x | z] for z drawn from Q(z | x) below each",
+            title=f"test data{missing}, and E[x | z] for z drawn from Q(z | x) below each",
         ),
     }
     if list(run.guide.latents.values()) == [(2,)]:
         figures["manifold"] = plots.manifold(manifold(run.model), title="E[x | z] over a grid of prior quantiles of z")
     return figures
-
-
-def _missing_in_words(x: Tensor) -> str:
-    return " (orange is missing)" if is_missing_in(x) else ""
 
 
 def _of_conditions(model: ConditionalModel, test: Part) -> dict[str, plots.Figure]:

@@ -68,17 +68,14 @@ def impute_run(
     paths = [path]
     if plots.is_picture(run.model.event_shape):
         paths.append(run.path / "figures" / "imputed.png")
-        truth = None if data is not None else _truth(run)
-        save_figure(picture(found, None if truth is None else evenly(truth, count).x), paths[-1])
+        hidden = data is None and run.data().missing is not None  # values that are known
+        truth = evenly(run.data(missing=None).test, count).x if hidden else None
+        save_figure(picture(found, truth), paths[-1])
     return found, paths
 
 
 def _as_in_training(split: Split, run: Run) -> Split:
-    """Return a person's data read as those of the run were: levels of one scale, dequantized or binarized alike.
-
-    Raises:
-        InputError: numbers outside of [0, 1], which cannot be binarized.
-    """
+    """Return a person's data read as those of the run were: levels of one scale, dequantized or binarized alike."""
     known: Any = run.data().train
     levels = split.scale != 1 and known.scale != 1  # bytes, as the run's were, not numbers as the model sees them
     how = {"dequantize": known.dequantize, "scale": known.scale} if levels else {}
@@ -101,11 +98,3 @@ def picture(found: Imputation, truth: Tensor | None = None) -> plots.Figure:
     } | ({} if truth is None else {"truth": truth[index][:, None]})
     rows = torch.cat(list(columns.values()), dim=1)
     return plots.images(rows.flatten(0, 1), columns=rows.shape[1], title=", ".join(columns))
-
-
-def _truth(run: Run) -> Any:
-    """Return the test data before values were hidden, or None where the data came so."""
-    kept = run.config["data"]
-    if kept.get("missing") is None:
-        return None
-    return run.data(missing=None).test

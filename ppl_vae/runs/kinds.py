@@ -1,6 +1,6 @@
 """The shelves: which kinds of parts there are, where their classes stand, and how one is found by name and made.
 
-The one table, `KINDS`, is what the command line, `programs.build` and `list_parts` read, so that a new kind is one row
+The one table, `KINDS`, is what the command line, `build.choose` and `list_parts` read, so that a new kind is one row
 here, and a new part one class on its shelf. It imports nothing heavy: classes are looked up when they are asked for.
 """
 
@@ -21,7 +21,7 @@ class Kind:
     """A kind of part that can be chosen by name.
 
     Attributes:
-        whose: what takes it: the "model", the "guide", or "fit"; "code" is for what a guide's file is made of.
+        whose: what takes it: the "model", the "guide", or "fit".
         shelf: the module whose `__all__` lists its classes; without one, all that are written there count.
         base: their base class, as "module:name".
         help: what it is, for the command line, with examples.
@@ -36,12 +36,6 @@ class Kind:
     help: str
     letter: str | None = None
     shapes: int = 0
-
-    @property
-    def base_class(self) -> type[Any]:
-        """The base class of all parts of this kind."""
-        found: type[Any] = pkgutil.resolve_name(self.base)
-        return found
 
 
 NETWORKS = ("ppl_vae.networks", "ppl_vae.networks:Network")
@@ -85,20 +79,15 @@ KINDS: dict[str, Kind] = {
     ),
 }
 PARTS = {name: kind for name, kind in KINDS.items() if kind.whose in ("model", "guide")}
-CHOSEN = {name: kind for name, kind in KINDS.items() if kind.whose != "code"}  # on the command line
 
 
 def part_names(kind: str, own: Iterable[ModuleType] = ()) -> dict[str, type[Any]]:
-    """Return the classes of a kind by their name in snake case: those on its shelf, and a person's own.
-
-    Args:
-        kind: "prior", "likelihood", ...: a key of `KINDS`.
-        own: a person's modules; a class written there goes before one of the same name on the shelf.
+    """Return the classes of a kind by their name in snake case: its shelf's, and a person's `own`, which go first.
 
     >>> sorted(part_names("networks"))[:3]
     ['concatenated', 'convolutional', 'gated']
     """
-    base = KINDS[kind].base_class
+    base = pkgutil.resolve_name(KINDS[kind].base)
     shelf = importlib.import_module(KINDS[kind].shelf)
     listed = [getattr(shelf, name) for name in getattr(shelf, "__all__", ())] or written_in(shelf, base)
     classes = [cls for cls in listed if inspect.isclass(cls) and issubclass(cls, base) and cls is not base]
@@ -108,14 +97,7 @@ def part_names(kind: str, own: Iterable[ModuleType] = ()) -> dict[str, type[Any]
 
 
 def part_class(kind: str, name: str, own: Iterable[ModuleType] = ()) -> type[Any]:
-    """Return the class of a part by its name in snake case; arguments as for `part_names`.
-
-    Raises:
-        InputError: there is none of this name; the nearest are named.
-
-    >>> part_class("prior", "standard_normal").__name__
-    'StandardNormal'
-    """
+    """Return the class of a part by its name in snake case; arguments as for `part_names`."""
     known = part_names(kind, own)
     if name not in known:
         raise InputError(f"Unknown {kind} {name!r}: {did_you_mean(name, known)}.")
@@ -162,11 +144,7 @@ def written_in(module: ModuleType, base: type[Any]) -> list[type[Any]]:
 
 
 def options_of(cls: Callable[..., Any], shapes: int = 0) -> dict[str, inspect.Parameter]:
-    """Return the options of a constructor, less its first `shapes` arguments; `**kwargs` are those of its base class.
-
-    >>> list(options_of(part_class("prior", "mixture")))
-    ['latent_dim', 'num_components']
-    """
+    """Return the options of a constructor, less its first `shapes` arguments; `**kwargs` are its base class's."""
     parameters = list(inspect.signature(cls).parameters.values())
     found = {p.name: p for p in parameters[shapes:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     if inspect.isclass(cls) and any(p.kind == p.VAR_KEYWORD for p in parameters):
@@ -178,11 +156,7 @@ def options_of(cls: Callable[..., Any], shapes: int = 0) -> dict[str, inspect.Pa
 
 
 def check_options(cls: Callable[..., Any], options: Iterable[str], part: str, shapes: int = 0) -> None:
-    """Check that a constructor takes options of these names, none of which chooses another part.
-
-    Raises:
-        InputError: it does not; the nearest are named.
-    """
+    """Check that a constructor takes options of these names, none of which chooses another part."""
     known = [name for name in options_of(cls, shapes) if name not in PARTS]
     for name in options:
         if name not in known:
@@ -190,15 +164,7 @@ def check_options(cls: Callable[..., Any], options: Iterable[str], part: str, sh
 
 
 def make(cls: Callable[..., Any], options: Mapping[str, Any], part: str, *first: Any, **parts: Any) -> Any:
-    """Call a constructor with options, and let what is wrong with them be an InputError.
-
-    Args:
-        cls: the constructor.
-        options: what a person chose.
-        part: what it is called on the command line.
-        first: what goes before the options.
-        parts: parts that are given to it with them.
-    """
+    """Call cls(*first, **options, **parts), and let what is wrong be an InputError on options of this `part`."""
     check_options(cls, options, part, len(first))
     try:
         return cls(*first, **options, **parts)

@@ -23,7 +23,6 @@ COLUMNS = ["kind", "name", "what", "options", "module"]
 HEADINGS = {
     "model": "ppl-vae train MODEL, --set model.option=value",
     "guide": "--guide NAME, --set guide.option=value",
-    "posterior": "for a guide's file",
 }
 # Pyro's own objectives, whose docstrings do not tell them apart.
 PYROS = {
@@ -66,7 +65,7 @@ def list_parts(kind: str | None = None, *, model: str | None = None, guide: str 
     if kind is not None and kind not in kinds:
         raise InputError(f"Unknown kind of part {kind!r}: {did_you_mean(kind, kinds)}.")
     files = {role: name for role, name in (("guide", guide), ("model", model)) if name and programs.is_file(name)}
-    own = {programs.find(role, name).module: name for role, name in files.items()}
+    own = {programs.find(role, name)[1]: name for role, name in files.items()}
     rows = [row for role in programs.ROLES if kind in (None, role) for row in _program_rows(role, files)]
     shelves = dict.fromkeys(KINDS[name].shelf for name in KINDS if kind in (None, name))
     for shelf in shelves:
@@ -99,9 +98,9 @@ def as_text(table: pd.DataFrame, width: int | None = None) -> str:
 
 def _program_rows(role: str, files: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
     for name in [*programs.names(role), *(path for r, path in files.items() if r == role)]:
-        found = programs.find(role, name)
-        what = "\n".join(filter(None, (_first_sentence(found.module), _first_sentence(found.cls))))
-        yield role, name, what, _options(found.cls, shapes=1), name if name in files.values() else found.module.__name__
+        cls, module = programs.find(role, name)
+        what = "\n".join(filter(None, (_first_sentence(module), _first_sentence(cls))))
+        yield role, name, what, _options(cls, shapes=1), name if name in files.values() else module.__name__
 
 
 def _part_rows(kinds: list[str], own: Mapping[ModuleType, str]) -> Iterator[tuple[str, ...]]:

@@ -1,6 +1,6 @@
 """The objective that a run is fitted with: by name, or the one that goes with the guide; tried before it starts."""
 
-import inspect
+import contextlib
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,13 +8,12 @@ from types import ModuleType
 from typing import Any
 
 from pyro.infer import ELBO
-from pyro.poutine import Trace
 
 from ppl_vae.base import Guide
 from ppl_vae.data.checks import check
 from ppl_vae.data.sources import Source
 from ppl_vae.errors import InputError, positive_int, reason
-from ppl_vae.runs.kinds import make, options_of, part_class
+from ppl_vae.runs.kinds import make, options_of, part_class, plain_defaults
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import structure_of
 from ppl_vae.utils.rng import seeded
@@ -24,13 +23,7 @@ USUAL = "trace_elbo"
 
 @dataclass(frozen=True)
 class Choice:
-    """An objective that was chosen.
-
-    Attributes:
-        name: of its class, in snake case.
-        cls: its class.
-        options: those that were given.
-    """
+    """An objective that was chosen: its class, by its name in snake case, and the options that were given."""
 
     name: str
     cls: type[ELBO]
@@ -38,22 +31,14 @@ class Choice:
 
     def written(self) -> dict[str, Any]:
         """Return what run.json says of it: its name, and the values of all its options that are its own or given."""
-        pyros = inspect.signature(ELBO.__init__).parameters
-        own = {
-            name: option.default
-            for name, option in options_of(self.cls).items()
-            if isinstance(option.default, int | float | str | tuple | list)
-            and not (name in pyros and pyros[name].default == option.default)
-        }
+        pyros = plain_defaults(ELBO)
+        own = {k: v for k, v in plain_defaults(self.cls).items() if v is not None and v != pyros.get(k)}
         return {"name": self.name} | own | dict(self.options)
 
     def ready(self, pair: Pair, source: Source, *, seed: int) -> Any:
         """Check the pair against data, try the objective on a few of them, and return one that is as new.
 
         What it has to know of the plates (`max_plate_nesting`) is read off the traces. Call it within `pair.running()`.
-
-        Raises:
-            InputError: data, programs and objective do not fit together.
         """
         options = dict(self.options)
         for part in source.kinds.values() or [source]:
@@ -61,7 +46,8 @@ class Choice:
                 traces, num_run, _ = check(pair, part)
                 pair.see(traces)
                 if "max_plate_nesting" in options_of(self.cls):
-                    options = _plates(traces, num_run) | options
+                    with contextlib.suppress(InputError):  # no plate is over the data: then Pyro may guess
+                        options = {"max_plate_nesting": structure_of(traces, num_run).num_plates} | options
                 args = pair.to_device(next(part.batches(num_run)))
                 self._try(make(self.cls, options, "objective"), pair, args)
         return make(self.cls, options, "objective")
@@ -89,31 +75,8 @@ class Choice:
                 parameter.grad = None
 
 
-def _plates(traces: list[Trace], num_data: int) -> dict[str, int]:
-    """Return the number of plates as an option; where there is none over the data, it is left to Pyro to guess."""
-    try:
-        return {"max_plate_nesting": structure_of(traces, num_data).num_plates}
-    except InputError:
-        return {}
-
-
 def choose(guide: Guide, name: str | None, options: Mapping[str, Any], own: Iterable[ModuleType] = ()) -> Choice:
-    """Return the objective of this name, or the one that goes with a guide, or the plain ELBO.
-
-    Args:
-        guide: says its `default_objective`.
-        name: a class name in snake case.
-        options: of its constructor.
-        own: a person's modules, to look into first.
-
-    Raises:
-        InputError: an unknown name or option, or an option's value that is refused.
-
-    >>> from ppl_vae.guides import MeanField
-    >>> from ppl_vae.models import VAE
-    >>> choose(MeanField(VAE((4,))), None, {"num_particles": 5}).written()
-    {'name': 'trace_elbo', 'num_particles': 5}
-    """
+    """Return the objective of this name, or the one that goes with a guide, or the plain ELBO; `own` modules first."""
     name = name or guide.default_objective or USUAL
     cls = part_class("objective", name, own)
     if "num_particles" in options:

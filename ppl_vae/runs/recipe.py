@@ -82,11 +82,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any], folder: Path) -> "Recipe":
-        """Read the recipe of a run folder; what an older ppl-vae did not write is filled in.
-
-        Raises:
-            InputError: a run.json that is not whole, or names what there is no more.
-        """
+        """Read the recipe of a run folder; what an older ppl-vae did not write is filled in."""
         try:
             objective = dict(config.get("objective", {}))
             objective = {"name": "classifying" if "weight" in objective else "trace_elbo"} | objective
@@ -161,11 +157,7 @@ def copies(copied: list[str], folder: Path) -> dict[str, str]:
 
 
 def refuse_other_run(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
-    """Check that a folder is free for a run, or holds just this one and is to be resumed.
-
-    Raises:
-        InputError: it holds another run, or this one and nobody asked to resume.
-    """
+    """Check that a folder is free for a run, or holds just this one and is to be resumed."""
     if not (folder / "run.json").exists():
         return
     differing = Recipe.from_json(folder.read_json(), folder.path).differences(recipe)

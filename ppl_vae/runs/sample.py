@@ -90,10 +90,6 @@ def read_conditions(model: ConditionalModel, path: str | os.PathLike[str]) -> Te
     their names, one image with L beside each other, or an array [L, H, W] or [M, L, H, W]. Data that are no images
     are arrays [D] or [M, D], and conditions of one's own [M, *condition.shape]. Bytes are divided by 255. Grey levels
     become black and white at one half for a model of binary data.
-
-    Raises:
-        InputError: no such file, one that cannot be read, arrays that do not have the shape of the conditions, or,
-            for a model of binary data, grey levels that are neither bytes nor in [0, 1].
     """
     path = Path(path)
     if not path.exists():

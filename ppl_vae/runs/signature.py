@@ -21,11 +21,7 @@ GIVEN = ("validation", "objective", "optimizer", "seed", "out", "resume", "on_st
 class Option:
     """A keyword option of a function.
 
-    Attributes:
-        name: its name.
-        type: its annotation, as it is written.
-        default: its default; None also where it is no plain value.
-        text: what the docstring says of it, on one line.
+    Its type as it is written, its default (None also where that is no plain value), and what the docstring says of it.
     """
 
     name: str
@@ -63,11 +59,7 @@ class Option:
 
 
 def options_of(part: str) -> list[Option]:
-    """Return what can be set of fit, or of data.
-
-    >>> [option.name for option in options_of("data")]
-    ['binarize', 'dequantize', 'strings', 'num_labels', 'missing']
-    """
+    """Return what can be set of fit, or of data."""
     return [option for option in options_of_function(SET_BY_NAME[part]).values() if option.name not in GIVEN]
 
 
@@ -75,26 +67,20 @@ def options_of(part: str) -> list[Option]:
 def options_of_function(name: str) -> dict[str, Option]:
     """Return the keyword options of a function given as "module:function", in the order of its signature.
 
-    >>> list(options_of_function("ppl_vae.data.named:load"))
-    ['binarize', 'dequantize', 'strings', 'num_labels', 'missing']
     >>> options_of_function("ppl_vae.data.named:load")["num_labels"].type
     'int | None'
     """
     module, _, function = name.partition(":")
-    tree = _parsed(module)
-    found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
+    body = ast.parse(PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text()).body
+    found = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == function)
     texts = _texts(ast.get_docstring(found) or "")
     options = {}
     for arg, default in zip(found.args.kwonlyargs, found.args.kw_defaults, strict=True):
         if default is not None:
             written = ast.unparse(arg.annotation or ast.Constant(None))
-            options[arg.arg] = Option(arg.arg, written, _value(default, tree), texts.get(arg.arg, ""))
+            plain = default.value if isinstance(default, ast.Constant) else None
+            options[arg.arg] = Option(arg.arg, written, plain, texts.get(arg.arg, ""))
     return options
-
-
-def _parsed(module: str) -> ast.Module:
-    path = PACKAGE.joinpath(*module.split(".")[1:])
-    return ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text())
 
 
 def _texts(docstring: str) -> dict[str, str]:
@@ -110,26 +96,3 @@ def _texts(docstring: str) -> dict[str, str]:
         else:
             texts |= {name: f"{texts[name]} {line.strip()}" for name in names}
     return texts
-
-
-def _value(node: ast.expr, tree: ast.Module) -> Any:
-    """Return a default: a plain value, or one of a class that holds it (`FitOptions.epochs`)."""
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        for held in _class(node.value.id, tree).body:
-            if isinstance(held, ast.AnnAssign) and isinstance(held.target, ast.Name) and held.target.id == node.attr:
-                return None if held.value is None else _value(held.value, tree)
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return None
-
-
-def _class(name: str, tree: ast.Module) -> ast.ClassDef:
-    """Return a class that stands in a module, or in one of ours that it imports it from."""
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return node
-        ours = isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ppl_vae.")
-        if isinstance(node, ast.ImportFrom) and ours and any(alias.name == name for alias in node.names):
-            return _class(name, _parsed(node.module or ""))
-    return ast.ClassDef(name, [], [], [], [])

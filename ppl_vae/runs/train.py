@@ -1,7 +1,6 @@
 """From names to a run folder: what the command line does, as functions.
 
-`train` builds a pair by name, fits it to a data set, checks the bound on the test split and draws the
-figures; `new` copies the programs to be edited.
+`train` builds a pair by name, fits it to a data set, checks the bound on the test split and draws the figures.
 """
 
 import os
@@ -10,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,12 +76,12 @@ def train(
         NonFiniteLossError: the loss became NaN or infinite.
     """
     positive_int("num_samples", num_samples)
-    programs.check_kinds(named)
-    chosen = {kind: named[kind] for kind in PARTS if named.get(kind)}
     asked = _sorted_out(_with_mask_read(settings or {}))
-    resolved = _resolve(model, guide, data, asked, chosen | {"objective": objective}, seed=seed)
-    recipe, parts, built, built_guide, choice = resolved
-    names = (recipe.build["model"], guide and recipe.build["guide"], *chosen.values(), objective, recipe.data["name"])
+    recipe, parts, built, built_guide, choice = _resolve(
+        model, guide, data, asked, named, objective=objective, seed=seed
+    )
+    parts_named = map(named.get, PARTS)
+    names = (recipe.build["model"], guide and recipe.build["guide"], *parts_named, objective, recipe.data["name"])
     folder = RunFolder(out or Path("runs", "-".join(Path(name).stem for name in names if name)))
     refuse_other_run(folder, recipe, resume)
     pair = Pair(built, built_guide)
@@ -126,14 +125,6 @@ def train(
     return run
 
 
-class _Resolved(NamedTuple):
-    recipe: Recipe
-    data: datasets.Data
-    model: Model
-    guide: Guide
-    objective: Choice
-
-
 def _resolve(
     model: str,
     guide: str | None,
@@ -141,19 +132,19 @@ def _resolve(
     asked: dict[str, dict[str, Any]],
     named: dict[str, str | None],
     *,
+    objective: str | None,
     seed: int,
-) -> _Resolved:
+) -> tuple[Recipe, datasets.Data, Model, Guide, Choice]:
     """Return the recipe of what was asked for, with what had to be loaded and made to know it.
 
     The model says what it wants of its data, the guide what goes with it.
     """
-    objective, parts_named = named["objective"], {kind: name for kind, name in named.items() if kind != "objective"}
     data = _resolved(data) if data not in datasets.NAMED and Path(data).exists() else data
     parts = datasets.load(data, **asked["data"])
     model = _resolved(model) if programs.is_file(model) else model
     usual_guide = programs.guide_for(model, partly_labelled=parts.train.partly_labelled)
     guide = _resolved(guide) if guide and programs.is_file(guide) else guide or usual_guide
-    pair = programs.choose(model, guide, settings=asked["programs"], defaults=_suggested(parts), **parts_named)
+    pair = programs.choose(model, guide, settings=asked["programs"], defaults=_suggested(parts), **named)
     with seeded(seed):
         built, built_guide = pair.make(parts.event_shape)
     own_files = [sys.modules[type(program).__module__] for program in (built_guide, built)]
@@ -174,7 +165,7 @@ def _resolve(
         {role: hash_of(role, name) for role, name in pair.names.items()},
         [role for role, name in pair.names.items() if programs.is_file(name)],
     )
-    return _Resolved(recipe, parts, built, built_guide, choice)
+    return recipe, parts, built, built_guide, choice
 
 
 def _wanted(model: Model, parts: datasets.Data, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Results as people read them: one small table of means, with what is to be said above and below it."""
 
 import html
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,22 @@ class Report:
     def _cells(self) -> list[tuple[str, str, str, str, str]]:
         shown = [(label, _value(m.value), number(m.se), number(m.mcse), note) for label, m, note in self.rows]
         return [("", "mean", "s.e.", "MCSE", ""), *shown]
+
+
+class Reported(ABC):
+    """A result that is printed, and shown in a notebook, as its report."""
+
+    @abstractmethod
+    def report(self) -> Report:
+        """Return what is printed."""
+
+    def __str__(self) -> str:
+        return str(self.report())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.report().html()
 
 
 def number(value: float) -> str:

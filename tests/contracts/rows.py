@@ -180,7 +180,7 @@ def alone(kind, rows):
     for name, row in rows.items():
         for options in row.options if row.alone else ():
             label = name if options is row.options[0] else " ".join([name, *(f"{k}={v}" for k, v in options.items())])
-            cls = build.find("guide", name).cls if kind == "guide" else kinds.part_class(kind, name)
+            cls = build.find("guide", name)[0] if kind == "guide" else kinds.part_class(kind, name)
             made[label] = partial(cls, **options)
     return made
 
@@ -197,7 +197,7 @@ def make(prior, likelihood, guide):
     prior = kinds.part_class("prior", prior)(LATENT_DIM, **first(PRIORS)[prior])
     likelihood = kinds.part_class("likelihood", likelihood)(**first(LIKELIHOODS)[likelihood])
     model = VAE(EVENT_SHAPE, prior=prior, likelihood=likelihood, decoder=small)
-    pair = model, build.find("guide", guide).cls(model, encoder=small, **first(GUIDES)[guide])
+    pair = model, build.find("guide", guide)[0](model, encoder=small, **first(GUIDES)[guide])
     with torch.no_grad():
         for parameter in itertools.chain(*(program.parameters() for program in pair)):
             parameter.add_(0.2 * torch.randn_like(parameter))

@@ -7,6 +7,7 @@ import pyro
 import pytest
 import torch
 from bounds import check_errors, check_evidence, check_means, limit
+from by_name import build
 from ppl_vae.guides import LinearGaussian as LinearGaussianGuide
 from ppl_vae.guides import MeanField
 from ppl_vae.guides import QuantileMap as QuantileGuide
@@ -21,7 +22,6 @@ from ppl_vae.criticism.quadrature import quadrature, sigma_study
 from ppl_vae.likelihoods import Gaussian
 from ppl_vae.networks import MLP
 from ppl_vae.priors import StandardNormal
-from ppl_vae.runs import build
 
 MIXTURES = [
     {},
@@ -83,7 +83,7 @@ def test_draws_have_the_density_p_sigma():
 
 
 def test_both_programs_work_under_one_more_plate_and_by_name():
-    model, guide, _ = build.build("quantile_map", event_shape=torch.Size([1]), settings={"model.sigma": 0.01})
+    model, guide, _ = build("quantile_map", event_shape=torch.Size([1]), settings={"model.sigma": 0.01})
     assert isinstance(guide, QuantileGuide)
     assert list(model.parameters()) == list(guide.parameters()) == []
     x = model(size=6)

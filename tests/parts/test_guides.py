@@ -7,6 +7,7 @@ import banana
 import pytest
 import torch
 from bounds import check_evidence
+from by_name import build
 from contracts import rows
 from contracts.rows import alone
 from ppl_vae.guides import Conditional, Flow, FullCovariance, MeanField, SemiSupervised
@@ -22,7 +23,6 @@ from ppl_vae.distributions.flows import KINDS, Remembering
 from ppl_vae.networks import MLP, Convolutional
 from ppl_vae.posteriors import DiagonalNormal, InverseAutoregressive, MultivariateNormal, SitePosteriors
 from ppl_vae.priors import StandardNormal, VampPrior
-from ppl_vae.runs import build
 
 SMALL = partial(MLP, hidden=8)
 GUIDES = alone("guide", rows.GUIDES)
@@ -198,13 +198,13 @@ def test_a_network_of_images_has_to_have_images():
 
 def test_by_name():
     settings = {"guide.transforms": 1, "guide.kind": "masked_autoregressive", "guide.hidden": 4}
-    model, guide, used = build.build("vae", "flow", event_shape=torch.Size(SHAPE), settings=settings)
+    model, guide, used = build("vae", "flow", event_shape=torch.Size(SHAPE), settings=settings)
     assert (len(guide.posteriors.families[0].flow.transforms), used) == (1, settings)
-    _, guide, _ = build.build("vae", "full_covariance", event_shape=torch.Size(SHAPE))
+    _, guide, _ = build("vae", "full_covariance", event_shape=torch.Size(SHAPE))
     assert isinstance(guide.posteriors.families[0], MultivariateNormal)
     with pytest.raises(InputError, match="did you mean 'transforms'"):
-        build.build("vae", "flow", event_shape=torch.Size(SHAPE), settings={"guide.transfroms": 1})
-    model, guide, _ = build.build(
+        build("vae", "flow", event_shape=torch.Size(SHAPE), settings={"guide.transfroms": 1})
+    model, guide, _ = build(
         "cvae", event_shape=torch.Size(SHAPE), networks="convolutional", settings={"networks.channels": (4, 4)}
     )
     assert isinstance(guide.encoder.network, Convolutional)

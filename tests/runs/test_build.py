@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from by_name import build
 from own_files import OWN, OWN_GUIDE
 from ppl_vae.guides import LinearGaussian, MeanField
 
 from ppl_vae import InputError
 from ppl_vae.likelihoods import Gaussian
 from ppl_vae.priors import Mixture, StandardNormal
-from ppl_vae.runs import build, kinds
+from ppl_vae.runs import build as programs
+from ppl_vae.runs import kinds
 from ppl_vae.utils.rng import seeded
 
 SHAPE = torch.Size([1, 4, 4])
@@ -21,17 +23,17 @@ def write(tmp_path, text, name="own.py"):
 
 
 def test_names():
-    assert {"cvae", "linear_gaussian", "vae"} <= set(build.names("model"))
-    model, guide, used = build.build("vae", event_shape=SHAPE)
+    assert {"cvae", "linear_gaussian", "vae"} <= set(programs.names("model"))
+    model, guide, used = build("vae", event_shape=SHAPE)
     assert isinstance(model.prior, StandardNormal)
     assert isinstance(guide, MeanField)
     assert used == {}
-    _, guide, _ = build.build("linear_gaussian", event_shape=SHAPE)
+    _, guide, _ = build("linear_gaussian", event_shape=SHAPE)
     assert isinstance(guide, LinearGaussian)
 
 
 def test_parts_and_options():
-    model, guide, used = build.build(
+    model, guide, used = build(
         "vae",
         "mean_field",
         event_shape=SHAPE,
@@ -46,43 +48,41 @@ def test_parts_and_options():
     assert float(model.likelihood.sigma) == pytest.approx(0.2)
     assert model.decoder.layers[0].out_features == 7
     assert guide.encoder.layers[0].out_features == 9
-    again, _, _ = build.build(
-        "vae", "mean_field", event_shape=SHAPE, prior="mixture", likelihood="gaussian", settings=used
-    )
+    again, _, _ = build("vae", "mean_field", event_shape=SHAPE, prior="mixture", likelihood="gaussian", settings=used)
     assert str(again) == str(model)
 
 
 def test_options_of_the_prior_the_model_itself_uses():
-    model, _, used = build.build("vae", event_shape=SHAPE, settings={"prior.latent_dim": 3})
+    model, _, used = build("vae", event_shape=SHAPE, settings={"prior.latent_dim": 3})
     assert isinstance(model.prior, StandardNormal)
     assert used == {"prior.latent_dim": 3}
-    model, _, used = build.build("linear_gaussian", event_shape=SHAPE, defaults={"prior.latent_dim": 3})
+    model, _, used = build("linear_gaussian", event_shape=SHAPE, defaults={"prior.latent_dim": 3})
     assert used == {}
-    model, _, _ = build.build("linear_gaussian", event_shape=SHAPE, settings={"model.latent_dim": 3})
+    model, _, _ = build("linear_gaussian", event_shape=SHAPE, settings={"model.latent_dim": 3})
     assert model.prior.latent_dim == 3
 
 
-@pytest.mark.parametrize("model", [name for name in build.names("model") if name != "quantile_map"])
+@pytest.mark.parametrize("model", [name for name in programs.names("model") if name != "quantile_map"])
 def test_initial_weights_depend_on_no_option_that_is_equal_to_its_default(model):
     def weights(**asked):
         with seeded(3):
-            programs = build.choose(model, **asked)
-            return programs, [program.state_dict() for program in programs.make(SHAPE)]
+            chosen = programs.choose(model, **asked)
+            return chosen, [program.state_dict() for program in chosen.make(SHAPE)]
 
-    programs, usual = weights()
-    written = programs.written()
+    first, usual = weights()
+    written = first.written()
     _, complete = weights(**{key: value for key, value in written.items() if key != "model"})
-    some = [weights(**{part: written[part]})[1] for part in programs.parts]
+    some = [weights(**{part: written[part]})[1] for part in first.parts]
     options = written["settings"].items()
-    some += [weights(settings={key: value})[1] for key, value in options if key.partition(".")[0] in programs.parts]
+    some += [weights(settings={key: value})[1] for key, value in options if key.partition(".")[0] in first.parts]
     for others in (complete, *some):
         for one, other in zip(usual, others, strict=True):
             assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-@pytest.mark.parametrize("model", build.names("model"))
+@pytest.mark.parametrize("model", programs.names("model"))
 def test_default_parts_are_those_of_the_constructor(model):
-    cls = build.find("model", model).cls
+    cls = programs.find("model", model)[0]
     made = cls((1,) if model == "quantile_map" else SHAPE)
     for part, kind in kinds.PARTS.items():
         if part in kinds.options_of(cls) and not kind.shapes:
@@ -95,33 +95,33 @@ def test_default_parts_are_those_of_the_constructor(model):
 def test_a_mask_is_looked_at_before_the_default_condition():
     mask = [1, 0, 0, 1, 0]
     settings = {"condition.visible": mask, "networks.hidden": 3, "prior.latent_dim": 2}
-    model, _, used = build.build("image_completion", event_shape=torch.Size([5]), settings=settings)
+    model, _, used = build("image_completion", event_shape=torch.Size([5]), settings=settings)
     assert model.condition.mask.tolist() == [bool(m) for m in mask]
     assert (model.prior.latent_dim, used) == (2, settings)
     with pytest.raises(InputError, match=r"Expected images for visible='middle_column'; got data of shape \(5,\)"):
-        build.build("image_completion", event_shape=torch.Size([5]), settings={"prior.latent_dim": 2})
+        build("image_completion", event_shape=torch.Size([5]), settings={"prior.latent_dim": 2})
 
 
 def test_what_a_file_says_holds(tmp_path):
     path = write(tmp_path, OWN)
-    model, _, used = build.build(path, event_shape=SHAPE, defaults={"prior.latent_dim": 7})
+    model, _, used = build(path, event_shape=SHAPE, defaults={"prior.latent_dim": 7})
     assert (model.prior.latent_dim, used) == (2, {})
     with pytest.raises(InputError, match=r"Expected --prior .*prior\.latent_dim .*Name one, or change the file"):
-        build.build(path, event_shape=SHAPE, settings={"prior.latent_dim": 7})
-    model, _, _ = build.build(path, event_shape=SHAPE, prior="laplace", defaults={"prior.latent_dim": 7})
+        build(path, event_shape=SHAPE, settings={"prior.latent_dim": 7})
+    model, _, _ = build(path, event_shape=SHAPE, prior="laplace", defaults={"prior.latent_dim": 7})
     assert model.prior.latent_dim == 7
 
 
 def test_a_file_of_ones_own(tmp_path):
     path = write(tmp_path, OWN)
-    model, guide, _ = build.build(path, event_shape=SHAPE, prior="laplace", settings={"prior.scale": 2.0})
+    model, guide, _ = build(path, event_shape=SHAPE, prior="laplace", settings={"prior.scale": 2.0})
     assert (type(model).__name__, type(model.prior).__name__, model.prior.scale) == ("Own", "Laplace", 2.0)
     assert isinstance(guide, MeanField)
     both = write(tmp_path, OWN + OWN_GUIDE, "both.py")
-    _, guide, _ = build.build(both, event_shape=SHAPE)
+    _, guide, _ = build(both, event_shape=SHAPE)
     assert type(guide).__name__ == "OwnGuide"
     guide_file = write(tmp_path, OWN_GUIDE, "guide.py")
-    _, guide, _ = build.build(path, guide_file, event_shape=SHAPE)
+    _, guide, _ = build(path, guide_file, event_shape=SHAPE)
     assert type(guide).__name__ == "OwnGuide"
 
 
@@ -146,7 +146,7 @@ CASES = {
 def test_what_is_wrong_is_said(case):
     options, message = CASES[case]
     with pytest.raises(InputError, match=message):
-        build.build(**({"model": "vae", "event_shape": SHAPE} | options))
+        build(**({"model": "vae", "event_shape": SHAPE} | options))
 
 
 FILES = {
@@ -163,11 +163,11 @@ FILES = {
 def test_what_is_wrong_with_a_file_is_said(tmp_path, case):
     text, message = FILES[case]
     with pytest.raises(InputError, match=message):
-        build.build(write(tmp_path, text), event_shape=SHAPE)
+        build(write(tmp_path, text), event_shape=SHAPE)
 
 
 def test_missing_files(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        build.build(str(tmp_path / "none.py"), event_shape=SHAPE)
+        build(str(tmp_path / "none.py"), event_shape=SHAPE)
     with pytest.raises(InputError, match="no such file"):
-        build.build("models/none", event_shape=SHAPE)
+        build("models/none", event_shape=SHAPE)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from by_name import build
 from ppl_vae.guides import MeanField
 from ppl_vae.models import VAE
 from pyro.infer import ELBO, TraceEnum_ELBO
@@ -15,7 +16,7 @@ import ppl_vae
 from ppl_vae import InputError, cli, list_parts
 from ppl_vae.data.as_source import as_source
 from ppl_vae.networks import GatedMLP
-from ppl_vae.runs import build, kinds
+from ppl_vae.runs import kinds
 from ppl_vae.runs.objective import choose
 from ppl_vae.traces.pair import Pair
 
@@ -114,7 +115,7 @@ def test_every_part_says_what_it_is():
     for kind in ("encoder", "objective", "model"):
         assert {*list_parts(kind).name} == {*table.name[table.kind.str.contains(kind)]}
     # What is listed can be made by that name.
-    for kind in kinds.CHOSEN:
+    for kind in kinds.KINDS:
         assert {*list_parts(kind).name} == {*kinds.part_names(kind)}
 
 
@@ -138,15 +139,15 @@ def test_options_are_read_from_signatures():
 def test_networks_by_name():
     parts = dict(event_shape=torch.Size([1, 4, 4]), decoder="gated_mlp", encoder="gated_mlp")
     settings = {"decoder.hidden": (7,), "encoder.hidden": (9, 9)}
-    model, guide, used = build.build("vae", **parts, settings=settings)
+    model, guide, used = build("vae", **parts, settings=settings)
     assert (type(model.decoder), type(guide.encoder), used) == (GatedMLP, GatedMLP, settings)
     assert len([*guide.encoder.layers]) == 5
     with pytest.raises(InputError, match="Unknown decoder 'gated': did you mean 'gated_mlp'"):
-        build.build("vae", event_shape=torch.Size([4]), decoder="gated")
+        build("vae", event_shape=torch.Size([4]), decoder="gated")
     with pytest.raises(InputError, match="a guide whose classifier can be chosen; got MeanField"):
-        build.build("vae", event_shape=torch.Size([4]), classifier="mlp")
+        build("vae", event_shape=torch.Size([4]), classifier="mlp")
     with pytest.raises(InputError, match="Unknown kind of part 'decodr': did you mean 'decoder'"):
-        build.build("vae", event_shape=torch.Size([4]), decodr="mlp")
+        build("vae", event_shape=torch.Size([4]), decodr="mlp")
 
 
 def test_ones_own_parts_train(x_npy):
@@ -224,4 +225,4 @@ def test_help_names_every_kind(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     out = capsys.readouterr().out
-    assert all(f"--{kind}" in out for kind in kinds.CHOSEN)
+    assert all(f"--{kind}" in out for kind in kinds.KINDS)

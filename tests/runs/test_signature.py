@@ -23,12 +23,8 @@ FUNCTIONS = [
 ]
 
 OWN = '''
-class Usual:
-    size: int = 7
-
-
 def function(
-    x, *, size: int = Usual.size, name: str | None = None, exact: bool = True, on: Callable = print, level: A = 1
+    x, *, size: int = 7, name: str | None = None, exact: bool = True, on: Callable = print, level: A = 1
 ):
     """Do it.
 
