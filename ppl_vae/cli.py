@@ -13,7 +13,7 @@ from click.core import ParameterSource
 import ppl_vae
 from ppl_vae.errors import InputError, NonFiniteLossError
 from ppl_vae.runs.kinds import KINDS
-from ppl_vae.runs.signature import SET_BY_NAME, Option, options_of, options_of_function
+from ppl_vae.runs.signature import SET_BY_NAME, Option, options_of_function, settable
 
 Command = Callable[..., Any]
 
@@ -128,10 +128,10 @@ def app() -> None:
     "settings",
     multiple=True,
     type=Setting(),
-    help="An option of a part, for instance prior.latent_dim=2; parts are those above, and model, guide, data, fit. "
-    "May be repeated; ppl-vae parts lists them.",
+    help="An option of a part, for instance prior.latent_dim=2; parts are those above, and model and guide; "
+    "fit and data have the options below. May be repeated; ppl-vae parts lists them.",
 )
-@from_signature(*map(options_of, SET_BY_NAME), usual=dict.fromkeys(("epochs", "binarize"), "what suits the data"))
+@from_signature(*map(settable, SET_BY_NAME), usual=dict.fromkeys(("epochs", "binarize"), "what suits the data"))
 def train(model: str, settings: Sequence[tuple[str, Any]] = (), **given: Any) -> None:
     """Fit MODEL (a name, as vae, or a Python file) to data and check the bound.
 
@@ -145,7 +145,7 @@ def train(model: str, settings: Sequence[tuple[str, Any]] = (), **given: Any) ->
     ppl-vae train image_completion --data mnist --networks tutorial --set condition.visible=quadrant
     ppl-vae train cvae --set data.num_labels=100
     """  # noqa: D301  (click reads the control character)
-    own = {f"{part}.{o.name}": o.name for part in SET_BY_NAME for o in options_of(part) if o.name in given}
+    own = {f"{part}.{o.name}": o.name for part in SET_BY_NAME for o in settable(part) if o.name in given}
     shorthand = {key: given.pop(name) for key, name in own.items()}
     try:
         run = ppl_vae.train(model, **given, settings=dict(settings) | shorthand)

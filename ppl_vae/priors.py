@@ -1,7 +1,7 @@
 """Priors P(z): modules whose `forward()` returns a distribution over one latent.
 
 The prior says what z is, so it holds the size of z. A new prior is one class here and one row in
-`tests/test_parts.py`; the command line finds it by its class name in snake case. A conditional model calls
+`tests/contracts/rows.py`; the command line finds it by its class name in snake case. A conditional model calls
 its prior as `prior(c)`, with c what networks read of the condition; most priors are independent of it.
 """
 

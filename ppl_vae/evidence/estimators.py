@@ -131,8 +131,8 @@ def estimate_evidence(
         num_chains: Chains of annealing for each datum. Only of "ais" and "sandwich".
         num_leapfrog: Leapfrog steps of an HMC transition. Only of "ais" and "sandwich".
         chunk_size: How many (sample, datum) pairs are evaluated at once; None chooses by their size.
-        compile: Run a compiled graph of the programs instead of Pyro. False never does; "auto" where the work is long
-            enough to pay for compiling, which takes about half a minute.
+        compile: Run a compiled graph of the programs instead of Pyro, true, false, or auto. "auto" does where the work
+            is long enough to pay for compiling, which takes about half a minute.
         threads: how many threads, a number, or auto, which tries one and all. They change results by rounding
             only; the trial is short, and made again where the work becomes slow.
         seed: Of the samples. The global random state is left as it was.

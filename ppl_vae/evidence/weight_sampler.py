@@ -42,7 +42,7 @@ def log_weights_function(
     """Return a compiled function that gives the log-weights of data shaped like these, in nats, [num_samples, N].
 
     Each call draws anew from PyTorch's global generator: for the same seed the weights are those of
-    `trace.log_weights`, up to rounding. It uses the values that parameters and buffers have when it is called;
+    `log_weights`, up to rounding. It uses the values that parameters and buffers have when it is called;
     everything else that the programs read (numbers, Python's attributes) is as it was here. Before it is
     returned it is held against plain Pyro, on these data and on the same in another order. Arguments as for
     `log_weights`; call it within `pair.evaluating()`, too.

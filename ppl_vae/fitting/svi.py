@@ -70,20 +70,20 @@ def fit(
         data: a split of ours, a tensor [N, ...], a tuple of tensors, a PyTorch Dataset or DataLoader.
         validation: the same; its ELBO says which epoch was best. Without it the last one is.
         epochs: how often to go through the data.
-        batch_size: data in one step (a DataLoader has its own).
+        batch_size: data in one step; a DataLoader has its own.
         learning_rate: given to the optimizer as `lr`.
         objective: any Pyro ELBO, such as those in `ppl_vae.objectives`; `pyro.infer.Trace_ELBO()` by default. One with
             `set_epoch` is told before each epoch how many are done.
         optimizer: called as `optimizer(parameters, lr=learning_rate)`.
-        schedule: "cosine" (down to 0 over all epochs), "constant", or a function of (optimizer, epochs)
-            that returns a PyTorch scheduler, stepped once an epoch.
+        schedule: of the learning rate, "cosine" (down to 0 over all epochs) or "constant"; or a function of (optimizer,
+            epochs) that returns a PyTorch scheduler, stepped once an epoch.
         patience: stop after this many epochs without a better validation ELBO.
         weight_decay: L2 penalty, (weight_decay / 2) |W|^2 beside the loss per datum, on weights (tensors of two or
             more dimensions, no biases); it enters the gradient, as with torch.optim.Adam (not AdamW).
-        compile: record the gradients once and compile them (PyTorch's compiler, which needs a C++ compiler), so that
-            no step runs Pyro: the same numbers for the same noise, up to rounding, two or three times as fast. "auto"
-            does it where the planned steps take longer than compiling; True always. What cannot be compiled is run by
-            plain Pyro, with a warning that says why. A resumed run goes on as it was, up to rounding.
+        compile: compile the gradients, true, false, or auto, where the planned steps take longer than compiling. They
+            are recorded once (PyTorch's compiler needs a C++ compiler), so that no step runs Pyro: the same numbers for
+            the same noise, up to rounding, two or three times as fast. What cannot be compiled is run by plain Pyro,
+            with a warning that says why. A resumed run goes on as it was, up to rounding.
         precision: of matrix products and convolutions in training: "single", or "bf16", which is faster on machines
             made for it, and less exact. Weights, optimizer, validation and all estimates stay in single precision, and
             so do our parts; a program of one's own says itself what it makes of a network's numbers in bfloat16.

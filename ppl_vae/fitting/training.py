@@ -1,7 +1,7 @@
 """The state of a fit, and its steps: one epoch of stochastic gradients after another.
 
 Epoch e draws all its random numbers from (seed, e), which makes a resumed run equal, bit for bit, to one
-that was never interrupted (compiled steps: up to rounding, since the matrix products are chosen anew).
+that was never interrupted, with one number of threads (another, or compiled steps: up to rounding).
 """
 
 import math

@@ -2,7 +2,7 @@
 
 h is what the decoder gives: it has the shape of x, with the first dimension `num_params` times as
 long, and any leading batch dimensions (samples x data). The base class does the shapes, a new
-likelihood is one method (`distribution`), elementwise, and one row in `tests/test_parts.py`.
+likelihood is one method (`distribution`), elementwise, and one row in `tests/contracts/rows.py`.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The shelves: which kinds of parts there are, where their classes stand, and how one is found by name and made.
+"""The kinds of parts that there are, where their classes stand, and how one is found by name and made.
 
 The one table, `KINDS`, is what the command line, `build.choose` and `list_parts` read, so that a new kind is one row
 here, and a new part one class on its shelf. It imports nothing heavy: classes are looked up when they are asked for.

@@ -14,6 +14,7 @@ from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
 SET_BY_NAME = {"fit": "ppl_vae.fitting.svi:fit", "data": "ppl_vae.data.named:load"}  # as "fit.option=value"
+BY_MODEL = ("strings",)  # options of the data that a condition asks for, not a person
 GIVEN = ("validation", "objective", "optimizer", "seed", "out", "resume", "on_start", "progress")  # to fit, by train
 
 
@@ -59,8 +60,17 @@ class Option:
 
 
 def options_of(part: str) -> list[Option]:
-    """Return what can be set of fit, or of data."""
+    """Return what there is to say of fit, or of data."""
     return [option for option in options_of_function(SET_BY_NAME[part]).values() if option.name not in GIVEN]
+
+
+def settable(part: str) -> list[Option]:
+    """Return what a person can set of it: "fit.option", "data.option".
+
+    >>> [option.name for option in settable("data")]
+    ['binarize', 'dequantize', 'num_labels', 'missing']
+    """
+    return [option for option in options_of(part) if option.name not in BY_MODEL]
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from ppl_vae.data.as_source import as_source
 from ppl_vae.data.checks import check
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.fitting.checkpoint import RunFolder
+from ppl_vae.fitting.options import FitOptions
 from ppl_vae.fitting.svi import fit
 from ppl_vae.generation.generate import takes_binary_data
 from ppl_vae.runs import build as programs
@@ -31,8 +32,10 @@ from ppl_vae.runs.kinds import PARTS
 from ppl_vae.runs.objective import Choice, choose
 from ppl_vae.runs.recipe import FOR_SPEED, OPTIONS, Recipe, hash_of, refuse_other_run
 from ppl_vae.runs.run import Run
+from ppl_vae.runs.signature import settable
 from ppl_vae.traces.pair import Pair
 from ppl_vae.utils.rng import seeded
+from ppl_vae.utils.threads import Threads
 
 
 def train(
@@ -53,7 +56,8 @@ def train(
 
     Args:
         model: a name (`vae`) or a Python file with one `Model`.
-        guide: its name or file; by default the one that goes with the model and, where labels are missing, with that.
+        guide: the name or the file of a guide; by default the one that goes with the model and, where labels are
+            missing, with that.
         data: "digits", "mnist", "binarized_mnist", "freyfaces", or your own .npy, .npz or folder of images, see
             `ppl_vae.data.load`.
         objective: a class name in snake case, for instance `iwae`; by default the guide's own, or else the plain ELBO.
@@ -77,52 +81,58 @@ def train(
     """
     positive_int("num_samples", num_samples)
     asked = _sorted_out(_with_mask_read(settings or {}))
-    recipe, parts, built, built_guide, choice = _resolve(
-        model, guide, data, asked, named, objective=objective, seed=seed
-    )
-    parts_named = map(named.get, PARTS)
-    names = (recipe.build["model"], guide and recipe.build["guide"], *parts_named, objective, recipe.data["name"])
-    folder = RunFolder(out or Path("runs", "-".join(Path(name).stem for name in names if name)))
-    refuse_other_run(folder, recipe, resume)
-    pair = Pair(built, built_guide)
-    train_, validation, test = (as_source(part, pair) for part in (parts.train, parts.validation, parts.test))
-    with pair.running(), seeded(seed):
-        check(pair, test)  # fit looks at the others
-        made = choice.ready(pair, train_, seed=seed)
-    config = recipe.to_json() | {"versions": _versions()}
+    threads = asked["fit"].get("threads", "auto")
+    with Threads(threads):
+        recipe, parts, built, built_guide, choice = _resolve(
+            model, guide, data, asked, named, objective=objective, seed=seed
+        )
+        parts_named = map(named.get, PARTS)
+        names = (recipe.build["model"], guide and recipe.build["guide"], *parts_named, objective, recipe.data["name"])
+        folder = RunFolder(out or Path("runs", "-".join(Path(name).stem for name in names if name)))
+        refuse_other_run(folder, recipe, resume)
+        pair = Pair(built, built_guide)
+        train_, validation, test = (as_source(part, pair) for part in (parts.train, parts.validation, parts.test))
+        with pair.running(), seeded(seed):
+            check(pair, test)  # fit looks at the others
+            made = choice.ready(pair, train_, seed=seed)
+        config = recipe.to_json() | {"versions": _versions()}
 
-    def write_what_is_run() -> None:
-        for role in recipe.copied:
-            folder.write(f"{role}.py", programs.source(role, recipe.build[role]))
+        def write_what_is_run() -> None:
+            for role in recipe.copied:
+                folder.write(f"{role}.py", programs.source(role, recipe.build[role]))
+            folder.write_json(config)
+            for old in folder.path.glob("evidence*.nc"):  # of weights that will be replaced
+                old.unlink()
+
+        fitted = fit(
+            built,
+            built_guide,
+            train_,
+            validation=validation,
+            **recipe.fit | {option: value for option, value in asked["fit"].items() if option in FOR_SPEED},
+            objective=made,
+            seed=seed,
+            out=folder.path,
+            resume=resume,
+            on_start=write_what_is_run,
+            progress=progress,
+        )
+        config["result"] = {
+            "best_epoch": fitted.best_epoch,
+            "stopped": fitted.stopped,
+            "seconds": round(fitted.seconds, 1),
+            "compiled": fitted.compiled,
+        } | (
+            {"accuracy": accuracy(built_guide, parts.test)}
+            if built_guide.classifies and parts.test.y is not None
+            else {}
+        )
         folder.write_json(config)
-        for old in folder.path.glob("evidence*.nc"):  # of weights that will be replaced
-            old.unlink()
-
-    fitted = fit(
-        built,
-        built_guide,
-        train_,
-        validation=validation,
-        **recipe.fit | {option: value for option, value in asked["fit"].items() if option in FOR_SPEED},
-        objective=made,
-        seed=seed,
-        out=folder.path,
-        resume=resume,
-        on_start=write_what_is_run,
-        progress=progress,
-    )
-    config["result"] = {
-        "best_epoch": fitted.best_epoch,
-        "stopped": fitted.stopped,
-        "seconds": round(fitted.seconds, 1),
-        "compiled": fitted.compiled,
-    } | ({"accuracy": accuracy(built_guide, parts.test)} if built_guide.classifies and parts.test.y is not None else {})
-    folder.write_json(config)
-    held = {"data": parts, "test": test}
-    run = Run(folder.path, built.eval(), built_guide.eval(), fitted.history, recipe, config, held)
-    evaluate(run, num_samples=num_samples, progress=progress)
-    draw_figures(run)
-    return run
+        held = {"data": parts, "test": test}
+        run = Run(folder.path, built.eval(), built_guide.eval(), fitted.history, recipe, config, held)
+        evaluate(run, num_samples=num_samples, threads=threads, progress=progress)
+        draw_figures(run)
+        return run
 
 
 def _resolve(
@@ -156,6 +166,7 @@ def _resolve(
             f"Give a file with train, validation, test and train_y, validation_y, test_y; missing in train_y only."
         )
     fit_options = OPTIONS["fit"] | _of("fit", parts.settings) | asked["fit"]
+    FitOptions(**fit_options)  # refuse what is out of range before anything is held against another run
     recipe = Recipe(
         pair.written(),
         {"name": data, "event_shape": parts.event_shape} | parts.options,
@@ -179,7 +190,8 @@ def _wanted(model: Model, parts: datasets.Data, asked: Mapping[str, Any]) -> dic
 def _sorted_out(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Split settings into those of fit, of the data, of the objective, and of the programs and their parts."""
     asked = {part: _of(part, settings) for part in (*OPTIONS, "objective")}
-    for part, known in OPTIONS.items():
+    for part in OPTIONS:
+        known = [option.name for option in settable(part)]
         for option in asked[part]:
             if option not in known:
                 raise InputError(f"Unknown option {part}.{option}: {did_you_mean(option, known)}.")

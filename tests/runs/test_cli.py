@@ -323,3 +323,17 @@ def test_killed_at_ten_random_moments_and_resumed(tmp_path):
         peace, war = load_file(tmp_path / "peace" / name), load_file(tmp_path / "war" / name)
         assert all(torch.equal(peace[key], war[key]) for key in peace)
     assert (tmp_path / "peace/history.csv").read_bytes() == (tmp_path / "war/history.csv").read_bytes()
+
+
+def test_what_a_person_cannot_set_is_refused(run):
+    """The length of strings is what a condition asks for: on its own it would change nothing but run.json."""
+    code, _, err = run("train", "vae", *QUICK, "--set", "data.strings=2")
+    assert code == 2 and "Unknown option data.strings" in err
+    code, _, err = run("train", "vae", *QUICK, "--strings", 2)
+    assert code == 2 and "--strings" in err
+
+
+def test_options_of_fit_are_refused_before_a_folder_is_held_against_them(run):
+    assert run("train", "vae", *QUICK)[0] == 0
+    code, _, err = run("train", "vae", *QUICK, "--patience", 0)
+    assert code == 2 and "Expected patience" in err
