@@ -239,7 +239,8 @@ class Steps:
         if loss.device.type == "cpu" and not math.isfinite(loss):
             return loss
         self.optimizer.step()
-        self.optimizer.zero_grad()  # now: the next step finds their memory free, and in the cache
+        for parameter in self.parameters:  # now: the next step finds their memory free, and in the cache
+            parameter.grad = None
         self._made += 1
         if self._made % FLUSH == 0:
             self._flush()
