@@ -31,7 +31,7 @@ from ppl_vae.compilation.record import GRADIENTS, GRADIENTS_IN_BF16, alike
 from ppl_vae.data.sources import Batch, Source
 from ppl_vae.fitting.options import FitOptions
 from ppl_vae.objectives.surrogate import loss_and_surrogate
-from ppl_vae.traces.pair import Pair, _places, unchanged
+from ppl_vae.traces.pair import Pair, places, unchanged
 from ppl_vae.traces.plates import Args
 from ppl_vae.utils.precision import products_in
 from ppl_vae.utils.threads import Threads
@@ -79,7 +79,7 @@ class Gradients:
         self.pair, self.parameters, self._all, self.precision = pair, parameters, parameters, precision
         self.objective = objective
         check_tensors(args)
-        before = _places(pair)
+        before = places(pair)
         with unchanged(pair, self._all):
             first = self._by_pyro(*args)  # what an objective finds out once is found out before anything is recorded
             self.parameters = [p for p in parameters if p.grad is not None]
@@ -89,7 +89,7 @@ class Gradients:
             )
         if not self.parameters:
             raise CannotCapture("the loss does not depend on any parameter")
-        if _places(pair) != before:
+        if places(pair) != before:
             raise CannotCapture("the program puts new tensors in the place of its parameters or buffers")
         with unchanged(pair, self._all):
             second = self._by_pyro(*args)

@@ -236,7 +236,7 @@ def unchanged(pair: Pair, parameters: list[Tensor], seed: int = 0) -> Iterator[N
             parameter.grad = gradient
 
 
-def _places(pair: Pair) -> list[tuple[int, int]]:
+def places(pair: Pair) -> list[tuple[int, int]]:
     """Return which tensors a pair holds, and where their numbers are."""
     buffers = [b for module in pair.all_modules() for b in module.buffers()]
     return [(id(tensor), tensor.data_ptr()) for tensor in (*pair.tensors().values(), *buffers)]
