@@ -16,9 +16,8 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
-from torch.distributions import constraints
 
-from ppl_vae.distributions.unwrap import elementwise_support
+from ppl_vae.distributions.unwrap import is_real
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import filled, nothing_is_missing
 from ppl_vae.traces.pair import Pair
@@ -107,7 +106,7 @@ class Guide(Program):
                 meet(self)
         sites = latent_sites(Pair(model), *model.example())
         self.latents = {name: site["fn"].event_shape for name, site in sites.items()}
-        self._bounded = {name: type(site["fn"]).__name__ for name, site in sites.items() if not _is_real(site["fn"])}
+        self._bounded = {name: type(site["fn"]).__name__ for name, site in sites.items() if not is_real(site["fn"])}
         self.enumerable = {name for name, site in sites.items() if site["infer"].get("enumerate") == "parallel"}
 
     def refuse(self, model: Model, expected: str, got: str = "") -> NoReturn:
@@ -167,12 +166,3 @@ class Guide(Program):
         raise InputError(
             f"Expected a guide with a posterior_given(x, c) of each site; got {type(self).__name__}. Use conditional."
         )
-
-
-def _is_real(fn: Any) -> bool:
-    """Return whether a distribution is over all real numbers."""
-    try:
-        support = fn.support
-    except NotImplementedError:  # a person's own distribution need not say: then it is taken for real numbers
-        return True
-    return elementwise_support(support) in (constraints.real, constraints.real_vector)

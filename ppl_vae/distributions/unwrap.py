@@ -69,6 +69,21 @@ def elementwise_support(support: Any) -> Any:
     return support
 
 
+def is_real(fn: Any) -> bool:
+    """Return whether a distribution is over all real numbers; a mixture is where its components are.
+
+    >>> is_real(dist.Normal(0.0, 1.0)), is_real(dist.Beta(1.0, 1.0))
+    (True, False)
+    """
+    try:
+        support = fn.support
+    except NotImplementedError:  # a person's own distribution need not say: then it is taken for real numbers
+        return True
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support in (constraints.real, constraints.real_vector)
+
+
 def parameters_of(fn: Any) -> Any:
     """Return what stands under wrappers and transforms, but for families that are made by one: it has the parameters.
 

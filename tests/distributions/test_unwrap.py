@@ -12,6 +12,7 @@ from ppl_vae.distributions.unwrap import (
     elementwise_support,
     family_of,
     is_improper,
+    is_real,
     parameters_of,
     rebuilt,
 )
@@ -87,3 +88,22 @@ def test_a_distribution_is_built_anew_in_the_same_wrappers(fn, make):
     expected = dist.TransformedDistribution(normal, FLOW.transforms) if fn is FLOW else type(fn)(normal.mean, 1.0)
     value = whole.sample()
     torch.testing.assert_close(new.log_prob(value), make(expected).log_prob(value))
+
+
+@pytest.mark.parametrize(
+    ("fn", "real"),
+    [
+        (NORMAL.to_event(1), True),
+        (
+            dist.MixtureSameFamily(dist.Categorical(torch.ones(3)), dist.Normal(torch.zeros(3, 2), 1.0).to_event(1)),
+            True,
+        ),
+        (dist.MixtureSameFamily(dist.Categorical(torch.ones(3)), dist.Beta(torch.ones(3), 1.0)), False),
+        (dist.MultivariateNormal(torch.zeros(2), torch.eye(2)), True),
+        (FLOW.to_event(1), False),
+        (dist.Bernoulli(torch.ones(2) / 2).to_event(1), False),
+    ],
+)
+def test_what_is_over_all_real_numbers(fn, real):
+    """The posterior of such a latent can be a Gaussian; a mixture is where its components are."""
+    assert is_real(fn) is real
