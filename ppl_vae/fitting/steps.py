@@ -275,7 +275,7 @@ class Steps:
         for state in self.optimizer.state.values():
             for name in ("exp_avg", "exp_avg_sq"):
                 if name in state:
-                    state[name].masked_fill_(state[name].abs() < NOTHING, 0.0)
+                    torch.hardshrink(state[name], NOTHING, out=state[name])
 
 
 def _shapes(args: Batch) -> Shapes:
