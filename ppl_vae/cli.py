@@ -1,9 +1,8 @@
 """The command line: thin over the functions of the same names. Nothing heavy is imported before it is needed."""
 
 import ast
-import functools
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,12 @@ from click.core import ParameterSource
 import ppl_vae
 from ppl_vae.errors import InputError, NonFiniteLossError
 from ppl_vae.runs.kinds import KINDS
-from ppl_vae.runs.signature import SET_BY_NAME, Option, options_of_function, settable
-
-Command = Callable[..., Any]
+from ppl_vae.runs.signature import NOT_SET, SET_BY_NAME, Option, options_of, settable
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-
 WORDS = {"none": None, "true": True, "false": False}
 NO_OPTIONS = ("progress", "on_kept", "settings", "objective")  # of functions: not for the command line, or made by hand
+TYPES: dict[str, Any] = {"os.PathLike[str]": click.Path(path_type=Path), "str": str, "int": int, "float": float}
 
 
 class Value(click.ParamType[Any]):
@@ -53,58 +49,57 @@ class Setting(Value):
         return key, super().convert(text, param, ctx)
 
 
+class Command(click.Command):
+    """Calls its function with what was given only: the function has the defaults."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Leave out the rest and call it."""
+        source = ctx.get_parameter_source
+        ctx.params = {k: v for k, v in ctx.params.items() if source(k) is not ParameterSource.DEFAULT}
+        return super().invoke(ctx)
+
+
 def from_signature(
-    *functions: str | Iterable[Option],
-    letters: Mapping[str, str] | None = None,
-    leave_out: Sequence[str] = (),
-    usual: Mapping[str, str] | None = None,
-) -> Callable[[Command], Command]:
-    """Add the options of functions, each declared where it is used; the command is called with those that are given.
+    *functions: str, leave_out: Sequence[str] = (), usual: Mapping[str, str] | None = None, **letters: str
+) -> Callable[[Any], Any]:
+    """Add the options of functions to a `Command`, each declared where it is used.
 
     Args:
-        functions: "module:function", or options; of two of one name the first counts.
-        letters: short options by name.
+        functions: "module:function"; of two options of one name the first counts.
         leave_out: options that the command line does not have.
         usual: what to say of a default, where that of the function is not what happens.
+        letters: short options by name.
     """
     options: dict[str, Option] = {}
     for function in functions:
-        found = options_of_function(function).values() if isinstance(function, str) else function
-        options |= {o.name: o for o in found if o.name not in leave_out and o.name not in options}
+        options |= {name: o for name, o in options_of(function).items() if name not in options}
+    shown = [o for o in options.values() if o.name not in (*NO_OPTIONS, *leave_out) and "Callable" not in o.type]
 
-    def with_options(command: Command) -> Command:
-        @functools.wraps(command)
-        def called(**values: Any) -> Any:
-            source = click.get_current_context().get_parameter_source
-            left = [name for name in options if name in values and source(name) is ParameterSource.DEFAULT]
-            return command(**{name: value for name, value in values.items() if name not in left})
-
-        made: Command = called
-        for option in reversed(options.values()):
-            if option.name not in NO_OPTIONS and not any(kind.startswith("Callable") for kind in option.kinds):
-                letter, default = (letters or {}).get(option.name), (usual or {}).get(option.name, option.usual)
-                made = _as_click(option, [letter] if letter else [], default)(made)
-        return made
+    def with_options(command: Any) -> Any:
+        for option in reversed(shown):
+            name, default = option.name, (usual or {}).get(option.name, option.usual)
+            command = _as_click(option, [letters[name]] if name in letters else [], default)(command)
+        return command
 
     return with_options
 
 
-def _as_click(option: Option, letters: list[str], usual: str) -> Callable[[Command], Command]:
-    """Return an option of a function as one of the command line, without a default: the function has it."""
+def _as_click(option: Option, letters: list[str], usual: str) -> Callable[[Any], Any]:
+    """Return an option of a function as one of the command line."""
     name, kinds = f"--{option.name.replace('_', '-')}", option.kinds
     text = f"{option.help}  [default: {usual}]" if usual else option.help
     if kinds == {"bool"}:
         switch = f"{name}/--no-{name[2:]}" if option.default else name
-        text = text.replace("[default: True]", f"[default: {name[2:]}]")
-        return click.option(switch, *letters, is_flag=True, default=None, help=text)
-    types: dict[str, Any] = {"int": int, "float": float, "str": str, "os.PathLike[str]": click.Path(path_type=Path)}
-    known = [types[kind] for kind in ("os.PathLike[str]", "str", "int", "float") if kind in kinds]
-    several = "Sequence[int]" in kinds
-    one = known[0] if known and not (kinds & {"str"} and kinds & {"int", "float", "bool"}) else Value()
-    return click.option(name, *letters, type=one, multiple=several, help=text)
+        return click.option(
+            switch, *letters, is_flag=True, help=text.replace("[default: True]", f"[default: {name[2:]}]")
+        )
+    known = [type_ for kind, type_ in TYPES.items() if kind in kinds]
+    mixed = "str" in kinds and kinds & {"int", "float", "bool"}
+    one = known[0] if known and not mixed else Value()
+    return click.option(name, *letters, type=one, multiple="Sequence[int]" in kinds, help=text)
 
 
-def parts_options(command: Command) -> Command:
+def parts_options(command: Any) -> Any:
     """Add an option for each kind of part: --prior, --likelihood, ..."""
     for name, kind in reversed(KINDS.items()):
         letters = [kind.letter] if kind.letter else []
@@ -118,9 +113,9 @@ def app() -> None:
     """Variational autoencoders as probabilistic programs: write P(x | z) P(z), fit it, and know log P(x)."""
 
 
-@app.command()
-@click.argument("model", default="vae")
-@from_signature("ppl_vae.runs.train:train", letters={"guide": "-g", "data": "-d", "num_samples": "-k", "out": "-o"})
+@app.command(cls=Command)
+@click.argument("model", required=False)
+@from_signature("ppl_vae.runs.train:train", guide="-g", data="-d", num_samples="-k", out="-o")
 @parts_options
 @click.option(
     "--set",
@@ -131,8 +126,10 @@ def app() -> None:
     help="An option of a part, for instance prior.latent_dim=2; parts are those above, and model and guide; "
     "fit and data have the options below. May be repeated; ppl-vae parts lists them.",
 )
-@from_signature(*map(settable, SET_BY_NAME), usual=dict.fromkeys(("epochs", "binarize"), "what suits the data"))
-def train(model: str, settings: Sequence[tuple[str, Any]] = (), **given: Any) -> None:
+@from_signature(
+    *SET_BY_NAME.values(), leave_out=NOT_SET, usual=dict.fromkeys(("epochs", "binarize"), "what suits the data")
+)
+def train(settings: Sequence[tuple[str, Any]] = (), **given: Any) -> None:
     """Fit MODEL (a name, as vae, or a Python file) to data and check the bound.
 
     \b
@@ -145,10 +142,9 @@ def train(model: str, settings: Sequence[tuple[str, Any]] = (), **given: Any) ->
     ppl-vae train image_completion --data mnist --networks tutorial --set condition.visible=quadrant
     ppl-vae train cvae --set data.num_labels=100
     """  # noqa: D301  (click reads the control character)
-    own = {f"{part}.{o.name}": o.name for part in SET_BY_NAME for o in settable(part) if o.name in given}
-    shorthand = {key: given.pop(name) for key, name in own.items()}
+    shorthand = {f"{part}.{name}": given.pop(name) for part in SET_BY_NAME for name in settable(part) if name in given}
     try:
-        run = ppl_vae.train(model, **given, settings=dict(settings) | shorthand)
+        run = ppl_vae.train(**given, settings=dict(settings) | shorthand)
     except KeyboardInterrupt:
         click.echo("\nInterrupted. Go on with the same command and --resume.", err=True)
         sys.exit(130)
@@ -158,21 +154,21 @@ def train(model: str, settings: Sequence[tuple[str, Any]] = (), **given: Any) ->
     click.echo(str(run.evidence))
     if "accuracy" in result:
         click.echo(f"\nQ(y | x) is right for {result['accuracy']:.2%} of the test data")
-    click.echo(f"\n{run.path}/: weights, history.csv, evidence.nc")
-    for figure in sorted((run.path / "figures").glob("*.png")):
-        click.echo(str(figure))
+    figures = sorted((run.path / "figures").glob("*.png"))
+    click.echo("\n".join([f"\n{run.path}/: weights, history.csv, evidence.nc", *map(str, figures)]))
 
 
-@app.command()
+@app.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 @from_signature(
     "ppl_vae.runs.evaluate:evaluate",
     "ppl_vae.evidence.estimators:estimate_evidence",
-    letters={"method": "-m", "num_samples": "-k"},
+    method="-m",
+    num_samples="-k",
     leave_out=("num_draws",),
 )
 @click.option("--doubts", is_flag=True, help="List the data that are not to be trusted, with the reasons.")
-def evaluate(run: Path, doubts: bool, **options: Any) -> None:
+def evaluate(run: Path, doubts: bool = False, **options: Any) -> None:
     """Estimate log P(x) for the data of RUN, hold it against the bound, and say how far to believe it.
 
     \b
@@ -185,7 +181,7 @@ def evaluate(run: Path, doubts: bool, **options: Any) -> None:
         click.echo(f"datum {doubt.datum}: {doubt.reason}")
 
 
-@app.command()
+@app.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 @from_signature("ppl_vae.runs.evaluate:explain")
 def explain(run: Path, **options: Any) -> None:
@@ -194,12 +190,15 @@ def explain(run: Path, **options: Any) -> None:
     click.echo(f"{gap}\n\n{use}")
 
 
-@app.command()
+@app.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 @from_signature(
     "ppl_vae.runs.sample:sample_run",
     "ppl_vae.generation.generate:sample",
-    letters={"size": "-n", "label": "-l", "condition": "-c", "out": "-o"},
+    size="-n",
+    label="-l",
+    condition="-c",
+    out="-o",
 )
 def sample(run: Path, **options: Any) -> None:
     """Generate new data from the model of RUN: z from the prior, the guide thrown away.
@@ -216,25 +215,24 @@ def sample(run: Path, **options: Any) -> None:
     click.echo(str(sample_run(run, **options)))
 
 
-@app.command()
+@app.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN ...")
 def compare(runs: tuple[Path, ...]) -> None:
     """Compare runs by log P(x) on the same test data, pair by pair; the best comes first."""
     click.echo(ppl_vae.compare(runs).to_string(float_format="{:.3f}".format))
 
 
-@app.command()
+@app.command(cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 def new(folder: Path) -> None:
     """Copy the model and guide files into DIR, to be edited."""
-    for path in ppl_vae.new(folder):
-        click.echo(str(path))
-    click.echo(f"\nEdit one, then: ppl-vae train {folder / 'models' / 'vae.py'}")
+    then = f"\nEdit one, then: ppl-vae train {folder / 'models' / 'vae.py'}"
+    click.echo("\n".join([*map(str, ppl_vae.new(folder)), then]))
 
 
-@app.command()
+@app.command(cls=Command)
 @click.argument("kind", required=False)
-@from_signature("ppl_vae.runs.listing:list_parts", letters={"model": "-m", "guide": "-g"})
+@from_signature("ppl_vae.runs.listing:list_parts", model="-m", guide="-g")
 def parts(**options: Any) -> None:
     """List what a program can be made of: models, guides, and all parts of KIND, with their options.
 
@@ -249,10 +247,10 @@ def parts(**options: Any) -> None:
     click.echo(as_text(ppl_vae.list_parts(**options)))
 
 
-@app.command()
+@app.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
-@from_signature("ppl_vae.runs.evaluate:measure", letters={"num_samples": "-k"})
-def measure(run: Path, **options: Any) -> None:
+@from_signature("ppl_vae.runs.evaluate:measure", num_samples="-k")
+def measure(run: Path, against: Path | None = None, **options: Any) -> None:
     """Measure the answers of RUN, a conditional model, to conditions with many right ones.
 
     What is printed is kept in RUN/measures.txt, and answers are drawn beside the truth in RUN/figures.
@@ -262,20 +260,15 @@ def measure(run: Path, **options: Any) -> None:
     """  # noqa: D301  (click reads the control character)
     from ppl_vae.runs.evaluate import keep_measures
 
-    runs = {"run": run} | {name: path for name, path in options.items() if name == "against"}
-    read = {name: ppl_vae.load(path) for name, path in runs.items()}
-    found = ppl_vae.measure(**options | read)
-    click.echo(f"{found}\n")
-    for path in keep_measures(found, **read):
-        click.echo(str(path))
+    measured, other = ppl_vae.load(run), None if against is None else ppl_vae.load(against)
+    found = ppl_vae.measure(measured, against=other, **options)
+    click.echo("\n".join([f"{found}\n", *map(str, keep_measures(found, measured, other))]))
 
 
-@app.command()
+@app.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 @from_signature(
-    "ppl_vae.runs.impute:impute_run",
-    "ppl_vae.generation.impute:impute",
-    letters={"data": "-d", "num_samples": "-k", "out": "-o"},
+    "ppl_vae.runs.impute:impute_run", "ppl_vae.generation.impute:impute", data="-d", num_samples="-k", out="-o"
 )
 def impute(run: Path, **options: Any) -> None:
     """Fill in what is missing (NaN) in data, by the model of RUN: E[x | what is observed], and draws.
@@ -290,9 +283,7 @@ def impute(run: Path, **options: Any) -> None:
     from ppl_vae.runs.impute import impute_run
 
     imputation, paths = impute_run(run, **options)
-    click.echo(f"{imputation}\n")
-    for path in paths:
-        click.echo(str(path))
+    click.echo("\n".join([f"{imputation}\n", *map(str, paths)]))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,22 +1,21 @@
-"""From a name or a file to a model and a guide, with their parts.
+"""From a name (`vae`) or a file (`my/own.py`, with one subclass of `Model` or of `Guide`) to a pair, with its parts.
 
-A model or a guide is a name (`vae`) or a file (`my/own.py`) that holds one subclass of `Model` or of
-`Guide`. A part (a prior, a likelihood, a network) is a class, called by its name in snake case, looked for in the
-person's own files first and on its shelf after that (`ppl_vae.runs.kinds`). Options go to constructors as keyword
-arguments.
+A part is a class, called by its name in snake case, looked for in the person's own files first and on its shelf after
+that (`ppl_vae.runs.kinds`). Options go to constructors as keyword arguments.
 """
 
+import functools
 import importlib.util
 import os
 import pkgutil
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -25,13 +24,14 @@ from ppl_vae.errors import InputError, did_you_mean, reason
 from ppl_vae.runs.kinds import (
     KINDS,
     PARTS,
+    Choice,
+    check_options,
     default_part,
     make,
     name_of_part,
     options_of,
     part_class,
     plain_defaults,
-    take,
     written_in,
 )
 from ppl_vae.utils.files import written_whole
@@ -95,56 +95,45 @@ def guide_for(model: str, *, partly_labelled: bool = False) -> str:
     return Path(model).stem if Path(model).stem in names("guide") else str(usual)
 
 
-class PartChoice(NamedTuple):
-    """A part that was chosen, or that a program has where none is: its name, what makes it, the options given.
-
-    The name is None where it is a person's own default that cannot be called by name.
-    """
-
-    name: str | None
-    cls: Callable[..., Any]
-    options: dict[str, Any]
-
-
 @dataclass(frozen=True)
 class Programs:
-    """A model and a guide that were chosen, with the classes of their parts; nothing is made yet.
+    """A model, a guide and their parts that were chosen, by "model", "guide" and kind of part; nothing is made yet."""
 
-    Attributes:
-        names: of both, as they were asked for.
-        classes: theirs.
-        parts: those that can be chosen, by kind.
-        options: those given of the programs themselves, by role.
-    """
+    chosen: dict[str, Choice]
 
-    names: dict[str, str]
-    classes: dict[str, type[Any]]
-    parts: dict[str, PartChoice]
-    options: dict[str, dict[str, Any]]
+    @property
+    def names(self) -> dict[str, str]:
+        """Both programs, as they were asked for."""
+        return {role: str(self.chosen[role].name) for role in ROLES}
 
     @property
     def used(self) -> dict[str, Any]:
         """The options given, by "part.option"."""
-        given = {part: chosen.options for part, chosen in self.parts.items()} | self.options
-        return {f"{part}.{k}": v for part, options in given.items() for k, v in options.items()}
+        return {f"{part}.{k}": v for part, choice in self.chosen.items() for k, v in choice.options.items()}
 
     def written(self) -> dict[str, Any]:
         """Return the arguments of `choose` that give the same, with the name of each part and every option."""
-        usual = {f"{role}.{k}": v for role in ROLES for k, v in plain_defaults(self.classes[role], 1).items()}
-        names: dict[str, Any] = dict(self.names)
-        for part, (name, cls, _) in self.parts.items():
+        names: dict[str, Any] = {}
+        usual: dict[str, Any] = {}
+        for part, (name, cls, _) in self.chosen.items():
             if name is not None:
                 names[part] = name
-                usual |= {f"{part}.{k}": v for k, v in plain_defaults(cls, PARTS[part].shapes).items()}
+                shapes = 1 if part in ROLES else PARTS[part].shapes
+                usual |= {f"{part}.{k}": v for k, v in plain_defaults(cls, shapes).items()}
         return names | {"settings": usual | self.used}
 
     def make(self, event_shape: torch.Size) -> tuple[Model, Guide]:
         """Make both for data of this shape."""
-        taken: dict[str, dict[str, Any]] = {role: {} for role in ROLES}
-        for part, (_, cls, options) in self.parts.items():
-            taken[PARTS[part].whose][part] = take(part, cls, options)
-        model = make(self.classes["model"], self.options["model"], "model", event_shape, **taken["model"])
-        return model, make(self.classes["guide"], self.options["guide"], "guide", model, **taken["guide"])
+        parts: dict[str, dict[str, Any]] = {role: {} for role in ROLES}
+        for part, (_, cls, options) in self.chosen.items():
+            if part in ROLES:
+                continue
+            kind = PARTS[part]
+            check_options(cls, options, part, kind.shapes)
+            parts[kind.whose][part] = functools.partial(cls, **options) if kind.shapes else make(cls, options, part)
+        (_, model, options), (_, guide, guide_options) = (self.chosen[role] for role in ROLES)
+        made = make(model, options, "model", event_shape, **parts["model"])
+        return made, make(guide, guide_options, "guide", made, **parts["guide"])
 
 
 def choose(
@@ -172,11 +161,12 @@ def choose(
             raise InputError(f"Unknown kind of part {part!r}: {did_you_mean(part, PARTS)}.")
     names = {"model": model, "guide": guide or guide_for(model)}
     found = {role: find(role, name) for role, name in names.items()}
-    classes, own = {role: cls for role, (cls, _) in found.items()}, (found["guide"][1], found["model"][1])
     given, suggested = _by_part(settings or {}), _by_part(defaults or {})
-    chosen: dict[str, PartChoice] = {}
+    chosen = {role: Choice(names[role], cls, given[role]) for role, (cls, _) in found.items()}
+    own = found["guide"][1], found["model"][1]
     for part, kind in PARTS.items():
-        program, options, name = classes[kind.whose], given.pop(part), parts.get(part)
+        whose, program, _ = chosen[kind.whose]
+        options, name = given[part], parts.get(part)
         if part not in options_of(program):
             if name or options:
                 raise InputError(
@@ -184,19 +174,22 @@ def choose(
                     f"Leave out {part}, or use another {kind.whose}."
                 )
             continue
-        cls = default_part(program, part) if name is None else part_class(part, name, own)
-        if name is None and not kind.shapes and is_file(names[kind.whose]):
+        if name is not None:
+            cls = part_class(part, name, own)
+        elif kind.shapes or not is_file(names[kind.whose]):
+            cls = default_part(program, part)
+        else:
             cls = None  # what the person wrote there holds
         if cls is None:
             if options:
                 raise InputError(
                     f"Expected --{part} beside options of the {part}; got {', '.join(f'{part}.{k}' for k in options)} "
-                    f"for {names[kind.whose]}, which has a {part} of its own. Name one, or change the file."
+                    f"for {whose}, which has a {part} of its own. Name one, or change the file."
                 )
             continue
         options = {k: v for k, v in suggested[part].items() if k in options_of(cls, kind.shapes)} | options
-        chosen[part] = PartChoice(name or name_of_part(part, cls, own), cls, options)
-    return Programs(names, classes, chosen, {role: given[role] for role in ROLES})
+        chosen[part] = Choice(name or name_of_part(part, cls, own), cls, options)
+    return Programs(chosen)
 
 
 def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -243,16 +236,14 @@ def new(folder: str | os.PathLike[str]) -> list[Path]:
     """
     if Path(folder).is_file() or Path(folder, "run.json").exists():
         raise InputError(f"Expected a folder of its own for the programs; got {folder}. Choose another name.")
-    targets = {}
-    for kind in ("models", "guides"):
-        for source in sorted(package_folder(kind).glob("[a-z]*.py")):
-            targets[Path(folder, kind, source.name)] = source
+    kinds = {kind: sorted(package_folder(kind).glob("[a-z]*.py")) for kind in ("models", "guides")}
+    targets = {Path(folder, kind, file.name): file for kind, files in kinds.items() for file in files}
     existing = [str(target) for target in targets if target.exists()]
     if existing:
         raise InputError(
             f"Expected a folder without these files; got {existing[0]}. Choose another folder, or move it."
         )
-    for target, source in targets.items():
+    for target, file in targets.items():
         with written_whole(target) as temporary:
-            shutil.copyfile(source, temporary)
+            shutil.copyfile(file, temporary)
     return list(targets)

@@ -1,7 +1,7 @@
-"""Questions to a run folder: what log P(x) is, why the ELBO is lower, and what one condition is answered."""
+"""Questions to a run folder: what log P(x) is, why the ELBO is lower, what one condition is answered."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,13 @@ from ppl_vae.criticism.gaps import Gap, explain_gap
 from ppl_vae.criticism.image_classifier import fit_classifier
 from ppl_vae.criticism.latent_use import LatentUse, latent_use
 from ppl_vae.criticism.one_to_many import OneToMany, conditional, measure_one_to_many
-from ppl_vae.data.as_source import as_source
-from ppl_vae.data.sources import Source
-from ppl_vae.data.splits import evenly
-from ppl_vae.errors import InputError, did_you_mean, positive_int
+from ppl_vae.errors import InputError
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.plots import is_picture
 from ppl_vae.runs.figures import beside, save_figure
-from ppl_vae.runs.run import Run, opened
-from ppl_vae.traces.pair import Pair
+from ppl_vae.runs.run import Run, load
 
 
 def compare(models: Mapping[str, Evidence] | Iterable[Run | str | os.PathLike[str]]) -> Any:
@@ -65,21 +61,23 @@ def compare(models: Mapping[str, Evidence] | Iterable[Run | str | os.PathLike[st
 
 
 def _of_runs(runs: Iterable[Run | str | os.PathLike[str]]) -> dict[str, Evidence]:
-    """Return the estimates kept with runs, named by their folders (in full where two have one name)."""
+    """Return the estimates kept with runs, by name."""
     given = list(runs)
     if any(isinstance(one, Evidence) for one in given):
         raise InputError("Expected evidence with the names of its models; got a list. Pass {'vae': e1, 'mixture': e2}.")
-    read = [opened(run) for run in given]
-    names = [run.path.resolve().name for run in read]
+    read = [load(run) for run in given]
     evidences = {}
-    for run, name in zip(read, names, strict=True):
+    for run, name in zip(read, _names(read), strict=True):
         if run.evidence is None:
             raise InputError(f"Expected an estimate in {run.path}; got none. Make one: ppl-vae evaluate {run.path}")
-        evidences[name if names.count(name) == 1 else str(Path(run.path))] = run.evidence
+        evidences[name] = run.evidence
     return evidences
 
 
-SPLITS = ("train", "validation", "test")
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Return the names of their folders, in full where two have one name."""
+    names = [run.path.resolve().name for run in runs]
+    return [name if names.count(name) == 1 else str(run.path) for run, name in zip(runs, names, strict=True)]
 
 
 def evaluate(
@@ -109,19 +107,20 @@ def evaluate(
     Raises:
         InputError: no run there, or an option that is out of range.
     """
-    run = opened(run)
-    evidence = estimate_evidence(run.model, run.guide, part(run, split, num_data), method=method, **options)
+    run = load(run)
+    source = run.source(split, num_data)
+    evidence = estimate_evidence(run.model, run.guide, source, method=method, **options)
     joint = bool(options.get("joint"))
     usual = method == "importance" and evidence.proposal == "guide" and split == "test" and not (num_data or joint)
-    whose = f"evidence{'-joint' if joint else ''}-{method}-{evidence.proposal}-{split}-{len(evidence)}.nc"
-    name = "evidence.nc" if usual else whose
-    kept = f"kept in {run.path / name}"
-    if usual and _samples_of_kept(run) > evidence.diagnostics["draws"].max():
-        kept = f"not kept: {run.path / name} has an estimate from more samples"
-    elif usual:
-        run.keep(evidence)
+    whose = f"-{'joint-' if joint else ''}{method}-{evidence.proposal}-{split}-{len(evidence)}"
+    file = run.path / f"evidence{'' if usual else whose}.nc"
+    kept = f"kept in {file}"
+    if not usual:
+        evidence.save(file)
+    elif _samples_of_kept(run) > evidence.diagnostics["draws"].max():
+        kept = f"not kept: {file} has an estimate from more samples"
     else:
-        evidence.save(run.path / name)
+        run.keep(evidence)
     if on_kept is not None:
         on_kept(kept)
     return evidence
@@ -158,8 +157,8 @@ def explain(
     Raises:
         InputError: no run there, or an option that is out of range.
     """
-    run = opened(run)
-    chosen = part(run, split, num_data)
+    run = load(run)
+    chosen = run.source(split, num_data)
     gap = explain_gap(run.model, run.guide, chosen, seed=seed, progress=progress)
     return gap, latent_use(run.model, run.guide, chosen, seed=seed, progress=progress)
 
@@ -193,39 +192,33 @@ def measure(
     Raises:
         InputError: no run there, a run without a condition or with other data, or an option that is out of range.
     """
-    run = opened(run)
-    other = None if against is None else opened(against)
-    runs = [run] if other is None else [run, other]
-    model = conditional(run.model)
-    tested = [
-        {key: one.config["data"].get(key) for key in ("name", "binarize", "dequantize", "strings")} for one in runs
-    ]
+    run = load(run)
+    runs = [run] if against is None else [run, load(against)]
+    model, data = conditional(run.model), run.data()
+    tested = [_in_words(one.config["data"]) for one in runs]
     if tested[0] != tested[-1]:
         raise InputError(
-            f"Expected two runs on the same test data; got {run.path} on {_in_words(tested[0])} and {runs[-1].path} on "
-            f"{_in_words(tested[-1])}. Train one of them with the other's --likelihood, --condition and data options."
+            f"Expected two runs on the same test data; got {run.path} on {tested[0]} and {runs[-1].path} on "
+            f"{tested[-1]}. Train one of them with the other's --likelihood, --condition and data options."
         )
-    parts = run.data()
-    grey = parts.as_stored().test if parts.binarize == "dynamic" else None
-    names = [one.path.resolve().name for one in runs]
     return measure_one_to_many(
         model,
         run.guide,
-        parts.test,
-        against=None if other is None else (other.model, other.guide),
-        classifier=None if model.y_from_x else fit_classifier(parts, seed=seed, progress=progress),
-        grey=grey,
+        data.test,
+        against=None if against is None else (runs[1].model, runs[1].guide),
+        classifier=None if model.y_from_x else fit_classifier(data, seed=seed, progress=progress),
+        grey=data.as_stored().test if data.binarize == "dynamic" else None,
         num_samples=num_samples,
         num_answers=num_answers,
         num_data=num_data,
-        names=names if len(set(names)) == len(names) else [str(one.path) for one in runs],
+        names=_names(runs),
         seed=seed,
         progress=progress,
     )
 
 
 def _in_words(data: Mapping[str, Any]) -> str:
-    options = (f"data.{key}={value}" for key, value in data.items() if key != "name" and value is not None)
+    options = (f"data.{key}={data[key]}" for key in ("binarize", "dequantize", "strings") if data.get(key) is not None)
     return " ".join((str(data["name"]), *options))
 
 
@@ -237,23 +230,12 @@ def keep_measures(
     Returns:
         The files: measures.txt, and figures/answers.png with the model, the other model, and the truth side by side.
     """
-    runs = [opened(one) for one in (run, against) if one is not None]
+    runs = [load(one) for one in (run, against) if one is not None]
+    folder = RunFolder(runs[0].path)
+    folder.write("measures.txt", f"{found}\n".encode())
+    if not is_picture(runs[0].model.event_shape):
+        return [folder / "measures.txt"]
     names = [one.name for one in (found.model, found.against) if one is not None]
-    folder = runs[0].path
-    RunFolder(folder).write("measures.txt", f"{found}\n".encode())
-    written = [folder / "measures.txt"]
-    if is_picture(runs[0].model.event_shape):
-        written.append(folder / "figures" / "answers.png")
-        models = {name: conditional(one.model) for name, one in zip(names, runs, strict=True)}
-        save_figure(beside(models, runs[0].data().test), written[-1])
-    return written
-
-
-def part(run: Run, split: str, num_data: int | None) -> Source:
-    """Return a split of a run's data, or so many of it, evenly spaced."""
-    if split not in SPLITS:
-        raise InputError(f"Unknown split {split!r}: {did_you_mean(str(split), SPLITS)}.")
-    if num_data is None:
-        return run.source(split)
-    chosen = evenly(getattr(run.data(), split), positive_int("num_data", num_data))
-    return as_source(chosen, Pair(run.model, run.guide))
+    models = {name: conditional(one.model) for name, one in zip(names, runs, strict=True)}
+    save_figure(beside(models, runs[0].data().test), folder / "figures" / "answers.png")
+    return [folder / "measures.txt", folder / "figures" / "answers.png"]

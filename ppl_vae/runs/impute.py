@@ -16,7 +16,7 @@ from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.impute import Imputation, impute
 from ppl_vae.missing import is_missing_in
 from ppl_vae.runs.figures import save_figure
-from ppl_vae.runs.run import Run, opened
+from ppl_vae.runs.run import Run, load
 from ppl_vae.utils.files import write_array, written_whole
 
 ROWS, DRAWS = 12, 6  # of the picture
@@ -45,7 +45,7 @@ def impute_run(
     Raises:
         InputError: no run there, data without missing values or that do not fit, or an unknown kind of file.
     """
-    run = opened(run)
+    run = load(run)
     path = Path(out or run.path / "imputed.npz")
     if path.suffix not in (".npy", ".npz"):
         raise InputError(f"Expected a .npy or .npz file; got {path}. Name one with --out.")

@@ -1,17 +1,15 @@
 """The kinds of parts that there are, where their classes stand, and how one is found by name and made.
 
-The one table, `KINDS`, is what the command line, `build.choose` and `list_parts` read, so that a new kind is one row
-here, and a new part one class on its shelf. It imports nothing heavy: classes are looked up when they are asked for.
+A new kind is one row of `KINDS`, a new part one class on its shelf; classes are imported when they are asked for.
 """
 
-import functools
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ppl_vae.errors import InputError, did_you_mean, reason, snake_case
 
@@ -36,6 +34,17 @@ class Kind:
     help: str
     letter: str | None = None
     shapes: int = 0
+
+
+class Choice(NamedTuple):
+    """A part that was chosen, or that a program has where none is: its name, what makes it, the options given.
+
+    The name is None where it is a person's own default that cannot be called by name.
+    """
+
+    name: str | None
+    cls: Callable[..., Any]
+    options: dict[str, Any]
 
 
 NETWORKS = ("ppl_vae.networks", "ppl_vae.networks:Network")
@@ -89,26 +98,23 @@ def part_names(kind: str, own: Iterable[ModuleType] = ()) -> dict[str, type[Any]
     """
     base = pkgutil.resolve_name(KINDS[kind].base)
     shelf = importlib.import_module(KINDS[kind].shelf)
-    listed = [getattr(shelf, name) for name in getattr(shelf, "__all__", ())] or written_in(shelf, base)
-    classes = [cls for cls in listed if inspect.isclass(cls) and issubclass(cls, base) and cls is not base]
+    listed = [getattr(shelf, name) for name in getattr(shelf, "__all__", ())]
+    classes = _subclasses(listed, base) or written_in(shelf, base)
     for module in own:
         classes += written_in(module, base)
     return {snake_case(cls.__name__): cls for cls in classes}
 
 
 def part_class(kind: str, name: str, own: Iterable[ModuleType] = ()) -> type[Any]:
-    """Return the class of a part by its name in snake case; arguments as for `part_names`."""
+    """Return the class of a part by its name in snake case, as `part_names` knows them."""
     known = part_names(kind, own)
     if name not in known:
         raise InputError(f"Unknown {kind} {name!r}: {did_you_mean(name, known)}.")
     return known[name]
 
 
-def default_part(program: type[Any], kind: str) -> Any:
-    """Return the class of the part that a program has where none is given, or what makes it; None if it does not say.
-
-    It stands in its constructor, or, as `default_prior` and the like, in the class.
-    """
+def default_part(program: Callable[..., Any], kind: str) -> Any:
+    """Return what makes a program's own part: its constructor's default, or `default_prior` and the like, or None."""
     usual = options_of(program)[kind].default
     return usual if callable(usual) else getattr(program, f"default_{kind}", None)
 
@@ -139,8 +145,11 @@ def _is_plain(value: Any) -> bool:
 
 def written_in(module: ModuleType, base: type[Any]) -> list[type[Any]]:
     """Return the subclasses of `base` that are written in a module (not those it imports)."""
-    members = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, base) and c is not base]
-    return [c for c in members if c.__module__ == module.__name__]
+    return [cls for cls in _subclasses(vars(module).values(), base) if cls.__module__ == module.__name__]
+
+
+def _subclasses(things: Iterable[Any], base: type[Any]) -> list[type[Any]]:
+    return [cls for cls in things if inspect.isclass(cls) and issubclass(cls, base) and cls is not base]
 
 
 def options_of(cls: Callable[..., Any], shapes: int = 0) -> dict[str, inspect.Parameter]:
@@ -148,10 +157,9 @@ def options_of(cls: Callable[..., Any], shapes: int = 0) -> dict[str, inspect.Pa
     parameters = list(inspect.signature(cls).parameters.values())
     found = {p.name: p for p in parameters[shapes:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     if inspect.isclass(cls) and any(p.kind == p.VAR_KEYWORD for p in parameters):
-        above = cls.__mro__[next(i for i, c in enumerate(cls.__mro__) if "__init__" in vars(c)) + 1 :]
-        inherited = next((c for c in above if "__init__" in vars(c) and c is not object), None)
-        more = options_of(inherited) if inherited else {}
-        found |= {name: option for name, option in more.items() if name not in found}
+        made_by = [c for c in cls.__mro__ if "__init__" in vars(c) and c is not object]
+        for above in made_by[1:2]:
+            found |= {name: option for name, option in options_of(above).items() if name not in found}
     return found
 
 
@@ -175,15 +183,6 @@ def make(cls: Callable[..., Any], options: Mapping[str, Any], part: str, *first:
         raise InputError(
             f"Expected {_name(cls)} to be made with {values}; got {type(problem).__name__}: {reason(problem)}."
         ) from problem
-
-
-def take(kind: str, cls: Callable[..., Any], options: Mapping[str, Any]) -> Any:
-    """Return what a program is given of a part: the part itself, or what makes it of the shapes there."""
-    shapes = KINDS[kind].shapes
-    if not shapes:
-        return make(cls, options, kind)
-    check_options(cls, options, kind, shapes)
-    return functools.partial(cls, **options)
 
 
 def _name(cls: Any) -> str:

@@ -6,7 +6,7 @@ too; the pair is built from it, and two runs are the same if their recipes are.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from ppl_vae import data as datasets
 from ppl_vae.base import Guide, Model
 from ppl_vae.errors import InputError
 from ppl_vae.fitting.checkpoint import RunFolder
-from ppl_vae.runs import build as programs
+from ppl_vae.runs.build import choose, is_file, source
 from ppl_vae.runs.kinds import PARTS
-from ppl_vae.runs.signature import SET_BY_NAME, options_of
+from ppl_vae.runs.signature import GIVEN, SET_BY_NAME, options_of
 
 FOR_SPEED = ("compile", "threads")  # of fit: the same weights, sooner
 
@@ -46,11 +46,14 @@ SAME_PROGRAMS = {
 
 def hash_of(role: str, name: str) -> str:
     """Return a hash of the file of a model or a guide."""
-    return hashlib.sha256(programs.source(role, name)).hexdigest()
+    return hashlib.sha256(source(role, name)).hexdigest()
 
 
-# The options of fit and of the data, by name, with their defaults.
-OPTIONS = {part: {o.name: o.default for o in options_of(part)} for part in SET_BY_NAME}
+# The options of fit and of the data that a run is made of, by name, with their defaults.
+OPTIONS = {
+    part: {name: o.default for name, o in options_of(function).items() if name not in (*GIVEN, *FOR_SPEED)}
+    for part, function in SET_BY_NAME.items()
+}
 
 
 @dataclass(frozen=True)
@@ -85,29 +88,24 @@ class Recipe:
         """Read the recipe of a run folder; what an older ppl-vae did not write is filled in."""
         try:
             objective = dict(config.get("objective", {}))
-            objective = {"name": "classifying" if "weight" in objective else "trace_elbo"} | objective
-            build = {part: name for part, name in config["build"].items() if name is not None}
-            copied = list(config["copied"])
-            chosen = programs.choose(**build | copies(copied, folder)).written()
-            usual_fit = {key: value for key, value in OPTIONS["fit"].items() if key not in FOR_SPEED}
-            return cls(
-                chosen | {role: build[role] for role in copied},
-                OPTIONS["data"] | {"event_shape": config["data"]["event_shape"]} | config["data"],
-                usual_fit | config.get("fit", {}),
-                objective,
-                config["seed"],
-                {role: _of_today(role, build[role], digest) for role, digest in config["programs"].items()},
-                copied,
-            )
+            build = {"model": config["build"]["model"]}
+            build |= {part: name for part, name in config["build"].items() if name is not None}
+            data = {"event_shape": config["data"]["event_shape"]} | config["data"]
+            copied, seed = list(config["copied"]), config["seed"]
+            programs = {role: _of_today(role, build[role], digest) for role, digest in config["programs"].items()}
+            own = {role: build[role] for role in copied}
         except (KeyError, TypeError) as problem:
             raise InputError(
                 f"Expected a whole run.json in {folder}; got one without {problem}. Train again."
             ) from None
+        chosen = choose(**build | copies(copied, folder)).written()
+        objective = {"name": "classifying" if "weight" in objective else "trace_elbo"} | objective
+        fit = OPTIONS["fit"] | config.get("fit", {})
+        return cls(chosen | own, OPTIONS["data"] | data, fit, objective, seed, programs, copied)
 
     def make(self, folder: Path) -> tuple[Model, Guide]:
         """Build the pair, of a person's own files from their copies in the run folder."""
-        chosen = programs.choose(**self.build | copies(self.copied, folder))
-        return chosen.make(torch.Size(self.data["event_shape"]))
+        return choose(**self.build | copies(self.copied, folder)).make(torch.Size(self.data["event_shape"]))
 
     def load_data(self) -> datasets.Data:
         """Load the data set."""
@@ -118,34 +116,32 @@ class Recipe:
 
         More epochs of the same run are no difference, as far as its learning-rate schedule does not depend on them.
         """
-        here, there = (dict(one.by_name()) for one in (self, other))
-        kept = {part for part in PARTS if here.get(part) == there.get(part)}  # options of other parts go without saying
-        names = [
-            name
+        here, there = self.by_name(), other.by_name()
+        others = tuple(
+            f"{part}." for part in PARTS if here.get(part) != there.get(part)
+        )  # whose options are others, too
+        values = {
+            name: (here.get(name, "unset"), there.get(name, "unset"))
             for name in here | there
-            if here.get(name, "unset") != there.get(name, "unset")
-            and (name.partition(".")[0] not in PARTS or name in PARTS or name.partition(".")[0] in kept)
-        ]
-        return ", ".join(
-            f"{name} ({here.get(name, 'unset')!s:.20}, not {there.get(name, 'unset')!s:.20})" for name in names
-        )
+            if not name.startswith(others)
+        }
+        return ", ".join(f"{name} ({a!s:.20}, not {b!s:.20})" for name, (a, b) in values.items() if a != b)
 
-    def by_name(self) -> Iterator[tuple[str, Any]]:
-        """Yield each option by its whole name, with its value; epochs left out."""
+    def by_name(self) -> dict[str, Any]:
+        """Return each option by its whole name, with its value; epochs left out."""
         written = self.to_json()
-        written["fit"].pop("epochs", None)
         build = written.pop("build")
-        yield from (build | build.pop("settings")).items()
+        named: dict[str, Any] = build | build.pop("settings")
         for section, options in written.items():
-            if isinstance(options, Mapping):
-                yield from ((f"{section}.{name}", value) for name, value in options.items())
-            else:
-                yield section, options
+            nested = isinstance(options, Mapping)
+            named |= {f"{section}.{name}": value for name, value in options.items()} if nested else {section: options}
+        named.pop("fit.epochs", None)
+        return named
 
 
 def _of_today(role: str, name: str, digest: str) -> str:
     """Return the hash of a program as it is now, if it is the same as the one with this hash; else that."""
-    if digest[:12] not in SAME_PROGRAMS or programs.is_file(name):
+    if digest[:12] not in SAME_PROGRAMS or is_file(name):
         return digest
     today = hash_of(role, name)
     return today if SAME_PROGRAMS[digest[:12]] == today[:12] else digest

@@ -9,7 +9,8 @@ from ppl_vae import data as datasets
 from ppl_vae.base import Guide, Model
 from ppl_vae.data.as_source import as_source
 from ppl_vae.data.sources import Source
-from ppl_vae.errors import InputError
+from ppl_vae.data.splits import evenly
+from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import History
@@ -17,8 +18,10 @@ from ppl_vae.runs.recipe import Recipe
 from ppl_vae.traces.pair import Pair
 from ppl_vae.utils.rng import seeded
 
+SPLITS = ("train", "validation", "test")
 
-@dataclass(frozen=True, eq=False, repr=False)
+
+@dataclass(eq=False, repr=False)
 class Run:
     """A trained pair, and its run folder.
 
@@ -28,7 +31,8 @@ class Run:
         history: ELBO over epochs.
         recipe: what was run.
         config: run.json: the recipe, versions, and how the fit ended.
-        held: what has been read already, by name: data, evidence with the time it was written, sources of data.
+        loaded: the data set, once it has been loaded.
+        sources: whole splits of it, with what was found in them, as far as they have been asked for.
     """
 
     path: Path
@@ -37,7 +41,12 @@ class Run:
     history: History
     recipe: Recipe
     config: dict[str, Any]
-    held: dict[str, Any] = field(default_factory=dict)
+    loaded: datasets.Data | None = None
+    sources: dict[str, Source] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._file = self.path / "evidence.nc"
+        self._evidence: tuple[int, Evidence] | None = None  # with the time at which it was written
 
     def __repr__(self) -> str:
         return f"<Run {self.path}: {type(self.model).__name__} with {type(self.guide).__name__}>"
@@ -45,45 +54,51 @@ class Run:
     @property
     def evidence(self) -> Evidence | None:
         """The bound check on the test split, or None before there is one."""
-        file = self.path / "evidence.nc"
-        if not file.exists():
+        if not self._file.exists():
             return None
-        written = file.stat().st_mtime_ns
-        if self.held.get("evidence", (0, None))[0] != written:
-            self.held["evidence"] = written, Evidence.load(file)
-        evidence: Evidence = self.held["evidence"][1]
-        return evidence
+        written = self._file.stat().st_mtime_ns
+        if self._evidence is None or self._evidence[0] != written:
+            self._evidence = written, Evidence.load(self._file)
+        return self._evidence[1]
 
     def keep(self, evidence: Evidence) -> None:
         """Write the bound check on the test split."""
-        file = self.path / "evidence.nc"
-        evidence.save(file)
-        self.held["evidence"] = file.stat().st_mtime_ns, evidence
+        evidence.save(self._file)
+        self._evidence = self._file.stat().st_mtime_ns, evidence
 
     def data(self, **changed: Any) -> datasets.Data:
         """Return the data set the run was trained on, with some options of `ppl_vae.data.load` changed."""
-        if "data" not in self.held:
-            self.held["data"] = self.recipe.load_data()
-        data: datasets.Data = self.held["data"]
-        return data.changed(**changed)
+        if self.loaded is None:
+            self.loaded = self.recipe.load_data()
+        return self.loaded.changed(**changed)
 
-    def source(self, split: str) -> Source:
-        """Return a split of the data as both programs are called with it; what was found in it is kept."""
-        if split not in self.held:
-            self.held[split] = as_source(getattr(self.data(), split), Pair(self.model, self.guide))
-        source: Source = self.held[split]
-        return source
+    def source(self, split: str, num_data: int | None = None) -> Source:
+        """Return a split of the data, or so many of it, evenly spaced, as both programs are called with it.
+
+        Raises:
+            InputError: an unknown split, or a number below 1.
+        """
+        if split not in SPLITS:
+            raise InputError(f"Unknown split {split!r}: {did_you_mean(str(split), SPLITS)}.")
+        pair, part = Pair(self.model, self.guide), getattr(self.data(), split)
+        if num_data is not None:
+            return as_source(evenly(part, positive_int("num_data", num_data)), pair)
+        if split not in self.sources:
+            self.sources[split] = as_source(part, pair)
+        return self.sources[split]
 
 
-def load(path: str | os.PathLike[str]) -> Run:
+def load(path: Run | str | os.PathLike[str]) -> Run:
     """Read a run folder: the pair with its best weights, its history and its evidence.
 
     Args:
-        path: the folder, for instance "runs/vae-digits".
+        path: the folder, for instance "runs/vae-digits"; a run is returned as it is.
 
     Raises:
         InputError: no run there, a half-written one, or one from another version.
     """
+    if isinstance(path, Run):
+        return path
     folder = RunFolder(path)
     config = folder.read_json()
     recipe = Recipe.from_json(config, folder.path)
@@ -100,8 +115,3 @@ def load(path: str | os.PathLike[str]) -> Run:
             ) from None
         module.eval()
     return Run(folder.path, model, guide, folder.read_history(), recipe, config | recipe.to_json())
-
-
-def opened(run: Run | str | os.PathLike[str]) -> Run:
-    """Return a run, read from its folder if that is what it is given by."""
-    return run if isinstance(run, Run) else load(run)

@@ -17,7 +17,7 @@ from ppl_vae.data.splits import evenly
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.generate import sample
 from ppl_vae.runs.figures import NUM_ANSWERS, NUM_CONDITIONS, NUM_PICTURES, answers, labelled, save_figure
-from ppl_vae.runs.run import Run, opened
+from ppl_vae.runs.run import Run, load
 from ppl_vae.utils.files import read_arrays, write_array
 
 
@@ -54,7 +54,7 @@ def sample_run(
     """
     if size is not None:
         positive_int("size", size)
-    run = opened(run)
+    run = load(run)
     labels = [] if label is None else np.atleast_1d(label).tolist()
     of = "".join([*(f"-label{one}" for one in labels), "" if condition is None else f"-{Path(condition).stem}"])
     path = Path(out or run.path / "figures" / f"{'samples' if mean else 'draws'}{of}-{seed}.png")

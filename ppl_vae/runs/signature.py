@@ -14,8 +14,8 @@ from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
 SET_BY_NAME = {"fit": "ppl_vae.fitting.svi:fit", "data": "ppl_vae.data.named:load"}  # as "fit.option=value"
-BY_MODEL = ("strings",)  # options of the data that a condition asks for, not a person
 GIVEN = ("validation", "objective", "optimizer", "seed", "out", "resume", "on_start", "progress")  # to fit, by train
+NOT_SET = (*GIVEN, "strings")  # by a person: for strings a condition asks
 
 
 @dataclass(frozen=True)
@@ -59,30 +59,25 @@ class Option:
         return "" if self.default is False else str(self.default)
 
 
-def options_of(part: str) -> list[Option]:
-    """Return what there is to say of fit, or of data."""
-    return [option for option in options_of_function(SET_BY_NAME[part]).values() if option.name not in GIVEN]
+def settable(part: str) -> list[str]:
+    """Return which options of it a person can set: "fit.option", "data.option".
 
-
-def settable(part: str) -> list[Option]:
-    """Return what a person can set of it: "fit.option", "data.option".
-
-    >>> [option.name for option in settable("data")]
+    >>> settable("data")
     ['binarize', 'dequantize', 'num_labels', 'missing']
     """
-    return [option for option in options_of(part) if option.name not in BY_MODEL]
+    return [name for name in options_of(SET_BY_NAME[part]) if name not in NOT_SET]
 
 
 @functools.cache
-def options_of_function(name: str) -> dict[str, Option]:
+def options_of(function: str) -> dict[str, Option]:
     """Return the keyword options of a function given as "module:function", in the order of its signature.
 
-    >>> options_of_function("ppl_vae.data.named:load")["num_labels"].type
+    >>> options_of("ppl_vae.data.named:load")["num_labels"].type
     'int | None'
     """
-    module, _, function = name.partition(":")
+    module, _, name = function.partition(":")
     body = ast.parse(PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text()).body
-    found = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == function)
+    found = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == name)
     texts = _texts(ast.get_docstring(found) or "")
     options = {}
     for arg, default in zip(found.args.kwonlyargs, found.args.kw_defaults, strict=True):
@@ -96,13 +91,6 @@ def options_of_function(name: str) -> dict[str, Option]:
 def _texts(docstring: str) -> dict[str, str]:
     """Return what a docstring says of each of its "Args:"."""
     after = docstring.partition("\nArgs:\n")[2]
-    lines = inspect.cleandoc(re.split(r"\n(?=\S)", after, maxsplit=1)[0]).splitlines()
-    texts: dict[str, str] = {}
-    names: list[str] = []
-    for line in lines:
-        if head := re.match(r"(\w+(?:, \w+)*): (.*)", line):
-            names = head[1].split(", ")
-            texts |= dict.fromkeys(names, head[2])
-        else:
-            texts |= {name: f"{texts[name]} {line.strip()}" for name in names}
-    return texts
+    arguments = inspect.cleandoc(re.split(r"\n(?=\S)", after, maxsplit=1)[0])
+    found = re.findall(r"^(\w+(?:, \w+)*): (.*(?:\n .*)*)", arguments, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}

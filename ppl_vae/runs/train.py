@@ -1,7 +1,4 @@
-"""From names to a run folder: what the command line does, as functions.
-
-`train` builds a pair by name, fits it to a data set, checks the bound on the test split and draws the figures.
-"""
+"""`train`: build a pair by name, fit it to a data set, check the bound on the test split, and draw the figures."""
 
 import os
 import platform
@@ -15,23 +12,23 @@ import numpy as np
 import torch
 
 from ppl_vae import data as datasets
-from ppl_vae.base import Guide, Model
+from ppl_vae.base import Model
 from ppl_vae.conditions.masks import REGIONS, read_mask
 from ppl_vae.criticism.accuracy import accuracy
-from ppl_vae.data.as_source import as_source
 from ppl_vae.data.checks import check
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.fitting.checkpoint import RunFolder
+from ppl_vae.fitting.history import History
 from ppl_vae.fitting.options import FitOptions
 from ppl_vae.fitting.svi import fit
 from ppl_vae.generation.generate import takes_binary_data
-from ppl_vae.runs import build as programs
+from ppl_vae.runs.build import choose, guide_for, is_file, source
 from ppl_vae.runs.evaluate import evaluate
 from ppl_vae.runs.figures import draw_figures
-from ppl_vae.runs.kinds import PARTS
-from ppl_vae.runs.objective import Choice, choose
+from ppl_vae.runs.kinds import PARTS, Choice
+from ppl_vae.runs.objective import choose_objective, ready, written
 from ppl_vae.runs.recipe import FOR_SPEED, OPTIONS, Recipe, hash_of, refuse_other_run
-from ppl_vae.runs.run import Run
+from ppl_vae.runs.run import SPLITS, Run
 from ppl_vae.runs.signature import settable
 from ppl_vae.traces.pair import Pair
 from ppl_vae.utils.rng import seeded
@@ -83,118 +80,103 @@ def train(
     asked = _sorted_out(_with_mask_read(settings or {}))
     threads = asked["fit"].get("threads", "auto")
     with Threads(threads):
-        recipe, parts, built, built_guide, choice = _resolve(
-            model, guide, data, asked, named, objective=objective, seed=seed
+        data = _resolved(data) if data not in datasets.NAMED and Path(data).exists() else data
+        parts = datasets.load(data, **asked["data"])
+        model = _resolved(model) if is_file(model) else model
+        usual_guide = guide_for(model, partly_labelled=parts.train.partly_labelled)
+        its_guide = _resolved(guide) if guide and is_file(guide) else guide or usual_guide
+        programs = choose(model, its_guide, settings=asked["programs"], defaults=_suggested(parts), **named)
+        with seeded(seed):
+            pair = built, built_guide = programs.make(parts.event_shape)
+        own_files = [sys.modules[type(program).__module__] for program in (built_guide, built)]
+        chosen = choose_objective(built_guide, objective, asked["objective"], own_files)
+        parts = _as_wanted(built, parts, asked["data"])
+        fit_options = OPTIONS["fit"] | _of("fit", parts.settings) | asked["fit"]
+        FitOptions(**fit_options)  # refuse what is out of range before anything is held against another run
+        recipe = Recipe(
+            programs.written(),
+            {"name": data, "event_shape": parts.event_shape} | parts.options,
+            {option: value for option, value in fit_options.items() if option not in FOR_SPEED},
+            written(chosen),
+            seed,
+            {role: hash_of(role, name) for role, name in programs.names.items()},
+            [role for role, name in programs.names.items() if is_file(name)],
         )
-        parts_named = map(named.get, PARTS)
-        names = (recipe.build["model"], guide and recipe.build["guide"], *parts_named, objective, recipe.data["name"])
-        folder = RunFolder(out or Path("runs", "-".join(Path(name).stem for name in names if name)))
-        refuse_other_run(folder, recipe, resume)
-        pair = Pair(built, built_guide)
-        train_, validation, test = (as_source(part, pair) for part in (parts.train, parts.validation, parts.test))
-        with pair.running(), seeded(seed):
-            check(pair, test)  # fit looks at the others
-            made = choice.ready(pair, train_, seed=seed)
-        config = recipe.to_json() | {"versions": _versions()}
-
-        def write_what_is_run() -> None:
-            for role in recipe.copied:
-                folder.write(f"{role}.py", programs.source(role, recipe.build[role]))
-            folder.write_json(config)
-            for old in folder.path.glob("evidence*.nc"):  # of weights that will be replaced
-                old.unlink()
-
-        fitted = fit(
-            built,
-            built_guide,
-            train_,
-            validation=validation,
-            **recipe.fit | {option: value for option, value in asked["fit"].items() if option in FOR_SPEED},
-            objective=made,
-            seed=seed,
-            out=folder.path,
-            resume=resume,
-            on_start=write_what_is_run,
-            progress=progress,
-        )
-        config["result"] = {
-            "best_epoch": fitted.best_epoch,
-            "stopped": fitted.stopped,
-            "seconds": round(fitted.seconds, 1),
-            "compiled": fitted.compiled,
-        } | (
-            {"accuracy": accuracy(built_guide, parts.test)}
-            if built_guide.classifies and parts.test.y is not None
-            else {}
-        )
-        folder.write_json(config)
-        held = {"data": parts, "test": test}
-        run = Run(folder.path, built.eval(), built_guide.eval(), fitted.history, recipe, config, held)
+        names = (model, guide and its_guide, *map(named.get, PARTS), objective, data)
+        path = Path(out or Path("runs", "-".join(Path(name).stem for name in names if name)))
+        run = Run(path, *pair, History.of([]), recipe, recipe.to_json() | {"versions": _versions()}, parts)
+        _fit(run, chosen, asked["fit"], resume=resume, progress=progress)
         evaluate(run, num_samples=num_samples, threads=threads, progress=progress)
         draw_figures(run)
         return run
 
 
-def _resolve(
-    model: str,
-    guide: str | None,
-    data: str,
-    asked: dict[str, dict[str, Any]],
-    named: dict[str, str | None],
-    *,
-    objective: str | None,
-    seed: int,
-) -> tuple[Recipe, datasets.Data, Model, Guide, Choice]:
-    """Return the recipe of what was asked for, with what had to be loaded and made to know it.
+def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, progress: bool | None) -> None:
+    """Fit a run that is made but not yet trained, and write its folder."""
+    recipe, folder, pair = run.recipe, RunFolder(run.path), Pair(run.model, run.guide)
+    refuse_other_run(folder, recipe, resume)
+    train, validation, test = map(run.source, SPLITS)
+    with pair.running(), seeded(recipe.seed):
+        check(pair, test)  # fit looks at the others
+        objective = ready(chosen, pair, train, seed=recipe.seed)
 
-    The model says what it wants of its data, the guide what goes with it.
-    """
-    data = _resolved(data) if data not in datasets.NAMED and Path(data).exists() else data
-    parts = datasets.load(data, **asked["data"])
-    model = _resolved(model) if programs.is_file(model) else model
-    usual_guide = programs.guide_for(model, partly_labelled=parts.train.partly_labelled)
-    guide = _resolved(guide) if guide and programs.is_file(guide) else guide or usual_guide
-    pair = programs.choose(model, guide, settings=asked["programs"], defaults=_suggested(parts), **named)
-    with seeded(seed):
-        built, built_guide = pair.make(parts.event_shape)
-    own_files = [sys.modules[type(program).__module__] for program in (built_guide, built)]
-    choice = choose(built_guide, objective, asked["objective"], own_files)
-    parts = parts.changed(**_wanted(built, parts, asked["data"]))
-    if Pair(built).takes_labels() and parts.test.partly_labelled:
-        raise InputError(
-            f"Expected labels of all test data, to estimate log P(x | y); got some that are missing (-1) in {data}. "
-            f"Give a file with train, validation, test and train_y, validation_y, test_y; missing in train_y only."
-        )
-    fit_options = OPTIONS["fit"] | _of("fit", parts.settings) | asked["fit"]
-    FitOptions(**fit_options)  # refuse what is out of range before anything is held against another run
-    recipe = Recipe(
-        pair.written(),
-        {"name": data, "event_shape": parts.event_shape} | parts.options,
-        {option: value for option, value in fit_options.items() if option not in FOR_SPEED},
-        choice.written(),
-        seed,
-        {role: hash_of(role, name) for role, name in pair.names.items()},
-        [role for role, name in pair.names.items() if programs.is_file(name)],
+    def write_what_is_run() -> None:
+        for role in recipe.copied:
+            folder.write(f"{role}.py", source(role, recipe.build[role]))
+        folder.write_json(run.config)
+        for old in folder.path.glob("evidence*.nc"):  # of weights that will be replaced
+            old.unlink()
+
+    fitted = fit(
+        run.model,
+        run.guide,
+        train,
+        validation=validation,
+        **recipe.fit | options,
+        objective=objective,
+        seed=recipe.seed,
+        out=folder.path,
+        resume=resume,
+        on_start=write_what_is_run,
+        progress=progress,
     )
-    return recipe, parts, built, built_guide, choice
+    run.history = fitted.history
+    run.config["result"] = {
+        "best_epoch": fitted.best_epoch,
+        "stopped": fitted.stopped,
+        "seconds": round(fitted.seconds, 1),
+        "compiled": fitted.compiled,
+    }
+    labelled = run.data().test
+    if run.guide.classifies and labelled.y is not None:
+        run.config["result"]["accuracy"] = accuracy(run.guide, labelled)
+    folder.write_json(run.config)
+    run.model.eval()
+    run.guide.eval()
 
 
-def _wanted(model: Model, parts: datasets.Data, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the data that a model wants, where nobody has said otherwise."""
+def _as_wanted(model: Model, parts: datasets.Data, asked: Mapping[str, Any]) -> datasets.Data:
+    """Return the data with the options that a model wants, where nobody has said otherwise."""
     wanted = model.data_options() | ({} if takes_binary_data(model) else {"binarize": None})
     if parts.binarize is None:  # these data are not binarized unless somebody says so
         wanted.pop("binarize", None)
-    return {option: value for option, value in wanted.items() if option not in asked}
+    parts = parts.changed(**{option: value for option, value in wanted.items() if option not in asked})
+    if Pair(model).takes_labels() and parts.test.partly_labelled:
+        raise InputError(
+            f"Expected labels of all test data, to estimate log P(x | y); got some that are missing (-1) in "
+            f"{parts.name}. Give a file with train, validation, test and train_y, validation_y, test_y; missing in "
+            f"train_y only."
+        )
+    return parts
 
 
 def _sorted_out(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Split settings into those of fit, of the data, of the objective, and of the programs and their parts."""
     asked = {part: _of(part, settings) for part in (*OPTIONS, "objective")}
     for part in OPTIONS:
-        known = [option.name for option in settable(part)]
         for option in asked[part]:
-            if option not in known:
-                raise InputError(f"Unknown option {part}.{option}: {did_you_mean(option, known)}.")
+            if option not in settable(part):
+                raise InputError(f"Unknown option {part}.{option}: {did_you_mean(option, settable(part))}.")
     return asked | {"programs": {key: v for key, v in settings.items() if key.partition(".")[0] not in asked}}
 
 

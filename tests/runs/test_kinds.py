@@ -17,7 +17,7 @@ from ppl_vae import InputError, cli, list_parts
 from ppl_vae.data.as_source import as_source
 from ppl_vae.networks import GatedMLP
 from ppl_vae.runs import kinds
-from ppl_vae.runs.objective import choose
+from ppl_vae.runs.objective import choose_objective, ready
 from ppl_vae.traces.pair import Pair
 
 OWN = '''
@@ -133,7 +133,7 @@ def test_options_are_read_from_signatures():
     with pytest.raises(InputError, match=r"Unknown option objective\.bta of Below: did you mean 'beta'"):
         kinds.make(Below, {"bta": 1}, "objective")
     with pytest.raises(InputError, match=r"Unknown option decoder\.in_shape of GatedMLP"):
-        kinds.take("decoder", GatedMLP, {"in_shape": (3,)})
+        kinds.check_options(GatedMLP, {"in_shape": (3,)}, "decoder", 2)
 
 
 def test_networks_by_name():
@@ -216,8 +216,8 @@ def test_plates_are_counted_for_the_objective():
     x = torch.randint(0, 2, (6, 4)).float()
     for options, nesting in (({}, 1), ({"max_plate_nesting": 2}, 2)):
         with pair.running():
-            choice = choose(pair.guide, "trace_enum_elbo", options)
-            assert choice.ready(pair, as_source(x, pair), seed=0).max_plate_nesting == nesting
+            chosen = choose_objective(pair.guide, "trace_enum_elbo", options)
+            assert ready(chosen, pair, as_source(x, pair), seed=0).max_plate_nesting == nesting
     assert all(p.grad is None for p in pair.parameters())
 
 
