@@ -72,11 +72,6 @@ class RunFolder:
             )
         return content
 
-    @property
-    def has_state(self) -> bool:
-        """Whether there is anything to resume."""
-        return (self / "last.pt").exists()
-
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Write last.pt, then the best weights and the history, which follow from it."""
         from safetensors.torch import save
@@ -93,35 +88,28 @@ class RunFolder:
         writer.writerows([int(row[0]), *row[1:]] for row in state["rows"])
         self.write("history.csv", text.getvalue().encode())
 
-    def read_state(self) -> dict[str, Any]:
-        """Read last.pt.
+    def read_state(self, settings: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
+        """Read last.pt, if it is there, to go on with a run of just these settings.
 
         Raises:
-            InputError: it is corrupt, or not a ppl-vae state.
+            InputError: nobody asked to resume, it is no state or corrupt, or the run has other settings.
         """
-        try:
-            state: dict[str, Any] = torch.load(self / "last.pt", weights_only=True, map_location="cpu")
-            state["rows"], state["best"], state["settings"]
-        except Exception as problem:  # torch.load raises half a dozen kinds for a broken file
-            raise InputError(
-                f"Expected {self / 'last.pt'} to hold a state to resume; got a file that cannot be read "
-                f"({type(problem).__name__}). Train again into another folder."
-            ) from None
-        return state
-
-    def read_state_of(self, settings: Mapping[str, Any], resume: bool) -> dict[str, Any]:
-        """Read last.pt to go on with a run of just these settings.
-
-        Raises:
-            InputError: nobody asked to resume, or the run has other settings.
-        """
+        path = self / "last.pt"
+        if not path.exists():
+            return None
         if not resume:
             raise InputError(
                 f"Expected a folder without a run; got {self.path}, which holds one. Pass resume=True (--resume) to go "
                 f"on with it, or choose another folder."
             )
-        state = self.read_state()
-        held = state["settings"]
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+            held, _, _ = state["settings"], state["rows"], state["best"]
+        except Exception as problem:  # torch.load raises half a dozen kinds for a broken file
+            raise InputError(
+                f"Expected {path} to hold a state to resume; got a file that cannot be read "
+                f"({type(problem).__name__}). Train again into another folder."
+            ) from None
         differing = [key for key in {**settings, **held} if settings.get(key) != held.get(key)]
         if "shapes" in differing:
             raise InputError(

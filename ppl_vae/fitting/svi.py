@@ -1,14 +1,10 @@
-"""Stochastic variational inference: `fit`, the training loop.
-
-Any Pyro pair is trained by stochastic gradients of any Pyro objective, by default
-
-    ELBO = E_Q[log P(x, z) - log Q(z | x)],    reparameterized where z allows it.
-"""
+"""`fit`: any Pyro pair is trained by stochastic gradients of any Pyro objective, once all has been checked."""
 
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import pyro
@@ -116,40 +112,27 @@ def fit(
     >>> bool(fitted.history.validation_elbo[1] > fitted.history.validation_elbo[0])
     True
     """
-    options = FitOptions(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        objective=Trace_ELBO() if objective is None else objective,
-        optimizer=optimizer,
-        schedule=schedule,
-        patience=patience,
-        weight_decay=weight_decay,
-        compile=compile,
-        precision=precision,
-        threads=threads,
-        seed=seed,
-    )
+    objective = Trace_ELBO() if objective is None else objective
+    given = locals()
+    options = FitOptions(**{field.name: given[field.name] for field in fields(FitOptions)})
     if patience is not None and validation is None:
         raise InputError("Expected validation data to stop early by; got patience without validation. Give both.")
-    _check_jit(options.objective, (model, guide))
-    folder = None if out is None else RunFolder(out)
+    _check_jit(objective, (model, guide))
     pair = Pair(model, guide, fresh=True)
     with pair.running(), Threads(threads) as chosen:
         with seeded(seed, SETUP):  # programs may make their parameters, at random, when they first run
             source = as_source(data, pair)
             held_out = None if validation is None else as_source(validation, pair)
             checked = check(pair, source, size=batch_size)
-            first = pair.to_device(next(source.batches(batch_size)))
-            check_objective(options.objective, pair, checked.traces, first)
+            check_objective(objective, pair, checked.traces, pair.to_device(next(source.batches(batch_size))))
             pair.see(checked.traces)
             validated = checked if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
-            digest = "" if folder is None else fingerprint(source)
+            digest = "" if out is None else fingerprint(source)
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
         sizes = _fixed_plate_size(checked), _fixed_plate_size(validated)
         training = Training(pair, options, source, held_out, plate_sizes=sizes, threads=chosen)
-        keep = None if folder is None else _kept_in(folder, training, digest, resume)
+        keep = None if out is None else _kept_in(RunFolder(out), training, digest, resume)
         pair.keep()
         if on_start is not None:
             on_start()
@@ -169,14 +152,11 @@ def _quietly(complete: bool) -> Iterator[None]:
 
 
 def _kept_in(folder: RunFolder, training: Training, digest: str, resume: bool) -> Callable[[], None]:
-    """Return what writes the state of a fit; load the state that is there.
-
-    Raises:
-        InputError: the folder holds another run, or nobody asked to resume.
-    """
+    """Return what writes the state of a fit; load the state that is there."""
     settings = {"data": digest} | training.identity()
-    if folder.has_state:
-        training.load_state(folder.read_state_of(settings, resume))
+    state = folder.read_state(settings, resume)
+    if state is not None:
+        training.load_state(state)
     return lambda: folder.write_state(training.state() | {"settings": settings})
 
 

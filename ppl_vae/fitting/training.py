@@ -25,6 +25,7 @@ from ppl_vae.utils.threads import Threads
 
 TRAINING, VALIDATION, SETUP = range(3)  # what a random stream is for
 VALIDATION_BATCH = 1000
+KEPT = ("rows", "best", "best_epoch", "best_score", "stale", "seconds", "compiled")  # of a training, in its state
 
 
 class Training:
@@ -75,12 +76,6 @@ class Training:
         shapes = {name: list(value.shape) for name, value in self.best.items()}
         return self.options.identity() | {"optimizer": name_of(self.optimizer), "shapes": shapes}
 
-    def postfix(self) -> dict[str, str]:
-        """Return the last epoch's ELBOs, for the progress bar."""
-        _, train_elbo, validation_elbo, _ = self.rows[-1]
-        shown = {"ELBO": f"{train_elbo:.2f}"}
-        return shown if math.isnan(validation_elbo) else shown | {"validation": f"{validation_elbo:.2f}"}
-
     def prepare(self) -> bool:
         """Choose the number of threads; compile the steps to come, if that is wanted, or "auto" and pays.
 
@@ -110,7 +105,8 @@ class Training:
                 if self.done:
                     break
                 self.run_epoch()
-                bar.set_postfix(self.postfix(), refresh=False)
+                shown = zip(("ELBO", "validation"), self.rows[-1][1:3], strict=True)
+                bar.set_postfix({k: f"{elbo:.2f}" for k, elbo in shown if not math.isnan(elbo)}, refresh=False)
                 bar.update()
         finally:
             self.pair.restore(self.best)
@@ -199,24 +195,13 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """Return all that `load_state` needs, as tensors and numbers."""
-        return {
-            "weights": self.pair.snapshot(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "rows": self.rows,
-            "best": self.best,
-            "best_epoch": self.best_epoch,
-            "best_score": self.best_score,
-            "stale": self.stale,
-            "seconds": self.seconds,
-            "compiled": self.compiled,
-        }
+        parts = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+        return {"weights": self.pair.snapshot()} | parts | {name: getattr(self, name) for name in KEPT}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go back to where `state()` was taken."""
         self.pair.restore(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.rows, self.best = [tuple(row) for row in state["rows"]], state["best"]
-        self.best_epoch, self.best_score, self.stale = state["best_epoch"], state["best_score"], state["stale"]
-        self.seconds, self.compiled = state["seconds"], state.get("compiled", False)
+        vars(self).update({name: state[name] for name in KEPT if name in state})  # older ones have no "compiled"
+        self.rows = [tuple(row) for row in self.rows]
