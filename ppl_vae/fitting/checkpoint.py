@@ -1,4 +1,4 @@
-"""The run folder: what is written while a pair is fitted, and how it is read again.
+"""The run folder, written while a pair is fitted, and read again.
 
     run.json            what was run: programs, parts, options, data, versions, seed
     model.safetensors   the best weights of the model
@@ -9,11 +9,9 @@
     figures/            pictures
     model.py, guide.py  a copy of the person's own files, where they brought any
 
-Every file is written beside its final name and renamed, so a killed run leaves the previous one whole;
-last.pt is written first, and resuming begins by writing the rest of them anew from it.
+A killed run leaves every file whole; last.pt is written first, and resuming begins by writing the rest anew from it.
 """
 
-import csv
 import io
 import json
 import os
@@ -33,7 +31,7 @@ FORMAT = 1
 
 
 class RunFolder:
-    """The files of one run, by what they hold."""
+    """The files of one run, by what they hold; one that is missing or broken is an InputError."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -51,11 +49,7 @@ class RunFolder:
         self.write("run.json", (json.dumps({"format": FORMAT, **content}, indent=2) + "\n").encode())
 
     def read_json(self) -> dict[str, Any]:
-        """Read run.json.
-
-        Raises:
-            InputError: it is missing, unreadable, or of another version of ppl-vae.
-        """
+        """Read run.json."""
         path = self / "run.json"
         try:
             content: dict[str, Any] = json.loads(path.read_text())
@@ -64,8 +58,8 @@ class RunFolder:
             raise InputError(
                 f"Expected a run folder in {self.path}; got {what}. Make one with `ppl-vae train --out {self.path}`."
             ) from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            found = content.get("format") if isinstance(content, dict) else None
+        found = content.get("format") if isinstance(content, dict) else None
+        if found != FORMAT:
             raise InputError(
                 f"Expected run format {FORMAT} in {path}; got {found}, from another version of ppl-vae. Use that "
                 f"version, or train again into another folder."
@@ -82,18 +76,11 @@ class RunFolder:
         for role in ("model", "guide"):
             weights = {k.removeprefix(f"{role}."): v for k, v in state["best"].items() if k.startswith(f"{role}.")}
             self.write(f"{role}.safetensors", save({k: v.contiguous().cpu() for k, v in weights.items()}))
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(field.name for field in fields(History))
-        writer.writerows([int(row[0]), *row[1:]] for row in state["rows"])
-        self.write("history.csv", text.getvalue().encode())
+        rows = [[field.name for field in fields(History)], *([int(epoch), *elbos] for epoch, *elbos in state["rows"])]
+        self.write("history.csv", "".join(f"{','.join(map(str, row))}\n" for row in rows).encode())
 
     def read_state(self, settings: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
-        """Read last.pt, if it is there, to go on with a run of just these settings.
-
-        Raises:
-            InputError: nobody asked to resume, it is no state or corrupt, or the run has other settings.
-        """
+        """Read last.pt, if it is there, to go on with a run of just these settings."""
         path = self / "last.pt"
         if not path.exists():
             return None
@@ -125,11 +112,7 @@ class RunFolder:
         return state
 
     def read_weights(self, role: str) -> dict[str, Tensor]:
-        """Read the best weights of the model or the guide.
-
-        Raises:
-            InputError: the file is missing or broken.
-        """
+        """Read the best weights of the model or the guide."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -144,14 +127,9 @@ class RunFolder:
             ) from None
 
     def read_history(self) -> History:
-        """Read history.csv.
-
-        Raises:
-            InputError: it is missing or broken.
-        """
+        """Read history.csv."""
         try:
-            with (self / "history.csv").open() as file:
-                rows = [tuple(map(float, row)) for row in list(csv.reader(file))[1:]]
-            return History.of(rows)
+            lines = (self / "history.csv").read_text().splitlines()
+            return History.of([tuple(map(float, line.split(","))) for line in lines[1:]])
         except (OSError, ValueError, TypeError) as problem:
             raise InputError(f"Expected a history in {self / 'history.csv'}; got {problem}. Resume the run.") from None

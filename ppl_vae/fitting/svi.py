@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from typing import Any
 
@@ -57,8 +57,8 @@ def fit(
 
     Of a conditional model with a P(y) this is the ELBO of log P(x, y), below that of log P(x | y) by -log P(y).
 
-    Modules continue from the weights they have; what plain functions keep in `pyro.param` starts anew. The
-    weights of the best epoch are put back at the end, however it ends.
+    Modules continue from the weights they have; what plain functions keep in `pyro.param` starts anew. However it ends,
+    the weights of the best epoch are put back.
 
     Args:
         model: P(x, z), any Pyro program: a module, a function or a method, called as `model(*batch)`.
@@ -77,15 +77,14 @@ def fit(
         weight_decay: L2 penalty, (weight_decay / 2) |W|^2 beside the loss per datum, on weights (tensors of two or
             more dimensions, no biases); it enters the gradient, as with torch.optim.Adam (not AdamW).
         compile: compile the gradients, true, false, or auto, where the planned steps take longer than compiling. They
-            are recorded once (PyTorch's compiler needs a C++ compiler), so that no step runs Pyro: the same numbers for
-            the same noise, up to rounding, two or three times as fast. What cannot be compiled is run by plain Pyro,
-            with a warning that says why. A resumed run goes on as it was, up to rounding.
+            are recorded once (it takes a C++ compiler), so that no step runs Pyro: the same numbers for the same noise,
+            up to rounding, two or three times as fast. What cannot be compiled is run by plain Pyro, with a warning
+            that says why. A resumed run goes on as it was, up to rounding.
         precision: of matrix products and convolutions in training: "single", or "bf16", which is faster on machines
-            made for it, and less exact. Weights, optimizer, validation and all estimates stay in single precision, and
-            so do our parts; a program of one's own says itself what it makes of a network's numbers in bfloat16.
-        threads: how many threads, a number, or auto, which tries one and all. The trial is short, and made again
-            where steps become slow. Threads round sums in another order: results of another number of them are the same
-            up to rounding, and a number here fixes it.
+            made for it, and less exact. Weights, optimizer, validation, estimates and our parts stay in single
+            precision; a program of one's own says itself what it makes of a network's numbers in bfloat16.
+        threads: how many threads, a number, or auto, which tries one and all. The trial is short, and made again where
+            steps become slow. Another number of threads rounds sums in another order; a number here fixes it.
         seed: of everything random; the global random state is left as it was.
         out: a folder for checkpoints, history and best weights.
         resume: go on with the checkpoint in `out`, if there is one.
@@ -97,8 +96,7 @@ def fit(
 
     Raises:
         InputError: arguments, data or programs that do not fit; a folder that holds another run.
-        NonFiniteLossError: the loss became NaN or infinite; it names the site, and the last good weights
-            are in the programs.
+        NonFiniteLossError: the loss became NaN or infinite; it names the site.
 
     Source: Kingma & Welling, arXiv 1312.6114; Bingham et al., Pyro, arXiv 1810.09538.
 
@@ -170,8 +168,7 @@ def _check_jit(objective: ELBO, programs: tuple[Program, Program]) -> None:
 
 def _fixed_plate_size(checked: Checked) -> int | None:
     """Return the size of the plate over the data if it is not the number of data a program is given."""
-    try:
+    with suppress(InputError):  # no plate over the data: fitting can do without
         full_size = structure_of(checked.traces, checked.num_run).full_size
-    except InputError:  # no plate over the data: fitting can do without
-        return None
-    return None if full_size == checked.num_run else full_size
+        return None if full_size == checked.num_run else full_size
+    return None

@@ -1,7 +1,7 @@
 """The state of a fit, and its steps: one epoch of stochastic gradients after another.
 
-Epoch e draws all its random numbers from (seed, e), which makes a resumed run equal, bit for bit, to one
-that was never interrupted, with one number of threads (another, or compiled steps: up to rounding).
+Epoch e draws its random numbers from (seed, e): a resumed run is, bit for bit, one that was never interrupted, with one
+number of threads (another, or compiled steps: up to rounding).
 """
 
 import math
@@ -77,16 +77,13 @@ class Training:
         return self.options.identity() | {"optimizer": name_of(self.optimizer), "shapes": shapes}
 
     def prepare(self) -> bool:
-        """Choose the number of threads; compile the steps to come, if that is wanted, or "auto" and pays.
-
-        A run that is resumed goes on as it was. Return whether any steps are compiled.
-        """
+        """Choose the number of threads; compile the steps to come, if wanted or worth it; return whether any are."""
         if self.done:
             return self.compiled
         started, options = time.monotonic(), self.options
-        wanted = self.compiled if options.compile == "auto" and self.epoch else options.compile
-        self.pair.train(True)
-        self._tell_epoch()
+        resumed = options.compile == "auto" and self.epoch  # goes on as it was
+        wanted = self.compiled if resumed else options.compile
+        self._begin_epoch()
         try:
             with seeded(SETUP):
                 self.steps.prepare(self.source, options.epochs - self.epoch, wanted, self.threads)
@@ -116,8 +113,7 @@ class Training:
         """Go through the data once, then through the validation data, and note how it went."""
         started, seed = time.monotonic(), self.options.seed
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        self.pair.train(True)
-        self._tell_epoch()
+        self._begin_epoch()
         self.steps.new_epoch()
         with seeded(seed, TRAINING, self.epoch):
             batches = self.source.batches(self.options.batch_size, shuffle=True)
@@ -165,7 +161,8 @@ class Training:
         # Wake-sleep objectives have a loss for the model and one for the guide; the model's is the bound.
         return float(loss[0] if isinstance(loss, tuple) else loss)
 
-    def _tell_epoch(self) -> None:
+    def _begin_epoch(self) -> None:
+        self.pair.train(True)
         if hasattr(self.objective, "set_epoch"):
             self.objective.set_epoch(self.epoch)
 

@@ -29,7 +29,7 @@ from ppl_vae.runs.kinds import (
     default_part,
     make,
     name_of_part,
-    options_of,
+    parameters_of,
     part_class,
     plain_defaults,
     written_in,
@@ -167,7 +167,7 @@ def choose(
     for part, kind in PARTS.items():
         whose, program, _ = chosen[kind.whose]
         options, name = given[part], parts.get(part)
-        if part not in options_of(program):
+        if part not in parameters_of(program):
             if name or options:
                 raise InputError(
                     f"Expected a {kind.whose} whose {part} can be chosen; got {program.__name__}, which has its own. "
@@ -187,7 +187,7 @@ def choose(
                     f"for {whose}, which has a {part} of its own. Name one, or change the file."
                 )
             continue
-        options = {k: v for k, v in suggested[part].items() if k in options_of(cls, kind.shapes)} | options
+        options = {k: v for k, v in suggested[part].items() if k in parameters_of(cls, kind.shapes)} | options
         chosen[part] = Choice(name or name_of_part(part, cls, own), cls, options)
     return Programs(chosen)
 

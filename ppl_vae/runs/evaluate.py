@@ -31,8 +31,8 @@ def compare(models: Mapping[str, Evidence] | Iterable[Run | str | os.PathLike[st
         dse: standard error of log_px_diff: below se by far where the models find the same data hard.
         warning: whether there are data whose estimate is in doubt: `Evidence.doubts` lists them.
         mcse: Monte Carlo standard error of log_px.
-        num_samples, method: K, and how log P(x) was estimated. Every estimate is rather too low than too high, more so
-        with fewer samples, and a difference cannot tell that from a worse model.
+        num_samples, method: K, and how log P(x) was estimated. With fewer samples an estimate is rather lower, and a
+            difference cannot tell that from a worse model.
         elbo, gap: the evidence lower bound, and how far it is below.
         scored: only where some x are levels and some these levels dequantized: "probability", or "dequantized". Then
             log_px and elbo of the dequantized are D log L lower than `Evidence` has them: bounds on those of levels.
@@ -41,11 +41,11 @@ def compare(models: Mapping[str, Evidence] | Iterable[Run | str | os.PathLike[st
         models: evidence by the name of its model, or runs, or the paths of run folders.
 
     Raises:
-        InputError: nothing to compare, no evidence, a run without an estimate, or estimates made on different data;
-            densities beside probabilities.
+        InputError: nothing to compare, a run without an estimate, estimates on different data, or densities beside
+            probabilities.
 
-    Source: the columns of `arviz.compare`, whose elpd_diff and errors are sums over the data; Vehtari et al.,
-    arXiv 1507.04544, for the paired differences.
+    Source: the columns of `arviz.compare`, whose differences and errors are sums over the data; Vehtari et al.,
+    arXiv 1507.04544.
 
     >>> import torch
     >>> from ppl_vae import estimate_evidence
@@ -100,9 +100,8 @@ def evaluate(
         options: of `estimate_evidence`, for instance num_samples=5000 or tolerance=0.05.
 
     Returns:
-        `Evidence`. By importance sampling from the guide, that of the whole test split is written to evidence.nc,
-        unless one of more samples is there; any other to evidence-METHOD-PROPOSAL-SPLIT-NUMBER.nc, of log P(x, y) to
-        evidence-joint-....
+        `Evidence`. That of the whole test split by importance sampling from the guide is kept in evidence.nc, unless
+        one of more samples is there; any other in evidence-[joint-]METHOD-PROPOSAL-SPLIT-NUMBER.nc.
 
     Raises:
         InputError: no run there, or an option that is out of range.

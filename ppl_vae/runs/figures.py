@@ -47,13 +47,10 @@ def save_figure(figure: Any, path: Path) -> None:
 def _of_data(run: Run, test: Part) -> dict[str, plots.Figure]:
     x = evenly(test, NUM_PICTURES // 2).x
     missing = " (orange is missing)" if is_missing_in(x) else ""
+    title = f"test data{missing}, and E[x | z] for z drawn from Q(z | x) below each"
     figures = {
         "samples": plots.images(sample(run.model, NUM_PICTURES, mean=True), title="E[x | z] for z drawn from P(z)"),
-        "reconstructions": plots.reconstructions(
-            x,
-            reconstruct(run.model, run.guide, x),
-            title=f"test data{missing}, and E[x | z] for z drawn from Q(z | x) below each",
-        ),
+        "reconstructions": plots.reconstructions(x, reconstruct(run.model, run.guide, x), title=title),
     }
     if list(run.guide.latents.values()) == [(2,)]:
         figures["manifold"] = plots.manifold(manifold(run.model), title="E[x | z] over a grid of prior quantiles of z")
@@ -62,26 +59,23 @@ def _of_data(run: Run, test: Part) -> dict[str, plots.Figure]:
 
 def _of_conditions(model: ConditionalModel, test: Part) -> dict[str, plots.Figure]:
     every = model.condition.every()
-    if every is not None:
-        figures = {"samples": labelled(model, every)}
-        if _has_latents(model):
-            figures["styles"] = plots.images(
-                same_latents(model, NUM_CONDITIONS, y=every).flatten(0, 1),
-                columns=len(every),
-                title="E[x | z, y]: one z in each row, one label in each column",
-            )
-        return figures
-    chosen = evenly(test, NUM_CONDITIONS)
-    return {"samples": answers(model, given(model, chosen), truth=chosen.x)}
+    if every is None:
+        chosen = evenly(test, NUM_CONDITIONS)
+        return {"samples": answers(model, given(model, chosen), truth=chosen.x)}
+    figures = {"samples": labelled(model, every)}
+    if _has_latents(model):
+        x, title = (
+            same_latents(model, NUM_CONDITIONS, y=every),
+            "E[x | z, y]: one z in each row, one label in each column",
+        )
+        figures["styles"] = plots.images(x.flatten(0, 1), columns=len(every), title=title)
+    return figures
 
 
 def labelled(
     model: ConditionalModel, labels: Tensor, *, columns: int = 16, mean: bool = True, **options: Any
 ) -> plots.Figure:
-    """Draw samples for each label, one row each; the one E[x | y] of a model without a latent site in one row.
-
-    The options are those of `ppl_vae.sample`.
-    """
+    """Draw samples for each label, one row each; the one E[x | y] of a model without a latent site in one row."""
     if mean and not _has_latents(model):
         x = sample(model, mean=True, y=labels, **options)
         return plots.images(x, columns=len(labels), title="E[x | y] of each label")
@@ -98,27 +92,30 @@ def answers(
     mean: bool = True,
     **options: Any,
 ) -> plots.Figure:
-    """Draw samples for each condition y [N, ...], one row each: what is given, the samples, and the truth.
+    """Draw samples for each condition y [N, ...], one row each: what is given (tinted), the samples, and the truth.
 
-    What is given is tinted, if it is an image: visible pixels with the hidden ones in grey, or the images of a string.
     A model without a latent site has one E[x | y], which is drawn once. The options are those of `ppl_vae.sample`.
     """
     columns = 1 if mean and not _has_latents(model) else columns
     x = sample(model, mean=mean, y=y.repeat_interleave(columns, dim=0), **options)
-    row = {_what(model, mean): plots.tinted(x.unflatten(0, (len(y), columns)), model.condition.given_pixels)}
     drawn = model.condition.picture(y)
-    if drawn is not None:
-        row = {"given (tinted)": plots.tinted(*drawn)} | row
+    row = {} if drawn is None else {"given (tinted)": plots.tinted(*drawn)}
+    row[_what(model, mean)] = plots.tinted(x.unflatten(0, (len(y), columns)), model.condition.given_pixels)
     if truth is not None:
         row["truth"] = plots.tinted(truth, torch.zeros(()))[:, None]
-    images = torch.cat([torch.as_tensor(part) for part in row.values()], dim=1)
-    return plots.images(images.flatten(0, 1), columns=images.shape[1], title=", ".join(row))
+    return in_rows(row)
+
+
+def in_rows(columns: Mapping[str, Any]) -> plots.Figure:
+    """Draw images [N, any number, C, H, W] by title beside each other, one datum in each row."""
+    rows = torch.cat([torch.as_tensor(images) for images in columns.values()], dim=1)
+    return plots.images(rows.flatten(0, 1), columns=rows.shape[1], title=", ".join(columns))
 
 
 def beside(models: Mapping[str, ConditionalModel], split: Part, *, num_data: int = 60, seed: int = 0) -> Any:
     """Draw one answer of each model to the same conditions, evenly spaced in a split, and the truth, side by side.
 
-    Visible pixels are tinted, as in the figure of Doersch, arXiv 1606.05908, section 4: 60 test digits in rows of 15.
+    Source: the figure of Doersch, arXiv 1606.05908, section 4: 60 test digits in rows of 15.
     """
     chosen = evenly(split, num_data)
     pictures = {name: sample(model, mean=True, seed=seed, y=given(model, chosen)) for name, model in models.items()}

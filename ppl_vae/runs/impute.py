@@ -15,7 +15,7 @@ from ppl_vae.data.splits import Split, evenly
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.impute import Imputation, impute
 from ppl_vae.missing import is_missing_in
-from ppl_vae.runs.figures import save_figure
+from ppl_vae.runs.figures import in_rows, save_figure
 from ppl_vae.runs.run import Run, load
 from ppl_vae.utils.files import write_array, written_whole
 
@@ -96,5 +96,4 @@ def picture(found: Imputation, truth: Tensor | None = None) -> plots.Figure:
         "E[x | observed]": found.mean[index][:, None],
         "draws": found.draws[:DRAWS, index].transpose(0, 1),
     } | ({} if truth is None else {"truth": truth[index][:, None]})
-    rows = torch.cat(list(columns.values()), dim=1)
-    return plots.images(rows.flatten(0, 1), columns=rows.shape[1], title=", ".join(columns))
+    return in_rows(columns)

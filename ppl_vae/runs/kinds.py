@@ -47,51 +47,37 @@ class Choice(NamedTuple):
     options: dict[str, Any]
 
 
+# Where classes stand, and their base class.
+PRIORS = ("ppl_vae.priors", "ppl_vae.parts:Prior")
+LIKELIHOODS = ("ppl_vae.likelihoods", "ppl_vae.parts:Likelihood")
+CONDITIONS = ("ppl_vae.conditions", "ppl_vae.conditions:Condition")
+ARCHITECTURES = ("ppl_vae.architectures", "ppl_vae.architectures:Architecture")
 NETWORKS = ("ppl_vae.networks", "ppl_vae.networks:Network")
+POSTERIORS = ("ppl_vae.posteriors", "ppl_vae.parts:Posterior")
+OBJECTIVES = ("ppl_vae.objectives", "pyro.infer:ELBO")
 
 # By name: that of the option, on the command line and of the program's constructor.
 KINDS: dict[str, Kind] = {
-    "prior": Kind("model", "ppl_vae.priors", "ppl_vae.parts:Prior", "P(z): standard_normal, mixture, flow, ...", "-p"),
-    "likelihood": Kind(
-        "model",
-        "ppl_vae.likelihoods",
-        "ppl_vae.parts:Likelihood",
-        "P(x | h): bernoulli, gaussian, discretized_logistic, ...",
-        "-l",
-    ),
-    "condition": Kind(
-        "model",
-        "ppl_vae.conditions",
-        "ppl_vae.conditions:Condition",
-        "P(y) of a conditional model: label, visible, digit_string, ...",
-        "-c",
-    ),
+    "prior": Kind("model", *PRIORS, "P(z): standard_normal, mixture, flow, ...", "-p"),
+    "likelihood": Kind("model", *LIKELIHOODS, "P(x | h): bernoulli, gaussian, discretized_logistic, ...", "-l"),
+    "condition": Kind("model", *CONDITIONS, "P(y) of a conditional model: label, visible, digit_string, ...", "-c"),
     "networks": Kind(
         "model",
-        "ppl_vae.architectures",
-        "ppl_vae.architectures:Architecture",
+        *ARCHITECTURES,
         "How a conditional model reads y and z: concatenated, convolutional, tutorial, ...",
         "-n",
     ),
     "decoder": Kind("model", *NETWORKS, "The network from z to h: mlp, gated_mlp, convolutional, residual.", shapes=2),
     "encoder": Kind("guide", *NETWORKS, "The network from x to Q: mlp, gated_mlp, convolutional, residual.", shapes=2),
     "classifier": Kind("guide", *NETWORKS, "The network of Q(y | x): mlp, gated_mlp, ...", shapes=2),
-    "posterior": Kind(
-        "guide",
-        "ppl_vae.posteriors",
-        "ppl_vae.parts:Posterior",
-        "Where a guide ends: diagonal_normal, multivariate_normal, ...",
-        shapes=1,
-    ),
-    "objective": Kind(
-        "fit", "ppl_vae.objectives", "pyro.infer:ELBO", "What is maximized: trace_elbo, iwae, beta_elbo, free_bits, ..."
-    ),
+    "posterior": Kind("guide", *POSTERIORS, "Where a guide ends: diagonal_normal, multivariate_normal, ...", shapes=1),
+    "objective": Kind("fit", *OBJECTIVES, "What is maximized: trace_elbo, iwae, beta_elbo, free_bits, ..."),
 }
 PARTS = {name: kind for name, kind in KINDS.items() if kind.whose in ("model", "guide")}
 
 
 def part_names(kind: str, own: Iterable[ModuleType] = ()) -> dict[str, type[Any]]:
-    """Return the classes of a kind by their name in snake case: its shelf's, and a person's `own`, which go first.
+    """Return the classes of a kind by name: its shelf's, and those of a person's `own` modules, which go first.
 
     >>> sorted(part_names("networks"))[:3]
     ['concatenated', 'convolutional', 'gated']
@@ -106,7 +92,7 @@ def part_names(kind: str, own: Iterable[ModuleType] = ()) -> dict[str, type[Any]
 
 
 def part_class(kind: str, name: str, own: Iterable[ModuleType] = ()) -> type[Any]:
-    """Return the class of a part by its name in snake case, as `part_names` knows them."""
+    """Return the class of a part by a name that `part_names` has."""
     known = part_names(kind, own)
     if name not in known:
         raise InputError(f"Unknown {kind} {name!r}: {did_you_mean(name, known)}.")
@@ -115,7 +101,7 @@ def part_class(kind: str, name: str, own: Iterable[ModuleType] = ()) -> type[Any
 
 def default_part(program: Callable[..., Any], kind: str) -> Any:
     """Return what makes a program's own part: its constructor's default, or `default_prior` and the like, or None."""
-    usual = options_of(program)[kind].default
+    usual = parameters_of(program)[kind].default
     return usual if callable(usual) else getattr(program, f"default_{kind}", None)
 
 
@@ -132,7 +118,7 @@ def plain_defaults(cls: Callable[..., Any], shapes: int = 0) -> dict[str, Any]:
     >>> plain_defaults(part_class("prior", "mixture"))
     {'latent_dim': 8, 'num_components': 10}
     """
-    options = options_of(cls, shapes).items()
+    options = parameters_of(cls, shapes).items()
     return {name: option.default for name, option in options if name not in PARTS and _is_plain(option.default)}
 
 
@@ -152,20 +138,20 @@ def _subclasses(things: Iterable[Any], base: type[Any]) -> list[type[Any]]:
     return [cls for cls in things if inspect.isclass(cls) and issubclass(cls, base) and cls is not base]
 
 
-def options_of(cls: Callable[..., Any], shapes: int = 0) -> dict[str, inspect.Parameter]:
+def parameters_of(cls: Callable[..., Any], shapes: int = 0) -> dict[str, inspect.Parameter]:
     """Return the options of a constructor, less its first `shapes` arguments; `**kwargs` are its base class's."""
     parameters = list(inspect.signature(cls).parameters.values())
     found = {p.name: p for p in parameters[shapes:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     if inspect.isclass(cls) and any(p.kind == p.VAR_KEYWORD for p in parameters):
         made_by = [c for c in cls.__mro__ if "__init__" in vars(c) and c is not object]
         for above in made_by[1:2]:
-            found |= {name: option for name, option in options_of(above).items() if name not in found}
+            found |= {name: option for name, option in parameters_of(above).items() if name not in found}
     return found
 
 
 def check_options(cls: Callable[..., Any], options: Iterable[str], part: str, shapes: int = 0) -> None:
     """Check that a constructor takes options of these names, none of which chooses another part."""
-    known = [name for name in options_of(cls, shapes) if name not in PARTS]
+    known = [name for name in parameters_of(cls, shapes) if name not in PARTS]
     for name in options:
         if name not in known:
             raise InputError(f"Unknown option {part}.{name} of {_name(cls)}: {did_you_mean(name, known)}.")

@@ -1,7 +1,4 @@
-"""What there is to choose from: every model, guide and part, with what it is in a line and its options.
-
-Nothing is written down here: a class's line is the first sentence of its docstring, its options are its constructor's.
-"""
+"""What there is to choose from: models, guides and parts, with their docstring's first sentence and their options."""
 
 import inspect
 import re
@@ -16,8 +13,8 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from ppl_vae.errors import InputError, did_you_mean, snake_case
-from ppl_vae.runs import build as programs
-from ppl_vae.runs.kinds import KINDS, PARTS, options_of, part_names
+from ppl_vae.runs.build import ROLES, find, is_file, names
+from ppl_vae.runs.kinds import KINDS, PARTS, parameters_of, part_names
 
 COLUMNS = ["kind", "name", "what", "options", "module"]
 HEADINGS = {
@@ -32,16 +29,10 @@ PYROS = {
     "trace_enum_elbo": "The ELBO with discrete sites that are marked to be enumerated summed out exactly.",
 }
 # Their options for what this library does itself or does not do.
-UNSAID = {
-    "max_iarange_nesting",
-    "max_plate_nesting",
-    "strict_enumeration_warning",
-    "ignore_jit_warnings",
-    "jit_options",
-    "retain_graph",
-    "tail_adaptive_beta",
-}
-NOT_TYPED = (Tensor, ELBO)  # what no command line can give
+UNSAID = (
+    "max_iarange_nesting", "max_plate_nesting", "strict_enumeration_warning", "ignore_jit_warnings", "jit_options",
+    "retain_graph", "tail_adaptive_beta",
+)  # fmt: skip
 
 
 def list_parts(kind: str | None = None, *, model: str | None = None, guide: str | None = None) -> pd.DataFrame:
@@ -52,8 +43,8 @@ def list_parts(kind: str | None = None, *, model: str | None = None, guide: str 
         model, guide: a person's own files, whose programs and parts are listed, too.
 
     Returns:
-        A table with a row for each: its kind, name, what it is in a line, its options with their defaults, and the
-        module it stands in. The networks of decoder, encoder and classifier are the same, and listed once.
+        A table: kind, name, what it is in a line, options with their defaults, and the module it stands in. The
+        networks of decoder, encoder and classifier are the same, and listed once.
 
     Raises:
         InputError: an unknown kind, or a file that cannot be used.
@@ -61,14 +52,13 @@ def list_parts(kind: str | None = None, *, model: str | None = None, guide: str 
     >>> list_parts("prior").set_index("name").options["mixture"]
     'latent_dim=8, num_components=10'
     """
-    kinds = [*programs.ROLES, *KINDS]
+    kinds = [*ROLES, *KINDS]
     if kind is not None and kind not in kinds:
         raise InputError(f"Unknown kind of part {kind!r}: {did_you_mean(kind, kinds)}.")
-    files = {role: name for role, name in (("guide", guide), ("model", model)) if name and programs.is_file(name)}
-    own = {programs.find(role, name)[1]: name for role, name in files.items()}
-    rows = [row for role in programs.ROLES if kind in (None, role) for row in _program_rows(role, files)]
-    shelves = dict.fromkeys(KINDS[name].shelf for name in KINDS if kind in (None, name))
-    for shelf in shelves:
+    files = {role: name for role, name in (("guide", guide), ("model", model)) if name and is_file(name)}
+    own = {find(role, name)[1]: name for role, name in files.items()}
+    rows = [row for role in ROLES if kind in (None, role) for row in _program_rows(role, files.get(role))]
+    for shelf in dict.fromkeys(KINDS[name].shelf for name in KINDS if kind in (None, name)):
         rows += _part_rows([name for name in KINDS if KINDS[name].shelf == shelf], own)
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -96,16 +86,16 @@ def as_text(table: pd.DataFrame, width: int | None = None) -> str:
     return "\n".join(lines[1:])
 
 
-def _program_rows(role: str, files: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
-    for name in [*programs.names(role), *(path for r, path in files.items() if r == role)]:
-        cls, module = programs.find(role, name)
+def _program_rows(role: str, own: str | None) -> Iterator[tuple[str, ...]]:
+    for name in [*names(role), *([own] if own else [])]:
+        cls, module = find(role, name)
         what = "\n".join(filter(None, (_first_sentence(module), _first_sentence(cls))))
-        yield role, name, what, _options(cls, shapes=1), name if name in files.values() else module.__name__
+        yield role, name, what, _options(cls, shapes=1), own if name == own else module.__name__
 
 
 def _part_rows(kinds: list[str], own: Mapping[ModuleType, str]) -> Iterator[tuple[str, ...]]:
     for name, cls in part_names(kinds[0], own).items():
-        file = next((file for module, file in own.items() if module.__name__ == cls.__module__), cls.__module__)
+        file = {module.__name__: file for module, file in own.items()}.get(cls.__module__, cls.__module__)
         what = PYROS.get(name, "") if cls.__module__.startswith("pyro.") else _first_sentence(cls)
         yield ", ".join(kinds), name, what, _options(cls, KINDS[kinds[0]].shapes), file
 
@@ -119,10 +109,13 @@ def _first_sentence(thing: Any) -> str:
 
 def _options(cls: Any, shapes: int) -> str:
     """Return the options of a class as they are set on the command line, parts that it takes among them."""
-    options = [option for option in options_of(cls, shapes).values() if option.name not in UNSAID]
-    kinds = [get_args(option.annotation) or [option.annotation] for option in options]
-    typed = [not any(inspect.isclass(k) and issubclass(k, NOT_TYPED) for k in some) for some in kinds]
-    return ", ".join(_shown(option) for option, can_be in zip(options, typed, strict=True) if can_be)
+    options = [option for name, option in parameters_of(cls, shapes).items() if name not in UNSAID]
+    return ", ".join(_shown(option) for option in options if _can_be_typed(option))
+
+
+def _can_be_typed(option: inspect.Parameter) -> bool:
+    kinds = get_args(option.annotation) or [option.annotation]
+    return not any(inspect.isclass(kind) and issubclass(kind, (Tensor, ELBO)) for kind in kinds)
 
 
 def _shown(option: inspect.Parameter) -> str:

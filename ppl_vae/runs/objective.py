@@ -12,7 +12,7 @@ from ppl_vae.base import Guide
 from ppl_vae.data.checks import check
 from ppl_vae.data.sources import Source
 from ppl_vae.errors import InputError, positive_int, reason
-from ppl_vae.runs.kinds import Choice, make, options_of, part_class, plain_defaults
+from ppl_vae.runs.kinds import Choice, make, parameters_of, part_class, plain_defaults
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import structure_of
 from ppl_vae.utils.rng import seeded
@@ -47,7 +47,7 @@ def ready(objective: Choice, pair: Pair, source: Source, *, seed: int) -> Any:
         with seeded(seed):
             traces, num_run, _ = check(pair, part)
             pair.see(traces)
-            if "max_plate_nesting" in options_of(objective.cls):
+            if "max_plate_nesting" in parameters_of(objective.cls):
                 with contextlib.suppress(InputError):  # no plate is over the data: then Pyro may guess
                     options = {"max_plate_nesting": structure_of(traces, num_run).num_plates} | options
             args = pair.to_device(next(part.batches(num_run)))

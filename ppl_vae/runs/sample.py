@@ -32,7 +32,7 @@ def sample_run(
     out: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Path:
-    """Generate new data from the model of a run, and write them to a file.
+    """Generate new data from the model of a run, write them to a file, and return its path.
 
     Args:
         run: a run, or the path of its folder.
@@ -45,40 +45,37 @@ def sample_run(
             or [M, size, *event_shape] for M conditions.
         options: of `ppl_vae.sample`, for instance compile.
 
-    Returns:
-        The path of the file.
-
     Raises:
-        InputError: no run there, a size below 1, a label or a condition that the model does not take, or an unknown
-            kind of file.
+        InputError: no run there, a size below 1, a label, condition or kind of file that cannot be taken.
     """
     if size is not None:
         positive_int("size", size)
     run = load(run)
+    model, options = run.model, {"mean": mean, "seed": seed} | options
     labels = [] if label is None else np.atleast_1d(label).tolist()
     of = "".join([*(f"-label{one}" for one in labels), "" if condition is None else f"-{Path(condition).stem}"])
     path = Path(out or run.path / "figures" / f"{'samples' if mean else 'draws'}{of}-{seed}.png")
-    picture = plots.is_picture(run.model.event_shape)
+    picture = plots.is_picture(model.event_shape)
     if path.suffix not in (".npy", ".png") or (path.suffix == ".png" and not picture):
         raise InputError(
             f"Expected a .npy file{' or a .png picture' if picture else ', as these data are no pictures'}; "
             f"got {path}. Name one with --out."
         )
-    model, options = run.model, {"mean": mean, "seed": seed} | options
     if not isinstance(model, ConditionalModel):
-        _refuse_conditions(model, labels, condition)
-        _write(path, sample(model, size or NUM_PICTURES, **options))
-        return path
+        if labels or condition is not None:
+            raise InputError(
+                f"Expected a conditional model to give a {'label' if condition is None else 'condition'}; got "
+                f"{type(model).__name__}. Leave it out, or train one: ppl-vae train cvae."
+            )
+        return _written(path, sample(model, size or NUM_PICTURES, **options))
     y = _conditions(run, model, labels, condition)
     has_labels = model.condition.every() is not None
     if path.suffix == ".npy" or (has_labels and len(y) == 1):
         count = size or (NUM_PICTURES if len(y) == 1 else NUM_ANSWERS)
         x = sample(model, y=y.repeat_interleave(count, dim=0), **options)
-        _write(path, x if len(y) == 1 else x.unflatten(0, (len(y), count)))
-    elif has_labels:
-        save_figure(labelled(model, y, columns=size or 16, **options), path)
-    else:
-        save_figure(answers(model, y, columns=size or NUM_ANSWERS, **options), path)
+        return _written(path, x if len(y) == 1 else x.unflatten(0, (len(y), count)))
+    draw, columns = (labelled, 16) if has_labels else (answers, NUM_ANSWERS)
+    save_figure(draw(model, y, columns=size or columns, **options), path)
     return path
 
 
@@ -124,16 +121,9 @@ def _conditions(run: Run, model: ConditionalModel, labels: list[int], file: str 
     return given(model, evenly(run.data().test, NUM_CONDITIONS))
 
 
-def _refuse_conditions(model: Any, labels: list[int], condition: Any) -> None:
-    if labels or condition is not None:
-        raise InputError(
-            f"Expected a conditional model to give a {'label' if condition is None else 'condition'}; got "
-            f"{type(model).__name__}. Leave it out, or train one: ppl-vae train cvae."
-        )
-
-
-def _write(path: Path, x: Tensor) -> None:
+def _written(path: Path, x: Tensor) -> Path:
     if path.suffix == ".npy":
         write_array(path, x.numpy())
     else:
         save_figure(plots.images(x), path)
+    return path

@@ -86,7 +86,7 @@ def test_default_parts_are_those_of_the_constructor(model):
     cls = programs.find("model", model)[0]
     made = cls((1,) if model == "quantile_map" else SHAPE)
     for part, kind in kinds.PARTS.items():
-        if part in kinds.options_of(cls) and not kind.shapes:
+        if part in kinds.parameters_of(cls) and not kind.shapes:
             usual, own = kinds.default_part(cls, part), getattr(made, part)
             assert type(own) is usual
             sizes = {name: getattr(own, name) for name in kinds.plain_defaults(usual) if hasattr(own, name)}

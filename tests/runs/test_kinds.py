@@ -127,9 +127,9 @@ def test_options_are_read_from_signatures():
     class Below(Above):
         pass
 
-    assert list(kinds.options_of(TraceEnum_ELBO))[:2] == ["num_particles", "max_plate_nesting"]
-    assert {"beta", "num_particles"} < {*kinds.options_of(Below)}
-    assert list(kinds.options_of(GatedMLP, 2)) == ["hidden"]
+    assert list(kinds.parameters_of(TraceEnum_ELBO))[:2] == ["num_particles", "max_plate_nesting"]
+    assert {"beta", "num_particles"} < {*kinds.parameters_of(Below)}
+    assert list(kinds.parameters_of(GatedMLP, 2)) == ["hidden"]
     with pytest.raises(InputError, match=r"Unknown option objective\.bta of Below: did you mean 'beta'"):
         kinds.make(Below, {"bta": 1}, "objective")
     with pytest.raises(InputError, match=r"Unknown option decoder\.in_shape of GatedMLP"):
