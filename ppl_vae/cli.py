@@ -20,33 +20,22 @@ NO_OPTIONS = ("progress", "on_kept", "settings", "objective")  # of functions: n
 TYPES: dict[str, Any] = {"os.PathLike[str]": click.Path(path_type=Path), "str": str, "int": int, "float": float}
 
 
-class Value(click.ParamType[Any]):
-    """A Python literal, or else a word."""
-
-    name = "value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the value."""
-        text = str(value)
-        if text.lower() in WORDS:
-            return WORDS[text.lower()]
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return text
+def value(text: str) -> Any:
+    """Return a Python literal, or else a word."""
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
-class Setting(Value):
-    """An option of a part, `part.option=value`."""
-
-    name = "part.option=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """Split at the first equals sign and read the value."""
-        key, equals, text = str(value).partition("=")
-        if not equals or "." not in key:
-            self.fail(f"Expected part.option=value, for instance prior.latent_dim=2; got {value!r}.", param, ctx)
-        return key, super().convert(text, param, ctx)
+def setting(text: str) -> tuple[str, Any]:
+    """Return the key and the value of `part.option=value`."""
+    key, equals, literal = text.partition("=")
+    if not equals or "." not in key:
+        raise click.BadParameter(f"Expected part.option=value, for instance prior.latent_dim=2; got {text!r}.")
+    return key, value(literal)
 
 
 class Command(click.Command):
@@ -62,13 +51,9 @@ class Command(click.Command):
 def from_signature(
     *functions: str, leave_out: Sequence[str] = (), usual: Mapping[str, str] | None = None, **letters: str
 ) -> Callable[[Any], Any]:
-    """Add the options of functions to a `Command`, each declared where it is used.
+    """Add the options of functions, "module:function", to a `Command`; of two of one name the first counts.
 
-    Args:
-        functions: "module:function"; of two options of one name the first counts.
-        leave_out: options that the command line does not have.
-        usual: what to say of a default, where that of the function is not what happens.
-        letters: short options by name.
+    By their names: some to leave out, what is usual where the function's default is not, and short options.
     """
     options: dict[str, Option] = {}
     for function in functions:
@@ -95,7 +80,7 @@ def _as_click(option: Option, letters: list[str], usual: str) -> Callable[[Any],
         )
     known = [type_ for kind, type_ in TYPES.items() if kind in kinds]
     mixed = "str" in kinds and kinds & {"int", "float", "bool"}
-    one = known[0] if known and not mixed else Value()
+    one = known[0] if known and not mixed else value
     return click.option(name, *letters, type=one, multiple="Sequence[int]" in kinds, help=text)
 
 
@@ -118,14 +103,10 @@ def app() -> None:
 @from_signature("ppl_vae.runs.train:train", guide="-g", data="-d", num_samples="-k", out="-o")
 @parts_options
 @click.option(
-    "--set",
-    "-s",
-    "settings",
-    multiple=True,
-    type=Setting(),
+    "--set", "-s", "settings", multiple=True, type=setting, metavar="PART.OPTION=VALUE",
     help="An option of a part, for instance prior.latent_dim=2; parts are those above, and model and guide; "
     "fit and data have the options below. May be repeated; ppl-vae parts lists them.",
-)
+)  # fmt: skip
 @from_signature(
     *SET_BY_NAME.values(), leave_out=NOT_SET, usual=dict.fromkeys(("epochs", "binarize"), "what suits the data")
 )
@@ -290,15 +271,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; what a person can mend ends in one line and exit code 2."""
     try:
         sys.exit(app.main(arguments, standalone_mode=False) or 0)
-    except click.ClickException as problem:
-        _fail(problem.format_message())
     except (click.Abort, KeyboardInterrupt):
         click.echo("\nStopped. Nothing new was kept; what was there before is as it was.", err=True)
         sys.exit(130)
-    except (InputError, NonFiniteLossError) as problem:
-        _fail(str(problem))
-
-
-def _fail(message: str) -> None:
-    click.echo(f"Error: {message}", err=True)
-    sys.exit(2)
+    except (click.ClickException, InputError, NonFiniteLossError) as problem:
+        message = problem.format_message() if isinstance(problem, click.ClickException) else problem
+        click.echo(f"Error: {message}", err=True)
+        sys.exit(2)

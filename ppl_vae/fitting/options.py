@@ -1,4 +1,4 @@
-"""The options of `fit`: their defaults, what they may be, and what of them a run is made of."""
+"""The options of `fit`: what they may be, and the optimizer and the schedule that are made of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,14 +27,7 @@ ADAM = partial(torch.optim.Adam, fused=True)  # one call for all parameters
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """How a pair is fitted; what each option means stands at `fit`, whose defaults these are.
-
-    Raises:
-        InputError: an option that is out of range, or of another kind.
-
-    >>> FitOptions(epochs=3).identity()["schedule"]
-    'cosine'
-    """
+    """How a pair is fitted; what each option means, and may be, stands at `fit`, whose defaults these are."""
 
     epochs: int = 50
     batch_size: int = 100
@@ -85,25 +78,3 @@ class FitOptions:
         """Return what sets the optimizer's learning rate, once an epoch."""
         schedule = self.schedule if callable(self.schedule) else SCHEDULES[self.schedule]
         return schedule(optimizer, self.epochs)
-
-    def identity(self) -> dict[str, Any]:
-        """Return what a run that is resumed must have in common with the one that was interrupted."""
-        found: dict[str, Any] = {
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-            "objective": f"{name_of(self.objective)}({self.objective.num_particles})",
-            "learning_rate": float(self.learning_rate),
-            "schedule": name_of(self.schedule),
-        }
-        if self.weight_decay:
-            found["weight_decay"] = float(self.weight_decay)
-        if self.precision != "single":
-            found["precision"] = self.precision
-        if self.schedule != "constant":
-            found["epochs"] = self.epochs
-        return found
-
-
-def name_of(thing: Any) -> str:
-    """Return what to call an objective, an optimizer or a schedule."""
-    return thing if isinstance(thing, str) else str(getattr(thing, "__name__", type(thing).__name__))

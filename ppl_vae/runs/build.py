@@ -45,13 +45,11 @@ def find(role: str, name: str) -> tuple[type[Any], ModuleType]:
     >>> find("model", "vae")[0].__name__
     'VAE'
     """
-    path = Path(name)
     if is_file(name):
-        module = _import_file(role, path)
+        module = _import_file(role, Path(name))
+    elif name not in names(role):
+        raise InputError(f"Unknown {role} {name!r}: {did_you_mean(name, names(role))}, or give a Python file.")
     else:
-        known = names(role)
-        if name not in known:
-            raise InputError(f"Unknown {role} {name!r}: {did_you_mean(name, known)}, or give a Python file.")
         module = importlib.import_module(f"ppl_vae.{role}s.{name}")
     classes = written_in(module, ROLES[role])
     if len(classes) != 1:
@@ -144,13 +142,11 @@ def choose(
     defaults: Mapping[str, Any] | None = None,
     **parts: str | None,
 ) -> Programs:
-    """Choose a model, its guide and their parts by name.
+    """Choose a model, its guide and their parts, by name or file; none means the one that goes with it.
 
     Args:
-        model, guide: names or files; no guide means the one that goes with the model.
         settings: options by "part.option", with part one of model, guide, and the kinds of parts.
         defaults: settings for the parts that have such an option, where `settings` says nothing.
-        parts: class names in snake case by kind (prior, likelihood, decoder, ...); none means the program's own.
 
     >>> vae, _ = choose("vae", prior="mixture", settings={"prior.latent_dim": 3}).make(torch.Size([1, 8, 8]))
     >>> vae.prior.latent_dim
@@ -226,10 +222,7 @@ def _import_file(role: str, path: Path) -> ModuleType:
 
 
 def new(folder: str | os.PathLike[str]) -> list[Path]:
-    """Copy the model and guide files into a folder, to be edited there.
-
-    Returns:
-        The files written: FOLDER/models/*.py and FOLDER/guides/*.py.
+    """Copy the model and guide files to FOLDER/models/*.py and FOLDER/guides/*.py, to be edited there; return them.
 
     Raises:
         InputError: one of them exists already.

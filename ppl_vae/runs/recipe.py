@@ -1,8 +1,4 @@
-"""The recipe of a run: what run.json says of it, complete, no default left out.
-
-A recipe is made once from what a person asked for (`ppl_vae.runs.train`), or read from a run folder, an older one
-too; the pair is built from it, and two runs are the same if their recipes are.
-"""
+"""The recipe of a run: what run.json says of it, complete; two runs are the same if their recipes are."""
 
 import hashlib
 import json
@@ -17,7 +13,7 @@ from ppl_vae import data as datasets
 from ppl_vae.base import Guide, Model
 from ppl_vae.errors import InputError
 from ppl_vae.fitting.checkpoint import RunFolder
-from ppl_vae.runs.build import choose, is_file, source
+from ppl_vae.runs.build import Programs, choose, is_file, source
 from ppl_vae.runs.kinds import PARTS
 from ppl_vae.runs.signature import GIVEN, SET_BY_NAME, options_of
 
@@ -63,9 +59,7 @@ class Recipe:
     Attributes:
         build: model and guide by name or file, their parts by kind and name, and "settings": options by "part.option".
         data: name, event_shape, and the options of `ppl_vae.data.load`.
-        fit: the options of `ppl_vae.fit`.
-        objective: its name and its options.
-        seed: of weights, batches and noise.
+        fit, objective, seed: those of `ppl_vae.fit`; of the objective its name and its options.
         programs: a hash of each program's file.
         copied: the programs whose files are a person's own, and are copied into the run folder.
     """
@@ -98,14 +92,14 @@ class Recipe:
             raise InputError(
                 f"Expected a whole run.json in {folder}; got one without {problem}. Train again."
             ) from None
-        chosen = choose(**build | copies(copied, folder)).written()
+        chosen = _chosen(build, copied, folder).written()
         objective = {"name": "classifying" if "weight" in objective else "trace_elbo"} | objective
         fit = OPTIONS["fit"] | config.get("fit", {})
         return cls(chosen | own, OPTIONS["data"] | data, fit, objective, seed, programs, copied)
 
     def make(self, folder: Path) -> tuple[Model, Guide]:
         """Build the pair, of a person's own files from their copies in the run folder."""
-        return choose(**self.build | copies(self.copied, folder)).make(torch.Size(self.data["event_shape"]))
+        return _chosen(self.build, self.copied, folder).make(torch.Size(self.data["event_shape"]))
 
     def load_data(self) -> datasets.Data:
         """Load the data set."""
@@ -114,18 +108,14 @@ class Recipe:
     def differences(self, other: "Recipe") -> str:
         """Say in which options another run differs: the value here, and the one there.
 
-        More epochs of the same run are no difference, as far as its learning-rate schedule does not depend on them.
+        Options of parts that differ go without saying. More epochs of the same run are no difference, as far as its
+        learning-rate schedule does not depend on them.
         """
         here, there = self.by_name(), other.by_name()
-        others = tuple(
-            f"{part}." for part in PARTS if here.get(part) != there.get(part)
-        )  # whose options are others, too
-        values = {
-            name: (here.get(name, "unset"), there.get(name, "unset"))
-            for name in here | there
-            if not name.startswith(others)
-        }
-        return ", ".join(f"{name} ({a!s:.20}, not {b!s:.20})" for name, (a, b) in values.items() if a != b)
+        unsaid = tuple(f"{part}." for part in PARTS if here.get(part) != there.get(part))
+        names = [name for name in here | there if not name.startswith(unsaid)]
+        values = [(name, here.get(name, "unset"), there.get(name, "unset")) for name in names]
+        return ", ".join(f"{name} ({a!s:.20}, not {b!s:.20})" for name, a, b in values if a != b)
 
     def by_name(self) -> dict[str, Any]:
         """Return each option by its whole name, with its value; epochs left out."""
@@ -147,9 +137,9 @@ def _of_today(role: str, name: str, digest: str) -> str:
     return today if SAME_PROGRAMS[digest[:12]] == today[:12] else digest
 
 
-def copies(copied: list[str], folder: Path) -> dict[str, str]:
-    """Return where the copies of a person's own files stand in a run folder, by role."""
-    return {role: str(folder / f"{role}.py") for role in copied}
+def _chosen(build: dict[str, Any], copied: list[str], folder: Path) -> Programs:
+    """Choose the programs of a run, a person's own files as they were copied into its folder."""
+    return choose(**build | {role: str(folder / f"{role}.py") for role in copied})
 
 
 def refuse_other_run(folder: RunFolder, recipe: Recipe, resume: bool) -> None:

@@ -147,9 +147,8 @@ def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, pro
         "seconds": round(fitted.seconds, 1),
         "compiled": fitted.compiled,
     }
-    labelled = run.data().test
-    if run.guide.classifies and labelled.y is not None:
-        run.config["result"]["accuracy"] = accuracy(run.guide, labelled)
+    if run.guide.classifies and run.data().test.y is not None:
+        run.config["result"]["accuracy"] = accuracy(run.guide, run.data().test)
     folder.write_json(run.config)
     run.model.eval()
     run.guide.eval()
