@@ -1,7 +1,7 @@
 """From names and files to programs, and from programs to a run folder.
 
 In the order of reading: `kinds` (which kinds of parts there are), `signature` (the options of a function, read without
-importing it), `build` (a model and a guide by name), `objective`, `listing` (`list_parts`), `recipe` (what run.json
+importing it), `build` (a model, a guide and an objective by name), `listing` (`list_parts`), `recipe` (what run.json
 says), `run` (a run in memory, or read from its folder), and what is done with one: `train`, `evaluate`, `sample`,
 `impute`, `figures`.
 """

@@ -1,7 +1,7 @@
 """From a name (`vae`) or a file (`my/own.py`, with one subclass of `Model` or of `Guide`) to a pair, with its parts.
 
-A part is a class, called by its name in snake case, looked for in the person's own files first and on its shelf after
-that (`ppl_vae.runs.kinds`). Options go to constructors as keyword arguments.
+A part or an objective is a class, called by its name in snake case, looked for in the file first and then on its shelf
+(`ppl_vae.runs.kinds`). Options go to constructors as keyword arguments.
 """
 
 import functools
@@ -11,32 +11,23 @@ import pkgutil
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from pyro.infer import ELBO
 
 from ppl_vae.base import Guide, Model
-from ppl_vae.errors import InputError, did_you_mean, reason
-from ppl_vae.runs.kinds import (
-    KINDS,
-    PARTS,
-    Choice,
-    check_options,
-    default_part,
-    make,
-    name_of_part,
-    parameters_of,
-    part_class,
-    plain_defaults,
-    written_in,
-)
+from ppl_vae.errors import InputError, did_you_mean, positive_int, reason
+from ppl_vae.runs import kinds
+from ppl_vae.runs.kinds import KINDS, PARTS, Choice
 from ppl_vae.utils.files import written_whole
 
 ROLES: dict[str, type[Any]] = {"model": Model, "guide": Guide}
+USUAL_OBJECTIVE = "trace_elbo"
 
 
 def find(role: str, name: str) -> tuple[type[Any], ModuleType]:
@@ -51,7 +42,7 @@ def find(role: str, name: str) -> tuple[type[Any], ModuleType]:
         raise InputError(f"Unknown {role} {name!r}: {did_you_mean(name, names(role))}, or give a Python file.")
     else:
         module = importlib.import_module(f"ppl_vae.{role}s.{name}")
-    classes = written_in(module, ROLES[role])
+    classes = kinds.written_in(module, ROLES[role])
     if len(classes) != 1:
         raise InputError(
             f"Expected one subclass of ppl_vae.base.{ROLES[role].__name__} in {name}; got "
@@ -87,7 +78,7 @@ def guide_for(model: str, *, partly_labelled: bool = False) -> str:
     ('mean_field', 'conditional', 'semi_supervised')
     """
     cls, module = find("model", model)
-    if written_in(module, Guide):
+    if kinds.written_in(module, Guide):
         return model
     usual = (partly_labelled and cls.partly_labelled_guide) or cls.default_guide
     return Path(model).stem if Path(model).stem in names("guide") else str(usual)
@@ -117,7 +108,7 @@ class Programs:
             if name is not None:
                 names[part] = name
                 shapes = 1 if part in ROLES else PARTS[part].shapes
-                usual |= {f"{part}.{k}": v for k, v in plain_defaults(cls, shapes).items()}
+                usual |= {f"{part}.{k}": v for k, v in kinds.plain_defaults(cls, shapes).items()}
         return names | {"settings": usual | self.used}
 
     def make(self, event_shape: torch.Size) -> tuple[Model, Guide]:
@@ -126,12 +117,12 @@ class Programs:
         for part, (_, cls, options) in self.chosen.items():
             if part in ROLES:
                 continue
-            kind = PARTS[part]
-            check_options(cls, options, part, kind.shapes)
-            parts[kind.whose][part] = functools.partial(cls, **options) if kind.shapes else make(cls, options, part)
+            kind, maker = PARTS[part], functools.partial(cls, **options)
+            kinds.check_options(cls, options, part, kind.shapes)
+            parts[kind.whose][part] = maker if kind.shapes else kinds.make(cls, options, part)
         (_, model, options), (_, guide, guide_options) = (self.chosen[role] for role in ROLES)
-        made = make(model, options, "model", event_shape, **parts["model"])
-        return made, make(guide, guide_options, "guide", made, **parts["guide"])
+        made = kinds.make(model, options, "model", event_shape, **parts["model"])
+        return made, kinds.make(guide, guide_options, "guide", made, **parts["guide"])
 
 
 def choose(
@@ -163,7 +154,7 @@ def choose(
     for part, kind in PARTS.items():
         whose, program, _ = chosen[kind.whose]
         options, name = given[part], parts.get(part)
-        if part not in parameters_of(program):
+        if part not in kinds.parameters_of(program):
             if name or options:
                 raise InputError(
                     f"Expected a {kind.whose} whose {part} can be chosen; got {program.__name__}, which has its own. "
@@ -171,9 +162,9 @@ def choose(
                 )
             continue
         if name is not None:
-            cls = part_class(part, name, own)
+            cls = kinds.part_class(part, name, own)
         elif kind.shapes or not is_file(names[kind.whose]):
-            cls = default_part(program, part)
+            cls = kinds.default_part(program, part)
         else:
             cls = None  # what the person wrote there holds
         if cls is None:
@@ -183,9 +174,26 @@ def choose(
                     f"for {whose}, which has a {part} of its own. Name one, or change the file."
                 )
             continue
-        options = {k: v for k, v in suggested[part].items() if k in parameters_of(cls, kind.shapes)} | options
-        chosen[part] = Choice(name or name_of_part(part, cls, own), cls, options)
+        options = {k: v for k, v in suggested[part].items() if k in kinds.parameters_of(cls, kind.shapes)} | options
+        chosen[part] = Choice(name or kinds.name_of_part(part, cls, own), cls, options)
     return Programs(chosen)
+
+
+def choose_objective(guide: Guide, name: str | None, options: dict[str, Any], own: Iterable[ModuleType]) -> Choice:
+    """Choose an objective by name, in a person's own modules first, or the one that goes with a guide."""
+    name = name or guide.default_objective or USUAL_OBJECTIVE
+    chosen = Choice(name, kinds.part_class("objective", name, own), options)
+    if "num_particles" in options:
+        positive_int("objective.num_particles", options["num_particles"])
+    kinds.make(chosen.cls, options, "objective")
+    return chosen
+
+
+def written_objective(objective: Choice) -> dict[str, Any]:
+    """Return what run.json says of it: its name, and the values of all its options that are its own or given."""
+    pyros = kinds.plain_defaults(ELBO)
+    own = {k: v for k, v in kinds.plain_defaults(objective.cls).items() if v is not None and v != pyros.get(k)}
+    return {"name": objective.name} | own | objective.options
 
 
 def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -229,8 +237,8 @@ def new(folder: str | os.PathLike[str]) -> list[Path]:
     """
     if Path(folder).is_file() or Path(folder, "run.json").exists():
         raise InputError(f"Expected a folder of its own for the programs; got {folder}. Choose another name.")
-    kinds = {kind: sorted(package_folder(kind).glob("[a-z]*.py")) for kind in ("models", "guides")}
-    targets = {Path(folder, kind, file.name): file for kind, files in kinds.items() for file in files}
+    files = {kind: sorted(package_folder(kind).glob("[a-z]*.py")) for kind in ("models", "guides")}
+    targets = {Path(folder, kind, file.name): file for kind, some in files.items() for file in some}
     existing = [str(target) for target in targets if target.exists()]
     if existing:
         raise InputError(

@@ -17,9 +17,10 @@ from ppl_vae.generation.impute import Imputation, impute
 from ppl_vae.missing import is_missing_in
 from ppl_vae.runs.figures import in_rows, save_figure
 from ppl_vae.runs.run import Run, load
-from ppl_vae.utils.files import write_array, written_whole
+from ppl_vae.utils.files import written_whole
 
 ROWS, DRAWS = 12, 6  # of the picture
+KEPT = ("mean", "mcse", "draws", "ess", "khat")  # in a .npz file
 
 
 def impute_run(
@@ -59,12 +60,12 @@ def impute_run(
             f"train with --set data.missing=0.3."
         )
     found = impute(run.model, run.guide, chosen, **options)
-    if path.suffix == ".npy":
-        write_array(path, found.mean.numpy())
-    else:
-        with written_whole(path) as temporary, temporary.open("wb") as file:
-            mean, mcse, draws = (value.numpy() for value in (found.mean, found.mcse, found.draws))
-            np.savez(file, mean=mean, mcse=mcse, draws=draws, ess=found.ess, khat=found.khat)
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        if path.suffix == ".npy":
+            np.save(file, found.mean.numpy())
+        else:
+            arrays: dict[str, Any] = {name: np.asarray(getattr(found, name)) for name in KEPT}
+            np.savez(file, **arrays)
     paths = [path]
     if plots.is_picture(run.model.event_shape):
         paths.append(run.path / "figures" / "imputed.png")

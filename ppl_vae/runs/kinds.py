@@ -24,8 +24,7 @@ class Kind:
         base: their base class, as "module:name".
         help: what it is, for the command line, with examples.
         letter: the short option.
-        shapes: how many arguments of its constructor are not options, as the program itself gives them. A program is
-            then given not a part but what makes one: the class, or a `functools.partial` of it.
+        shapes: how many arguments of its constructor the program itself gives: it is given what makes the part.
     """
 
     whose: str

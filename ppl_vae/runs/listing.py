@@ -15,12 +15,9 @@ from torch import Tensor
 from ppl_vae.errors import InputError, did_you_mean, snake_case
 from ppl_vae.runs.build import ROLES, find, is_file, names
 from ppl_vae.runs.kinds import KINDS, PARTS, parameters_of, part_names
+from ppl_vae.runs.signature import SENTENCE_END
 
 COLUMNS = ["kind", "name", "what", "options", "module"]
-HEADINGS = {
-    "model": "ppl-vae train MODEL, --set model.option=value",
-    "guide": "--guide NAME, --set guide.option=value",
-}
 # Pyro's own objectives, whose docstrings do not tell them apart.
 PYROS = {
     "trace_elbo": "The ELBO, E_Q[log P(x, z) - log Q(z | x)], by draws of z; of discrete z by score functions.",
@@ -76,8 +73,8 @@ def as_text(table: pd.DataFrame, width: int | None = None) -> str:
     lines = []
     for kind, group in table.groupby("kind", sort=False):
         first = str(kind).split(", ", maxsplit=1)[0]
-        heading = HEADINGS.get(first, f"--{first} NAME, --set {first}.option=value")
-        lines += ["", f"{kind} ({heading})"]
+        named = "ppl-vae train MODEL" if first == "model" else f"--{first} NAME"
+        lines += ["", f"{kind} ({named}, --set {first}.option=value)"]
         for row in group.itertuples():
             said = [line for text in (row.what, row.options) for line in str(text).splitlines()]
             wrapped = [part for line in said for part in textwrap.wrap(line, max(20, width - indent))] or [""]
@@ -103,7 +100,7 @@ def _part_rows(kinds: list[str], own: Mapping[ModuleType, str]) -> Iterator[tupl
 def _first_sentence(thing: Any) -> str:
     """Return the first sentence of a docstring of one's own, as plain text."""
     text = inspect.cleandoc(vars(thing).get("__doc__") or "").split("\n\n")[0].replace("\n", " ")
-    sentence = re.split(r"(?<=[\w)\]}`'\"])\.(?=\s|$)", text, maxsplit=1)[0]
+    sentence = re.split(SENTENCE_END, text, maxsplit=1)[0]
     return f"{sentence}." if sentence else ""
 
 

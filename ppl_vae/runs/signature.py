@@ -1,7 +1,7 @@
-"""The options of a function, read from its file without importing it: names, types, defaults, and what they mean.
+"""The options of a function, read from its file, as PyTorch would take a second to import for `--help`.
 
 What a person sets on the command line, or by "fit.option" and "data.option", is declared once, where it is used: in the
-signature and the docstring of a public function. PyTorch would take a second to import, only to say what `--help` says.
+signature and the docstring of a public function.
 """
 
 import ast
@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1]
 SET_BY_NAME = {"fit": "ppl_vae.fitting.svi:fit", "data": "ppl_vae.data.named:load"}  # as "fit.option=value"
 GIVEN = ("validation", "objective", "optimizer", "seed", "out", "resume", "on_start", "progress")  # to fit, by train
 NOT_SET = (*GIVEN, "strings")  # by a person: for strings a condition asks
+SENTENCE_END = r"(?<=[\w)\]}`'\"])\.(?=\s|$)"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Option:
         >>> Option("size", "int | None", None, "how many, see `sample`; None takes what fills a picture.").help
         'How many.'
         """
-        first = re.split(r"(?<=[\w)\]}`'\"])\.(?=\s|$)|;\s", self.text, maxsplit=1)[0]
+        first = re.split(rf"{SENTENCE_END}|;\s", self.text, maxsplit=1)[0]
         plain = re.sub(r"(,|:)? see `[^`]*`|\(see `[^`]*`\)|`", "", first).replace(" ,", ",")
         return f"{plain[:1].upper()}{plain[1:]}." if plain else ""
 

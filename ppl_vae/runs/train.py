@@ -1,8 +1,10 @@
 """`train`: build a pair by name, fit it to a data set, check the bound on the test split, and draw the figures."""
 
+import contextlib
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,21 +18,23 @@ from ppl_vae.base import Model
 from ppl_vae.conditions.masks import REGIONS, read_mask
 from ppl_vae.criticism.accuracy import accuracy
 from ppl_vae.data.checks import check
-from ppl_vae.errors import InputError, did_you_mean, positive_int
+from ppl_vae.data.sources import Source
+from ppl_vae.errors import InputError, did_you_mean, positive_int, reason
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import History
 from ppl_vae.fitting.options import FitOptions
 from ppl_vae.fitting.svi import fit
 from ppl_vae.generation.generate import takes_binary_data
-from ppl_vae.runs.build import choose, guide_for, is_file, source
+from ppl_vae.runs import kinds
+from ppl_vae.runs.build import choose, choose_objective, guide_for, is_file, source, written_objective
 from ppl_vae.runs.evaluate import evaluate
 from ppl_vae.runs.figures import draw_figures
 from ppl_vae.runs.kinds import PARTS, Choice
-from ppl_vae.runs.objective import choose_objective, ready, written
 from ppl_vae.runs.recipe import FOR_SPEED, OPTIONS, Recipe, hash_of, refuse_other_run
 from ppl_vae.runs.run import SPLITS, Run
 from ppl_vae.runs.signature import settable
-from ppl_vae.traces.pair import Pair
+from ppl_vae.traces.pair import Pair, program_name
+from ppl_vae.traces.plates import structure_of
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
@@ -59,8 +63,7 @@ def train(
             `ppl_vae.data.load`.
         objective: a class name in snake case, for instance `iwae`; by default the guide's own, or else the plain ELBO.
         settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are model,
-            guide, objective, the kinds of `named`, data (the options of `ppl_vae.data.load`) and fit (those of
-            `ppl_vae.fit`).
+            guide, objective, the kinds of `named`, data (see `ppl_vae.data.load`) and fit (see `ppl_vae.fit`).
         out: the run folder; by default runs/ and the names of what was chosen.
         resume: go on with the run in that folder, if there is one.
         seed: of weights, batches and noise.
@@ -97,7 +100,7 @@ def train(
             programs.written(),
             {"name": data, "event_shape": parts.event_shape} | parts.options,
             {option: value for option, value in fit_options.items() if option not in FOR_SPEED},
-            written(chosen),
+            written_objective(chosen),
             seed,
             {role: hash_of(role, name) for role, name in programs.names.items()},
             [role for role, name in programs.names.items() if is_file(name)],
@@ -118,7 +121,7 @@ def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, pro
     train, validation, test = map(run.source, SPLITS)
     with pair.running(), seeded(recipe.seed):
         check(pair, test)  # fit looks at the others
-        objective = ready(chosen, pair, train, seed=recipe.seed)
+        objective = _ready(chosen, pair, train, seed=recipe.seed)
 
     def write_what_is_run() -> None:
         for role in recipe.copied:
@@ -152,6 +155,48 @@ def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, pro
     folder.write_json(run.config)
     run.model.eval()
     run.guide.eval()
+
+
+def _ready(objective: Choice, pair: Pair, source: Source, *, seed: int) -> Any:
+    """Check the pair against data, try the objective on a few of them, and return one that is as new.
+
+    What it has to know of the plates (`max_plate_nesting`) is read off the traces. Call it within `pair.running()`.
+    """
+    options = objective.options
+    for part in source.kinds.values() or [source]:
+        with seeded(seed):
+            traces, num_run, _ = check(pair, part)
+            pair.see(traces)
+            if "max_plate_nesting" in kinds.parameters_of(objective.cls):
+                with contextlib.suppress(InputError):  # no plate is over the data: then Pyro may guess
+                    options = {"max_plate_nesting": structure_of(traces, num_run).num_plates} | options
+            args = pair.to_device(next(part.batches(num_run)))
+            _try(objective, kinds.make(objective.cls, options, "objective"), pair, args)
+    return kinds.make(objective.cls, options, "objective")
+
+
+def _try(chosen: Choice, objective: Any, pair: Pair, args: tuple[Any, ...]) -> None:
+    """Ask an objective for gradients; leave none."""
+    try:
+        with warnings.catch_warnings(), pair.evaluating():
+            warnings.simplefilter("ignore")  # whatever it warns of, it will when it is used
+            objective.loss_and_grads(*pair.programs.values(), *args)
+        if all(parameter.grad is None for parameter in pair.parameters()):
+            said = "".join(f", {name}={value!r}" for name, value in chosen.options.items())
+            raise InputError(
+                f"Expected an objective that gives gradients; got none from {chosen.name}{said}. Mend its options."
+            )
+    except InputError as problem:
+        raise InputError(reason(problem)) from None
+    except Exception as problem:
+        programs = " and ".join(map(program_name, pair.programs.values()))
+        raise InputError(
+            f"Expected an objective that works for {programs}; got {chosen.name}, with {type(problem).__name__}: "
+            f"{reason(problem)}. Choose another (--objective)."
+        ) from problem
+    finally:
+        for parameter in pair.parameters():
+            parameter.grad = None
 
 
 def _as_wanted(model: Model, parts: datasets.Data, asked: Mapping[str, Any]) -> datasets.Data:

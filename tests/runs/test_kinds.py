@@ -17,7 +17,8 @@ from ppl_vae import InputError, cli, list_parts
 from ppl_vae.data.as_source import as_source
 from ppl_vae.networks import GatedMLP
 from ppl_vae.runs import kinds
-from ppl_vae.runs.objective import choose_objective, ready
+from ppl_vae.runs.build import choose_objective
+from ppl_vae.runs.train import _ready
 from ppl_vae.traces.pair import Pair
 
 OWN = '''
@@ -216,8 +217,8 @@ def test_plates_are_counted_for_the_objective():
     x = torch.randint(0, 2, (6, 4)).float()
     for options, nesting in (({}, 1), ({"max_plate_nesting": 2}, 2)):
         with pair.running():
-            chosen = choose_objective(pair.guide, "trace_enum_elbo", options)
-            assert ready(chosen, pair, as_source(x, pair), seed=0).max_plate_nesting == nesting
+            chosen = choose_objective(pair.guide, "trace_enum_elbo", options, ())
+            assert _ready(chosen, pair, as_source(x, pair), seed=0).max_plate_nesting == nesting
     assert all(p.grad is None for p in pair.parameters())
 
 
