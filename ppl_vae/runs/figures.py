@@ -25,14 +25,13 @@ NUM_ANSWERS = 10  # samples in a row
 
 def draw_figures(run: Run) -> None:
     """Draw samples, reconstructions, the ELBO over epochs, and a two-dimensional map, into figures/."""
-    test = run.data().test
-    joint = isinstance(run.model, ConditionalModel) and not is_improper(run.model.condition())
+    model, test = run.model, run.data().test
+    joint = isinstance(model, ConditionalModel) and not is_improper(model.condition())
     what = ": ELBO of log P(x, y)" if joint else ""
     figures = {"elbo": plots.history(run.history, title=f"{run.path.name}{what}")}
     if run.evidence is not None and run.evidence.curve is not None and run.guide.latents:
         figures["bound"] = plots.bound(run.evidence, title=run.path.name)
     if plots.is_picture(test.event_shape):
-        model = run.model
         figures |= _of_conditions(model, test) if isinstance(model, ConditionalModel) else _of_data(run, test)
     for name, figure in figures.items():
         save_figure(figure, run.path / "figures" / f"{name}.png")
@@ -64,11 +63,8 @@ def _of_conditions(model: ConditionalModel, test: Part) -> dict[str, plots.Figur
         return {"samples": answers(model, given(model, chosen), truth=chosen.x)}
     figures = {"samples": labelled(model, every)}
     if _has_latents(model):
-        x, title = (
-            same_latents(model, NUM_CONDITIONS, y=every),
-            "E[x | z, y]: one z in each row, one label in each column",
-        )
-        figures["styles"] = plots.images(x.flatten(0, 1), columns=len(every), title=title)
+        title = "E[x | z, y]: one z in each row, one label in each column"
+        figures["styles"] = in_rows({title: same_latents(model, NUM_CONDITIONS, y=every)})
     return figures
 
 
@@ -77,10 +73,9 @@ def labelled(
 ) -> plots.Figure:
     """Draw samples for each label, one row each; the one E[x | y] of a model without a latent site in one row."""
     if mean and not _has_latents(model):
-        x = sample(model, mean=True, y=labels, **options)
-        return plots.images(x, columns=len(labels), title="E[x | y] of each label")
+        return in_rows({"E[x | y] of each label": sample(model, mean=True, y=labels, **options)[None]})
     x = sample(model, mean=mean, y=labels.repeat_interleave(columns), **options)
-    return plots.images(x, columns=columns, title=f"{_what(model, mean)}, one label in each row")
+    return in_rows({f"{_what(model, mean)}, one label in each row": x.unflatten(0, (len(labels), columns))})
 
 
 def answers(
