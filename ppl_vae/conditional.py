@@ -65,10 +65,10 @@ class ConditionalModel(Model):
         Raises:
             InputError: x or y of another shape, or not as many y as data.
         """
-        if x is not None or y is None:
-            size = size if x is None else len(x)
-        else:
-            size = len(y) if size is None and y.dim() else size
+        if x is not None:
+            size = len(x)
+        elif size is None and y is not None and y.dim():
+            size = len(y)
         self.condition.check(y)
         check_number(y, size or 1)
         return super().plate(x, size)

@@ -7,7 +7,6 @@ here and one row in `tests/parts/test_conditions.py`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -22,7 +21,7 @@ from ppl_vae.conditions.images import images_in
 from ppl_vae.conditions.masks import mask_of
 from ppl_vae.distributions.unwrap import is_improper
 from ppl_vae.errors import InputError, positive_int
-from ppl_vae.networks import MLP
+from ppl_vae.networks import MLP, Shape, Widths
 
 
 class Condition(nn.Module, ABC):
@@ -36,12 +35,10 @@ class Condition(nn.Module, ABC):
     of_pixels = False  # whether the numbers of y are pixels, as those of x
     infer: Any = {"is_condition": True}  # noqa: RUF012  (the mark of the site; see ppl_vae.traces.handlers)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.event_shape = torch.Size()
-        self.support: Any = constraints.real
+    event_shape = torch.Size()
+    support: Any = constraints.real
 
-    def bind(self, event_shape: Sequence[int]) -> Self:
+    def bind(self, event_shape: Shape) -> Self:
         """Say what shape one datum has."""
         self.event_shape = torch.Size(event_shape)
         return self
@@ -63,8 +60,7 @@ class Condition(nn.Module, ABC):
 
     def forward(self) -> TorchDistribution:
         """Return P(y), by default flat: of a y that is always given only P(x | y) is modelled."""
-        flat = dist.ImproperUniform(self.support, torch.Size(), self.shape)
-        return flat.mask(False)
+        return dist.ImproperUniform(self.support, torch.Size(), self.shape).mask(False)
 
     def encode(self, y: Tensor) -> Tensor:
         """Return what networks read of y [..., *shape], [..., *c_shape]."""
@@ -146,6 +142,7 @@ class Label(Condition):
     """
 
     infer = {"is_condition": True, "enumerate": "parallel"}  # noqa: RUF012
+    shape = torch.Size()
     logits: Tensor
 
     def __init__(self, num_classes: int = 10) -> None:
@@ -154,25 +151,16 @@ class Label(Condition):
         self.register_buffer("logits", torch.zeros(num_classes), persistent=False)
 
     @property
-    def shape(self) -> torch.Size:
-        """A label is a number."""
-        return torch.Size()
-
-    @property
     def c_shape(self) -> torch.Size:
-        """One-hot."""
         return torch.Size([self.num_classes])
 
     def forward(self) -> TorchDistribution:
-        """Return the uniform distribution over the labels."""
         return dist.Categorical(logits=self.logits)
 
     def encode(self, y: Tensor) -> Tensor:
-        """Return y [...] one-hot, [..., num_classes]."""
         return (y.unsqueeze(-1) == torch.arange(self.num_classes, device=y.device)).to(self.logits)
 
     def every(self) -> Tensor:
-        """Return all labels, [num_classes]."""
         return torch.arange(self.num_classes)
 
     def read(self, values: Any, file: object) -> Tensor:
@@ -186,11 +174,9 @@ class Label(Condition):
         return y.long()
 
     def example(self) -> Tensor:
-        """Return one label, the first, [1]."""
         return torch.zeros(1, dtype=torch.long)
 
     def check(self, y: Tensor | None) -> None:
-        """Refuse labels that are not whole numbers, one for each datum."""
         if y is None:
             return
         if y.dim() > 1:
@@ -232,8 +218,7 @@ class Visible(Condition):
         super().__init__()
         self.visible = visible
 
-    def bind(self, event_shape: Sequence[int]) -> Self:
-        """Lay the mask over a datum."""
+    def bind(self, event_shape: Shape) -> Self:
         super().bind(event_shape)
         mask = mask_of(self.visible, self.event_shape)
         given, hidden = mask.flatten().nonzero().flatten(), (~mask).flatten().nonzero().flatten()
@@ -242,24 +227,21 @@ class Visible(Condition):
                 f"Expected a mask with visible and with hidden pixels; got one that shows {len(given)} of "
                 f"{mask.numel()}. Mark visible pixels with 1, hidden ones with 0."
             )
-        buffers = {"mask": mask, "visible_index": given, "hidden_index": hidden}
-        for name, value in (buffers | {"order": torch.cat([given, hidden]).argsort()}).items():
+        order = torch.cat([given, hidden]).argsort()
+        for name, value in {"mask": mask, "visible_index": given, "hidden_index": hidden, "order": order}.items():
             self.register_buffer(name, value, persistent=False)
         return self
 
     @property
     def shape(self) -> torch.Size:
-        """As many as there are visible pixels."""
         return self.visible_index.shape
 
     @property
     def x_shape(self) -> torch.Size:
-        """As many as there are hidden pixels."""
         return self.hidden_index.shape
 
     @property
     def given_pixels(self) -> Tensor:
-        """The mask."""
         return self.mask
 
     def picture(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -291,8 +273,7 @@ class Visible(Condition):
 
     def join(self, x: Tensor, y: Tensor) -> Tensor:
         """Return whole images [..., *event_shape] of hidden pixels x and visible ones y."""
-        y = y.expand(*x.shape[:-1], -1)
-        whole = torch.cat([y, x], dim=-1)[..., self.order]
+        whole = torch.cat([y.expand(*x.shape[:-1], -1), x], dim=-1)[..., self.order]
         return whole.reshape(x.shape[:-1] + self.event_shape)
 
 
@@ -313,17 +294,13 @@ class DigitString(Condition):
 
     of_pixels = True
 
-    def __init__(self, length: int = 3, num_features: int = 32, hidden: Sequence[int] | int = (256,)) -> None:
+    def __init__(self, length: int = 3, num_features: int = 32, hidden: Widths = (256,)) -> None:
         super().__init__()
         self.length, self.num_features = positive_int("length", length), positive_int("num_features", num_features)
         self.hidden = hidden
 
-    def bind(self, event_shape: Sequence[int]) -> Self:
-        """Make the network that reads one image.
-
-        Raises:
-            InputError: it belongs to another model.
-        """
+    def bind(self, event_shape: Shape) -> Self:
+        """Make the network that reads one image, once."""
         if hasattr(self, "reader"):
             raise InputError("Expected a DigitString of its own for each model; got one in use. Make another.")
         super().bind(event_shape)
@@ -332,21 +309,16 @@ class DigitString(Condition):
 
     @property
     def shape(self) -> torch.Size:
-        """So many images."""
         return torch.Size([self.length, *self.event_shape])
 
     @property
     def c_shape(self) -> torch.Size:
-        """So many features of each image."""
         return torch.Size([self.length, self.num_features])
 
     def encode(self, y: Tensor) -> Tensor:
-        """Return features [..., length, num_features] of images y [..., *shape]."""
-        features: Tensor = self.reader(y)
-        return features
+        return self.reader(y)
 
     def picture(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images of strings y."""
         return y, torch.ones(())
 
     def read(self, values: Any, file: object) -> Tensor:
@@ -354,5 +326,4 @@ class DigitString(Condition):
         return images_in(values, self.event_shape, self.support, file, length=self.length)
 
     def data_options(self) -> dict[str, Any]:
-        """Return that each datum comes with a string of images before it."""
         return {"strings": self.length}

@@ -54,9 +54,8 @@ class Bernoulli(Likelihood):
     torch.Size([5])
     """
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return Bernoulli(sigmoid(h))."""
-        return dist.Bernoulli(logits=params[0])
+    def distribution(self, logits: Tensor) -> TorchDistribution:
+        return dist.Bernoulli(logits=logits)
 
 
 def that_take(x: Tensor) -> dict[type[Likelihood], dict[str, Any]]:
@@ -72,8 +71,7 @@ def that_take(x: Tensor) -> dict[type[Likelihood], dict[str, Any]]:
     """
     listed: list[Any] = [globals()[name] for name in __all__]
     shelf = [cls for cls in listed if isinstance(cls, type) and issubclass(cls, Likelihood) and cls is not Likelihood]
-    options = {cls: cls.options_for(x) for cls in shelf}
-    taking = {cls: own for cls, own in options.items() if own is not None}
+    taking = {cls: own for cls in shelf if (own := cls.options_for(x)) is not None}
     discrete = {cls: own for cls, own in taking.items() if cls(**own).support.is_discrete}
     whole = bool((x == x.round()).all())
     return discrete if whole and discrete else discrete | taking

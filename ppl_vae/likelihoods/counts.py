@@ -39,9 +39,8 @@ class Binomial(Likelihood):
         fits = bool(constraints.nonnegative_integer.check(x).all())
         return {"total_count": max(1, int(x.max()))} if fits else None
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return Binomial(n, sigmoid(h))."""
-        return counts.Binomial(torch.full_like(params[0], self.total_count), logits=params[0])
+    def distribution(self, logits: Tensor) -> TorchDistribution:
+        return counts.Binomial(torch.full_like(logits, self.total_count), logits=logits)
 
 
 class Poisson(Likelihood):
@@ -51,9 +50,8 @@ class Poisson(Likelihood):
     tensor([1., 1., 1.])
     """
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return Poisson(exp(h))."""
-        return dist.Poisson(params[0].exp())
+    def distribution(self, log_rate: Tensor) -> TorchDistribution:
+        return dist.Poisson(log_rate.exp())
 
 
 class NegativeBinomial(Likelihood):
@@ -70,9 +68,8 @@ class NegativeBinomial(Likelihood):
 
     num_params = 2
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the negative binomial with mean exp(a) and r = softplus(b)."""
-        return _negative_binomial(*params)
+    def distribution(self, a: Tensor, b: Tensor) -> TorchDistribution:
+        return _negative_binomial(a, b)
 
 
 class ZeroInflatedPoisson(Likelihood):
@@ -86,9 +83,7 @@ class ZeroInflatedPoisson(Likelihood):
 
     num_params = 2
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the mixture of zero and Poisson(exp(a))."""
-        gate, log_rate = params
+    def distribution(self, gate: Tensor, log_rate: Tensor) -> TorchDistribution:
         return counts.ZeroInflated(dist.Poisson(log_rate.exp()), gate_logits=gate)
 
 
@@ -103,10 +98,8 @@ class ZeroInflatedNegativeBinomial(Likelihood):
 
     num_params = 3
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the mixture of zero and the negative binomial."""
-        gate, *rest = params
-        return counts.ZeroInflated(_negative_binomial(*rest), gate_logits=gate)
+    def distribution(self, gate: Tensor, a: Tensor, b: Tensor) -> TorchDistribution:
+        return counts.ZeroInflated(_negative_binomial(a, b), gate_logits=gate)
 
 
 class Multinomial(Likelihood):
@@ -134,12 +127,10 @@ class Multinomial(Likelihood):
 
     @property
     def support(self) -> Any:
-        """What values each number of x can have."""
         return constraints.nonnegative_integer
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the multinomial over all numbers of one datum."""
-        return counts.Multinomial(params[0], self.total_count, len(self.event_shape))
+    def distribution(self, logits: Tensor) -> TorchDistribution:
+        return counts.Multinomial(logits, self.total_count, len(self.event_shape))
 
 
 def _negative_binomial(a: Tensor, b: Tensor) -> TorchDistribution:

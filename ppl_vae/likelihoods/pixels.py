@@ -62,9 +62,7 @@ class DiscretizedLogistic(OfLevels):
 
     num_params = 2
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the rounded logistic with mean a and log scale b of 2 x - 1."""
-        mean, log_scale = params
+    def distribution(self, mean: Tensor, log_scale: Tensor) -> TorchDistribution:
         return pixels.DiscretizedLogistic(mean, log_scale, self.num_levels)
 
 
@@ -90,7 +88,6 @@ class DiscretizedLogisticMixture(OfLevels):
         self.num_params = 3 * positive_int("num_components", num_components)
 
     def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the mixture with logits, means and log scales, each a third of the parameters."""
         logits, mean, log_scale = torch.stack(params, dim=-1).chunk(3, dim=-1)
         components = pixels.DiscretizedLogistic(mean, log_scale, self.num_levels)
         return pixels.DiscretizedLogisticMixture(dist.Categorical(logits=logits), components)
@@ -116,6 +113,5 @@ class Categorical(OfLevels):
         super().__init__(num_levels)
         self.num_params = num_levels
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the distribution over levels with one logit for each."""
-        return pixels.Categorical(torch.stack(params, dim=-1))
+    def distribution(self, *logits: Tensor) -> TorchDistribution:
+        return pixels.Categorical(torch.stack(logits, dim=-1))

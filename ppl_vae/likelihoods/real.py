@@ -5,7 +5,6 @@ such pixels (`data.load(name, dequantize="uniform")`), or take a likelihood of l
 """
 
 import math
-from collections.abc import Sequence
 from typing import Self
 
 import pyro.distributions as dist
@@ -16,6 +15,7 @@ from torch.nn.functional import softplus
 
 from ppl_vae.distributions import pixels
 from ppl_vae.errors import InputError, positive_number
+from ppl_vae.networks import Shape
 from ppl_vae.parts import Likelihood
 
 FLOOR = 1e-3  # of initial_sigma: without one, the density of a pixel that never changes has no maximum
@@ -25,14 +25,8 @@ class LocationScale(Likelihood):
     """A density of (x - m) / sigma, with m what the decoder gives: subclasses implement `density(m, sigma)`.
 
     Args:
-        sigma: the scale: a number is a fixed hyperparameter; None lets one for all dimensions be learned,
-            "per_dimension" one for each; with "per_datum" the decoder gives one for each number of each datum,
-            sigma = initial_sigma (softplus(r) / ln 2 + 0.001).
-        initial_sigma: where a sigma that is not fixed starts.
+        sigma, initial_sigma: as those of `Gaussian`.
         name: what a subclass calls sigma.
-
-    Raises:
-        InputError: a sigma that is not above zero, nor one of these words.
     """
 
     log_sigma: Tensor
@@ -53,7 +47,7 @@ class LocationScale(Likelihood):
         else:
             self.register_buffer("log_sigma", log_sigma)
 
-    def bind(self, event_shape: Sequence[int]) -> Self:
+    def bind(self, event_shape: Shape) -> Self:
         """Say what shape one datum has, and make a sigma for each dimension where that was asked for."""
         super().bind(event_shape)
         if self.per_dimension and self.log_sigma.shape != self.event_shape:
@@ -65,13 +59,11 @@ class LocationScale(Likelihood):
         """The scale of P(x | h), a scalar or [*event_shape]; the unit of what the decoder gives, if it gives it."""
         return self.log_sigma.exp()
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the density about m = params[0]."""
-        relative = softplus(params[1]) / math.log(2) + FLOOR if self.per_datum else 1.0
-        return self.density(params[0], self.sigma * relative)
+    def distribution(self, m: Tensor, r: Tensor | None = None) -> TorchDistribution:
+        relative = 1.0 if r is None else softplus(r) / math.log(2) + FLOOR
+        return self.density(m, self.sigma * relative)
 
     def density(self, m: Tensor, sigma: Tensor) -> TorchDistribution:
-        """Return the elementwise density about m with scale sigma."""
         raise TypeError(f"{type(self).__name__} has to define density(m, sigma).")
 
 
@@ -100,7 +92,6 @@ class Gaussian(LocationScale):
         super().__init__(sigma, initial_sigma)
 
     def density(self, m: Tensor, sigma: Tensor) -> TorchDistribution:
-        """Return N(m, sigma^2)."""
         return dist.Normal(m, sigma)
 
 
@@ -122,7 +113,6 @@ class Laplace(LocationScale):
         super().__init__(scale, initial_scale, "scale")
 
     def density(self, m: Tensor, sigma: Tensor) -> TorchDistribution:
-        """Return Laplace(m, b)."""
         return dist.Laplace(m, sigma)
 
 
@@ -150,7 +140,6 @@ class StudentT(LocationScale):
             raise InputError(f"Expected df above 1, so that x has a mean; got {df!r}. Raise it.")
 
     def density(self, m: Tensor, sigma: Tensor) -> TorchDistribution:
-        """Return the t distribution about m with scale s."""
         return dist.StudentT(self.df, m, sigma)
 
 
@@ -165,6 +154,5 @@ class ContinuousBernoulli(Likelihood):
     tensor(True)
     """
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the density with logits h."""
-        return pixels.ContinuousBernoulli(logits=params[0])
+    def distribution(self, logits: Tensor) -> TorchDistribution:
+        return pixels.ContinuousBernoulli(logits=logits)
