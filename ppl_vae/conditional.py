@@ -61,9 +61,7 @@ class ConditionalModel(Model):
 
     def plate(self, x: Tensor | None = None, size: int | None = None, y: Tensor | None = None) -> Any:
         """Return the plate over the data: as many as x or y holds, or `size` of them.
-
-        Raises:
-            InputError: x or y of another shape, or not as many y as data.
+        Raises: InputError for x or y of another shape, or not as many y as data.
         """
         if x is not None:
             size = len(x)

@@ -54,9 +54,7 @@ class MLP(Network):
         in_shape, out_shape: the shapes of one input and of one output.
         hidden: the width of each hidden layer; () gives a linear map.
         activation: one of relu, tanh, silu, elu.
-
-    Raises:
-        InputError: a width that is not above zero, or an unknown activation.
+    Raises: InputError for a width that is not above zero, or an unknown activation.
 
     >>> MLP((8,), (1, 28, 28), hidden=(64,))(torch.zeros(3, 5, 8)).shape
     torch.Size([3, 5, 1, 28, 28])
@@ -87,10 +85,7 @@ class GatedMLP(MLP):
     Args:
         in_shape, out_shape: the shapes of one input and of one output.
         hidden: the width of each hidden layer.
-
-    Raises:
-        InputError: a width that is not above zero.
-
+    Raises: InputError for a width that is not above zero.
     Source: Dauphin et al., arXiv 1612.08083; in VAEs, Tomczak & Welling, arXiv 1705.07120.
 
     >>> GatedMLP((8,), (1, 28, 28), hidden=(64,))(torch.zeros(3, 5, 8)).shape
@@ -112,10 +107,7 @@ class Convolutional(Network):
         in_shape, out_shape: the shapes of one input and of one output; one is an image's, [channels, height, width].
         channels: of each layer, from the one at the image on.
         activation: one of relu, tanh, silu, elu.
-
-    Raises:
-        InputError: no image on just one side, channels that are not above zero, or an unknown activation.
-
+    Raises: InputError for no image on just one side, channels that are not above zero, or an unknown activation.
     Source: Radford et al., arXiv 1511.06434; Odena et al., Deconvolution and Checkerboard Artifacts, Distill 2016,
     for the kernels of 4 that reach each pixel of the larger image alike.
 
@@ -171,10 +163,7 @@ class Residual(Convolutional):
         channels: of each size of image, from the largest on.
         blocks: how many for each size.
         activation: one of relu, tanh, silu, elu.
-
-    Raises:
-        InputError: no image on just one side, numbers that are not above zero, or an unknown activation.
-
+    Raises: InputError for no image on just one side, numbers that are not above zero, or an unknown activation.
     Source: He et al., arXiv 1603.05027; Wu & He, arXiv 1803.08494.
 
     >>> Residual((1, 28, 20), (16,), channels=(8, 16))(torch.zeros(3, 5, 1, 28, 20)).shape

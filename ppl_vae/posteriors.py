@@ -82,15 +82,11 @@ class InverseAutoregressive(Posterior):
     To evaluate a z that it has not just drawn takes as many passes as z has dimensions.
 
     Args:
-        latent_dim: the size of z.
         kind: "neural_spline" or "masked_autoregressive", of each transform of T.
         transforms: how many are composed; the order of the dimensions is reversed from one to the next.
         hidden: the widths of the network of each.
         context_dim: how many numbers of h all of them read.
-
-    Raises:
-        InputError: an unknown kind, or numbers that are not above zero.
-
+    Raises: InputError for an unknown kind, or numbers that are not above zero.
     Source: Kingma et al., arXiv 1606.04934; Durkan et al., arXiv 1906.04032; zuko.
 
     >>> family = InverseAutoregressive(3, transforms=2, hidden=(16,))
@@ -128,9 +124,7 @@ class SitePosteriors(nn.Module):
     Args:
         latents: the event shape of each site, by name.
         family: makes the family of a site from its size.
-
-    Raises:
-        InputError: there is no latent site.
+    Raises: InputError for a model without a latent site.
 
     >>> sites = SitePosteriors({"a": torch.Size([2]), "b": torch.Size([])})
     >>> {name: q.event_shape for name, q in sites(torch.zeros(5, sites.h_dim)).items()}
@@ -145,11 +139,7 @@ class SitePosteriors(nn.Module):
         families = [family(shape.numel()) for shape in latents.values()]
         self.families = nn.ModuleList(families)
         self.h_dims = [family.h_dim for family in families]
-
-    @property
-    def h_dim(self) -> int:
-        """How many numbers the encoder must give."""
-        return sum(self.h_dims)
+        self.h_dim = sum(self.h_dims)  # how many numbers the encoder must give
 
     def forward(self, h: Tensor) -> dict[str, TorchDistribution]:
         """Return Q(z_s | h) of each site s, for h of shape [..., h_dim]."""

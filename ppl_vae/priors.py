@@ -1,8 +1,7 @@
 """Priors P(z): modules whose `forward()` returns a distribution over one latent.
 
-The prior says what z is, so it holds the size of z. A new prior is one class here and one row in
-`tests/contracts/rows.py`; the command line finds it by its class name in snake case. A conditional model calls
-its prior as `prior(c)`, with c what networks read of the condition; most priors are independent of it.
+The prior says what z is, so it holds its size, `latent_dim`. A conditional model calls it as `prior(c)`, with c what
+networks read of the condition; most priors are independent of it.
 """
 
 import math
@@ -52,13 +51,8 @@ class Laplace(Prior):
 class StudentT(Prior):
     """Independent Student-t distributions, P(z) = prod_i t_df(z_i): heavy tails, for outlying codes.
 
-    Args:
-        latent_dim: the size of z.
-        df: degrees of freedom: a number is fixed, None lets it be learned, one for each dimension, from 5 on.
-
-    Raises:
-        InputError: degrees of freedom that are not above zero.
-
+    Args: df: degrees of freedom: a number is fixed, None lets it be learned, one for each dimension, from 5 on.
+    Raises: InputError for degrees of freedom that are not above zero.
     Source: Takahashi et al., Student-t Variational Autoencoder for Robust Density Estimation, IJCAI 2018.
 
     >>> StudentT(8, df=3)().sample().shape
@@ -82,12 +76,8 @@ class StudentT(Prior):
 class Mixture(Prior):
     """A learned mixture of diagonal Gaussians, P(z) = sum_c pi_c N(z; mu_c, diag(s_c^2)).
 
-    Weights, means and scales are parameters of the model and are fitted with it.
-
     Args:
-        latent_dim: the size of z.
         num_components: the number of Gaussians.
-
     Source: the "mixture of Gaussians" prior of Tomczak & Welling, arXiv 1705.07120.
 
     >>> Mixture(8, num_components=3)().log_prob(torch.zeros(5, 8)).shape
@@ -108,13 +98,8 @@ class Mixture(Prior):
 class ConditionalNormal(Prior):
     """A learned conditional prior, P(z | y) = N(z; m(y), diag(s(y)^2)), for conditional models.
 
-    Args:
-        latent_dim: the size of z.
-        hidden: the widths of the network that gives m and s.
-
-    Raises:
-        InputError: a model without a condition, or a second model.
-
+    Args: hidden: the widths of the network that gives m and s.
+    Raises: InputError for a model without a condition, or a second model.
     Source: the prior network of Sohn et al., Learning Structured Output Representation using Deep
     Conditional Generative Models, NeurIPS 2015.
 
@@ -146,19 +131,14 @@ class ConditionalNormal(Prior):
 class VampPrior(Prior):
     """A mixture of the guide's own posteriors at learned pseudo-inputs, P(z) = (1 / C) sum_c Q(z | u_c).
 
-    In a conditional model P(z | y) = (1 / C) sum_c Q(z | u_c, y).
-
-    The guide that is made for the model gives Q of its first latent site; without one there is no P(z) yet. Means and
-    scales come from its encoder, so the prior is as multimodal as the aggregate posterior, and keeps up with it.
+    In a conditional model P(z | y) = (1 / C) sum_c Q(z | u_c, y). The guide that is made for the model gives Q of its
+    first latent site; without one there is no P(z) yet. Means and scales come from its encoder, so the prior is as
+    multimodal as the aggregate posterior, and keeps up with it.
 
     Args:
-        latent_dim: the size of z.
         num_components: C, the number of pseudo-inputs; they start at noise about 0.5.
         inputs: a tensor: start at these instead, [C, *event_shape], for instance some training data.
-
-    Raises:
-        InputError: a second guide; in use, none, or one whose Q of that site does not depend on x alone.
-
+    Raises: InputError for a second guide; in use, none, or one whose Q of that site does not depend on x alone.
     Source: Tomczak & Welling, arXiv 1705.07120.
 
     >>> from ppl_vae.guides import MeanField
@@ -222,14 +202,10 @@ class Flow(Prior):
     To draw z takes as many passes as z has dimensions.
 
     Args:
-        latent_dim: the size of z.
         kind: "neural_spline" (monotonic rational-quadratic splines on [-5, 5]) or "masked_autoregressive" (affine).
         transforms: how many are composed; the order of the dimensions is reversed from one to the next.
         hidden: the widths of the network of each.
-
-    Raises:
-        InputError: an unknown kind, or numbers that are not above zero.
-
+    Raises: InputError for an unknown kind, or numbers that are not above zero.
     Source: Papamakarios et al., arXiv 1705.07057; Durkan et al., arXiv 1906.04032; zuko.
 
     >>> Flow(3, transforms=2, hidden=(16,))().log_prob(torch.zeros(5, 3)).shape

@@ -2,8 +2,7 @@
 
 A condition is a part like a prior: a module whose `forward()` returns a distribution, here over one y. It
 also says what shape y has, what networks read of it (`encode`), where y and what is to be generated stand in
-a datum, how a file holds it (`read`), and how it is drawn beside answers (`picture`). A new condition is one class
-here and one row in `tests/parts/test_conditions.py`.
+a datum, how a file holds it (`read`), and how it is drawn beside answers (`picture`).
 """
 
 from abc import ABC, abstractmethod
@@ -34,7 +33,6 @@ class Condition(nn.Module, ABC):
     y_from_x = False  # whether y is a part of the datum itself, not something given beside it
     of_pixels = False  # whether the numbers of y are pixels, as those of x
     infer: Any = {"is_condition": True}  # noqa: RUF012  (the mark of the site; see ppl_vae.traces.handlers)
-
     event_shape = torch.Size()
     support: Any = constraints.real
 
@@ -71,14 +69,13 @@ class Condition(nn.Module, ABC):
         return {}
 
     def example(self) -> Tensor:
-        """Return one y, of zeros, [1, *shape]."""
-        return torch.zeros(1, *self.shape)
+        """Return one y, [1, *shape]: the first there is, or zeros."""
+        every = self.every()
+        return torch.zeros(1, *self.shape) if every is None else every[:1]
 
     def split(self, x: Tensor | None, y: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Return what is generated and what is given, of x [N, *event_shape] and y [N, *shape].
-
-        Raises:
-            InputError: a y that is missing or of another shape.
+        Raises: InputError for a y that is missing or of another shape.
         """
         self.check(y)
         return x, y
@@ -105,9 +102,7 @@ class Condition(nn.Module, ABC):
 
     def read(self, values: Any, file: object) -> Tensor:
         """Return conditions [M, *shape] out of an array of numbers, [*shape] or [M, *shape], that a file holds.
-
-        Raises:
-            InputError: an array of another shape, or NaN or infinity in it.
+        Raises: InputError for an array of another shape, or NaN or infinity in it.
         """
         y = torch.as_tensor(values.astype(np.float32))
         y = y[None] if y.shape == self.shape else y
@@ -134,8 +129,7 @@ class Label(Condition):
 
     A label that is not known is a latent site like any other; Pyro can enumerate it.
 
-    Args:
-        num_classes: how many labels there are.
+    Args: num_classes: how many labels there are.
 
     >>> Label(10).encode(torch.tensor([7, 0])).argmax(-1)
     tensor([7, 0])
@@ -173,9 +167,6 @@ class Label(Condition):
             )
         return y.long()
 
-    def example(self) -> Tensor:
-        return torch.zeros(1, dtype=torch.long)
-
     def check(self, y: Tensor | None) -> None:
         if y is None:
             return
@@ -197,10 +188,7 @@ class Visible(Condition):
     Args:
         visible: which pixels are given: "middle_column", "quadrant" (the lower left), or an array of zeros and
             ones with the shape of an image, [H, W] or [*event_shape], or a .npy file with one.
-
-    Raises:
-        InputError: a mask of another shape, or one that hides everything or nothing.
-
+    Raises: InputError for a mask of another shape, or one that hides everything or nothing.
     Source: section 4 of Doersch, arXiv 1606.05908; the quadrant of Sohn et al., NeurIPS 2015.
 
     >>> condition = Visible("middle_column").bind((1, 28, 28))
@@ -246,7 +234,7 @@ class Visible(Condition):
 
     def picture(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the visible pixels of images y, with the hidden ones in grey."""
-        return torch.where(self.mask, y, torch.full_like(y, 0.5))[:, None], self.mask
+        return torch.where(self.mask, y, 0.5)[:, None], self.mask
 
     def read(self, values: Any, file: object) -> Tensor:
         """Return images to be completed, [M, *event_shape], out of one or several; hidden pixels may be anything."""

@@ -19,11 +19,8 @@ SMALLEST_R = 1e-6  # of the r of a negative binomial
 class Binomial(Likelihood):
     """Counts out of a known number n, P(x | h) = prod_i Binomial(x_i; n, sigmoid(h_i)), x in {0, ..., n}.
 
-    Args:
-        total_count: n.
-
-    Raises:
-        InputError: a total_count below 1.
+    Args: total_count: n, a constant.
+    Raises: InputError for a total_count below 1.
 
     >>> Binomial(16).bind((3,))(torch.zeros(3)).mean
     tensor([8., 8., 8.])
@@ -109,12 +106,8 @@ class Multinomial(Likelihood):
 
     n is read from x: the length of a document is given, not modelled.
 
-    Args:
-        total_count: n of what is generated.
-
-    Raises:
-        InputError: a total_count below 1.
-
+    Args: total_count: n of what is generated.
+    Raises: InputError for a total_count below 1.
     Source: Miao et al., arXiv 1511.06038; Liang et al., arXiv 1802.05814.
 
     >>> Multinomial(total_count=6).bind((3,))(torch.zeros(5, 3)).sample().sum(-1)

@@ -64,6 +64,7 @@ class LocationScale(Likelihood):
         return self.density(m, self.sigma * relative)
 
     def density(self, m: Tensor, sigma: Tensor) -> TorchDistribution:
+        """Return the elementwise density about m with scale sigma."""
         raise TypeError(f"{type(self).__name__} has to define density(m, sigma).")
 
 
@@ -75,10 +76,7 @@ class Gaussian(LocationScale):
             learned, "per_dimension" one for each; with "per_datum" the decoder gives one for each number of each
             datum, sigma = initial_sigma (softplus(r) / ln 2 + 0.001) and (m, r) = h.
         initial_sigma: where a sigma that is not fixed starts.
-
-    Raises:
-        InputError: a sigma that is not above zero, nor one of these words.
-
+    Raises: InputError for a sigma that is not above zero, nor one of these words.
     Source: section 2 of Doersch, arXiv 1606.05908; Mattei & Frellsen, arXiv 1802.04826, for why a sigma given by
     the decoder must not fall to zero.
 
@@ -101,9 +99,7 @@ class Laplace(LocationScale):
     Args:
         scale: b, as sigma of `Gaussian`: a number, None, "per_dimension" or "per_datum".
         initial_scale: where a b that is not fixed starts.
-
-    Raises:
-        InputError: a scale that is not above zero, nor one of these words.
+    Raises: InputError for a scale that is not above zero, nor one of these words.
 
     >>> Laplace(scale=0.5).bind((3,))(torch.zeros(3)).log_prob(torch.zeros(3))
     tensor(0.)
@@ -123,10 +119,7 @@ class StudentT(LocationScale):
         scale: s, as sigma of `Gaussian`: a number, None, "per_dimension" or "per_datum".
         df: degrees of freedom, above 1, so that there is a mean.
         initial_scale: where an s that is not fixed starts.
-
-    Raises:
-        InputError: a scale that is not above zero, nor one of these words; df of 1 or less.
-
+    Raises: InputError for a scale that is not above zero, nor one of these words; df of 1 or less.
     Source: Takahashi et al., Student-t Variational Autoencoder for Robust Density Estimation, IJCAI 2018.
 
     >>> StudentT(df=3.0).bind((3,))(torch.zeros(5, 3)).mean.shape
