@@ -3,7 +3,7 @@
     h = decoder(z, c),    h_Q = encoder(x, c),    with c what is read of the condition y.
 
 An architecture is a part (`--networks`): it makes a decoder for the model and an encoder that goes with it
-for the guide. A decoder without z, for a program without a latent site, has the same layers less those of z.
+for the guide.
 """
 
 import functools
@@ -22,7 +22,7 @@ class Architecture:
     """Makes the networks of a conditional pair: subclasses implement `decoder` and `encoder`."""
 
     def decoder(self, z_shape: Shape | None, c_shape: Shape, out_shape: Shape) -> nn.Module:
-        """Return the network that decodes z and c: it gives [..., *out_shape]; with z_shape None z is None."""
+        """Return the network that decodes z and c: it gives [..., *out_shape]; with z_shape None z is None, too."""
         raise TypeError(f"{type(self).__name__} has to define decoder(z_shape, c_shape, out_shape).")
 
     def encoder(self, x_shape: Shape, c_shape: Shape, out_shape: Shape, decoder: Any) -> nn.Module:
@@ -65,7 +65,7 @@ class Concatenated(Architecture):
 class Gated(Concatenated):
     """A gated perceptron, `networks.GatedMLP`, on the concatenation of what it reads.
 
-    Args: hidden: the width of each hidden layer.
+    Args: as those of that network.
 
     >>> Gated(hidden=64).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
     torch.Size([3, 5, 1, 8, 8])
@@ -78,9 +78,7 @@ class Gated(Concatenated):
 class Convolutional(Concatenated):
     """`networks.Convolutional`, for data that are images: c is more channels, or stands beside z.
 
-    Args:
-        channels: of each layer, from the one at the image on.
-        activation: one of relu, tanh, silu, elu.
+    Args: as those of that network.
 
     >>> Convolutional(channels=4).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
     torch.Size([3, 5, 1, 8, 8])
@@ -93,10 +91,7 @@ class Convolutional(Concatenated):
 class Residual(Concatenated):
     """`networks.Residual`, for data that are images: c is more channels, or stands beside z.
 
-    Args:
-        channels: of each size of image, from the largest on.
-        blocks: how many for each size.
-        activation: one of relu, tanh, silu, elu.
+    Args: as those of that network.
 
     >>> Residual(channels=4).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
     torch.Size([3, 5, 1, 8, 8])
@@ -158,7 +153,6 @@ class Tutorial(Architecture):
 
     Tower c-1000-500-250-250, its last layer linear; encoder x-1000-500-250, with the tower's 500 added before
     its nonlinearity; decoder z-250 plus the tower's output, ReLU, 500-1000-x. Widths can be scaled down.
-
     Args: scale: what the widths are divided by, a whole number.
     Raises: InputError for a scale below 1.
     Source: the code of Doersch, arXiv 1606.05908, section 4.

@@ -1,8 +1,7 @@
 """Networks: what turns z into h for a likelihood, and x into h for a posterior family.
 
-A network is made as `Network(in_shape, out_shape, **options)` and maps [..., *in_shape] to
-[..., *out_shape] for any leading batch dimensions. A model or guide takes the class (or a
-`functools.partial` of it) and gives it the shapes, so any network fits any program.
+A network is made as `Network(in_shape, out_shape, **options)` and maps [..., *in_shape] to [..., *out_shape] for any
+leading batch dimensions. A model or guide takes the class (or a `functools.partial` of it) and gives it the shapes.
 """
 
 import itertools
@@ -155,8 +154,7 @@ class Convolutional(Network):
 class Residual(Convolutional):
     """`Convolutional` with residual blocks after each change of size, x + f(x) with f of two convolutions.
 
-    The blocks normalize groups of channels of each image on its own, so that no datum depends on the others of its
-    batch.
+    The blocks normalize groups of channels of each image on its own, so that no datum depends on another.
 
     Args:
         in_shape, out_shape: the shapes of one input and of one output; one is an image's, [channels, height, width].
@@ -171,12 +169,7 @@ class Residual(Convolutional):
     """
 
     def __init__(
-        self,
-        in_shape: Shape,
-        out_shape: Shape,
-        channels: Widths = (32, 64),
-        blocks: int = 1,
-        activation: str = "silu",
+        self, in_shape: Shape, out_shape: Shape, channels: Widths = (32, 64), blocks: int = 1, activation: str = "silu"
     ) -> None:
         Network.__init__(self, in_shape, out_shape)
         made = activation_of(activation)

@@ -1,8 +1,8 @@
 """The base classes of what can be swapped in a program: a prior, a likelihood, a posterior family.
 
 A part is a module whose `forward` returns a distribution. The base class does the shapes and the checks, a subclass
-is the mathematics. The shelves (`priors`, `likelihoods`, `posteriors`) list what there is in `__all__`, and the
-command line finds a part there, or in a person's own file, by its class name in snake case.
+is the mathematics. The command line finds a part on its shelf (`priors`, `likelihoods`, `posteriors`), or in a
+person's own file, by its class name in snake case.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,7 @@ class Prior(nn.Module):
     plates of the program that samples from it give it its batch dimensions. `zeros` [latent_dim] is there to
     build on: it moves with the module to another device or precision.
 
-    Args:
-        latent_dim: the size of z.
+    Args: latent_dim: the size of z.
     """
 
     zeros: Tensor

@@ -47,7 +47,6 @@ class MultivariateNormal(Posterior):
     """A Gaussian with full covariance, Q(z | h) = N(z; m, L L^T) with (m, d, l) = h.
 
     L is lower triangular, with softplus(d) + 1e-6 on its diagonal and l below, row by row.
-
     Source: section 3 of Kingma & Welling, An Introduction to Variational Autoencoders, arXiv 1906.02691.
 
     >>> family = MultivariateNormal(8)

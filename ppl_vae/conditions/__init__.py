@@ -128,7 +128,6 @@ class Label(Condition):
     """A class label y in {0, .., num_classes - 1}, P(y) uniform; networks read it one-hot.
 
     A label that is not known is a latent site like any other; Pyro can enumerate it.
-
     Args: num_classes: how many labels there are.
 
     >>> Label(10).encode(torch.tensor([7, 0])).argmax(-1)

@@ -1,8 +1,7 @@
 """Likelihoods P(x | h): modules whose `forward(h)` returns a distribution over one datum x.
 
 h is what the decoder gives: it has the shape of x, with the first dimension `num_params` times as
-long, and any leading batch dimensions (samples x data). The base class does the shapes, a new
-likelihood is one method (`distribution`), elementwise, and one row in `tests/contracts/rows.py`.
+long, and any leading batch dimensions (samples x data).
 """
 
 from typing import Any

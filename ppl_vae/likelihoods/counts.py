@@ -56,7 +56,6 @@ class NegativeBinomial(Likelihood):
 
     The variance is mu + mu^2 / r with mu = exp(a) and r = softplus(b) + 1e-6: a Poisson distribution whose rate
     has a gamma distribution.
-
     Source: Lopez et al., Deep generative modeling for single-cell transcriptomics, Nature Methods 15 (2018).
 
     >>> NegativeBinomial().bind((3,))(torch.zeros(6)).mean
@@ -105,7 +104,6 @@ class Multinomial(Likelihood):
         log P(x | h, n) = log n! - sum_i log x_i! + sum_i x_i log softmax(h)_i,    n = sum_i x_i
 
     n is read from x: the length of a document is given, not modelled.
-
     Args: total_count: n of what is generated.
     Raises: InputError for a total_count below 1.
     Source: Miao et al., arXiv 1511.06038; Liang et al., arXiv 1802.05814.

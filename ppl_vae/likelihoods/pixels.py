@@ -17,11 +17,7 @@ from ppl_vae.parts import Likelihood
 
 
 class OfLevels(Likelihood):
-    """A likelihood of pixels with `num_levels` levels, 256 by default.
-
-    Args: num_levels: L, how many levels a pixel has.
-    Raises: InputError for fewer than two.
-    """
+    """A likelihood of pixels with `num_levels` levels, 256 by default."""
 
     def __init__(self, num_levels: int = 256) -> None:
         super().__init__()
@@ -32,9 +28,10 @@ class OfLevels(Likelihood):
     @classmethod
     def options_for(cls, x: Tensor) -> dict[str, Any] | None:
         """Return the number of levels for which x are levels; {} if that is the usual 256."""
-        fitting = (n for n in (256, *range(2, 256)) if bool(Levels(n).check(x).all()))
-        num_levels = next(fitting, None)
-        return None if num_levels is None else {} if num_levels == 256 else {"num_levels": num_levels}
+        for num_levels in (256, *range(2, 256)):
+            if bool(Levels(num_levels).check(x).all()):
+                return {} if num_levels == 256 else {"num_levels": num_levels}
+        return None
 
 
 class DiscretizedLogistic(OfLevels):
@@ -43,7 +40,6 @@ class DiscretizedLogistic(OfLevels):
         P(k) = S((k + 1/2 - m) / s) - S((k - 1/2 - m) / s),    S the sigmoid, 0 and 1 for it beyond the ends
 
     with m and s in levels. Of h = (a, b), a is the mean and b the log scale (at least -7) of 2 x - 1, whatever L.
-
     Args: num_levels: L, how many levels a pixel has.
     Raises: InputError for fewer than two levels.
     Source: Kingma et al., arXiv 1606.04934, equation 13; Salimans et al., arXiv 1701.05517.

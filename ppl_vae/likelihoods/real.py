@@ -140,7 +140,6 @@ class ContinuousBernoulli(Likelihood):
     """Grey pixels in [0, 1] as a density, P(x | h) = prod_i C(h_i) p_i^x_i (1 - p_i)^(1 - x_i), p = sigmoid(h).
 
     C(h) = h / tanh(h / 2) is what the cross-entropy of grey pixels lacks to be a log-density.
-
     Source: Loaiza-Ganem & Cunningham, arXiv 1907.06845.
 
     >>> ContinuousBernoulli().bind((3,))(torch.zeros(3)).log_prob(torch.rand(3)).abs() < 1e-6
