@@ -56,8 +56,7 @@ class Concatenated(Architecture):
         return Joined([s for s in (z_shape, c_shape) if s is not None], out_shape, self.network)
 
     def encoder(self, x_shape: Shape, c_shape: Shape, out_shape: Shape, decoder: Any) -> nn.Module:
-        # A partial of a partial is one of the class itself.
-        if getattr(self.network.func, "of_images", False) and len(x_shape) == 3:
+        if networks.of_images(self.network) and len(x_shape) == 3:
             return WithChannels(x_shape, c_shape, out_shape, self.network)
         return Joined([x_shape, c_shape], out_shape, self.network)
 

@@ -7,6 +7,7 @@ leading batch dimensions. A model or guide takes the class (or a `functools.part
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -203,6 +204,11 @@ class Doubled(nn.ConvTranspose2d):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map images [n, in_channels, H, W] to [n, out_channels, *size]."""
         return super().forward(x)[..., : self.height, : self.width]
+
+
+def of_images(network: Any) -> bool:
+    """Return whether a network, or what makes one, is for images on one side."""
+    return getattr(getattr(network, "func", network), "of_images", False)
 
 
 def activation_of(name: str) -> type[nn.Module]:

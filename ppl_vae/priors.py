@@ -155,25 +155,25 @@ class VampPrior(Prior):
             raise InputError(f"Expected inputs to be a tensor of pseudo-inputs; got {inputs!r}. Or set num_components.")
         self.num_components = positive_int("num_components", num_components) if inputs is None else len(inputs)
         self.inputs = None if inputs is None else nn.Parameter(inputs.detach().clone())
-        self._guide: Any = None
+        self.guide: Any = None
 
     def meet(self, guide: Any) -> None:
         """Take the posteriors of this guide, and no other, from now on; it says so itself as it is made."""
-        if self._guide is not None:
+        if self.guide is not None:
             raise InputError(
                 f"Expected one guide for a model with a VampPrior, which is made of it; got another, "
                 f"{type(guide).__name__}. Make a model for each guide."
             )
-        vars(self)["_guide"] = guide  # not a part of the prior
+        vars(self)["guide"] = guide  # not a part of the prior
         if self.inputs is None:
             self.inputs = nn.Parameter(torch.randn(self.num_components, *guide.event_shape).to(self.zeros) / 2 + 0.5)
 
     def serves(self, guide: Any) -> bool:
         """Return whether P(z) is made of this guide, and not of another, as after a copy of the model alone."""
-        return self._guide is None or self._guide is guide
+        return self.guide is None or self.guide is guide
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
-        guide = self._guide
+        guide = self.guide
         if guide is None:
             raise InputError(
                 "Expected a guide, for VampPrior is made of its Q(z | x); got none. Make one for the model."
