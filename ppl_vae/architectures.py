@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 
 from ppl_vae import networks
 from ppl_vae.errors import positive_int
-from ppl_vae.networks import MLP, NetworkFactory, Shape, Widths
+from ppl_vae.networks import MLP, NetworkFactory, Shape, Widths, vectors
 
 
 class Architecture:
@@ -112,7 +112,7 @@ class WithChannels(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Map x [..., *x_shape] and c [..., *c_shape] to [..., *out_shape]."""
-        constant = _vectors(c, self.c_shape)[..., None, None]
+        constant = vectors(c, self.c_shape)[..., None, None]
         batch_shape = torch.broadcast_shapes(x.shape[:-3], constant.shape[:-3])
         parts = [x.expand(*batch_shape, *x.shape[-3:]), constant.expand(*batch_shape, -1, *self.size)]
         return self.network(torch.cat(parts, dim=-3))
@@ -133,7 +133,7 @@ class Joined(nn.Module):
     def forward(self, *inputs: Tensor | None) -> Tensor:
         """Map inputs [..., *in_shapes[i]] to [..., *out_shape]."""
         given = [value for value in inputs if value is not None]
-        flat = [_vectors(value, shape) for value, shape in zip(given, self.in_shapes, strict=True)]
+        flat = [vectors(value, shape) for value, shape in zip(given, self.in_shapes, strict=True)]
         if not isinstance(self.network, MLP):
             batch_shape = torch.broadcast_shapes(*(value.shape[:-1] for value in flat))
             return self.network(torch.cat([value.expand(*batch_shape, -1) for value in flat], dim=-1))
@@ -177,13 +177,12 @@ class Tower(nn.Module):
     def __init__(self, c_shape: Shape, widths: tuple[int, ...]) -> None:
         super().__init__()
         wide, middle, narrow = widths
-        self.c_shape = torch.Size(c_shape)
-        self.lower = MLP((self.c_shape.numel(),), (middle,), hidden=(wide,))
+        self.lower = MLP(c_shape, (middle,), hidden=(wide,))
         self.upper = MLP((middle,), (narrow,), hidden=(narrow,))
 
     def forward(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """Return the 500 values before their nonlinearity and the 250 of the last layer, for c [..., *c_shape]."""
-        middle = self.lower(_vectors(c, self.c_shape))
+        middle = self.lower(c)
         return middle, self.upper(torch.relu(middle))
 
 
@@ -213,19 +212,11 @@ class TutorialEncoder(nn.Module):
     def __init__(self, x_shape: Shape, out_shape: Shape, widths: tuple[int, ...], tower: Tower) -> None:
         super().__init__()
         vars(self)["tower"] = tower  # not a part of the encoder: it belongs to the model
-        self.x_shape = torch.Size(x_shape)
         wide, middle, narrow = widths
-        self.lower = MLP((self.x_shape.numel(),), (middle,), hidden=(wide,))
+        self.lower = MLP(x_shape, (middle,), hidden=(wide,))
         self.upper = MLP((middle,), out_shape, hidden=(narrow,))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Map x [..., *x_shape] and c [..., *c_shape] to [..., *out_shape]."""
         middle, _ = self.tower(c)
-        return self.upper(torch.relu(self.lower(_vectors(x, self.x_shape)) + middle))
-
-
-def _vectors(value: Tensor, shape: torch.Size) -> Tensor:
-    """Return values [..., *shape] as vectors, [..., numel]."""
-    if len(shape) == 1:
-        return value
-    return value.flatten(-len(shape)) if shape else value.unsqueeze(-1)
+        return self.upper(torch.relu(self.lower(x) + middle))

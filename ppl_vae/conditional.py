@@ -64,9 +64,7 @@ class ConditionalModel(Model):
         self.decoder = self.networks.decoder(z_shape, condition.c_shape, self.likelihood.h_shape)
 
     def plate(self, x: Tensor | None = None, size: int | None = None, y: Tensor | None = None) -> Any:
-        """Return the plate over the data: as many as x or y holds, or `size` of them.
-        Raises: InputError for x or y of another shape, or not as many y as data.
-        """
+        """Return the plate over the data, as many as x or y holds, or `size`; refuse x and y that do not fit."""
         if x is not None:
             size = len(x)
         elif size is None and y is not None and y.dim():
@@ -80,11 +78,9 @@ class ConditionalModel(Model):
         return self.condition.data_options()
 
     def example(self) -> tuple[Tensor, ...]:
-        """Return one datum and its condition, of zeros; the datum alone where y is a part of it."""
-        (x,) = super().example()
-        if self.y_from_x:
-            return (x,)
-        return x, self.condition.example()
+        """Return one datum and its condition; the datum alone where y is a part of it."""
+        x = super().example()
+        return x if self.y_from_x else (*x, self.condition.example())
 
 
 def check_number(y: Tensor | None, size: int) -> None:

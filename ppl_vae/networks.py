@@ -68,7 +68,7 @@ class MLP(Network):
         self.layers = self._layers(hidden, lambda n_in, width: [nn.Linear(n_in, width), made()])
 
     def transform(self, x: Tensor) -> Tensor:
-        return self.layers(x.flatten(-len(self.in_shape)) if len(self.in_shape) > 1 else x)
+        return self.layers(vectors(x, self.in_shape))
 
     def _layers(self, hidden: Widths, unit: Callable[[int, int], list[nn.Module]]) -> nn.Sequential:
         """Return the layers, each hidden one `unit(n_in, width)`, and a linear map at the end."""
@@ -204,6 +204,13 @@ class Doubled(nn.ConvTranspose2d):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map images [n, in_channels, H, W] to [n, out_channels, *size]."""
         return super().forward(x)[..., : self.height, : self.width]
+
+
+def vectors(x: Tensor, shape: torch.Size) -> Tensor:
+    """Return x [..., *shape] as vectors, [..., numel]."""
+    if len(shape) == 1:
+        return x
+    return x.flatten(-len(shape)) if shape else x.unsqueeze(-1)
 
 
 def of_images(network: Any) -> bool:

@@ -27,12 +27,10 @@ class Prior(nn.Module):
     Args: latent_dim: the size of z.
     """
 
-    zeros: Tensor
-
     def __init__(self, latent_dim: int = 8) -> None:
         super().__init__()
         self.latent_dim = positive_int("latent_dim", latent_dim)
-        self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
+        self.zeros = nn.Buffer(torch.zeros(latent_dim), persistent=False)
 
     @property
     def event_shape(self) -> torch.Size:

@@ -54,15 +54,13 @@ class MultivariateNormal(Posterior):
     torch.Size([5, 8])
     """
 
-    places: Tensor
-
     def __init__(self, latent_dim: int) -> None:
         super().__init__(latent_dim)
         size = self.latent_dim
         places = torch.full((size, size), self.h_dim - size)  # where in (d, l, 0) each number of L stands
         places[torch.arange(size), torch.arange(size)] = torch.arange(size)
         places[tuple(torch.tril_indices(size, size, -1))] = torch.arange(size, self.h_dim - size)
-        self.register_buffer("places", places, persistent=False)
+        self.places = nn.Buffer(places, persistent=False)
 
     @property
     def h_dim(self) -> int:

@@ -59,15 +59,10 @@ class StudentT(Prior):
     torch.Size([8])
     """
 
-    log_df: Tensor
-
     def __init__(self, latent_dim: int = 8, df: float | None = 5.0) -> None:
         super().__init__(latent_dim)
         log_df = torch.full((latent_dim,), math.log(5.0 if df is None else positive_number("df", df)))
-        if df is None:
-            self.log_df = nn.Parameter(log_df)
-        else:
-            self.register_buffer("log_df", log_df)
+        self.log_df = nn.Parameter(log_df) if df is None else nn.Buffer(log_df)
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
         return dist.StudentT(self.log_df.exp(), self.zeros, torch.ones_like(self.zeros)).to_event(1)

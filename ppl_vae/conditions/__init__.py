@@ -74,9 +74,7 @@ class Condition(nn.Module, ABC):
         return torch.zeros(1, *self.shape) if every is None else every[:1]
 
     def split(self, x: Tensor | None, y: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Return what is generated and what is given, of x [N, *event_shape] and y [N, *shape].
-        Raises: InputError for a y that is missing or of another shape.
-        """
+        """Return what is generated and what is given, of x [N, *event_shape] and y [N, *shape], which is checked."""
         self.check(y)
         return x, y
 
@@ -101,9 +99,7 @@ class Condition(nn.Module, ABC):
         return None
 
     def read(self, values: Any, file: object) -> Tensor:
-        """Return conditions [M, *shape] out of an array of numbers, [*shape] or [M, *shape], that a file holds.
-        Raises: InputError for an array of another shape, or NaN or infinity in it.
-        """
+        """Return conditions [M, *shape] out of what a file holds, finite numbers [*shape] or [M, *shape]."""
         y = torch.as_tensor(values.astype(np.float32))
         y = y[None] if y.shape == self.shape else y
         if y.shape[1:] != self.shape or not bool(torch.isfinite(y).all()):
@@ -136,12 +132,11 @@ class Label(Condition):
 
     infer = {"is_condition": True, "enumerate": "parallel"}  # noqa: RUF012
     shape = torch.Size()
-    logits: Tensor
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
         self.num_classes = positive_int("num_classes", num_classes)
-        self.register_buffer("logits", torch.zeros(num_classes), persistent=False)
+        self.logits = nn.Buffer(torch.zeros(num_classes), persistent=False)
 
     @property
     def c_shape(self) -> torch.Size:
@@ -196,10 +191,6 @@ class Visible(Condition):
     """
 
     y_from_x = of_pixels = True
-    mask: Tensor
-    hidden_index: Tensor
-    visible_index: Tensor
-    order: Tensor
 
     def __init__(self, visible: Any = "middle_column") -> None:
         super().__init__()
@@ -214,9 +205,10 @@ class Visible(Condition):
                 f"Expected a mask with visible and with hidden pixels; got one that shows {len(given)} of "
                 f"{mask.numel()}. Mark visible pixels with 1, hidden ones with 0."
             )
-        order = torch.cat([given, hidden]).argsort()
-        for name, value in {"mask": mask, "visible_index": given, "hidden_index": hidden, "order": order}.items():
-            self.register_buffer(name, value, persistent=False)
+        self.mask = nn.Buffer(mask, persistent=False)
+        self.visible_index = nn.Buffer(given, persistent=False)
+        self.hidden_index = nn.Buffer(hidden, persistent=False)
+        self.order = nn.Buffer(torch.cat([given, hidden]).argsort(), persistent=False)
         return self
 
     @property

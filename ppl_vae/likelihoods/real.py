@@ -29,23 +29,18 @@ class LocationScale(Likelihood):
         name: what a subclass calls sigma.
     """
 
-    log_sigma: Tensor
-
     def __init__(self, sigma: float | str | None, initial_sigma: float, name: str = "sigma") -> None:
         super().__init__()
-        self.per_datum, self.per_dimension = sigma == "per_datum", sigma == "per_dimension"
-        learned = sigma is None or self.per_datum or self.per_dimension
+        per_datum, self.per_dimension = sigma == "per_datum", sigma == "per_dimension"
+        learned = sigma is None or per_datum or self.per_dimension
         if isinstance(sigma, str) and not learned:
             raise InputError(
                 f"Expected {name} to be a number above zero, 'per_dimension', 'per_datum' or None; got {sigma!r}."
             )
         start = positive_number(f"initial_{name}", initial_sigma) if learned else positive_number(name, sigma)
-        self.num_params = 2 if self.per_datum else 1
+        self.num_params = 2 if per_datum else 1
         log_sigma = torch.tensor(start).log()
-        if learned and not self.per_datum:
-            self.log_sigma = nn.Parameter(log_sigma)
-        else:
-            self.register_buffer("log_sigma", log_sigma)
+        self.log_sigma = nn.Parameter(log_sigma) if learned and not per_datum else nn.Buffer(log_sigma)
 
     def bind(self, event_shape: Shape) -> Self:
         """Say what shape one datum has, and make a sigma for each dimension where that was asked for."""
