@@ -51,7 +51,6 @@ class MLP(Network):
     """A multi-layer perceptron between any two shapes.
 
     Args:
-        in_shape, out_shape: the shapes of one input and of one output.
         hidden: the width of each hidden layer; () gives a linear map.
         activation: one of relu, tanh, silu, elu.
     Raises: InputError for a width that is not above zero, or an unknown activation.
@@ -82,9 +81,7 @@ class MLP(Network):
 class GatedMLP(MLP):
     """A multi-layer perceptron whose units are gated, h' = (A h + a) * sigmoid(B h + b).
 
-    Args:
-        in_shape, out_shape: the shapes of one input and of one output.
-        hidden: the width of each hidden layer.
+    Args: hidden: the width of each hidden layer.
     Raises: InputError for a width that is not above zero.
     Source: Dauphin et al., arXiv 1612.08083; in VAEs, Tomczak & Welling, arXiv 1705.07120.
 

@@ -79,10 +79,8 @@ class InverseAutoregressive(Posterior):
     To evaluate a z that it has not just drawn takes as many passes as z has dimensions.
 
     Args:
-        kind: "neural_spline" or "masked_autoregressive", of each transform of T.
-        transforms: how many are composed; the order of the dimensions is reversed from one to the next.
-        hidden: the widths of the network of each.
-        context_dim: how many numbers of h all of them read.
+        kind, transforms, hidden: of T, as those of `priors.Flow`.
+        context_dim: how many numbers of h all transforms read.
     Raises: InputError for an unknown kind, or numbers that are not above zero.
     Source: Kingma et al., arXiv 1606.04934; Durkan et al., arXiv 1906.04032; zuko.
 

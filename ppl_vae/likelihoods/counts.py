@@ -19,7 +19,7 @@ SMALLEST_R = 1e-6  # of the r of a negative binomial
 class Binomial(Likelihood):
     """Counts out of a known number n, P(x | h) = prod_i Binomial(x_i; n, sigmoid(h_i)), x in {0, ..., n}.
 
-    Args: total_count: n, a constant.
+    Args: total_count: n.
     Raises: InputError for a total_count below 1.
 
     >>> Binomial(16).bind((3,))(torch.zeros(3)).mean

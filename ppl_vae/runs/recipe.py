@@ -34,7 +34,7 @@ SAME_PROGRAMS = {
     "fea638d018cb": "5044100e0713",  # models/regressor.py
     "7c9028394f3f": "774ed92dc478",  # models/vae.py
     "bf2b9842aa52": "d64706d389df",  # guides/conditional.py
-    "fc10d44d02f6": "9ba4493c11d8",  # guides/discrete.py
+    "fc10d44d02f6": "658b03c62ea3",  # guides/discrete.py
     "21e72d2462b1": "b2772efa27f6",  # guides/hierarchical.py
     "f0b9516ad68b": "ce5091299d26",  # guides/linear_gaussian.py
     "cee63f7c3b75": "db646cfba60b",  # guides/mean_field.py
