@@ -39,14 +39,12 @@ class Discrete(Guide):
         self.temperature = model.temperature if temperature is None else positive_number("temperature", temperature)
         self.default_objective = "trace_enum_elbo" if self.temperature is None else None
         self.infer: Any = {"enumerate": "parallel"} if self.temperature is None else {}
-        self.encoder = encoder(self.event_shape, (sum(shape.numel() for shape in self.latents.values()),))
+        self.sizes = [shape.numel() for shape in self.latents.values()]
+        self.encoder = encoder(self.event_shape, (sum(self.sizes),))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Sample each latent given x."""
         with self.plate(x):
-            parts = self.encoder(x).split([shape.numel() for shape in self.latents.values()], dim=-1)
-            named = zip(self.latents, parts, strict=True)
-            return {
-                name: pyro.sample(name, one_hot(logits, self.temperature), infer=self.infer.copy())
-                for name, logits in named
-            }
+            parts = zip(self.latents, self.encoder(x).split(self.sizes, dim=-1), strict=True)
+            categories = {name: one_hot(logits, self.temperature) for name, logits in parts}
+            return {name: pyro.sample(name, q, infer=self.infer.copy()) for name, q in categories.items()}

@@ -68,5 +68,4 @@ class SemiSupervised(Guide):
 
     def classify(self, x: Tensor) -> Tensor:
         """Return the logits of Q(y | x), [..., num_classes], for x [..., *event_shape]."""
-        logits: Tensor = self.classifier(x)
-        return logits
+        return self.classifier(x)

@@ -1,15 +1,11 @@
 """The conditional variational autoencoder: x given a label, in many ways."""
 
-from collections.abc import Sequence
-
 import pyro
 from torch import Tensor
 
-from ppl_vae.architectures import Architecture
 from ppl_vae.conditional import ConditionalModel
-from ppl_vae.conditions import Condition, Label
-from ppl_vae.likelihoods import Likelihood
-from ppl_vae.priors import Prior, StandardNormal
+from ppl_vae.conditions import Label
+from ppl_vae.priors import StandardNormal
 
 
 class CVAE(ConditionalModel):
@@ -28,16 +24,6 @@ class CVAE(ConditionalModel):
     completes = False
     default_condition, default_prior = Label, StandardNormal
     partly_labelled_guide = "semi_supervised"
-
-    def __init__(
-        self,
-        event_shape: Sequence[int],
-        condition: Condition | None = None,
-        prior: Prior | None = None,
-        likelihood: Likelihood | None = None,
-        networks: Architecture | None = None,
-    ) -> None:
-        super().__init__(event_shape, condition or Label(10), prior or StandardNormal(8), likelihood, networks)
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """Observe x and y, or x alone; or generate `size` of them, given y or with y drawn, too."""

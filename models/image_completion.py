@@ -1,15 +1,11 @@
 """Completing an image: its hidden pixels given the visible ones."""
 
-from collections.abc import Sequence
-
 import pyro
 from torch import Tensor
 
-from ppl_vae.architectures import Architecture
 from ppl_vae.conditional import ConditionalModel
-from ppl_vae.conditions import Condition, Visible
-from ppl_vae.likelihoods import Likelihood
-from ppl_vae.priors import Prior, StandardNormal
+from ppl_vae.conditions import Visible
+from ppl_vae.priors import StandardNormal
 
 
 class ImageCompletion(ConditionalModel):
@@ -27,16 +23,6 @@ class ImageCompletion(ConditionalModel):
 
     completes = True
     default_condition, default_prior = Visible, StandardNormal
-
-    def __init__(
-        self,
-        event_shape: Sequence[int],
-        condition: Condition | None = None,
-        prior: Prior | None = None,
-        likelihood: Likelihood | None = None,
-        networks: Architecture | None = None,
-    ) -> None:
-        super().__init__(event_shape, condition or Visible(), prior or StandardNormal(8), likelihood, networks)
 
     def forward(self, x: Tensor | None = None, *, y: Tensor | None = None, size: int | None = None) -> Tensor:
         """Observe whole images x, or complete images y."""

@@ -1,15 +1,12 @@
 """The next digit: the image that succeeds a string of images."""
 
-from collections.abc import Sequence
-
 import pyro
 from torch import Tensor
 
-from ppl_vae.architectures import Architecture
 from ppl_vae.conditional import ConditionalModel
-from ppl_vae.conditions import Condition, DigitString
-from ppl_vae.likelihoods import Gaussian, Likelihood
-from ppl_vae.priors import Prior, StandardNormal
+from ppl_vae.conditions import DigitString
+from ppl_vae.likelihoods import Gaussian
+from ppl_vae.priors import StandardNormal
 
 
 class NextDigit(ConditionalModel):
@@ -27,18 +24,6 @@ class NextDigit(ConditionalModel):
 
     completes = False
     default_condition, default_prior, default_likelihood = DigitString, StandardNormal, Gaussian
-
-    def __init__(
-        self,
-        event_shape: Sequence[int],
-        condition: Condition | None = None,
-        prior: Prior | None = None,
-        likelihood: Likelihood | None = None,
-        networks: Architecture | None = None,
-    ) -> None:
-        super().__init__(
-            event_shape, condition or DigitString(3), prior or StandardNormal(8), likelihood or Gaussian(), networks
-        )
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """Observe x after the string y, or generate what succeeds y."""

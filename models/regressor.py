@@ -34,7 +34,7 @@ class Regressor(ConditionalModel):
         likelihood: Likelihood | None = None,
         networks: Architecture | None = None,
     ) -> None:
-        super().__init__(event_shape, condition or Visible(), None, likelihood, networks)
+        super().__init__(event_shape, condition, None, likelihood, networks)
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """Observe x given y, or generate x."""

@@ -3,11 +3,10 @@
     h = decoder(z, c),    h_Q = encoder(x, c),    with c what is read of the condition y.
 
 An architecture is a part (`--networks`): it makes a decoder for the model and an encoder that goes with it
-for the guide. A decoder without z, for a program without a latent site, has the same layers less those of z.
+for the guide.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,16 +15,14 @@ from torch.nn.functional import linear
 
 from ppl_vae import networks
 from ppl_vae.errors import positive_int
-from ppl_vae.networks import MLP, NetworkFactory
-
-Shape = Sequence[int]
+from ppl_vae.networks import MLP, NetworkFactory, Shape, Widths, vectors
 
 
 class Architecture:
     """Makes the networks of a conditional pair: subclasses implement `decoder` and `encoder`."""
 
     def decoder(self, z_shape: Shape | None, c_shape: Shape, out_shape: Shape) -> nn.Module:
-        """Return the network that decodes z and c: it gives [..., *out_shape]; with z_shape None z is None."""
+        """Return the network that decodes z and c: it gives [..., *out_shape]; with z_shape None z is None, too."""
         raise TypeError(f"{type(self).__name__} has to define decoder(z_shape, c_shape, out_shape).")
 
     def encoder(self, x_shape: Shape, c_shape: Shape, out_shape: Shape, decoder: Any) -> nn.Module:
@@ -50,19 +47,16 @@ class Concatenated(Architecture):
     """
 
     def __init__(
-        self, hidden: Shape | int | None = None, activation: str | None = None, network: NetworkFactory = MLP
+        self, hidden: Widths | None = None, activation: str | None = None, network: NetworkFactory = MLP
     ) -> None:
         given = {"hidden": hidden, "activation": activation}
         self.network = functools.partial(network, **{k: v for k, v in given.items() if v is not None})
 
     def decoder(self, z_shape: Shape | None, c_shape: Shape, out_shape: Shape) -> nn.Module:
-        """Return a network on z and c."""
         return Joined([s for s in (z_shape, c_shape) if s is not None], out_shape, self.network)
 
     def encoder(self, x_shape: Shape, c_shape: Shape, out_shape: Shape, decoder: Any) -> nn.Module:
-        """Return a network on x and c; it shares nothing with the decoder."""
-        # A partial of a partial is one of the class itself.
-        if getattr(self.network.func, "of_images", False) and len(x_shape) == 3:
+        if networks.of_images(self.network) and len(x_shape) == 3:
             return WithChannels(x_shape, c_shape, out_shape, self.network)
         return Joined([x_shape, c_shape], out_shape, self.network)
 
@@ -70,45 +64,39 @@ class Concatenated(Architecture):
 class Gated(Concatenated):
     """A gated perceptron, `networks.GatedMLP`, on the concatenation of what it reads.
 
-    Args:
-        hidden: the width of each hidden layer.
+    Args: as those of that network.
 
     >>> Gated(hidden=64).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
     torch.Size([3, 5, 1, 8, 8])
     """
 
-    def __init__(self, hidden: Shape | int = (300, 300)) -> None:
+    def __init__(self, hidden: Widths = (300, 300)) -> None:
         super().__init__(hidden, network=networks.GatedMLP)
 
 
 class Convolutional(Concatenated):
     """`networks.Convolutional`, for data that are images: c is more channels, or stands beside z.
 
-    Args:
-        channels: of each layer, from the one at the image on.
-        activation: one of relu, tanh, silu, elu.
+    Args: as those of that network.
 
     >>> Convolutional(channels=4).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
     torch.Size([3, 5, 1, 8, 8])
     """
 
-    def __init__(self, channels: Shape | int = (32, 64), activation: str = "relu") -> None:
+    def __init__(self, channels: Widths = (32, 64), activation: str = "relu") -> None:
         super().__init__(activation=activation, network=functools.partial(networks.Convolutional, channels=channels))
 
 
 class Residual(Concatenated):
     """`networks.Residual`, for data that are images: c is more channels, or stands beside z.
 
-    Args:
-        channels: of each size of image, from the largest on.
-        blocks: how many for each size.
-        activation: one of relu, tanh, silu, elu.
+    Args: as those of that network.
 
     >>> Residual(channels=4).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
     torch.Size([3, 5, 1, 8, 8])
     """
 
-    def __init__(self, channels: Shape | int = (32, 64), blocks: int = 1, activation: str = "silu") -> None:
+    def __init__(self, channels: Widths = (32, 64), blocks: int = 1, activation: str = "silu") -> None:
         network = functools.partial(networks.Residual, channels=channels, blocks=blocks)
         super().__init__(activation=activation, network=network)
 
@@ -124,11 +112,10 @@ class WithChannels(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Map x [..., *x_shape] and c [..., *c_shape] to [..., *out_shape]."""
-        constant = _vectors(c, self.c_shape)[..., None, None]
+        constant = vectors(c, self.c_shape)[..., None, None]
         batch_shape = torch.broadcast_shapes(x.shape[:-3], constant.shape[:-3])
         parts = [x.expand(*batch_shape, *x.shape[-3:]), constant.expand(*batch_shape, -1, *self.size)]
-        h: Tensor = self.network(torch.cat(parts, dim=-3))
-        return h
+        return self.network(torch.cat(parts, dim=-3))
 
 
 class Joined(nn.Module):
@@ -138,7 +125,7 @@ class Joined(nn.Module):
     through it once, as x does for all labels that are summed out.
     """
 
-    def __init__(self, in_shapes: Sequence[Shape], out_shape: Shape, network: NetworkFactory) -> None:
+    def __init__(self, in_shapes: list[Shape], out_shape: Shape, network: NetworkFactory) -> None:
         super().__init__()
         self.in_shapes = [torch.Size(shape) for shape in in_shapes]
         self.network: Any = network((sum(shape.numel() for shape in self.in_shapes),), out_shape)
@@ -146,12 +133,11 @@ class Joined(nn.Module):
     def forward(self, *inputs: Tensor | None) -> Tensor:
         """Map inputs [..., *in_shapes[i]] to [..., *out_shape]."""
         given = [value for value in inputs if value is not None]
-        flat = [_vectors(value, shape) for value, shape in zip(given, self.in_shapes, strict=True)]
+        flat = [vectors(value, shape) for value, shape in zip(given, self.in_shapes, strict=True)]
         if not isinstance(self.network, MLP):
             batch_shape = torch.broadcast_shapes(*(value.shape[:-1] for value in flat))
-            whole: Tensor = self.network(torch.cat([value.expand(*batch_shape, -1) for value in flat], dim=-1))
-            return whole
-        layers: list[Any] = list(self.network.layers)
+            return self.network(torch.cat([value.expand(*batch_shape, -1) for value in flat], dim=-1))
+        layers: Any = self.network.layers
         first, *rest = layers
         weights = first.weight.split([value.shape[-1] for value in flat], dim=-1)
         parts = [linear(value, weight) for value, weight in zip(flat, weights, strict=True)]
@@ -166,13 +152,8 @@ class Tutorial(Architecture):
 
     Tower c-1000-500-250-250, its last layer linear; encoder x-1000-500-250, with the tower's 500 added before
     its nonlinearity; decoder z-250 plus the tower's output, ReLU, 500-1000-x. Widths can be scaled down.
-
-    Args:
-        scale: what the widths are divided by, a whole number.
-
-    Raises:
-        InputError: a scale below 1.
-
+    Args: scale: what the widths are divided by, a whole number.
+    Raises: InputError for a scale below 1.
     Source: the code of Doersch, arXiv 1606.05908, section 4.
 
     >>> decoder = Tutorial().decoder((30,), (28,), (756,))
@@ -184,11 +165,9 @@ class Tutorial(Architecture):
         self.widths = tuple(max(1, width // positive_int("scale", scale)) for width in (1000, 500, 250))
 
     def decoder(self, z_shape: Shape | None, c_shape: Shape, out_shape: Shape) -> nn.Module:
-        """Return the tower, and what decodes its output and z."""
         return TutorialDecoder(z_shape, c_shape, out_shape, self.widths)
 
     def encoder(self, x_shape: Shape, c_shape: Shape, out_shape: Shape, decoder: Any) -> nn.Module:
-        """Return an encoder that reads the condition through the decoder's tower."""
         return TutorialEncoder(x_shape, out_shape, self.widths, decoder.tower)
 
 
@@ -198,13 +177,12 @@ class Tower(nn.Module):
     def __init__(self, c_shape: Shape, widths: tuple[int, ...]) -> None:
         super().__init__()
         wide, middle, narrow = widths
-        self.c_shape = torch.Size(c_shape)
-        self.lower = MLP((self.c_shape.numel(),), (middle,), hidden=(wide,))
+        self.lower = MLP(c_shape, (middle,), hidden=(wide,))
         self.upper = MLP((middle,), (narrow,), hidden=(narrow,))
 
     def forward(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """Return the 500 values before their nonlinearity and the 250 of the last layer, for c [..., *c_shape]."""
-        middle = self.lower(_vectors(c, self.c_shape))
+        middle = self.lower(c)
         return middle, self.upper(torch.relu(middle))
 
 
@@ -214,35 +192,31 @@ class TutorialDecoder(nn.Module):
     def __init__(self, z_shape: Shape | None, c_shape: Shape, out_shape: Shape, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.tower = Tower(c_shape, widths)
-        self.from_z = None if z_shape is None else MLP(z_shape, (widths[2],), hidden=())
-        self.upper = MLP((widths[2],), out_shape, hidden=(widths[1], widths[0]))
+        wide, middle, narrow = widths
+        self.from_z = None if z_shape is None else MLP(z_shape, (narrow,), hidden=())
+        self.upper = MLP((narrow,), out_shape, hidden=(middle, wide))
 
     def forward(self, z: Tensor | None, c: Tensor) -> Tensor:
         """Map z [..., *z_shape] (None without it) and c [..., *c_shape] to [..., *out_shape]."""
         _, h = self.tower(c)
         if self.from_z is not None:
             h = h + self.from_z(z)
-        decoded: Tensor = self.upper(torch.relu(h))
-        return decoded
+        return self.upper(torch.relu(h))
 
 
 class TutorialEncoder(nn.Module):
     """x-1000-500-250, with the 500 of a decoder's tower added before their nonlinearity."""
 
+    tower: Tower
+
     def __init__(self, x_shape: Shape, out_shape: Shape, widths: tuple[int, ...], tower: Tower) -> None:
         super().__init__()
-        self._tower = (tower,)  # a tuple: it belongs to the model
-        self.x_shape = torch.Size(x_shape)
-        self.lower = MLP((self.x_shape.numel(),), (widths[1],), hidden=(widths[0],))
-        self.upper = MLP((widths[1],), out_shape, hidden=(widths[2],))
+        vars(self)["tower"] = tower  # not a part of the encoder: it belongs to the model
+        wide, middle, narrow = widths
+        self.lower = MLP(x_shape, (middle,), hidden=(wide,))
+        self.upper = MLP((middle,), out_shape, hidden=(narrow,))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Map x [..., *x_shape] and c [..., *c_shape] to [..., *out_shape]."""
-        middle, _ = self._tower[0](c)
-        h: Tensor = self.upper(torch.relu(self.lower(_vectors(x, self.x_shape)) + middle))
-        return h
-
-
-def _vectors(value: Tensor, shape: torch.Size) -> Tensor:
-    """Return values [..., *shape] as vectors, [..., numel]."""
-    return value.unsqueeze(-1) if not shape else value.flatten(-len(shape)) if len(shape) > 1 else value
+        middle, _ = self.tower(c)
+        return self.upper(torch.relu(self.lower(x) + middle))

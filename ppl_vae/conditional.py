@@ -19,17 +19,19 @@ from ppl_vae.priors import Prior
 
 
 class ConditionalModel(Model):
-    """The parts of P(x | h = f(z, y)) P(z | y) P(y); a subclass writes the program, `forward`.
+    """The parts of P(x | h = f(z, y)) P(z | y) P(y); a subclass names the usual ones and writes the program, `forward`.
 
     Args:
         event_shape: the shape of one datum.
         condition: P(y), and how networks read y.
-        prior: P(z), or P(z | y); None for a program without a latent site.
+        prior: P(z), or P(z | y); a program without one, and without a `default_prior`, has no latent site.
         likelihood: P(x | h).
         networks: the architecture of the networks that read z and y.
     """
 
     default_guide = "conditional"
+    default_condition: type[Condition]
+    default_prior: type[Prior] | None = None
     default_likelihood: type[Likelihood] = Bernoulli
     default_networks: type[Architecture] = Concatenated
     completes: bool | None = None  # whether x and y are parts of one datum; None leaves it to the condition
@@ -37,12 +39,14 @@ class ConditionalModel(Model):
     def __init__(
         self,
         event_shape: Sequence[int],
-        condition: Condition,
-        prior: Prior | None,
+        condition: Condition | None = None,
+        prior: Prior | None = None,
         likelihood: Likelihood | None = None,
         networks: Architecture | None = None,
     ) -> None:
         super().__init__(event_shape)
+        condition = condition or self.default_condition()
+        prior = prior or (self.default_prior() if self.default_prior else None)
         if self.completes not in (None, condition.y_from_x):
             raise InputError(
                 f"Expected a condition that is {'a part of x, such as Visible,' if self.completes else 'no part of x'} "
@@ -50,9 +54,9 @@ class ConditionalModel(Model):
                 f"{'a model such as CVAE' if self.completes else 'ImageCompletion'}."
             )
         self.condition = condition.bind(event_shape)
-        self.likelihood = (likelihood or Bernoulli()).bind(condition.x_shape)
+        self.likelihood = (likelihood or self.default_likelihood()).bind(condition.x_shape)
         condition.support = self.likelihood.support
-        self.networks = networks or Concatenated()
+        self.networks = networks or self.default_networks()
         self.y_from_x = condition.y_from_x
         if prior is not None:
             self.prior = prior.bind(condition.c_shape)
@@ -60,15 +64,11 @@ class ConditionalModel(Model):
         self.decoder = self.networks.decoder(z_shape, condition.c_shape, self.likelihood.h_shape)
 
     def plate(self, x: Tensor | None = None, size: int | None = None, y: Tensor | None = None) -> Any:
-        """Return the plate over the data: as many as x or y holds, or `size` of them.
-
-        Raises:
-            InputError: x or y of another shape, or not as many y as data.
-        """
-        if x is not None or y is None:
-            size = size if x is None else len(x)
-        else:
-            size = len(y) if size is None and y.dim() else size
+        """Return the plate over the data, as many as x or y holds, or `size`; refuse x and y that do not fit."""
+        if x is not None:
+            size = len(x)
+        elif size is None and y is not None and y.dim():
+            size = len(y)
         self.condition.check(y)
         check_number(y, size or 1)
         return super().plate(x, size)
@@ -78,11 +78,9 @@ class ConditionalModel(Model):
         return self.condition.data_options()
 
     def example(self) -> tuple[Tensor, ...]:
-        """Return one datum and its condition, of zeros; the datum alone where y is a part of it."""
-        (x,) = super().example()
-        if self.y_from_x:
-            return (x,)
-        return x, self.condition.example()
+        """Return one datum and its condition; the datum alone where y is a part of it."""
+        x = super().example()
+        return x if self.y_from_x else (*x, self.condition.example())
 
 
 def check_number(y: Tensor | None, size: int) -> None:

@@ -1,13 +1,13 @@
 """Networks: what turns z into h for a likelihood, and x into h for a posterior family.
 
-A network is made as `Network(in_shape, out_shape, **options)` and maps [..., *in_shape] to
-[..., *out_shape] for any leading batch dimensions. A model or guide takes the class (or a
-`functools.partial` of it) and gives it the shapes, so any network fits any program.
+A network is made as `Network(in_shape, out_shape, **options)` and maps [..., *in_shape] to [..., *out_shape] for any
+leading batch dimensions. A model or guide takes the class (or a `functools.partial` of it) and gives it the shapes.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,21 +16,19 @@ from ppl_vae.errors import InputError, did_you_mean, positive_int
 
 __all__ = ["MLP", "Convolutional", "GatedMLP", "Network", "NetworkFactory", "Residual"]
 
-NetworkFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
+Shape = Sequence[int]
+Widths = Sequence[int] | int  # of layers; a number is one layer
+NetworkFactory = Callable[[Shape, Shape], nn.Module]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU, "elu": nn.ELU}
 
 
 class Network(nn.Module):
-    """A map between any two shapes: subclasses implement `transform`, the base class does the shapes.
+    """A map between any two shapes: subclasses implement `transform`, the base class does the shapes."""
 
-    Attributes:
-        of_images: whether it is made for images on one side, [channels, height, width].
-    """
+    of_images = False  # whether it is made for images on one side, [channels, height, width]
 
-    of_images = False
-
-    def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
+    def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__()
         self.in_shape, self.out_shape = torch.Size(in_shape), torch.Size(out_shape)
 
@@ -53,56 +51,47 @@ class MLP(Network):
     """A multi-layer perceptron between any two shapes.
 
     Args:
-        in_shape: the shape of one input.
-        out_shape: the shape of one output.
         hidden: the width of each hidden layer; () gives a linear map.
         activation: one of relu, tanh, silu, elu.
-
-    Raises:
-        InputError: a width that is not above zero, or an unknown activation.
+    Raises: InputError for a width that is not above zero, or an unknown activation.
 
     >>> MLP((8,), (1, 28, 28), hidden=(64,))(torch.zeros(3, 5, 8)).shape
     torch.Size([3, 5, 1, 28, 28])
     """
 
     def __init__(
-        self,
-        in_shape: Sequence[int],
-        out_shape: Sequence[int],
-        hidden: Sequence[int] | int = (512, 512),
-        activation: str = "relu",
+        self, in_shape: Shape, out_shape: Shape, hidden: Widths = (512, 512), activation: str = "relu"
     ) -> None:
         super().__init__(in_shape, out_shape)
         made = activation_of(activation)
-        self.layers = _layers(self.in_shape, self.out_shape, hidden, lambda width: (width, made()))
+        self.layers = self._layers(hidden, lambda n_in, width: [nn.Linear(n_in, width), made()])
 
     def transform(self, x: Tensor) -> Tensor:
-        """Map x of shape [..., *in_shape] to [..., out_shape.numel()]."""
-        return self.layers(x.flatten(-len(self.in_shape)) if len(self.in_shape) > 1 else x)
+        return self.layers(vectors(x, self.in_shape))
+
+    def _layers(self, hidden: Widths, unit: Callable[[int, int], list[nn.Module]]) -> nn.Sequential:
+        """Return the layers, each hidden one `unit(n_in, width)`, and a linear map at the end."""
+        sizes = [self.in_shape.numel(), *widths("hidden", hidden)]
+        layers: list[nn.Module] = []
+        for n_in, width in itertools.pairwise(sizes):
+            layers += unit(n_in, width)
+        return nn.Sequential(*layers, nn.Linear(sizes[-1], self.out_shape.numel()))
 
 
 class GatedMLP(MLP):
     """A multi-layer perceptron whose units are gated, h' = (A h + a) * sigmoid(B h + b).
 
-    Args:
-        in_shape: the shape of one input.
-        out_shape: the shape of one output.
-        hidden: the width of each hidden layer.
-
-    Raises:
-        InputError: a width that is not above zero.
-
+    Args: hidden: the width of each hidden layer.
+    Raises: InputError for a width that is not above zero.
     Source: Dauphin et al., arXiv 1612.08083; in VAEs, Tomczak & Welling, arXiv 1705.07120.
 
     >>> GatedMLP((8,), (1, 28, 28), hidden=(64,))(torch.zeros(3, 5, 8)).shape
     torch.Size([3, 5, 1, 28, 28])
     """
 
-    def __init__(
-        self, in_shape: Sequence[int], out_shape: Sequence[int], hidden: Sequence[int] | int = (300, 300)
-    ) -> None:
+    def __init__(self, in_shape: Shape, out_shape: Shape, hidden: Widths = (300, 300)) -> None:
         Network.__init__(self, in_shape, out_shape)
-        self.layers = _layers(self.in_shape, self.out_shape, hidden, lambda width: (2 * width, nn.GLU(dim=-1)))
+        self.layers = self._layers(hidden, lambda n_in, width: [nn.Linear(n_in, 2 * width), nn.GLU(dim=-1)])
 
 
 class Convolutional(Network):
@@ -112,14 +101,10 @@ class Convolutional(Network):
     the way to it, in steps of the same sizes. A linear map stands between the smallest image and the vector.
 
     Args:
-        in_shape: the shape of one input; it or out_shape is that of an image, [channels, height, width].
-        out_shape: the shape of one output.
+        in_shape, out_shape: the shapes of one input and of one output; one is an image's, [channels, height, width].
         channels: of each layer, from the one at the image on.
         activation: one of relu, tanh, silu, elu.
-
-    Raises:
-        InputError: no image on just one side, channels that are not above zero, or an unknown activation.
-
+    Raises: InputError for no image on just one side, channels that are not above zero, or an unknown activation.
     Source: Radford et al., arXiv 1511.06434; Odena et al., Deconvolution and Checkerboard Artifacts, Distill 2016,
     for the kernels of 4 that reach each pixel of the larger image alike.
 
@@ -130,21 +115,16 @@ class Convolutional(Network):
     of_images = True
 
     def __init__(
-        self,
-        in_shape: Sequence[int],
-        out_shape: Sequence[int],
-        channels: Sequence[int] | int = (32, 64),
-        activation: str = "relu",
+        self, in_shape: Shape, out_shape: Shape, channels: Widths = (32, 64), activation: str = "relu"
     ) -> None:
         super().__init__(in_shape, out_shape)
         made = activation_of(activation)
         self.layers = self._layers(channels, lambda width: [made()])
 
     def transform(self, x: Tensor) -> Tensor:
-        """Map x of shape [..., *in_shape] to [n, ...], as many numbers for each x as there are in out_shape."""
         return self.layers(x.reshape(x.shape[: x.dim() - len(self.in_shape)].numel(), *self.in_shape))
 
-    def _layers(self, channels: Sequence[int] | int, between: Callable[[int], list[nn.Module]]) -> nn.Sequential:
+    def _layers(self, channels: Widths, between: Callable[[int], list[nn.Module]]) -> nn.Sequential:
         """Return the layers, with `between(width)` where images have so many channels."""
         inner = widths("channels", channels)
         to_vector, to_image = len(self.in_shape) == 3, len(self.out_shape) == 3
@@ -172,19 +152,14 @@ class Convolutional(Network):
 class Residual(Convolutional):
     """`Convolutional` with residual blocks after each change of size, x + f(x) with f of two convolutions.
 
-    The blocks normalize groups of channels of each image on its own, so that no datum depends on the others of its
-    batch.
+    The blocks normalize groups of channels of each image on its own, so that no datum depends on another.
 
     Args:
-        in_shape: the shape of one input; it or out_shape is that of an image, [channels, height, width].
-        out_shape: the shape of one output.
+        in_shape, out_shape: the shapes of one input and of one output; one is an image's, [channels, height, width].
         channels: of each size of image, from the largest on.
         blocks: how many for each size.
         activation: one of relu, tanh, silu, elu.
-
-    Raises:
-        InputError: no image on just one side, numbers that are not above zero, or an unknown activation.
-
+    Raises: InputError for no image on just one side, numbers that are not above zero, or an unknown activation.
     Source: He et al., arXiv 1603.05027; Wu & He, arXiv 1803.08494.
 
     >>> Residual((1, 28, 20), (16,), channels=(8, 16))(torch.zeros(3, 5, 1, 28, 20)).shape
@@ -192,12 +167,7 @@ class Residual(Convolutional):
     """
 
     def __init__(
-        self,
-        in_shape: Sequence[int],
-        out_shape: Sequence[int],
-        channels: Sequence[int] | int = (32, 64),
-        blocks: int = 1,
-        activation: str = "silu",
+        self, in_shape: Shape, out_shape: Shape, channels: Widths = (32, 64), blocks: int = 1, activation: str = "silu"
     ) -> None:
         Network.__init__(self, in_shape, out_shape)
         made = activation_of(activation)
@@ -211,17 +181,14 @@ class Block(nn.Module):
     def __init__(self, channels: int, activation: type[nn.Module]) -> None:
         super().__init__()
         groups = math.gcd(channels, 8, max(1, channels // 4))  # of four channels at least
-        self.layers = nn.Sequential(
-            *itertools.chain.from_iterable(
-                (nn.GroupNorm(groups, channels), activation(), nn.Conv2d(channels, channels, 3, padding=1))
-                for _ in range(2)
-            )
-        )
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [nn.GroupNorm(groups, channels), activation(), nn.Conv2d(channels, channels, 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [n, channels, height, width] to such images."""
-        h: Tensor = x + self.layers(x)
-        return h
+        return x + self.layers(x)
 
 
 class Doubled(nn.ConvTranspose2d):
@@ -236,38 +203,27 @@ class Doubled(nn.ConvTranspose2d):
         return super().forward(x)[..., : self.height, : self.width]
 
 
-def activation_of(name: str) -> type[nn.Module]:
-    """Return an activation by name.
+def vectors(x: Tensor, shape: torch.Size) -> Tensor:
+    """Return x [..., *shape] as vectors, [..., numel]."""
+    if len(shape) == 1:
+        return x
+    return x.flatten(-len(shape)) if shape else x.unsqueeze(-1)
 
-    Raises:
-        InputError: an unknown one.
-    """
+
+def of_images(network: Any) -> bool:
+    """Return whether a network, or what makes one, is for images on one side."""
+    return getattr(getattr(network, "func", network), "of_images", False)
+
+
+def activation_of(name: str) -> type[nn.Module]:
+    """Return an activation by name, or raise an InputError."""
     if name not in ACTIVATIONS:
         raise InputError(f"Unknown activation {name!r}: {did_you_mean(str(name), ACTIVATIONS)}.")
     return ACTIVATIONS[name]
 
 
-def widths(name: str, values: Sequence[int] | int) -> list[int]:
-    """Return the widths of layers as a list.
-
-    Raises:
-        InputError: one that is not a whole number above zero.
-    """
+def widths(name: str, values: Widths) -> list[int]:
+    """Return the widths of layers as a list, or raise an InputError where one is no whole number above zero."""
     if not isinstance(values, int | list | tuple):
         raise InputError(f"Expected {name} to be a width or a list of widths, as 64,64; got {values!r}.")
     return [positive_int(name, width) for width in ([values] if isinstance(values, int) else values)]
-
-
-def _layers(
-    in_shape: torch.Size,
-    out_shape: torch.Size,
-    hidden: Sequence[int] | int,
-    unit: Callable[[int], tuple[int, nn.Module]],
-) -> nn.Sequential:
-    """Return linear layers with `unit(width)`, how many numbers it reads and what makes `width` of them, between."""
-    layers: list[nn.Module] = []
-    sizes = [in_shape.numel(), *widths("hidden", hidden)]
-    for n_in, width in itertools.pairwise(sizes):
-        read, nonlinearity = unit(width)
-        layers += [nn.Linear(n_in, read), nonlinearity]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], out_shape.numel()))

@@ -1,8 +1,8 @@
 """The base classes of what can be swapped in a program: a prior, a likelihood, a posterior family.
 
 A part is a module whose `forward` returns a distribution. The base class does the shapes and the checks, a subclass
-is the mathematics. The shelves (`priors`, `likelihoods`, `posteriors`) list what there is in `__all__`, and the
-command line finds a part there, or in a person's own file, by its class name in snake case.
+is the mathematics. The command line finds a part on its shelf (`priors`, `likelihoods`, `posteriors`), or in a
+person's own file, by its class name in snake case.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ class Prior(nn.Module):
     `forward()` returns a distribution with an empty batch shape and event shape [latent_dim]; the
     plates of the program that samples from it give it its batch dimensions. `zeros` [latent_dim] is there to
     build on: it moves with the module to another device or precision.
+
+    Args: latent_dim: the size of z.
     """
 
-    zeros: Tensor
-
-    def __init__(self, latent_dim: int) -> None:
+    def __init__(self, latent_dim: int = 8) -> None:
         super().__init__()
         self.latent_dim = positive_int("latent_dim", latent_dim)
-        self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
+        self.zeros = nn.Buffer(torch.zeros(latent_dim), persistent=False)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -49,8 +49,7 @@ class Prior(nn.Module):
 class Likelihood(nn.Module):
     """P(x | h) = prod_i p(x_i | h_i): subclasses implement `distribution(*params)`.
 
-    A model calls `bind(event_shape)` once, so that the likelihood knows which dimensions of h belong
-    to one datum.
+    A model calls `bind(event_shape)` once, so that it knows which dimensions of h belong to one datum.
     """
 
     num_params: int = 1
@@ -97,7 +96,7 @@ class Likelihood(nn.Module):
         """Return options of the constructor with which it takes all these numbers, or None where it takes them not."""
         return {} if bool(cls().support.check(x).all()) else None
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
+    def distribution(self, *params: Any, **_: Any) -> TorchDistribution:
         """Return the distribution of x given its parameters, each shaped like x: elementwise, or over all of x."""
         raise TypeError(f"{type(self).__name__} has to define distribution(*params).")
 

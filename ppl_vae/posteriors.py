@@ -4,7 +4,7 @@ h is what a guide's encoder gives for one datum, of shape [..., h_dim], with any
 dimensions. A family is where a guide ends; the guide is the whole program Q(z | x).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import pyro.distributions as dist
 import torch
@@ -16,9 +16,60 @@ from torch.distributions.transforms import ReshapeTransform
 from ppl_vae.distributions.flows import Remembering, autoregressive
 from ppl_vae.distributions.gaussian import diagonal_normal, positive_scale
 from ppl_vae.errors import InputError, positive_int
-from ppl_vae.networks import widths
+from ppl_vae.networks import Widths, widths
 from ppl_vae.parts import Posterior
 from ppl_vae.utils.precision import full_precision
+
+__all__ = ["DiagonalNormal", "InverseAutoregressive", "MultivariateNormal", "Posterior", "SitePosteriors"]
+
+Family = Callable[[int], Posterior]
+
+
+class DiagonalNormal(Posterior):
+    """Independent Gaussians, Q(z | h) = N(z; m, diag(s^2)) with (m, r) = h and s = softplus(r) + 1e-6.
+
+    Source: Kingma & Welling, arXiv 1312.6114.
+
+    >>> family = DiagonalNormal(8)
+    >>> family(torch.zeros(5, family.h_dim)).rsample().shape
+    torch.Size([5, 8])
+    """
+
+    @property
+    def h_dim(self) -> int:
+        return 2 * self.latent_dim
+
+    def forward(self, h: Tensor) -> TorchDistribution:
+        return diagonal_normal(h)
+
+
+class MultivariateNormal(Posterior):
+    """A Gaussian with full covariance, Q(z | h) = N(z; m, L L^T) with (m, d, l) = h.
+
+    L is lower triangular, with softplus(d) + 1e-6 on its diagonal and l below, row by row.
+    Source: section 3 of Kingma & Welling, An Introduction to Variational Autoencoders, arXiv 1906.02691.
+
+    >>> family = MultivariateNormal(8)
+    >>> family(torch.zeros(5, family.h_dim)).rsample().shape
+    torch.Size([5, 8])
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        size = self.latent_dim
+        places = torch.full((size, size), self.h_dim - size)  # where in (d, l, 0) each number of L stands
+        places[torch.arange(size), torch.arange(size)] = torch.arange(size)
+        places[tuple(torch.tril_indices(size, size, -1))] = torch.arange(size, self.h_dim - size)
+        self.places = nn.Buffer(places, persistent=False)
+
+    @property
+    def h_dim(self) -> int:
+        return self.latent_dim + self.latent_dim * (self.latent_dim + 1) // 2
+
+    def forward(self, h: Tensor) -> TorchDistribution:
+        loc, raw, below = h.tensor_split((self.latent_dim, 2 * self.latent_dim), dim=-1)
+        numbers = torch.cat([positive_scale(raw), below, torch.zeros_like(h[..., :1])], dim=-1)
+        return dist.MultivariateNormal(loc, scale_tril=numbers[..., self.places])
 
 
 class InverseAutoregressive(Posterior):
@@ -28,15 +79,9 @@ class InverseAutoregressive(Posterior):
     To evaluate a z that it has not just drawn takes as many passes as z has dimensions.
 
     Args:
-        latent_dim: the size of z.
-        kind: "neural_spline" or "masked_autoregressive", of each transform of T.
-        transforms: how many are composed; the order of the dimensions is reversed from one to the next.
-        hidden: the widths of the network of each.
-        context_dim: how many numbers of h all of them read.
-
-    Raises:
-        InputError: an unknown kind, or numbers that are not above zero.
-
+        kind, transforms, hidden: of T, as those of `priors.Flow`.
+        context_dim: how many numbers of h all transforms read.
+    Raises: InputError for an unknown kind, or numbers that are not above zero.
     Source: Kingma et al., arXiv 1606.04934; Durkan et al., arXiv 1906.04032; zuko.
 
     >>> family = InverseAutoregressive(3, transforms=2, hidden=(16,))
@@ -49,7 +94,7 @@ class InverseAutoregressive(Posterior):
         latent_dim: int,
         kind: str = "neural_spline",
         transforms: int = 3,
-        hidden: Sequence[int] | int = (64, 64),
+        hidden: Widths = (64, 64),
         context_dim: int = 32,
     ) -> None:
         super().__init__(latent_dim)
@@ -58,77 +103,14 @@ class InverseAutoregressive(Posterior):
 
     @property
     def h_dim(self) -> int:
-        """Numbers for m and s, one of each for a dimension, and what the transforms read."""
         return 2 * self.latent_dim + self.context_dim
 
     def forward(self, h: Tensor) -> TorchDistribution:
-        """Return Q(z | h) for h of shape [..., h_dim]."""
         loc, raw, context = h.split([self.latent_dim, self.latent_dim, self.context_dim], dim=-1)
         transform = self.flow(context)
         standard = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
         affine = AffineTransform(loc, positive_scale(raw), event_dim=1, cache_size=1)
         return dist.TransformedDistribution(standard, [Remembering(transform, transform.inv), affine])
-
-
-__all__ = ["DiagonalNormal", "InverseAutoregressive", "MultivariateNormal", "Posterior", "SitePosteriors"]
-
-Family = Callable[[int], Posterior]
-
-
-class DiagonalNormal(Posterior):
-    """Independent Gaussians, Q(z | h) = N(z; m, diag(s^2)) with (m, r) = h and s = softplus(r) + 1e-6.
-
-    Source: Kingma & Welling, arXiv 1312.6114.
-
-    >>> import torch
-    >>> family = DiagonalNormal(8)
-    >>> family(torch.zeros(5, family.h_dim)).rsample().shape
-    torch.Size([5, 8])
-    """
-
-    @property
-    def h_dim(self) -> int:
-        """A mean and a scale for each dimension of z."""
-        return 2 * self.latent_dim
-
-    def forward(self, h: Tensor) -> TorchDistribution:
-        """Return N(m, diag(s^2)) for h of shape [..., 2 * latent_dim]."""
-        return diagonal_normal(h)
-
-
-class MultivariateNormal(Posterior):
-    """A Gaussian with full covariance, Q(z | h) = N(z; m, L L^T) with (m, d, l) = h.
-
-    L is lower triangular, with softplus(d) + 1e-6 on its diagonal and l below, row by row.
-
-    Source: section 3 of Kingma & Welling, An Introduction to Variational Autoencoders, arXiv 1906.02691.
-
-    >>> import torch
-    >>> family = MultivariateNormal(8)
-    >>> family(torch.zeros(5, family.h_dim)).rsample().shape
-    torch.Size([5, 8])
-    """
-
-    places: Tensor
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__(latent_dim)
-        size = self.latent_dim
-        places = torch.full((size, size), self.h_dim - size)  # where in (d, l, 0) each number of L stands
-        places[torch.arange(size), torch.arange(size)] = torch.arange(size)
-        places[tuple(torch.tril_indices(size, size, -1))] = torch.arange(size, self.h_dim - size)
-        self.register_buffer("places", places, persistent=False)
-
-    @property
-    def h_dim(self) -> int:
-        """A mean for each dimension of z, and the numbers of a triangle."""
-        return self.latent_dim + self.latent_dim * (self.latent_dim + 1) // 2
-
-    def forward(self, h: Tensor) -> TorchDistribution:
-        """Return N(m, L L^T) for h of shape [..., h_dim]."""
-        loc, raw, below = h.tensor_split((self.latent_dim, 2 * self.latent_dim), dim=-1)
-        numbers = torch.cat([positive_scale(raw), below, torch.zeros_like(h[..., :1])], dim=-1)
-        return dist.MultivariateNormal(loc, scale_tril=numbers[..., self.places])
 
 
 class SitePosteriors(nn.Module):
@@ -137,11 +119,8 @@ class SitePosteriors(nn.Module):
     Args:
         latents: the event shape of each site, by name.
         family: makes the family of a site from its size.
+    Raises: InputError for a model without a latent site.
 
-    Raises:
-        InputError: there is no latent site.
-
-    >>> import torch
     >>> sites = SitePosteriors({"a": torch.Size([2]), "b": torch.Size([])})
     >>> {name: q.event_shape for name, q in sites(torch.zeros(5, sites.h_dim)).items()}
     {'a': torch.Size([2]), 'b': torch.Size([])}
@@ -155,11 +134,7 @@ class SitePosteriors(nn.Module):
         families = [family(shape.numel()) for shape in latents.values()]
         self.families = nn.ModuleList(families)
         self.h_dims = [family.h_dim for family in families]
-
-    @property
-    def h_dim(self) -> int:
-        """How many numbers the encoder must give."""
-        return sum(self.h_dims)
+        self.h_dim = sum(self.h_dims)  # how many numbers the encoder must give
 
     def forward(self, h: Tensor) -> dict[str, TorchDistribution]:
         """Return Q(z_s | h) of each site s, for h of shape [..., h_dim]."""
@@ -168,6 +143,8 @@ class SitePosteriors(nn.Module):
 
 
 def _shaped(q: TorchDistribution, shape: torch.Size) -> TorchDistribution:
-    # A family gives a vector; a site may be a number or an array. With a cache, a flow knows what it has drawn.
-    reshape = ReshapeTransform(q.event_shape, shape, cache_size=1)
-    return q if len(shape) == 1 else dist.TransformedDistribution(q, [reshape])
+    """Return Q over a site of this shape: a family gives a vector."""
+    if len(shape) == 1:
+        return q
+    reshape = ReshapeTransform(q.event_shape, shape, cache_size=1)  # so that a flow knows what it has drawn
+    return dist.TransformedDistribution(q, [reshape])

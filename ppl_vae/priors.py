@@ -1,12 +1,10 @@
 """Priors P(z): modules whose `forward()` returns a distribution over one latent.
 
-The prior says what z is, so it holds the size of z. A new prior is one class here and one row in
-`tests/contracts/rows.py`; the command line finds it by its class name in snake case. A conditional model calls
-its prior as `prior(c)`, with c what networks read of the condition; most priors are independent of it.
+The prior says what z is, so it holds its size, `latent_dim`. A conditional model calls it as `prior(c)`, with c what
+networks read of the condition; most priors are independent of it.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any, Self
 
 import pyro.distributions as dist
@@ -18,7 +16,7 @@ from ppl_vae.distributions.flows import Remembering, autoregressive
 from ppl_vae.distributions.gaussian import GaussianMixture, diagonal_normal
 from ppl_vae.distributions.unwrap import elementwise
 from ppl_vae.errors import InputError, positive_int, positive_number
-from ppl_vae.networks import MLP, widths
+from ppl_vae.networks import MLP, Shape, Widths, widths
 from ppl_vae.parts import Prior
 
 __all__ = ["ConditionalNormal", "Flow", "Laplace", "Mixture", "Prior", "StandardNormal", "StudentT", "VampPrior"]
@@ -27,28 +25,18 @@ __all__ = ["ConditionalNormal", "Flow", "Laplace", "Mixture", "Prior", "Standard
 class StandardNormal(Prior):
     """The standard normal prior, P(z) = N(0, I).
 
-    Args:
-        latent_dim: the size of z.
-
     Source: Kingma & Welling, arXiv 1312.6114.
 
     >>> StandardNormal(8)().sample().shape
     torch.Size([8])
     """
 
-    def __init__(self, latent_dim: int = 8) -> None:
-        super().__init__(latent_dim)
-
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
-        """Return N(0, I) with event shape [latent_dim]."""
         return dist.Normal(self.zeros, torch.ones_like(self.zeros)).to_event(1)
 
 
 class Laplace(Prior):
     """Independent Laplace distributions, P(z) = prod_i exp(-|z_i|) / 2: sparser codes than the Gaussian's.
-
-    Args:
-        latent_dim: the size of z.
 
     Source: the sparse prior of Barello, Charles & Pillow, Sparse-Coding Variational Auto-Encoders, bioRxiv 399246.
 
@@ -56,54 +44,35 @@ class Laplace(Prior):
     True
     """
 
-    def __init__(self, latent_dim: int = 8) -> None:
-        super().__init__(latent_dim)
-
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
-        """Return independent Laplace distributions of scale 1, event shape [latent_dim]."""
         return dist.Laplace(self.zeros, torch.ones_like(self.zeros)).to_event(1)
 
 
 class StudentT(Prior):
     """Independent Student-t distributions, P(z) = prod_i t_df(z_i): heavy tails, for outlying codes.
 
-    Args:
-        latent_dim: the size of z.
-        df: degrees of freedom: a number is fixed, None lets it be learned, one for each dimension, from 5 on.
-
-    Raises:
-        InputError: degrees of freedom that are not above zero.
-
+    Args: df: degrees of freedom: a number is fixed, None lets it be learned, one for each dimension, from 5 on.
+    Raises: InputError for degrees of freedom that are not above zero.
     Source: Takahashi et al., Student-t Variational Autoencoder for Robust Density Estimation, IJCAI 2018.
 
     >>> StudentT(8, df=3)().sample().shape
     torch.Size([8])
     """
 
-    log_df: Tensor
-
     def __init__(self, latent_dim: int = 8, df: float | None = 5.0) -> None:
         super().__init__(latent_dim)
         log_df = torch.full((latent_dim,), math.log(5.0 if df is None else positive_number("df", df)))
-        if df is None:
-            self.log_df = nn.Parameter(log_df)
-        else:
-            self.register_buffer("log_df", log_df)
+        self.log_df = nn.Parameter(log_df) if df is None else nn.Buffer(log_df)
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
-        """Return independent t distributions of scale 1, event shape [latent_dim]."""
         return dist.StudentT(self.log_df.exp(), self.zeros, torch.ones_like(self.zeros)).to_event(1)
 
 
 class Mixture(Prior):
     """A learned mixture of diagonal Gaussians, P(z) = sum_c pi_c N(z; mu_c, diag(s_c^2)).
 
-    Weights, means and scales are parameters of the model and are fitted with it.
-
     Args:
-        latent_dim: the size of z.
         num_components: the number of Gaussians.
-
     Source: the "mixture of Gaussians" prior of Tomczak & Welling, arXiv 1705.07120.
 
     >>> Mixture(8, num_components=3)().log_prob(torch.zeros(5, 8)).shape
@@ -118,20 +87,14 @@ class Mixture(Prior):
         self.log_scale = nn.Parameter(torch.zeros(num_components, latent_dim))
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
-        """Return the mixture with event shape [latent_dim]."""
         return GaussianMixture(self.logits, self.loc, self.log_scale.exp())
 
 
 class ConditionalNormal(Prior):
     """A learned conditional prior, P(z | y) = N(z; m(y), diag(s(y)^2)), for conditional models.
 
-    Args:
-        latent_dim: the size of z.
-        hidden: the widths of the network that gives m and s.
-
-    Raises:
-        InputError: a model without a condition.
-
+    Args: hidden: the widths of the network that gives m and s.
+    Raises: InputError for a model without a condition, or a second model.
     Source: the prior network of Sohn et al., Learning Structured Output Representation using Deep
     Conditional Generative Models, NeurIPS 2015.
 
@@ -139,24 +102,19 @@ class ConditionalNormal(Prior):
     torch.Size([5, 8])
     """
 
-    def __init__(self, latent_dim: int = 8, hidden: Sequence[int] | int = (256,)) -> None:
+    def __init__(self, latent_dim: int = 8, hidden: Widths = (256,)) -> None:
         super().__init__(latent_dim)
         self.hidden = hidden
         self.network: MLP | None = None
 
-    def bind(self, c_shape: Sequence[int]) -> Self:
-        """Make the network for c of this shape.
-
-        Raises:
-            InputError: it belongs to another model.
-        """
+    def bind(self, c_shape: Shape) -> Self:
+        """Make the network for c of this shape."""
         if self.network is not None:
             raise InputError("Expected a ConditionalNormal of its own for each model; got one in use. Make another.")
         self.network = MLP(c_shape, (2 * self.latent_dim,), hidden=self.hidden)
         return self
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
-        """Return N(m(y), diag(s(y)^2)) for c [..., *c_shape]; event shape [latent_dim]."""
         if self.network is None or c is None:
             raise InputError(
                 "Expected a model with a condition for ConditionalNormal; got one without. Use another prior, such as "
@@ -168,19 +126,14 @@ class ConditionalNormal(Prior):
 class VampPrior(Prior):
     """A mixture of the guide's own posteriors at learned pseudo-inputs, P(z) = (1 / C) sum_c Q(z | u_c).
 
-    In a conditional model P(z | y) = (1 / C) sum_c Q(z | u_c, y).
-
-    The guide that is made for the model gives Q of its first latent site; without one there is no P(z) yet. Means and
-    scales come from its encoder, so the prior is as multimodal as the aggregate posterior, and keeps up with it.
+    In a conditional model P(z | y) = (1 / C) sum_c Q(z | u_c, y). The guide that is made for the model gives Q of its
+    first latent site; without one there is no P(z) yet. Means and scales come from its encoder, so the prior is as
+    multimodal as the aggregate posterior, and keeps up with it.
 
     Args:
-        latent_dim: the size of z.
         num_components: C, the number of pseudo-inputs; they start at noise about 0.5.
         inputs: a tensor: start at these instead, [C, *event_shape], for instance some training data.
-
-    Raises:
-        InputError: in use, no guide, or one whose Q of that site does not depend on x alone.
-
+    Raises: InputError for a second guide; in use, none, or one whose Q of that site does not depend on x alone.
     Source: Tomczak & Welling, arXiv 1705.07120.
 
     >>> from ppl_vae.guides import MeanField
@@ -197,34 +150,29 @@ class VampPrior(Prior):
             raise InputError(f"Expected inputs to be a tensor of pseudo-inputs; got {inputs!r}. Or set num_components.")
         self.num_components = positive_int("num_components", num_components) if inputs is None else len(inputs)
         self.inputs = None if inputs is None else nn.Parameter(inputs.detach().clone())
-        self._guide: tuple[Any, ...] = ()  # a tuple, so that it does not become a part of the model
+        self.guide: Any = None
 
     def meet(self, guide: Any) -> None:
-        """Take the posteriors of this guide from now on; a guide says so itself as it is made for the model.
-
-        Raises:
-            InputError: it has met another guide, whose P(z) it is.
-        """
-        if self._guide:
+        """Take the posteriors of this guide, and no other, from now on; it says so itself as it is made."""
+        if self.guide is not None:
             raise InputError(
                 f"Expected one guide for a model with a VampPrior, which is made of it; got another, "
                 f"{type(guide).__name__}. Make a model for each guide."
             )
-        self._guide = (guide,)
+        vars(self)["guide"] = guide  # not a part of the prior
         if self.inputs is None:
             self.inputs = nn.Parameter(torch.randn(self.num_components, *guide.event_shape).to(self.zeros) / 2 + 0.5)
 
     def serves(self, guide: Any) -> bool:
         """Return whether P(z) is made of this guide, and not of another, as after a copy of the model alone."""
-        return not self._guide or self._guide[0] is guide
+        return self.guide is None or self.guide is guide
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
-        """Return the mixture with event shape [latent_dim]."""
-        if not self._guide:
+        guide = self.guide
+        if guide is None:
             raise InputError(
                 "Expected a guide, for VampPrior is made of its Q(z | x); got none. Make one for the model."
             )
-        (guide,) = self._guide
         if not hasattr(guide, "latents"):  # it is being made, and asks what shape z has
             return dist.Normal(self.zeros, torch.ones_like(self.zeros)).to_event(1)
         site = next(iter(guide.latents))
@@ -249,14 +197,10 @@ class Flow(Prior):
     To draw z takes as many passes as z has dimensions.
 
     Args:
-        latent_dim: the size of z.
         kind: "neural_spline" (monotonic rational-quadratic splines on [-5, 5]) or "masked_autoregressive" (affine).
         transforms: how many are composed; the order of the dimensions is reversed from one to the next.
         hidden: the widths of the network of each.
-
-    Raises:
-        InputError: an unknown kind, or numbers that are not above zero.
-
+    Raises: InputError for an unknown kind, or numbers that are not above zero.
     Source: Papamakarios et al., arXiv 1705.07057; Durkan et al., arXiv 1906.04032; zuko.
 
     >>> Flow(3, transforms=2, hidden=(16,))().log_prob(torch.zeros(5, 3)).shape
@@ -264,17 +208,12 @@ class Flow(Prior):
     """
 
     def __init__(
-        self,
-        latent_dim: int = 8,
-        kind: str = "neural_spline",
-        transforms: int = 3,
-        hidden: Sequence[int] | int = (64, 64),
+        self, latent_dim: int = 8, kind: str = "neural_spline", transforms: int = 3, hidden: Widths = (64, 64)
     ) -> None:
         super().__init__(latent_dim)
         self.flow = autoregressive(kind, latent_dim, 0, transforms, widths("hidden", hidden))
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
-        """Return the flow, event shape [latent_dim]."""
         f = self.flow()
         base = dist.Normal(self.zeros, torch.ones_like(self.zeros)).to_event(1)
         return dist.TransformedDistribution(base, [Remembering(f.inv, f)])

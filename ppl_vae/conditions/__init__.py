@@ -2,12 +2,10 @@
 
 A condition is a part like a prior: a module whose `forward()` returns a distribution, here over one y. It
 also says what shape y has, what networks read of it (`encode`), where y and what is to be generated stand in
-a datum, how a file holds it (`read`), and how it is drawn beside answers (`picture`). A new condition is one class
-here and one row in `tests/parts/test_conditions.py`.
+a datum, how a file holds it (`read`), and how it is drawn beside answers (`picture`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -22,7 +20,7 @@ from ppl_vae.conditions.images import images_in
 from ppl_vae.conditions.masks import mask_of
 from ppl_vae.distributions.unwrap import is_improper
 from ppl_vae.errors import InputError, positive_int
-from ppl_vae.networks import MLP
+from ppl_vae.networks import MLP, Shape, Widths
 
 
 class Condition(nn.Module, ABC):
@@ -35,13 +33,10 @@ class Condition(nn.Module, ABC):
     y_from_x = False  # whether y is a part of the datum itself, not something given beside it
     of_pixels = False  # whether the numbers of y are pixels, as those of x
     infer: Any = {"is_condition": True}  # noqa: RUF012  (the mark of the site; see ppl_vae.traces.handlers)
+    event_shape = torch.Size()
+    support: Any = constraints.real
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.event_shape = torch.Size()
-        self.support: Any = constraints.real
-
-    def bind(self, event_shape: Sequence[int]) -> Self:
+    def bind(self, event_shape: Shape) -> Self:
         """Say what shape one datum has."""
         self.event_shape = torch.Size(event_shape)
         return self
@@ -63,8 +58,7 @@ class Condition(nn.Module, ABC):
 
     def forward(self) -> TorchDistribution:
         """Return P(y), by default flat: of a y that is always given only P(x | y) is modelled."""
-        flat = dist.ImproperUniform(self.support, torch.Size(), self.shape)
-        return flat.mask(False)
+        return dist.ImproperUniform(self.support, torch.Size(), self.shape).mask(False)
 
     def encode(self, y: Tensor) -> Tensor:
         """Return what networks read of y [..., *shape], [..., *c_shape]."""
@@ -75,15 +69,12 @@ class Condition(nn.Module, ABC):
         return {}
 
     def example(self) -> Tensor:
-        """Return one y, of zeros, [1, *shape]."""
-        return torch.zeros(1, *self.shape)
+        """Return one y, [1, *shape]: the first there is, or zeros."""
+        every = self.every()
+        return torch.zeros(1, *self.shape) if every is None else every[:1]
 
     def split(self, x: Tensor | None, y: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Return what is generated and what is given, of x [N, *event_shape] and y [N, *shape].
-
-        Raises:
-            InputError: a y that is missing or of another shape.
-        """
+        """Return what is generated and what is given, of x [N, *event_shape] and y [N, *shape], which is checked."""
         self.check(y)
         return x, y
 
@@ -108,11 +99,7 @@ class Condition(nn.Module, ABC):
         return None
 
     def read(self, values: Any, file: object) -> Tensor:
-        """Return conditions [M, *shape] out of an array of numbers, [*shape] or [M, *shape], that a file holds.
-
-        Raises:
-            InputError: an array of another shape, or NaN or infinity in it.
-        """
+        """Return conditions [M, *shape] out of what a file holds, finite numbers [*shape] or [M, *shape]."""
         y = torch.as_tensor(values.astype(np.float32))
         y = y[None] if y.shape == self.shape else y
         if y.shape[1:] != self.shape or not bool(torch.isfinite(y).all()):
@@ -137,42 +124,31 @@ class Label(Condition):
     """A class label y in {0, .., num_classes - 1}, P(y) uniform; networks read it one-hot.
 
     A label that is not known is a latent site like any other; Pyro can enumerate it.
-
-    Args:
-        num_classes: how many labels there are.
+    Args: num_classes: how many labels there are.
 
     >>> Label(10).encode(torch.tensor([7, 0])).argmax(-1)
     tensor([7, 0])
     """
 
     infer = {"is_condition": True, "enumerate": "parallel"}  # noqa: RUF012
-    logits: Tensor
+    shape = torch.Size()
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
         self.num_classes = positive_int("num_classes", num_classes)
-        self.register_buffer("logits", torch.zeros(num_classes), persistent=False)
-
-    @property
-    def shape(self) -> torch.Size:
-        """A label is a number."""
-        return torch.Size()
+        self.logits = nn.Buffer(torch.zeros(num_classes), persistent=False)
 
     @property
     def c_shape(self) -> torch.Size:
-        """One-hot."""
         return torch.Size([self.num_classes])
 
     def forward(self) -> TorchDistribution:
-        """Return the uniform distribution over the labels."""
         return dist.Categorical(logits=self.logits)
 
     def encode(self, y: Tensor) -> Tensor:
-        """Return y [...] one-hot, [..., num_classes]."""
         return (y.unsqueeze(-1) == torch.arange(self.num_classes, device=y.device)).to(self.logits)
 
     def every(self) -> Tensor:
-        """Return all labels, [num_classes]."""
         return torch.arange(self.num_classes)
 
     def read(self, values: Any, file: object) -> Tensor:
@@ -185,12 +161,7 @@ class Label(Condition):
             )
         return y.long()
 
-    def example(self) -> Tensor:
-        """Return one label, the first, [1]."""
-        return torch.zeros(1, dtype=torch.long)
-
     def check(self, y: Tensor | None) -> None:
-        """Refuse labels that are not whole numbers, one for each datum."""
         if y is None:
             return
         if y.dim() > 1:
@@ -211,10 +182,7 @@ class Visible(Condition):
     Args:
         visible: which pixels are given: "middle_column", "quadrant" (the lower left), or an array of zeros and
             ones with the shape of an image, [H, W] or [*event_shape], or a .npy file with one.
-
-    Raises:
-        InputError: a mask of another shape, or one that hides everything or nothing.
-
+    Raises: InputError for a mask of another shape, or one that hides everything or nothing.
     Source: section 4 of Doersch, arXiv 1606.05908; the quadrant of Sohn et al., NeurIPS 2015.
 
     >>> condition = Visible("middle_column").bind((1, 28, 28))
@@ -223,17 +191,12 @@ class Visible(Condition):
     """
 
     y_from_x = of_pixels = True
-    mask: Tensor
-    hidden_index: Tensor
-    visible_index: Tensor
-    order: Tensor
 
     def __init__(self, visible: Any = "middle_column") -> None:
         super().__init__()
         self.visible = visible
 
-    def bind(self, event_shape: Sequence[int]) -> Self:
-        """Lay the mask over a datum."""
+    def bind(self, event_shape: Shape) -> Self:
         super().bind(event_shape)
         mask = mask_of(self.visible, self.event_shape)
         given, hidden = mask.flatten().nonzero().flatten(), (~mask).flatten().nonzero().flatten()
@@ -242,29 +205,27 @@ class Visible(Condition):
                 f"Expected a mask with visible and with hidden pixels; got one that shows {len(given)} of "
                 f"{mask.numel()}. Mark visible pixels with 1, hidden ones with 0."
             )
-        buffers = {"mask": mask, "visible_index": given, "hidden_index": hidden}
-        for name, value in (buffers | {"order": torch.cat([given, hidden]).argsort()}).items():
-            self.register_buffer(name, value, persistent=False)
+        self.mask = nn.Buffer(mask, persistent=False)
+        self.visible_index = nn.Buffer(given, persistent=False)
+        self.hidden_index = nn.Buffer(hidden, persistent=False)
+        self.order = nn.Buffer(torch.cat([given, hidden]).argsort(), persistent=False)
         return self
 
     @property
     def shape(self) -> torch.Size:
-        """As many as there are visible pixels."""
         return self.visible_index.shape
 
     @property
     def x_shape(self) -> torch.Size:
-        """As many as there are hidden pixels."""
         return self.hidden_index.shape
 
     @property
     def given_pixels(self) -> Tensor:
-        """The mask."""
         return self.mask
 
     def picture(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the visible pixels of images y, with the hidden ones in grey."""
-        return torch.where(self.mask, y, torch.full_like(y, 0.5))[:, None], self.mask
+        return torch.where(self.mask, y, 0.5)[:, None], self.mask
 
     def read(self, values: Any, file: object) -> Tensor:
         """Return images to be completed, [M, *event_shape], out of one or several; hidden pixels may be anything."""
@@ -291,8 +252,7 @@ class Visible(Condition):
 
     def join(self, x: Tensor, y: Tensor) -> Tensor:
         """Return whole images [..., *event_shape] of hidden pixels x and visible ones y."""
-        y = y.expand(*x.shape[:-1], -1)
-        whole = torch.cat([y, x], dim=-1)[..., self.order]
+        whole = torch.cat([y.expand(*x.shape[:-1], -1), x], dim=-1)[..., self.order]
         return whole.reshape(x.shape[:-1] + self.event_shape)
 
 
@@ -313,17 +273,13 @@ class DigitString(Condition):
 
     of_pixels = True
 
-    def __init__(self, length: int = 3, num_features: int = 32, hidden: Sequence[int] | int = (256,)) -> None:
+    def __init__(self, length: int = 3, num_features: int = 32, hidden: Widths = (256,)) -> None:
         super().__init__()
         self.length, self.num_features = positive_int("length", length), positive_int("num_features", num_features)
         self.hidden = hidden
 
-    def bind(self, event_shape: Sequence[int]) -> Self:
-        """Make the network that reads one image.
-
-        Raises:
-            InputError: it belongs to another model.
-        """
+    def bind(self, event_shape: Shape) -> Self:
+        """Make the network that reads one image, once."""
         if hasattr(self, "reader"):
             raise InputError("Expected a DigitString of its own for each model; got one in use. Make another.")
         super().bind(event_shape)
@@ -332,21 +288,16 @@ class DigitString(Condition):
 
     @property
     def shape(self) -> torch.Size:
-        """So many images."""
         return torch.Size([self.length, *self.event_shape])
 
     @property
     def c_shape(self) -> torch.Size:
-        """So many features of each image."""
         return torch.Size([self.length, self.num_features])
 
     def encode(self, y: Tensor) -> Tensor:
-        """Return features [..., length, num_features] of images y [..., *shape]."""
-        features: Tensor = self.reader(y)
-        return features
+        return self.reader(y)
 
     def picture(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images of strings y."""
         return y, torch.ones(())
 
     def read(self, values: Any, file: object) -> Tensor:
@@ -354,5 +305,4 @@ class DigitString(Condition):
         return images_in(values, self.event_shape, self.support, file, length=self.length)
 
     def data_options(self) -> dict[str, Any]:
-        """Return that each datum comes with a string of images before it."""
         return {"strings": self.length}

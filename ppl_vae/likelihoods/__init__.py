@@ -1,8 +1,7 @@
 """Likelihoods P(x | h): modules whose `forward(h)` returns a distribution over one datum x.
 
 h is what the decoder gives: it has the shape of x, with the first dimension `num_params` times as
-long, and any leading batch dimensions (samples x data). The base class does the shapes, a new
-likelihood is one method (`distribution`), elementwise, and one row in `tests/contracts/rows.py`.
+long, and any leading batch dimensions (samples x data).
 """
 
 from typing import Any
@@ -54,9 +53,8 @@ class Bernoulli(Likelihood):
     torch.Size([5])
     """
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return Bernoulli(sigmoid(h))."""
-        return dist.Bernoulli(logits=params[0])
+    def distribution(self, logits: Tensor) -> TorchDistribution:
+        return dist.Bernoulli(logits=logits)
 
 
 def that_take(x: Tensor) -> dict[type[Likelihood], dict[str, Any]]:
@@ -72,8 +70,7 @@ def that_take(x: Tensor) -> dict[type[Likelihood], dict[str, Any]]:
     """
     listed: list[Any] = [globals()[name] for name in __all__]
     shelf = [cls for cls in listed if isinstance(cls, type) and issubclass(cls, Likelihood) and cls is not Likelihood]
-    options = {cls: cls.options_for(x) for cls in shelf}
-    taking = {cls: own for cls, own in options.items() if own is not None}
+    taking = {cls: own for cls in shelf if (own := cls.options_for(x)) is not None}
     discrete = {cls: own for cls, own in taking.items() if cls(**own).support.is_discrete}
     whole = bool((x == x.round()).all())
     return discrete if whole and discrete else discrete | taking

@@ -19,11 +19,8 @@ SMALLEST_R = 1e-6  # of the r of a negative binomial
 class Binomial(Likelihood):
     """Counts out of a known number n, P(x | h) = prod_i Binomial(x_i; n, sigmoid(h_i)), x in {0, ..., n}.
 
-    Args:
-        total_count: n.
-
-    Raises:
-        InputError: a total_count below 1.
+    Args: total_count: n.
+    Raises: InputError for a total_count below 1.
 
     >>> Binomial(16).bind((3,))(torch.zeros(3)).mean
     tensor([8., 8., 8.])
@@ -39,9 +36,8 @@ class Binomial(Likelihood):
         fits = bool(constraints.nonnegative_integer.check(x).all())
         return {"total_count": max(1, int(x.max()))} if fits else None
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return Binomial(n, sigmoid(h))."""
-        return counts.Binomial(torch.full_like(params[0], self.total_count), logits=params[0])
+    def distribution(self, logits: Tensor) -> TorchDistribution:
+        return counts.Binomial(torch.full_like(logits, self.total_count), logits=logits)
 
 
 class Poisson(Likelihood):
@@ -51,9 +47,8 @@ class Poisson(Likelihood):
     tensor([1., 1., 1.])
     """
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return Poisson(exp(h))."""
-        return dist.Poisson(params[0].exp())
+    def distribution(self, log_rate: Tensor) -> TorchDistribution:
+        return dist.Poisson(log_rate.exp())
 
 
 class NegativeBinomial(Likelihood):
@@ -61,7 +56,6 @@ class NegativeBinomial(Likelihood):
 
     The variance is mu + mu^2 / r with mu = exp(a) and r = softplus(b) + 1e-6: a Poisson distribution whose rate
     has a gamma distribution.
-
     Source: Lopez et al., Deep generative modeling for single-cell transcriptomics, Nature Methods 15 (2018).
 
     >>> NegativeBinomial().bind((3,))(torch.zeros(6)).mean
@@ -70,9 +64,8 @@ class NegativeBinomial(Likelihood):
 
     num_params = 2
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the negative binomial with mean exp(a) and r = softplus(b)."""
-        return _negative_binomial(*params)
+    def distribution(self, a: Tensor, b: Tensor) -> TorchDistribution:
+        return _negative_binomial(a, b)
 
 
 class ZeroInflatedPoisson(Likelihood):
@@ -86,9 +79,7 @@ class ZeroInflatedPoisson(Likelihood):
 
     num_params = 2
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the mixture of zero and Poisson(exp(a))."""
-        gate, log_rate = params
+    def distribution(self, gate: Tensor, log_rate: Tensor) -> TorchDistribution:
         return counts.ZeroInflated(dist.Poisson(log_rate.exp()), gate_logits=gate)
 
 
@@ -103,10 +94,8 @@ class ZeroInflatedNegativeBinomial(Likelihood):
 
     num_params = 3
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the mixture of zero and the negative binomial."""
-        gate, *rest = params
-        return counts.ZeroInflated(_negative_binomial(*rest), gate_logits=gate)
+    def distribution(self, gate: Tensor, a: Tensor, b: Tensor) -> TorchDistribution:
+        return counts.ZeroInflated(_negative_binomial(a, b), gate_logits=gate)
 
 
 class Multinomial(Likelihood):
@@ -115,13 +104,8 @@ class Multinomial(Likelihood):
         log P(x | h, n) = log n! - sum_i log x_i! + sum_i x_i log softmax(h)_i,    n = sum_i x_i
 
     n is read from x: the length of a document is given, not modelled.
-
-    Args:
-        total_count: n of what is generated.
-
-    Raises:
-        InputError: a total_count below 1.
-
+    Args: total_count: n of what is generated.
+    Raises: InputError for a total_count below 1.
     Source: Miao et al., arXiv 1511.06038; Liang et al., arXiv 1802.05814.
 
     >>> Multinomial(total_count=6).bind((3,))(torch.zeros(5, 3)).sample().sum(-1)
@@ -134,12 +118,10 @@ class Multinomial(Likelihood):
 
     @property
     def support(self) -> Any:
-        """What values each number of x can have."""
         return constraints.nonnegative_integer
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the multinomial over all numbers of one datum."""
-        return counts.Multinomial(params[0], self.total_count, len(self.event_shape))
+    def distribution(self, logits: Tensor) -> TorchDistribution:
+        return counts.Multinomial(logits, self.total_count, len(self.event_shape))
 
 
 def _negative_binomial(a: Tensor, b: Tensor) -> TorchDistribution:

@@ -17,14 +17,7 @@ from ppl_vae.parts import Likelihood
 
 
 class OfLevels(Likelihood):
-    """A likelihood of pixels with `num_levels` levels, 256 by default.
-
-    Args:
-        num_levels: L, how many levels a pixel has.
-
-    Raises:
-        InputError: fewer than two.
-    """
+    """A likelihood of pixels with `num_levels` levels, 256 by default."""
 
     def __init__(self, num_levels: int = 256) -> None:
         super().__init__()
@@ -35,9 +28,10 @@ class OfLevels(Likelihood):
     @classmethod
     def options_for(cls, x: Tensor) -> dict[str, Any] | None:
         """Return the number of levels for which x are levels; {} if that is the usual 256."""
-        fitting = (n for n in (256, *range(2, 256)) if bool(Levels(n).check(x).all()))
-        num_levels = next(fitting, None)
-        return None if num_levels is None else {} if num_levels == 256 else {"num_levels": num_levels}
+        for num_levels in (256, *range(2, 256)):
+            if bool(Levels(num_levels).check(x).all()):
+                return {} if num_levels == 256 else {"num_levels": num_levels}
+        return None
 
 
 class DiscretizedLogistic(OfLevels):
@@ -46,13 +40,8 @@ class DiscretizedLogistic(OfLevels):
         P(k) = S((k + 1/2 - m) / s) - S((k - 1/2 - m) / s),    S the sigmoid, 0 and 1 for it beyond the ends
 
     with m and s in levels. Of h = (a, b), a is the mean and b the log scale (at least -7) of 2 x - 1, whatever L.
-
-    Args:
-        num_levels: L, how many levels a pixel has.
-
-    Raises:
-        InputError: fewer than two levels.
-
+    Args: num_levels: L, how many levels a pixel has.
+    Raises: InputError for fewer than two levels.
     Source: Kingma et al., arXiv 1606.04934, equation 13; Salimans et al., arXiv 1701.05517.
 
     >>> p = DiscretizedLogistic().bind((1, 2, 2))(torch.zeros(5, 2, 2, 2))
@@ -62,9 +51,7 @@ class DiscretizedLogistic(OfLevels):
 
     num_params = 2
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the rounded logistic with mean a and log scale b of 2 x - 1."""
-        mean, log_scale = params
+    def distribution(self, mean: Tensor, log_scale: Tensor) -> TorchDistribution:
         return pixels.DiscretizedLogistic(mean, log_scale, self.num_levels)
 
 
@@ -74,10 +61,7 @@ class DiscretizedLogisticMixture(OfLevels):
     Args:
         num_components: how many.
         num_levels: L, how many levels a pixel has.
-
-    Raises:
-        InputError: no component, or fewer than two levels.
-
+    Raises: InputError for no component, or fewer than two levels.
     Source: Salimans et al., arXiv 1701.05517, equation 2; without the regression of one channel on the others.
 
     >>> likelihood = DiscretizedLogisticMixture(num_components=3).bind((1, 2, 2))
@@ -90,7 +74,6 @@ class DiscretizedLogisticMixture(OfLevels):
         self.num_params = 3 * positive_int("num_components", num_components)
 
     def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the mixture with logits, means and log scales, each a third of the parameters."""
         logits, mean, log_scale = torch.stack(params, dim=-1).chunk(3, dim=-1)
         components = pixels.DiscretizedLogistic(mean, log_scale, self.num_levels)
         return pixels.DiscretizedLogisticMixture(dist.Categorical(logits=logits), components)
@@ -99,12 +82,8 @@ class DiscretizedLogisticMixture(OfLevels):
 class Categorical(OfLevels):
     """Grey levels without an order: each of L levels of each pixel has a probability of its own, softmax(h).
 
-    Args:
-        num_levels: L, how many levels a pixel has.
-
-    Raises:
-        InputError: fewer than two levels.
-
+    Args: num_levels: L, how many levels a pixel has.
+    Raises: InputError for fewer than two levels.
     Source: van den Oord et al., arXiv 1601.06759, section 3.4.
 
     >>> likelihood = Categorical(num_levels=17).bind((1, 8, 8))
@@ -116,6 +95,5 @@ class Categorical(OfLevels):
         super().__init__(num_levels)
         self.num_params = num_levels
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the distribution over levels with one logit for each."""
-        return pixels.Categorical(torch.stack(params, dim=-1))
+    def distribution(self, *logits: Tensor) -> TorchDistribution:
+        return pixels.Categorical(torch.stack(logits, dim=-1))

@@ -5,7 +5,6 @@ such pixels (`data.load(name, dequantize="uniform")`), or take a likelihood of l
 """
 
 import math
-from collections.abc import Sequence
 from typing import Self
 
 import pyro.distributions as dist
@@ -16,6 +15,7 @@ from torch.nn.functional import softplus
 
 from ppl_vae.distributions import pixels
 from ppl_vae.errors import InputError, positive_number
+from ppl_vae.networks import Shape
 from ppl_vae.parts import Likelihood
 
 FLOOR = 1e-3  # of initial_sigma: without one, the density of a pixel that never changes has no maximum
@@ -25,35 +25,24 @@ class LocationScale(Likelihood):
     """A density of (x - m) / sigma, with m what the decoder gives: subclasses implement `density(m, sigma)`.
 
     Args:
-        sigma: the scale: a number is a fixed hyperparameter; None lets one for all dimensions be learned,
-            "per_dimension" one for each; with "per_datum" the decoder gives one for each number of each datum,
-            sigma = initial_sigma (softplus(r) / ln 2 + 0.001).
-        initial_sigma: where a sigma that is not fixed starts.
+        sigma, initial_sigma: as those of `Gaussian`.
         name: what a subclass calls sigma.
-
-    Raises:
-        InputError: a sigma that is not above zero, nor one of these words.
     """
-
-    log_sigma: Tensor
 
     def __init__(self, sigma: float | str | None, initial_sigma: float, name: str = "sigma") -> None:
         super().__init__()
-        self.per_datum, self.per_dimension = sigma == "per_datum", sigma == "per_dimension"
-        learned = sigma is None or self.per_datum or self.per_dimension
+        per_datum, self.per_dimension = sigma == "per_datum", sigma == "per_dimension"
+        learned = sigma is None or per_datum or self.per_dimension
         if isinstance(sigma, str) and not learned:
             raise InputError(
                 f"Expected {name} to be a number above zero, 'per_dimension', 'per_datum' or None; got {sigma!r}."
             )
         start = positive_number(f"initial_{name}", initial_sigma) if learned else positive_number(name, sigma)
-        self.num_params = 2 if self.per_datum else 1
+        self.num_params = 2 if per_datum else 1
         log_sigma = torch.tensor(start).log()
-        if learned and not self.per_datum:
-            self.log_sigma = nn.Parameter(log_sigma)
-        else:
-            self.register_buffer("log_sigma", log_sigma)
+        self.log_sigma = nn.Parameter(log_sigma) if learned and not per_datum else nn.Buffer(log_sigma)
 
-    def bind(self, event_shape: Sequence[int]) -> Self:
+    def bind(self, event_shape: Shape) -> Self:
         """Say what shape one datum has, and make a sigma for each dimension where that was asked for."""
         super().bind(event_shape)
         if self.per_dimension and self.log_sigma.shape != self.event_shape:
@@ -65,10 +54,9 @@ class LocationScale(Likelihood):
         """The scale of P(x | h), a scalar or [*event_shape]; the unit of what the decoder gives, if it gives it."""
         return self.log_sigma.exp()
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the density about m = params[0]."""
-        relative = softplus(params[1]) / math.log(2) + FLOOR if self.per_datum else 1.0
-        return self.density(params[0], self.sigma * relative)
+    def distribution(self, m: Tensor, r: Tensor | None = None) -> TorchDistribution:
+        relative = 1.0 if r is None else softplus(r) / math.log(2) + FLOOR
+        return self.density(m, self.sigma * relative)
 
     def density(self, m: Tensor, sigma: Tensor) -> TorchDistribution:
         """Return the elementwise density about m with scale sigma."""
@@ -83,10 +71,7 @@ class Gaussian(LocationScale):
             learned, "per_dimension" one for each; with "per_datum" the decoder gives one for each number of each
             datum, sigma = initial_sigma (softplus(r) / ln 2 + 0.001) and (m, r) = h.
         initial_sigma: where a sigma that is not fixed starts.
-
-    Raises:
-        InputError: a sigma that is not above zero, nor one of these words.
-
+    Raises: InputError for a sigma that is not above zero, nor one of these words.
     Source: section 2 of Doersch, arXiv 1606.05908; Mattei & Frellsen, arXiv 1802.04826, for why a sigma given by
     the decoder must not fall to zero.
 
@@ -100,7 +85,6 @@ class Gaussian(LocationScale):
         super().__init__(sigma, initial_sigma)
 
     def density(self, m: Tensor, sigma: Tensor) -> TorchDistribution:
-        """Return N(m, sigma^2)."""
         return dist.Normal(m, sigma)
 
 
@@ -110,9 +94,7 @@ class Laplace(LocationScale):
     Args:
         scale: b, as sigma of `Gaussian`: a number, None, "per_dimension" or "per_datum".
         initial_scale: where a b that is not fixed starts.
-
-    Raises:
-        InputError: a scale that is not above zero, nor one of these words.
+    Raises: InputError for a scale that is not above zero, nor one of these words.
 
     >>> Laplace(scale=0.5).bind((3,))(torch.zeros(3)).log_prob(torch.zeros(3))
     tensor(0.)
@@ -122,7 +104,6 @@ class Laplace(LocationScale):
         super().__init__(scale, initial_scale, "scale")
 
     def density(self, m: Tensor, sigma: Tensor) -> TorchDistribution:
-        """Return Laplace(m, b)."""
         return dist.Laplace(m, sigma)
 
 
@@ -133,10 +114,7 @@ class StudentT(LocationScale):
         scale: s, as sigma of `Gaussian`: a number, None, "per_dimension" or "per_datum".
         df: degrees of freedom, above 1, so that there is a mean.
         initial_scale: where an s that is not fixed starts.
-
-    Raises:
-        InputError: a scale that is not above zero, nor one of these words; df of 1 or less.
-
+    Raises: InputError for a scale that is not above zero, nor one of these words; df of 1 or less.
     Source: Takahashi et al., Student-t Variational Autoencoder for Robust Density Estimation, IJCAI 2018.
 
     >>> StudentT(df=3.0).bind((3,))(torch.zeros(5, 3)).mean.shape
@@ -150,7 +128,6 @@ class StudentT(LocationScale):
             raise InputError(f"Expected df above 1, so that x has a mean; got {df!r}. Raise it.")
 
     def density(self, m: Tensor, sigma: Tensor) -> TorchDistribution:
-        """Return the t distribution about m with scale s."""
         return dist.StudentT(self.df, m, sigma)
 
 
@@ -158,13 +135,11 @@ class ContinuousBernoulli(Likelihood):
     """Grey pixels in [0, 1] as a density, P(x | h) = prod_i C(h_i) p_i^x_i (1 - p_i)^(1 - x_i), p = sigmoid(h).
 
     C(h) = h / tanh(h / 2) is what the cross-entropy of grey pixels lacks to be a log-density.
-
     Source: Loaiza-Ganem & Cunningham, arXiv 1907.06845.
 
     >>> ContinuousBernoulli().bind((3,))(torch.zeros(3)).log_prob(torch.rand(3)).abs() < 1e-6
     tensor(True)
     """
 
-    def distribution(self, *params: Tensor) -> TorchDistribution:
-        """Return the density with logits h."""
-        return pixels.ContinuousBernoulli(logits=params[0])
+    def distribution(self, logits: Tensor) -> TorchDistribution:
+        return pixels.ContinuousBernoulli(logits=logits)
