@@ -64,7 +64,7 @@ class Concatenated(Architecture):
 class Gated(Concatenated):
     """A gated perceptron, `networks.GatedMLP`, on the concatenation of what it reads.
 
-    Args: as those of that network.
+    The arguments are those of that network.
 
     >>> Gated(hidden=64).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
     torch.Size([3, 5, 1, 8, 8])
@@ -77,7 +77,7 @@ class Gated(Concatenated):
 class Convolutional(Concatenated):
     """`networks.Convolutional`, for data that are images: c is more channels, or stands beside z.
 
-    Args: as those of that network.
+    The arguments are those of that network.
 
     >>> Convolutional(channels=4).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
     torch.Size([3, 5, 1, 8, 8])
@@ -90,7 +90,7 @@ class Convolutional(Concatenated):
 class Residual(Concatenated):
     """`networks.Residual`, for data that are images: c is more channels, or stands beside z.
 
-    Args: as those of that network.
+    The arguments are those of that network.
 
     >>> Residual(channels=4).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
     torch.Size([3, 5, 1, 8, 8])
@@ -152,8 +152,13 @@ class Tutorial(Architecture):
 
     Tower c-1000-500-250-250, its last layer linear; encoder x-1000-500-250, with the tower's 500 added before
     its nonlinearity; decoder z-250 plus the tower's output, ReLU, 500-1000-x. Widths can be scaled down.
-    Args: scale: what the widths are divided by, a whole number.
-    Raises: InputError for a scale below 1.
+
+    Args:
+        scale: what the widths are divided by, a whole number.
+
+    Raises:
+        InputError: a scale below 1.
+
     Source: the code of Doersch, arXiv 1606.05908, section 4.
 
     >>> decoder = Tutorial().decoder((30,), (28,), (756,))

@@ -30,7 +30,7 @@ class ConditionalModel(Model):
     """
 
     default_guide = "conditional"
-    default_condition: type[Condition]
+    default_condition: type[Condition] | None = None
     default_prior: type[Prior] | None = None
     default_likelihood: type[Likelihood] = Bernoulli
     default_networks: type[Architecture] = Concatenated
@@ -45,8 +45,13 @@ class ConditionalModel(Model):
         networks: Architecture | None = None,
     ) -> None:
         super().__init__(event_shape)
-        condition = condition or self.default_condition()
+        condition = condition or (self.default_condition() if self.default_condition else None)
         prior = prior or (self.default_prior() if self.default_prior else None)
+        if condition is None:
+            raise InputError(
+                f"Expected a condition for {type(self).__name__}; got none. Pass one, such as Label(10), or name a "
+                f"default_condition."
+            )
         if self.completes not in (None, condition.y_from_x):
             raise InputError(
                 f"Expected a condition that is {'a part of x, such as Visible,' if self.completes else 'no part of x'} "

@@ -53,7 +53,9 @@ class MLP(Network):
     Args:
         hidden: the width of each hidden layer; () gives a linear map.
         activation: one of relu, tanh, silu, elu.
-    Raises: InputError for a width that is not above zero, or an unknown activation.
+
+    Raises:
+        InputError: a width that is not above zero, or an unknown activation.
 
     >>> MLP((8,), (1, 28, 28), hidden=(64,))(torch.zeros(3, 5, 8)).shape
     torch.Size([3, 5, 1, 28, 28])
@@ -81,8 +83,12 @@ class MLP(Network):
 class GatedMLP(MLP):
     """A multi-layer perceptron whose units are gated, h' = (A h + a) * sigmoid(B h + b).
 
-    Args: hidden: the width of each hidden layer.
-    Raises: InputError for a width that is not above zero.
+    Args:
+        hidden: the width of each hidden layer.
+
+    Raises:
+        InputError: a width that is not above zero.
+
     Source: Dauphin et al., arXiv 1612.08083; in VAEs, Tomczak & Welling, arXiv 1705.07120.
 
     >>> GatedMLP((8,), (1, 28, 28), hidden=(64,))(torch.zeros(3, 5, 8)).shape
@@ -104,7 +110,10 @@ class Convolutional(Network):
         in_shape, out_shape: the shapes of one input and of one output; one is an image's, [channels, height, width].
         channels: of each layer, from the one at the image on.
         activation: one of relu, tanh, silu, elu.
-    Raises: InputError for no image on just one side, channels that are not above zero, or an unknown activation.
+
+    Raises:
+        InputError: no image on just one side, channels that are not above zero, or an unknown activation.
+
     Source: Radford et al., arXiv 1511.06434; Odena et al., Deconvolution and Checkerboard Artifacts, Distill 2016,
     for the kernels of 4 that reach each pixel of the larger image alike.
 
@@ -159,7 +168,10 @@ class Residual(Convolutional):
         channels: of each size of image, from the largest on.
         blocks: how many for each size.
         activation: one of relu, tanh, silu, elu.
-    Raises: InputError for no image on just one side, numbers that are not above zero, or an unknown activation.
+
+    Raises:
+        InputError: no image on just one side, numbers that are not above zero, or an unknown activation.
+
     Source: He et al., arXiv 1603.05027; Wu & He, arXiv 1803.08494.
 
     >>> Residual((1, 28, 20), (16,), channels=(8, 16))(torch.zeros(3, 5, 1, 28, 20)).shape

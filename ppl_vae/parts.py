@@ -24,7 +24,8 @@ class Prior(nn.Module):
     plates of the program that samples from it give it its batch dimensions. `zeros` [latent_dim] is there to
     build on: it moves with the module to another device or precision.
 
-    Args: latent_dim: the size of z.
+    Args:
+        latent_dim: the size of z.
     """
 
     def __init__(self, latent_dim: int = 8) -> None:

@@ -47,6 +47,7 @@ class MultivariateNormal(Posterior):
     """A Gaussian with full covariance, Q(z | h) = N(z; m, L L^T) with (m, d, l) = h.
 
     L is lower triangular, with softplus(d) + 1e-6 on its diagonal and l below, row by row.
+
     Source: section 3 of Kingma & Welling, An Introduction to Variational Autoencoders, arXiv 1906.02691.
 
     >>> family = MultivariateNormal(8)
@@ -81,7 +82,10 @@ class InverseAutoregressive(Posterior):
     Args:
         kind, transforms, hidden: of T, as those of `priors.Flow`.
         context_dim: how many numbers of h all transforms read.
-    Raises: InputError for an unknown kind, or numbers that are not above zero.
+
+    Raises:
+        InputError: an unknown kind, or numbers that are not above zero.
+
     Source: Kingma et al., arXiv 1606.04934; Durkan et al., arXiv 1906.04032; zuko.
 
     >>> family = InverseAutoregressive(3, transforms=2, hidden=(16,))
@@ -119,7 +123,9 @@ class SitePosteriors(nn.Module):
     Args:
         latents: the event shape of each site, by name.
         family: makes the family of a site from its size.
-    Raises: InputError for a model without a latent site.
+
+    Raises:
+        InputError: a model without a latent site.
 
     >>> sites = SitePosteriors({"a": torch.Size([2]), "b": torch.Size([])})
     >>> {name: q.event_shape for name, q in sites(torch.zeros(5, sites.h_dim)).items()}

@@ -51,8 +51,12 @@ class Laplace(Prior):
 class StudentT(Prior):
     """Independent Student-t distributions, P(z) = prod_i t_df(z_i): heavy tails, for outlying codes.
 
-    Args: df: degrees of freedom: a number is fixed, None lets it be learned, one for each dimension, from 5 on.
-    Raises: InputError for degrees of freedom that are not above zero.
+    Args:
+        df: degrees of freedom: a number is fixed, None lets it be learned, one for each dimension, from 5 on.
+
+    Raises:
+        InputError: degrees of freedom that are not above zero.
+
     Source: Takahashi et al., Student-t Variational Autoencoder for Robust Density Estimation, IJCAI 2018.
 
     >>> StudentT(8, df=3)().sample().shape
@@ -73,6 +77,7 @@ class Mixture(Prior):
 
     Args:
         num_components: the number of Gaussians.
+
     Source: the "mixture of Gaussians" prior of Tomczak & Welling, arXiv 1705.07120.
 
     >>> Mixture(8, num_components=3)().log_prob(torch.zeros(5, 8)).shape
@@ -93,8 +98,12 @@ class Mixture(Prior):
 class ConditionalNormal(Prior):
     """A learned conditional prior, P(z | y) = N(z; m(y), diag(s(y)^2)), for conditional models.
 
-    Args: hidden: the widths of the network that gives m and s.
-    Raises: InputError for a model without a condition, or a second model.
+    Args:
+        hidden: the widths of the network that gives m and s.
+
+    Raises:
+        InputError: a model without a condition, or a second model.
+
     Source: the prior network of Sohn et al., Learning Structured Output Representation using Deep
     Conditional Generative Models, NeurIPS 2015.
 
@@ -133,7 +142,10 @@ class VampPrior(Prior):
     Args:
         num_components: C, the number of pseudo-inputs; they start at noise about 0.5.
         inputs: a tensor: start at these instead, [C, *event_shape], for instance some training data.
-    Raises: InputError for a second guide; in use, none, or one whose Q of that site does not depend on x alone.
+
+    Raises:
+        InputError: a second guide; in use, none, or one whose Q of that site does not depend on x alone.
+
     Source: Tomczak & Welling, arXiv 1705.07120.
 
     >>> from ppl_vae.guides import MeanField
@@ -200,7 +212,10 @@ class Flow(Prior):
         kind: "neural_spline" (monotonic rational-quadratic splines on [-5, 5]) or "masked_autoregressive" (affine).
         transforms: how many are composed; the order of the dimensions is reversed from one to the next.
         hidden: the widths of the network of each.
-    Raises: InputError for an unknown kind, or numbers that are not above zero.
+
+    Raises:
+        InputError: an unknown kind, or numbers that are not above zero.
+
     Source: Papamakarios et al., arXiv 1705.07057; Durkan et al., arXiv 1906.04032; zuko.
 
     >>> Flow(3, transforms=2, hidden=(16,))().log_prob(torch.zeros(5, 3)).shape

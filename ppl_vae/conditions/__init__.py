@@ -124,7 +124,9 @@ class Label(Condition):
     """A class label y in {0, .., num_classes - 1}, P(y) uniform; networks read it one-hot.
 
     A label that is not known is a latent site like any other; Pyro can enumerate it.
-    Args: num_classes: how many labels there are.
+
+    Args:
+        num_classes: how many labels there are.
 
     >>> Label(10).encode(torch.tensor([7, 0])).argmax(-1)
     tensor([7, 0])
@@ -182,7 +184,10 @@ class Visible(Condition):
     Args:
         visible: which pixels are given: "middle_column", "quadrant" (the lower left), or an array of zeros and
             ones with the shape of an image, [H, W] or [*event_shape], or a .npy file with one.
-    Raises: InputError for a mask of another shape, or one that hides everything or nothing.
+
+    Raises:
+        InputError: a mask of another shape, or one that hides everything or nothing.
+
     Source: section 4 of Doersch, arXiv 1606.05908; the quadrant of Sohn et al., NeurIPS 2015.
 
     >>> condition = Visible("middle_column").bind((1, 28, 28))

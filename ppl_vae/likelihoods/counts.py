@@ -19,8 +19,11 @@ SMALLEST_R = 1e-6  # of the r of a negative binomial
 class Binomial(Likelihood):
     """Counts out of a known number n, P(x | h) = prod_i Binomial(x_i; n, sigmoid(h_i)), x in {0, ..., n}.
 
-    Args: total_count: n.
-    Raises: InputError for a total_count below 1.
+    Args:
+        total_count: n.
+
+    Raises:
+        InputError: a total_count below 1.
 
     >>> Binomial(16).bind((3,))(torch.zeros(3)).mean
     tensor([8., 8., 8.])
@@ -56,6 +59,7 @@ class NegativeBinomial(Likelihood):
 
     The variance is mu + mu^2 / r with mu = exp(a) and r = softplus(b) + 1e-6: a Poisson distribution whose rate
     has a gamma distribution.
+
     Source: Lopez et al., Deep generative modeling for single-cell transcriptomics, Nature Methods 15 (2018).
 
     >>> NegativeBinomial().bind((3,))(torch.zeros(6)).mean
@@ -104,8 +108,13 @@ class Multinomial(Likelihood):
         log P(x | h, n) = log n! - sum_i log x_i! + sum_i x_i log softmax(h)_i,    n = sum_i x_i
 
     n is read from x: the length of a document is given, not modelled.
-    Args: total_count: n of what is generated.
-    Raises: InputError for a total_count below 1.
+
+    Args:
+        total_count: n of what is generated.
+
+    Raises:
+        InputError: a total_count below 1.
+
     Source: Miao et al., arXiv 1511.06038; Liang et al., arXiv 1802.05814.
 
     >>> Multinomial(total_count=6).bind((3,))(torch.zeros(5, 3)).sample().sum(-1)

@@ -40,8 +40,13 @@ class DiscretizedLogistic(OfLevels):
         P(k) = S((k + 1/2 - m) / s) - S((k - 1/2 - m) / s),    S the sigmoid, 0 and 1 for it beyond the ends
 
     with m and s in levels. Of h = (a, b), a is the mean and b the log scale (at least -7) of 2 x - 1, whatever L.
-    Args: num_levels: L, how many levels a pixel has.
-    Raises: InputError for fewer than two levels.
+
+    Args:
+        num_levels: L, how many levels a pixel has.
+
+    Raises:
+        InputError: fewer than two levels.
+
     Source: Kingma et al., arXiv 1606.04934, equation 13; Salimans et al., arXiv 1701.05517.
 
     >>> p = DiscretizedLogistic().bind((1, 2, 2))(torch.zeros(5, 2, 2, 2))
@@ -61,7 +66,10 @@ class DiscretizedLogisticMixture(OfLevels):
     Args:
         num_components: how many.
         num_levels: L, how many levels a pixel has.
-    Raises: InputError for no component, or fewer than two levels.
+
+    Raises:
+        InputError: no component, or fewer than two levels.
+
     Source: Salimans et al., arXiv 1701.05517, equation 2; without the regression of one channel on the others.
 
     >>> likelihood = DiscretizedLogisticMixture(num_components=3).bind((1, 2, 2))
@@ -82,8 +90,12 @@ class DiscretizedLogisticMixture(OfLevels):
 class Categorical(OfLevels):
     """Grey levels without an order: each of L levels of each pixel has a probability of its own, softmax(h).
 
-    Args: num_levels: L, how many levels a pixel has.
-    Raises: InputError for fewer than two levels.
+    Args:
+        num_levels: L, how many levels a pixel has.
+
+    Raises:
+        InputError: fewer than two levels.
+
     Source: van den Oord et al., arXiv 1601.06759, section 3.4.
 
     >>> likelihood = Categorical(num_levels=17).bind((1, 8, 8))

@@ -71,7 +71,10 @@ class Gaussian(LocationScale):
             learned, "per_dimension" one for each; with "per_datum" the decoder gives one for each number of each
             datum, sigma = initial_sigma (softplus(r) / ln 2 + 0.001) and (m, r) = h.
         initial_sigma: where a sigma that is not fixed starts.
-    Raises: InputError for a sigma that is not above zero, nor one of these words.
+
+    Raises:
+        InputError: a sigma that is not above zero, nor one of these words.
+
     Source: section 2 of Doersch, arXiv 1606.05908; Mattei & Frellsen, arXiv 1802.04826, for why a sigma given by
     the decoder must not fall to zero.
 
@@ -94,7 +97,9 @@ class Laplace(LocationScale):
     Args:
         scale: b, as sigma of `Gaussian`: a number, None, "per_dimension" or "per_datum".
         initial_scale: where a b that is not fixed starts.
-    Raises: InputError for a scale that is not above zero, nor one of these words.
+
+    Raises:
+        InputError: a scale that is not above zero, nor one of these words.
 
     >>> Laplace(scale=0.5).bind((3,))(torch.zeros(3)).log_prob(torch.zeros(3))
     tensor(0.)
@@ -114,7 +119,10 @@ class StudentT(LocationScale):
         scale: s, as sigma of `Gaussian`: a number, None, "per_dimension" or "per_datum".
         df: degrees of freedom, above 1, so that there is a mean.
         initial_scale: where an s that is not fixed starts.
-    Raises: InputError for a scale that is not above zero, nor one of these words; df of 1 or less.
+
+    Raises:
+        InputError: a scale that is not above zero, nor one of these words; df of 1 or less.
+
     Source: Takahashi et al., Student-t Variational Autoencoder for Robust Density Estimation, IJCAI 2018.
 
     >>> StudentT(df=3.0).bind((3,))(torch.zeros(5, 3)).mean.shape
@@ -135,6 +143,7 @@ class ContinuousBernoulli(Likelihood):
     """Grey pixels in [0, 1] as a density, P(x | h) = prod_i C(h_i) p_i^x_i (1 - p_i)^(1 - x_i), p = sigmoid(h).
 
     C(h) = h / tanh(h / 2) is what the cross-entropy of grey pixels lacks to be a log-density.
+
     Source: Loaiza-Ganem & Cunningham, arXiv 1907.06845.
 
     >>> ContinuousBernoulli().bind((3,))(torch.zeros(3)).log_prob(torch.rand(3)).abs() < 1e-6

@@ -15,6 +15,7 @@ from tiny import IMAGES, LABELS, SHAPE, SMALL, STRINGS
 import ppl_vae
 from ppl_vae import InputError, guides, models
 from ppl_vae.architectures import Tutorial
+from ppl_vae.conditional import ConditionalModel
 from ppl_vae.conditions import DigitString, Label, Visible
 from ppl_vae.generation.generate import same_latents
 from ppl_vae.priors import ConditionalNormal, StandardNormal
@@ -324,3 +325,11 @@ def test_one_answer_of_a_regressor_is_drawn_once():
     model = models.Regressor(SHAPE, Label(3), **SMALL)
     once, often = (labelled(model, torch.arange(3), mean=mean).get_size_inches() for mean in (True, False))
     assert once[0] < often[0]
+
+
+def test_a_model_without_a_usual_condition_asks_for_one():
+    class Given(ConditionalModel):
+        pass
+
+    with pytest.raises(InputError, match=r"Expected a condition for Given; got none. Pass one, such as Label\(10\)"):
+        Given((3,))
