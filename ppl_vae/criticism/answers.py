@@ -86,25 +86,24 @@ def answer(
     progress: bool | None = None,
 ) -> Answers:
     """Draw answers to the condition of each datum of a split, E[x | z, y] or else draws of x, and measure them."""
-    labels = None if classifier is None else right_labels(split)
-    parts: list[tuple[Array, Array, Array]] = []
+    errors, diversity, right = [], [], []
     what = "E[x | z, y]" if mean else "draws of x"
     with progress_bar(len(split), what, "datum", progress) as bar:
         for start, index in enumerate(torch.arange(len(split)).split(max(1, ROWS // num_answers))):
             own_seed = int(np.random.SeedSequence((seed, start)).generate_state(1)[0])
-            y = given(model, split, index).repeat_interleave(num_answers, dim=0)
+            some = split[index]
+            y = given(model, some).repeat_interleave(num_answers, dim=0)
             x = sample(model, mean=mean, seed=own_seed, y=y).cpu()
             made = generated(model, x).unflatten(0, (len(index), num_answers)).double()
-            truth = generated(model, split.take(index)).double()
-            errors = ((made - truth[:, None]) ** 2).mean(-1)
-            right = torch.zeros(0)
-            if classifier is not None and labels is not None:
+            truth = generated(model, some.x).double()
+            errors.append(((made - truth[:, None]) ** 2).mean(-1).T)
+            diversity.append(pairwise_distance(made))
+            if classifier is not None:
                 read = classifier.read(x).reshape(len(index), num_answers)
-                right = (read == labels[index][:, None]).double().mean(1)
-            parts.append((errors.T.numpy(), pairwise_distance(made).numpy(), right.numpy()))
+                right.append((read == right_labels(some)[:, None]).double().mean(1))
             bar.update(len(index))
-    errors_, diversity, read_right = (np.concatenate(values, axis=-1) for values in zip(*parts, strict=True))
-    return Answers(errors_, diversity, None if classifier is None else read_right)
+    read_right = torch.cat(right).numpy() if right else None
+    return Answers(torch.cat(errors, 1).numpy(), torch.cat(diversity).numpy(), read_right)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,9 +145,10 @@ def real_answers(
         num_nearest: how many data have the condition of another, where it is visible pixels.
     """
     kinds = [generated(model, kind.x) for kind in (split, grey) if kind is not None]
+    nearness = None
     if not model.y_from_x:
         labels = right_labels(split)
-        found, nearness = [distance_to_same_label(x, labels)[index].numpy() for x in kinds], None
+        found = [distance_to_same_label(x, labels)[index].numpy() for x in kinds]
     else:
         if len(split) < 2:
             raise InputError("Expected at least two data to compare; got one.")
@@ -196,10 +196,9 @@ def _distance(x: Tensor, index: Tensor, others: Tensor) -> Array:
     return torch.cat([((x[n][:, None] - x[m]) ** 2).mean((1, 2)) for n, m in pairs]).double().numpy()
 
 
-def given(model: ConditionalModel, split: Part, index: Tensor | None = None) -> Tensor:
-    """Return the conditions of some data, or of all, as `sample` takes them."""
-    index = torch.arange(len(split)) if index is None else index
-    return split.take(index) if model.y_from_x else split.take_y(index)
+def given(model: ConditionalModel, split: Part) -> Tensor:
+    """Return the conditions of the data of a split, as `sample` takes them."""
+    return split.x if model.y_from_x else split.take_y(torch.arange(len(split)))
 
 
 def generated(model: ConditionalModel, x: Tensor) -> Tensor:

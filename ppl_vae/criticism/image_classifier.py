@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data import Data
-from ppl_vae.data.splits import Split, whole_labels
+from ppl_vae.data.digit_strings import Part
+from ppl_vae.data.splits import whole_labels
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import refuse_missing
 from ppl_vae.utils.progress import progress_bar
-from ppl_vae.utils.report import Array, Mean
+from ppl_vae.utils.report import Mean
 from ppl_vae.utils.rng import seeded
 
 HIDDEN = (512,)
@@ -76,10 +77,10 @@ def fit_classifier(
     for part in (data.train, data.test):
         refuse_missing(part.x, "to train a classifier on and to test it")
     grey = data.as_stored()
-    train, test = _labelled(grey.train, data.name), _labelled(grey.test, data.name)
+    train: Any = grey.train
+    y, expected = (_labels(part, data.name).numpy() for part in (train, grey.test))
     binarized = replace(train, binarize=data.binarize)
     network = MLPClassifier(HIDDEN, random_state=seed)
-    classes = np.unique(train.take_y(torch.arange(len(train))).numpy())
     seen = 0
     bar = progress_bar(num_images, "classifier", "image", progress)
     with seeded(seed), bar, warnings.catch_warnings():
@@ -88,24 +89,22 @@ def fit_classifier(
             for index in torch.randperm(len(train)).split(AT_ONCE):
                 as_stored = (torch.rand(len(index)) < 0.5).reshape(-1, *[1] * len(train.event_shape))
                 x = torch.where(as_stored, train.grey(index), binarized.draw(index))
-                network.partial_fit(x.flatten(1).numpy(), train.take_y(index).numpy(), classes=classes)
+                network.partial_fit(x.flatten(1).numpy(), y[index], classes=np.unique(y))
                 seen += len(index)
                 bar.update(len(index))
-    labels = test.take_y(torch.arange(len(test)))
-    return Classifier(network, *(Mean.of(_right(network, x, labels), UNKNOWN) for x in (data.test.x, test.x)))
+
+    def right(x: Tensor) -> Mean:
+        """Return the share of test images that are read right."""
+        return Mean.of((network.predict(x.flatten(1).numpy()) == expected).astype(np.float64), UNKNOWN)
+
+    return Classifier(network, right(data.test.x), right(grey.test.x))
 
 
-def _labelled(part: Any, name: str) -> Split:
+def _labels(part: Part, name: str) -> Tensor:
     labels = whole_labels(part.y)
     if labels is None:
         raise InputError(
             f"Expected labels in {name} to train a classifier on, whole numbers, one for each image; got "
             f"{'none' if part.y is None else part.y.dtype}. Give the file an array of labels."
         )
-    labelled: Split = replace(part, y=labels)
-    return labelled
-
-
-def _right(network: Any, x: Tensor, labels: Tensor) -> Array:
-    """Return 1 for each image that is read right, else 0, [N]."""
-    return np.asarray(network.predict(x.flatten(1).numpy()) == labels.numpy(), dtype=np.float64)
+    return labels

@@ -16,12 +16,11 @@ from pyro import poutine
 from pyro.distributions import Delta
 from torch import Tensor
 
-from ppl_vae.data.sources import Source
 from ppl_vae.errors import InputError, positive_int
-from ppl_vae.evidence.prepare import prepared
+from ppl_vae.evidence.prepare import Prepared, prepared
 from ppl_vae.traces.divergence import in_order, kl_by_dimension
 from ppl_vae.traces.handlers import Substitute
-from ppl_vae.traces.pair import Pair, Program
+from ppl_vae.traces.pair import Program
 from ppl_vae.traces.plates import (
     Args,
     Site,
@@ -41,6 +40,8 @@ from ppl_vae.utils.report import Array, number
 ACTIVE = 0.01  # a unit is active if Var_x(E_Q[z_d]) is above it: Burda et al., arXiv 1509.00519
 NEAR_BOUND = 0.75  # of log N: from there on the mixture of N posteriors no longer stands for Q(z)
 COLLAPSED = 0.01  # nats: a site whose KL is below it says nothing about x
+NUM_PAIRED = 2**13  # samples, of all data together, whose density under all N posteriors is found
+PAIRED_DATA = 32  # data at once there: the encoder runs anew for each chunk of samples, so the fewer the better
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +70,14 @@ class SiteUse:
     def collapsed(self) -> bool:
         """Whether the site says nothing about x."""
         return float(self.kl.sum()) < COLLAPSED + 2 * self.kl_mcse and self.active == 0
+
+    def in_words(self) -> tuple[str, str, str]:
+        """Return the KL of all dimensions, how many are active, and the KL of the first twelve, the largest first."""
+        if self.per_dimension:
+            each = " ".join(f"{v:.2f}" for v in np.sort(self.kl)[::-1][:12]) + " ..." * (len(self.kl) > 12)
+        else:
+            each = "as a whole: Q or P(z) does not factorize over dimensions"
+        return f"{self.kl.sum():.3f}", f"{self.active} of {len(self.variance)}", each
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,18 +133,17 @@ class LatentUse:
         information, near = self.mutual_information, self.mutual_information > NEAR_BOUND * self.bound
         information_mcse = float(np.hypot(self.kl_mcse, self.marginal_kl_mcse))
         note = f"of at most log N = {self.bound:.2f}" + (": near it, so only a lower bound; take more data" * near)
-        by_site = [
-            (name, f"{site.kl.sum():.3f}", f"{site.active} of {len(site.variance)}", _in_words(site))
-            for name, site in self.sites.items()
-        ]
-        together = [
-            ("KL", f"{self.kl:.3f}", number(self.kl_mcse), "E_x KL(Q(z | x) || P(z)), the sum of the next two"),
-            ("I(x; z)", f"{information:.3f}", number(information_mcse), note),
-            ("KL(Q(z) || P(z))", f"{self.marginal_kl:.3f}", number(self.marginal_kl_mcse), "aggregated posterior"),
-        ]
         return [
-            [("site", "KL", "active", "KL of each dimension, largest first"), *by_site],
-            [("all sites", "mean", "MCSE", ""), *together],
+            [
+                ("site", "KL", "active", "KL of each dimension, largest first"),
+                *((name, *site.in_words()) for name, site in self.sites.items()),
+            ],
+            [
+                ("all sites", "mean", "MCSE", ""),
+                ("KL", f"{self.kl:.3f}", number(self.kl_mcse), "E_x KL(Q(z | x) || P(z)), the sum of the next two"),
+                ("I(x; z)", f"{information:.3f}", number(information_mcse), note),
+                ("KL(Q(z) || P(z))", f"{self.marginal_kl:.3f}", number(self.marginal_kl_mcse), "aggregated posterior"),
+            ],
         ]
 
     def __str__(self) -> str:
@@ -151,22 +159,9 @@ class LatentUse:
         def row(cells: tuple[str, ...], tag: str) -> str:
             return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in cells) + "</tr>"
 
-        def table(head: tuple[str, ...], *rows: tuple[str, ...]) -> str:
-            return f"<table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
-
-        tables = "".join(table(*rows) for rows in self._tables())
-        return f"<p>{html.escape(self._headline())}</p>{tables}<p>{html.escape(self.verdict())}</p>"
-
-
-def _in_words(site: SiteUse) -> str:
-    """Return the KL of the first twelve dimensions, the largest first."""
-    if not site.per_dimension:
-        return "as a whole: Q or P(z) does not factorize over dimensions"
-    return " ".join(f"{v:.2f}" for v in np.sort(site.kl)[::-1][:12]) + " ..." * (len(site.kl) > 12)
-
-
-NUM_PAIRED = 2**13  # samples, of all data together, whose density under all N posteriors is found
-PAIRED_DATA = 32  # data at once there: the encoder runs anew for each chunk of samples, so the fewer the better
+        tables = [row(head, "th") + "".join(row(cells, "td") for cells in rows) for head, *rows in self._tables()]
+        shown = "".join(f"<table>{table}</table>" for table in tables)
+        return f"<p>{html.escape(self._headline())}</p>{shown}<p>{html.escape(self.verdict())}</p>"
 
 
 class SiteDraws(NamedTuple):
@@ -174,9 +169,9 @@ class SiteDraws(NamedTuple):
 
     kl: Array  # [n, units of the KL]
     kl_variance: Array  # variance of the sum's mean over K samples, [n]
-    per_dimension: bool
     mean: Array  # of z, [n, units]
     mean_variance: Array  # variance of that mean, [n, units]
+    per_dimension: bool
 
     @classmethod
     def of(cls, kl: Tensor, values: Tensor, *, per_dimension: bool) -> "SiteDraws":
@@ -185,9 +180,9 @@ class SiteDraws(NamedTuple):
         return cls(
             kl.mean(0).cpu().numpy(),
             (kl.sum(-1).var(0) / len(kl)).cpu().numpy(),
-            per_dimension,
             values.mean(0).cpu().numpy(),
             (values.var(0) / len(values)).cpu().numpy(),
+            per_dimension,
         )
 
 
@@ -219,13 +214,8 @@ def latent_use(
     8192 / N of the samples of each datum (at least 2) to all N posteriors.
 
     Args:
-        model: P(x, z), called as `model(*batch)`.
-        guide: Q(z | x), called the same way.
-        data: a split of ours, a tensor [N, ...], a tuple of tensors, a PyTorch Dataset or DataLoader.
+        model, guide, data, chunk_size, seed, progress: as for `estimate_evidence`.
         num_samples: K, how many z are drawn for each datum; 2 or more.
-        chunk_size: how many (sample, datum) pairs are evaluated at once; None chooses by their size.
-        seed: of the samples; the global random state is left as it was.
-        progress: show a progress bar; None shows it in a terminal and in a notebook.
 
     Raises:
         InputError: fewer than two data or samples, programs that choose their own subset of the data, and
@@ -246,7 +236,7 @@ def latent_use(
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
     with prepared(model, guide, data, proposal="guide", seed=seed) as work:
-        pair, source, structure, rows = work.pair, work.source, work.structure, work.rows(chunk_size)
+        source, structure, rows = work.source, work.structure, work.rows(chunk_size)
         if len(source) < 2:
             raise InputError("Expected at least 2 data, since the latents are held against each other; got 1.")
         if structure.subsampled:
@@ -259,10 +249,9 @@ def latent_use(
         drawn = []
         with progress_bar(2 * len(source), "latents", "datum", progress) as bar:
             for batch in source.batches(few):
-                drawn.append(_draw(pair, pair.to_device(batch), structure, num_samples, paired))
+                drawn.append(_draw(work, work.pair.to_device(batch), num_samples, paired))
                 bar.update(len(batch[0]))
-            at_once = len(source) if work.whole_only else min(len(source), PAIRED_DATA, rows)
-            mixture = _log_mixture(pair, source, structure, drawn, rows=rows, at_once=at_once, bar=bar)
+            mixture = _log_mixture(work, drawn, rows, bar)
         ratio = (mixture - torch.cat([d.log_prior for d in drawn], 1)).double().cpu().numpy()
     sites = {name: _site_use([d.sites[name] for d in drawn]) for name in drawn[0].sites}
     return LatentUse(
@@ -277,9 +266,9 @@ def latent_use(
     )
 
 
-def _draw(pair: Pair, args: Args, structure: Structure, num_samples: int, paired: int) -> _Drawn:
+def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
     """Draw K samples for each datum of a batch, and keep what is needed of them; M = `paired`."""
-    n = len(args[0])
+    pair, structure, n = work.pair, work.structure, len(args[0])
     try:
         traces = run_pair(pair.model, pair.guide, args, num_samples=num_samples, structure=structure)
     except (ValueError, RuntimeError) as problem:
@@ -324,10 +313,10 @@ def _units(site: Site, structure: Structure) -> Tensor:
     return numbers_by_datum(site["value"], site["fn"].event_dim, structure)
 
 
-def _log_mixture(
-    pair: Pair, source: Source, structure: Structure, drawn: list[_Drawn], *, rows: int, at_once: int, bar: Any
-) -> Tensor:
+def _log_mixture(work: Prepared, drawn: list[_Drawn], rows: int, bar: Any) -> Tensor:
     """Return log Q(z) = log 1/N sum_n Q(z | x_n) of M samples for each of N data, [M, N]."""
+    pair, source, structure = work.pair, work.source, work.structure
+    at_once = len(source) if work.whole_only else min(len(source), PAIRED_DATA, rows)
     event_dims, num_data = drawn[0].event_dims, len(source)
     flat = {name: torch.cat([d.latents[name] for d in drawn], 1).flatten(0, 1) for name in event_dims}
     num_paired = len(drawn[0].log_prior)
@@ -347,6 +336,7 @@ def _log_mixture(
 
 
 def _site_use(parts: list[SiteDraws]) -> SiteUse:
+    """Return what all batches together show of a site."""
     columns = zip(*((d.kl, d.kl_variance, d.mean, d.mean_variance) for d in parts), strict=True)
     kl, error, mean, spread = map(np.concatenate, columns)
     return SiteUse(

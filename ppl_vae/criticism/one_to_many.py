@@ -97,12 +97,12 @@ class OneToMany(Reported):
         added to each pixel on its own, that is with grey levels under dynamic binarization.
         """
         one = self.against if against and self.against is not None else self.model
-        above = _mean((one.means if mean else one.draws).diversity)
-        below = self._real(mean)
-        share = above.value / below.value if below.value else float("nan")
+        above, below = _mean((one.means if mean else one.draws).diversity), self._real(self._is_grey(mean))
+        if not below.value:
+            return Mean(*[float("nan")] * 3)
+        share = above.value / below.value
         # By the delta method, each error standing on its own, though both come from the same test data.
-        error = float(np.hypot(above.se, share * below.se) / below.value) if below.value else float("nan")
-        return Mean(share, error, float("nan"))
+        return Mean(share, float(np.hypot(above.se, share * below.se) / below.value), float("nan"))
 
     def report(self) -> Report:
         """Return what is printed: all means with their errors, and what to know about them."""
@@ -115,17 +115,20 @@ class OneToMany(Reported):
         )
 
     @property
-    def _has_grey(self) -> bool:
-        return self.real.distance_of_grey is not None
-
-    def _real(self, grey: bool) -> Mean:
-        """Return how different real data of one condition are, in grey levels where they are asked for and known."""
-        known = self.real.distance_of_grey if grey else None
-        return _mean_of_pairs(self.real.distance if known is None else known)
-
-    @property
     def _both(self) -> list[Measured]:
         return [self.model] if self.against is None else [self.model, self.against]
+
+    def _is_grey(self, mean: bool) -> bool:
+        """Return whether real data stand beside these answers in grey levels: beside means, where they are known."""
+        return mean and self.real.distance_of_grey is not None
+
+    def _real(self, grey: bool) -> Mean:
+        """Return how different real data of one condition are; its error is doubled, as each stands in many pairs.
+
+        Source: Hoeffding, A class of statistics with asymptotically normal distribution (1948): U-statistics.
+        """
+        mean = _mean(self.real.distance_of_grey if grey else self.real.distance)
+        return Mean(mean.value, 2 * mean.se, mean.mcse)
 
     def _evidence_rows(self) -> list[Row]:
         what = self.model.evidence.quantity
@@ -144,14 +147,12 @@ class OneToMany(Reported):
     def _diversity_rows(self) -> list[Row]:
         rows = []
         for kind in KINDS:
-            grey = kind == "means" and self._has_grey
+            grey = self._is_grey(kind == "means")
             own = self._rows(f"diversity of {kind}", "of two, squared, per pixel", lambda a: a.diversity, kind)
-            shares = [self.share_of_real(mean=kind == "means", against=one is self.against) for one in self._both]
-            rows += [
-                (label, mean, f"{remark}: {share.value:.3f} (s.e. {number(share.se)}) of real")
-                for (label, mean, remark), share in zip(own, shares, strict=True)
-            ]
-            rows.append(("  real data", self._real(grey), f"of one condition{', grey levels' if grey else ''}"))
+            for one, (label, mean, remark) in zip(self._both, own, strict=True):
+                share = self.share_of_real(mean=kind == "means", against=one is self.against)
+                rows.append((label, mean, f"{remark}: {share.value:.3f} (s.e. {number(share.se)}) of real"))
+            rows.append(("  real data", self._real(grey), f"of one condition{', grey levels' * grey}"))
         return rows
 
     def _reading_rows(self) -> list[Row]:
@@ -159,10 +160,10 @@ class OneToMany(Reported):
         if self.classifier is None:
             return rows
         for kind in KINDS:
-            grey = kind == "means" and self._has_grey
+            grey = self._is_grey(kind == "means")
             limit = self.classifier.accuracy_of_grey if grey else self.classifier.accuracy
             rows += self._rows(f"{kind} read right", "by a classifier", lambda a: a.read_right, kind)
-            rows.append(("  limit", limit, f"real test images{', grey levels' if grey else ''}, read by it"))
+            rows.append(("  limit", limit, f"real test images{', grey levels' * grey}, read by it"))
         return rows
 
     def _rows(self, label: str, remark: str, of: Callable[[Answers], Any], kind: str) -> list[Row]:
@@ -202,18 +203,9 @@ class OneToMany(Reported):
         return f"the best of K means is nearer to the truth than one mean of {against.name} {how}"
 
 
-def _mean(values: Array) -> Mean:
+def _mean(values: Any) -> Mean:
     """Return a mean over the data; what drawing only A answers adds is in the standard error."""
     return Mean.of(values, np.full(1, np.nan))
-
-
-def _mean_of_pairs(values: Array) -> Mean:
-    """Return a mean of distances of each datum to others; its error is twice as large, as each stands in many pairs.
-
-    Source: Hoeffding, A class of statistics with asymptotically normal distribution (1948): U-statistics.
-    """
-    mean = _mean(values)
-    return Mean(mean.value, 2 * mean.se, mean.mcse)
 
 
 def measure_one_to_many(
@@ -242,14 +234,12 @@ def measure_one_to_many(
         classifier: reads the answers, see `fit_classifier`; not used where only pixels are given.
         grey: the same data before they were dynamically binarized, which is noise in each pixel on its own: what
             E[x | z, y] is compared with. None compares with the data themselves, right where they have no such noise.
-        num_samples: K of the importance estimate of log P(x | y).
+        num_samples, seed, progress: of the estimates of log P(x | y), as for `estimate_evidence`, and of the answers.
         num_answers: A, how many answers to each condition, at least 2.
         num_nearest: how many real data stand in for one condition, where it is visible pixels.
         num_data: ask the conditions of so many of the data, evenly spaced; None asks all. Real data with the same
             condition come from the whole split.
         names: what to call the two models.
-        seed: of the samples.
-        progress: show progress bars; None shows them in a terminal and in a notebook.
 
     Returns:
         `OneToMany`. Standard errors are over the N test data, and hold the noise of A answers, too.
@@ -271,40 +261,40 @@ def measure_one_to_many(
     >>> len(result), bool(result.model.means.diversity.mean() > result.against.means.diversity.mean())
     (50, True)
     """
-    asked = {"num_samples": num_samples, "num_nearest": num_nearest, "num_answers": num_answers}
-    for option, value in asked.items():
-        positive_int(option, value)
-    if num_answers < 2:
+    positive_int("num_samples", num_samples)
+    positive_int("num_nearest", num_nearest)
+    if positive_int("num_answers", num_answers) < 2:
         raise InputError("Expected num_answers to be at least 2, to see whether two differ; got 1.")
-    for part in (split, *([] if grey is None else [grey])):
+    for part in [split] if grey is None else [split, grey]:
         if not isinstance(part, Part):
             raise InputError(
                 f"Expected a Split of data with their conditions; got {type(part).__name__}. Take one from data.load, "
                 f"for instance data.load('digits').test."
             )
-    pairs = [(conditional(model), guide), *([] if against is None else [(conditional(against[0]), against[1])])]
-    if len(pairs) > 1:
-        _check_task(pairs[0][0], pairs[1][0])
-    names = _names(pairs) if names is None else names
-    if isinstance(names, str) or len(names) != len(pairs):
-        raise InputError(f"Expected a list of {len(pairs)} names, one for each model; got {names!r}. Give as many.")
-    if not pairs[0][0].y_from_x:
+    models = [conditional(model), *([] if against is None else [conditional(against[0])])]
+    guides = [guide, *([] if against is None else [against[1]])]
+    _check_task(models[0], models[-1])
+    names = _names(models) if names is None else names
+    if isinstance(names, str) or len(names) != len(models):
+        raise InputError(f"Expected a list of {len(models)} names, one for each model; got {names!r}. Give as many.")
+    if models[0].y_from_x:
+        classifier = None
+    else:
         right_labels(split)
-    count = len(split) if num_data is None else min(positive_int("num_data", num_data), len(split))
+    count = len(split) if num_data is None else positive_int("num_data", num_data)
     index = evenly_spaced(len(split), count)
     chosen = split[index]
     refuse_missing(chosen.x, "to hold answers against")
-    reader = None if pairs[0][0].y_from_x else classifier
     with torch.no_grad():
-        real = real_answers(pairs[0][0], split, index, grey=grey, num_nearest=num_nearest)
+        real = real_answers(models[0], split, index, grey=grey, num_nearest=num_nearest)
     measured = []
-    for name, (program, its_guide) in zip(names, pairs, strict=True):
+    for name, program, its_guide in zip(names, models, guides, strict=True):
         options: dict[str, Any] = {"seed": seed, "progress": progress}
         evidence = estimate_evidence(program, its_guide, chosen, num_samples=num_samples, **options)
-        options |= {"num_answers": num_answers, "classifier": reader}
+        options |= {"num_answers": num_answers, "classifier": classifier}
         draws, means = (answer(program, chosen, mean=mean, **options) for mean in (False, True))
         measured.append(Measured(name, evidence, draws, means))
-    return OneToMany(measured[0], measured[1] if against else None, real, reader, num_answers, seed)
+    return OneToMany(measured[0], measured[1] if against else None, real, classifier, num_answers, seed)
 
 
 def conditional(model: Any) -> ConditionalModel:
@@ -331,6 +321,6 @@ def _check_task(model: ConditionalModel, other: ConditionalModel) -> None:
         )
 
 
-def _names(pairs: list[tuple[ConditionalModel, Any]]) -> list[str]:
-    names = [type(model).__name__ for model, _ in pairs]
+def _names(models: list[ConditionalModel]) -> list[str]:
+    names = [type(model).__name__ for model in models]
     return names if len(set(names)) == len(names) else ["the model", "the other"]
