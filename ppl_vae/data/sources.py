@@ -177,21 +177,19 @@ class PartlyLabelled(Source):
     def __init__(self, labelled: Source, unlabelled: Source) -> None:
         super().__init__()
         self.labelled, self.unlabelled = labelled, unlabelled
-        kinds = {"labelled": labelled, "unlabelled": unlabelled}
-        self.kinds = {kind: source for kind, source in kinds.items() if len(source)}
+        self.kinds = {k: s for k, s in (("labelled", labelled), ("unlabelled", unlabelled)) if len(s)}
 
     def __len__(self) -> int:
         return sum(map(len, self.kinds.values()))
 
     def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
         """Yield all labelled batches, then all others; or shuffled batches, the two kinds in a random order."""
-        sources = list(self.kinds.values())
-        sizes = self._sizes(batch_size) if shuffle else [batch_size] * len(sources)
-        counts = [-(-len(source) // size) for source, size in zip(sources, sizes, strict=True)]
-        order = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        sizes = self._sizes(batch_size) if shuffle else [batch_size] * len(self.kinds)
+        both = list(zip(self.kinds.values(), sizes, strict=True))
+        order = torch.cat([torch.full((-(-len(source) // size),), i) for i, (source, size) in enumerate(both)])
         if shuffle:
             order = order[torch.randperm(len(order))]
-        batches = [source.batches(size, shuffle=shuffle) for source, size in zip(sources, sizes, strict=True)]
+        batches = [source.batches(size, shuffle=shuffle) for source, size in both]
         for kind in order.tolist():
             yield next(batches[kind])
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.data.noise import _SEED, LEVELS, MISSING, THRESHOLDS, bernoulli, bernoulli_of_bytes, fixed_noise
+from ppl_vae.data.noise import _SEED, LEVELS, MISSING, PIXELS, THRESHOLDS, bernoulli, bernoulli_of_bytes, fixed_noise
 from ppl_vae.errors import InputError
 from ppl_vae.missing import filled, missing_as
 
@@ -121,32 +121,28 @@ class Split:
         """Return these data as an estimator sees them: the same numbers every time."""
         x, rows = self.grey(index), self.rows[index]
         if self.dequantize is not None:
-            return self._hidden(self._dequantized(x, fixed_noise(rows, self.event_shape, LEVELS).to(x.device)), index)
-        if self.binarize is None:
-            return self._hidden(x, index)
-        threshold: Any = 0.5
-        if self.binarize == "dynamic":
-            threshold = fixed_noise(rows, self.event_shape).to(x.device)
-        elif self.binarize == "random_threshold":
-            threshold = fixed_noise(rows, self._one_for_each(), THRESHOLDS).to(x.device)
-        is_one = x >= threshold if self.binarize == "threshold" else threshold < x
-        return self._hidden(missing_as(is_one.to(x), x), index)
+            x = self._dequantized(x, fixed_noise(rows, self.event_shape, LEVELS).to(x.device))
+        elif self.binarize == "threshold":
+            x = missing_as((x >= 0.5).to(x), x)
+        elif self.binarize is not None:
+            streams = {"dynamic": (self.event_shape, PIXELS), "random_threshold": (self._one_for_each(), THRESHOLDS)}
+            x = missing_as((fixed_noise(rows, *streams[self.binarize]).to(x.device) < x).to(x), x)
+        return self._hidden(x, index)
 
     def draw(self, index: Tensor) -> Tensor:
         """Return these data as training sees them: binarized or dequantized afresh, by PyTorch's global generator."""
         if self.dequantize is None and self.binarize not in ("dynamic", "random_threshold"):
             return self.take(index)
-        if self.dequantize is not None:
-            x = self.grey(index)
-            return self._hidden(self._dequantized(x, torch.rand_like(x)), index)
         if self.binarize == "dynamic" and self.scale == 255 and (levels := self._stored(index)).dtype == torch.uint8:
             return self._hidden(bernoulli_of_bytes(levels), index)
         x = self.grey(index)
-        if self.binarize == "dynamic":
-            drawn = bernoulli(filled(x))
+        if self.dequantize is not None:
+            x = self._dequantized(x, torch.rand_like(x))
+        elif self.binarize == "dynamic":
+            x = missing_as(bernoulli(filled(x)), x)
         else:
-            drawn = (torch.rand(len(x), *self._one_for_each(), device=x.device) < x).to(x)
-        return self._hidden(missing_as(drawn, x), index)
+            x = missing_as((torch.rand(len(x), *self._one_for_each(), device=x.device) < x).to(x), x)
+        return self._hidden(x, index)
 
     def _hidden(self, x: Tensor, index: Tensor) -> Tensor:
         """Return x with those of its values missing that the split hides."""
