@@ -1,8 +1,6 @@
 """The answers of a conditional model to one condition, and the real data that have the same condition.
 
-An answer to y is either a draw x ~ P(x | z, y) or the mean E[x | z, y], each with its own z ~ P(z | y). Of A
-answers to each of N conditions three things are measured, per generated pixel: how far they are from the truth,
-how far from each other, and what they are read as.
+An answer to y is either a draw x ~ P(x | z, y) or the mean E[x | z, y], each with its own z ~ P(z | y).
 """
 
 from dataclasses import dataclass
@@ -29,7 +27,7 @@ DATA_AT_ONCE = 500
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What A answers to each of N conditions are like.
+    """What A answers to each of N conditions are like, per generated pixel.
 
     Attributes:
         errors: (1/D) |x_a - x|^2 of each answer x_a from the truth x, over the D generated pixels, [A, N].
@@ -108,14 +106,13 @@ def answer(
 
 @dataclass(frozen=True, eq=False)
 class Real:
-    """How different real data with one condition are.
+    """How different real data with one condition are, on average over the other data x' with the condition of x.
 
     Attributes:
-        distance: (1/D) |x - x'|^2, the mean over the other real data x' with the condition of x, [N].
-        distance_of_grey: the same before noise was added to each pixel on its own, [N]: of grey levels under dynamic
-            binarization; None where there are none.
-        nearness: how far the conditions of x' are from that of x, (1/V) |y - y'|^2 over the V visible pixels, on
-            average, [N]; None where they have just the same.
+        distance: (1/D) |x - x'|^2, [N].
+        distance_of_grey: the same before dynamic binarization added noise to each pixel on its own, [N], or None.
+        nearness: how far the conditions are apart, (1/V) |y - y'|^2 over the V visible pixels, [N]; None where they
+            are just the same.
     """
 
     distance: Array
@@ -131,18 +128,11 @@ def real_answers(
     grey: Part | None = None,
     num_nearest: int = 10,
 ) -> Real:
-    """Return how far data of a split are from other real data of the same condition.
+    """Return how far data of a split, those of an index [N], are from other real data of the same condition.
 
     Data with a label, or after a string, have the condition of all data with the same (right) label. Visible pixels
-    are hardly ever the same twice: the data with the nearest ones stand in, as near as `nearness` says, and make
-    real data look the more different, the farther they are.
-
-    Args:
-        model: says what the condition is.
-        split: the real data.
-        index: which of them to compare with the others, [N].
-        grey: the same data before they were dynamically binarized.
-        num_nearest: how many data have the condition of another, where it is visible pixels.
+    are hardly ever the same twice: the `num_nearest` data with the nearest ones stand in, as near as `nearness` says,
+    and make real data look the more different, the farther they are. `grey` are the same data before binarization.
     """
     kinds = [generated(model, kind.x) for kind in (split, grey) if kind is not None]
     nearness = None
@@ -152,7 +142,7 @@ def real_answers(
     else:
         if len(split) < 2:
             raise InputError("Expected at least two data to compare; got one.")
-        visible = _part(model, split.x, 1)
+        visible = _parts(model, split.x)[1]
         near = nearest(visible, index, num_nearest)
         nearness, *found = (_distance(x, index, near) for x in (visible, *kinds))
     return Real(found[0], found[1] if grey is not None else None, nearness)
@@ -203,23 +193,22 @@ def given(model: ConditionalModel, split: Part) -> Tensor:
 
 def generated(model: ConditionalModel, x: Tensor) -> Tensor:
     """Return the part of images that is generated, [N, D], for x [N, *event_shape]."""
-    return _part(model, x, 0) if model.y_from_x else x.flatten(1)
+    return _parts(model, x)[0] if model.y_from_x else x.flatten(1)
 
 
-def _part(model: ConditionalModel, x: Tensor, which: int) -> Tensor:
-    """Return the part of images that is generated (0) or given (1), [N, D], for x [N, *event_shape]."""
+def _parts(model: ConditionalModel, x: Tensor) -> list[Tensor]:
+    """Return the part of images that is generated, and the part that is given, [N, D] and [N, V]."""
     parts: Any = model.condition.split(x.to(Pair(model).device), None)
-    part: Tensor = parts[which]
-    return part.flatten(1).cpu()
+    return [part.flatten(1).cpu() for part in parts]
 
 
 def right_labels(split: Part) -> Tensor:
     """Return what the answers to the conditions of a split show if they are right, [N]."""
     labels = whole_labels(split.labels)
     if labels is None:
+        got = "none" if split.labels is None else f"{split.labels.dtype} {tuple(split.labels.shape)}"
         raise InputError(
-            f"Expected labels of the data, whole numbers, to say which answers are right; got "
-            f"{'none' if split.labels is None else f'{split.labels.dtype} {tuple(split.labels.shape)}'}. Use "
-            f"a data set with labels."
+            f"Expected labels of the data, whole numbers, to say which answers are right; got {got}. Use a data set "
+            f"with labels."
         )
     return labels

@@ -127,10 +127,8 @@ def _table(ranked: list[tuple[str, Evidence]], differences: Array, weights: Arra
     import pandas
 
     rows = []
-    mixed = len({evidence.scored for _, evidence in ranked}) > 1
     for rank, (name, evidence) in enumerate(ranked):
-        means = evidence.means()
-        difference = Mean.of(differences[rank], evidence.mcse)
+        means, difference = evidence.means(), Mean.of(differences[rank], evidence.mcse)
         rows.append(
             {
                 "model": name,
@@ -146,7 +144,8 @@ def _table(ranked: list[tuple[str, Evidence]], differences: Array, weights: Arra
                 "method": evidence.method,
                 "elbo": means["elbo"].value,
                 "gap": means["gap"].value,
+                "scored": evidence.scored,
             }
-            | ({"scored": evidence.scored} if mixed else {})
         )
-    return pandas.DataFrame(rows).set_index("model")
+    table = pandas.DataFrame(rows).set_index("model")
+    return table if table.scored.nunique() > 1 else table.drop(columns="scored")

@@ -1,11 +1,11 @@
 """What the latents are used for: posterior collapse seen at a glance.
 
 E_x KL(Q(z | x) || P(z)) is what the ELBO pays for its latents. What of it is information about x, I(x; z), is at most
-log N for N data; the rest is how far the aggregated posterior is from the prior, which is what samples from the prior
-suffer from.
+log N for N data; the rest is how far the aggregated posterior is from the prior.
 """
 
 import html
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -71,13 +71,11 @@ class SiteUse:
         """Whether the site says nothing about x."""
         return float(self.kl.sum()) < COLLAPSED + 2 * self.kl_mcse and self.active == 0
 
-    def in_words(self) -> tuple[str, str, str]:
-        """Return the KL of all dimensions, how many are active, and the KL of the first twelve, the largest first."""
-        if self.per_dimension:
-            each = " ".join(f"{v:.2f}" for v in np.sort(self.kl)[::-1][:12]) + " ..." * (len(self.kl) > 12)
-        else:
-            each = "as a whole: Q or P(z) does not factorize over dimensions"
-        return f"{self.kl.sum():.3f}", f"{self.active} of {len(self.variance)}", each
+    def in_words(self) -> str:
+        """Return the KL of the first twelve dimensions, the largest first."""
+        if not self.per_dimension:
+            return "as a whole: Q or P(z) does not factorize over dimensions"
+        return " ".join(f"{v:.2f}" for v in np.sort(self.kl)[::-1][:12]) + " ..." * (len(self.kl) > 12)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,10 +84,8 @@ class LatentUse:
 
     Attributes:
         sites: for each latent site, its KL, per dimension where that can be had, and its active units.
-        kl: E_x KL(Q(z | x) || P(z)) of all sites together.
-        kl_mcse: its Monte Carlo standard error.
-        marginal_kl: KL(Q(z) || P(z)), with Q(z) the mean of Q(z | x) over these data.
-        marginal_kl_mcse: its Monte Carlo standard error.
+        kl, kl_mcse: E_x KL(Q(z | x) || P(z)) of all sites together, and its Monte Carlo standard error.
+        marginal_kl, marginal_kl_mcse: KL(Q(z) || P(z)), with Q(z) the mean of Q(z | x) over these data.
         num_data: N.
         num_samples: K, how many z were drawn for each datum.
         seed: of the samples.
@@ -133,11 +129,12 @@ class LatentUse:
         information, near = self.mutual_information, self.mutual_information > NEAR_BOUND * self.bound
         information_mcse = float(np.hypot(self.kl_mcse, self.marginal_kl_mcse))
         note = f"of at most log N = {self.bound:.2f}" + (": near it, so only a lower bound; take more data" * near)
+        by_site = [
+            (name, f"{site.kl.sum():.3f}", f"{site.active} of {len(site.variance)}", site.in_words())
+            for name, site in self.sites.items()
+        ]
         return [
-            [
-                ("site", "KL", "active", "KL of each dimension, largest first"),
-                *((name, *site.in_words()) for name, site in self.sites.items()),
-            ],
+            [("site", "KL", "active", "KL of each dimension, largest first"), *by_site],
             [
                 ("all sites", "mean", "MCSE", ""),
                 ("KL", f"{self.kl:.3f}", number(self.kl_mcse), "E_x KL(Q(z | x) || P(z)), the sum of the next two"),
@@ -174,9 +171,10 @@ class SiteDraws(NamedTuple):
     per_dimension: bool
 
     @classmethod
-    def of(cls, kl: Tensor, values: Tensor, *, per_dimension: bool) -> "SiteDraws":
-        """Return what is kept of K divergences [K, n, ...] and values [K, n, ...]."""
-        kl, values = kl.double(), values.double()
+    def of(cls, kl: Tensor, sites: Iterable[Site], structure: Structure, *, per_dimension: bool) -> "SiteDraws":
+        """Return what is kept of K divergences [K, n, units of the KL], and of the values of sites."""
+        units = [numbers_by_datum(site["value"], site["fn"].event_dim, structure) for site in sites]
+        kl, values = kl.double(), torch.cat(units, -1).double()
         return cls(
             kl.mean(0).cpu().numpy(),
             (kl.sum(-1).var(0) / len(kl)).cpu().numpy(),
@@ -287,8 +285,7 @@ def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
     if structure.enumerated or any(site["infer"].get("is_auxiliary") for site in guided.values()):
         # One density for several sites: discrete ones are summed out, or an automatic guide has sites of its own.
         kl = total_log_prob(guided.values(), structure, n) - log_prior
-        values = torch.cat([_units(site, structure) for site in model.values()], -1)
-        drawn = {", ".join(model): SiteDraws.of(kl[..., None], values, per_dimension=False)}
+        drawn = {", ".join(model): SiteDraws.of(kl[..., None], model.values(), structure, per_dimension=False)}
     else:
         exact = in_order(sites, guided)
         drawn = {name: _site_draws(guided[name], p, structure, (num_samples, n), exact) for name, p in model.items()}
@@ -305,12 +302,7 @@ def _site_draws(q: Site, p: Site, structure: Structure, size: tuple[int, int], e
     if kl is None:
         log_q, log_p = (total_log_prob([site], structure, size[1]) for site in (q, p))
         kl = (log_q - log_p)[..., None]
-    return SiteDraws.of(kl.expand(*size, -1), _units(p, structure), per_dimension=per_dimension)
-
-
-def _units(site: Site, structure: Structure) -> Tensor:
-    """Return a site's value as [K, n, units]."""
-    return numbers_by_datum(site["value"], site["fn"].event_dim, structure)
+    return SiteDraws.of(kl.expand(*size, -1), [p], structure, per_dimension=per_dimension)
 
 
 def _log_mixture(work: Prepared, drawn: list[_Drawn], rows: int, bar: Any) -> Tensor:

@@ -1,19 +1,12 @@
 """Measures of one-to-many: how well a conditional model knows that one condition has many right answers.
 
-Four things, each beside what real data or another model (a regressor) reach, on data that nothing was chosen by:
-
-    log P(x | y)    of the truth, in nats
-    error           of the best of K answers: min_k (1/D) |x_k - x|^2
-    diversity       of the answers to one condition: (1/D) |x_a - x_b|^2
-    read right      the share of answers that a classifier reads as the right label
-
-Answers are draws x, or means E[x | z, y]. Of draws neither error nor diversity can tell many answers from noise:
-the mean distance of two draws is 2 Var(x_i | y), on average over pixels i, whether pixels go together or not, so a
-regressor, all of whose pixels are independent, is as diverse as the data once each pixel has the right mean. It is
-E[x | z, y] that differs from answer to answer only if z says something: for a regressor it is one and the same.
+Each stands beside what real data or another model (a regressor) reach. Neither the error nor the diversity of draws can
+tell many answers from noise: the mean distance of two draws is 2 Var(x_i | y), on average over pixels i, whether pixels
+go together or not, so a regressor's are as diverse as the data. It is the mean E[x | z, y] that differs from answer to
+answer only if z says something.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +44,7 @@ class OneToMany(Reported):
     """What `measure_one_to_many` found on N conditions; print it.
 
     Attributes:
-        model: the numbers of the model.
-        against: those of the other model, or None.
+        model, against: the numbers of the model, and of the other one or None.
         real: how different real data with one condition are.
         classifier: what read the answers, with its own accuracy; or None.
         num_answers: A, how many answers to each condition.
@@ -110,7 +102,7 @@ class OneToMany(Reported):
         return Report(
             f"One condition, many answers: {self.model.name}{beside}; {len(self)} test data, {self.num_answers} "
             f"answers to the condition of each",
-            [*self._evidence_rows(), *self._error_rows(), *self._diversity_rows(), *self._reading_rows()],
+            list(self._rows()),
             self._lines(),
         )
 
@@ -130,49 +122,35 @@ class OneToMany(Reported):
         mean = _mean(self.real.distance_of_grey if grey else self.real.distance)
         return Mean(mean.value, 2 * mean.se, mean.mcse)
 
-    def _evidence_rows(self) -> list[Row]:
-        what = self.model.evidence.quantity
-        rows = [(what, one.evidence.means()["log_px"], f"nats, {one.name}") for one in self._both]
+    def _rows(self) -> Iterator[Row]:
+        """Yield log P(x | y), then for means and for draws their error, their diversity, and what they are read as."""
+        for one in self._both:
+            yield self.model.evidence.quantity, one.evidence.means()["log_px"], f"nats, {one.name}"
         if self.against is not None:
-            rows.append(("  difference", self.difference(), f"nats, paired: {self.model.name} - {self.against.name}"))
-        return rows
-
-    def _error_rows(self) -> list[Row]:
-        rows = []
+            yield "  difference", self.difference(), f"nats, paired: {self.model.name} - {self.against.name}"
         for kind, what in KINDS.items():
-            rows += self._rows(f"error of {kind}", f"of {what}, squared, per pixel", lambda a: a.best_of(1), kind)
-            rows += self._rows(f"  best of {self.num_answers}", "", lambda a: a.best_of(self.num_answers), kind)
-        return rows
-
-    def _diversity_rows(self) -> list[Row]:
-        rows = []
+            yield from self._of_each(kind, f"error of {kind}", lambda a: a.best_of(1), f"of {what}, squared, per pixel")
+            yield from self._of_each(kind, f"  best of {self.num_answers}", lambda a: a.best_of(self.num_answers))
         for kind in KINDS:
             grey = self._is_grey(kind == "means")
-            own = self._rows(f"diversity of {kind}", "of two, squared, per pixel", lambda a: a.diversity, kind)
+            own = self._of_each(kind, f"diversity of {kind}", lambda a: a.diversity, "of two, squared, per pixel")
             for one, (label, mean, remark) in zip(self._both, own, strict=True):
                 share = self.share_of_real(mean=kind == "means", against=one is self.against)
-                rows.append((label, mean, f"{remark}: {share.value:.3f} (s.e. {number(share.se)}) of real"))
-            rows.append(("  real data", self._real(grey), f"of one condition{', grey levels' * grey}"))
-        return rows
-
-    def _reading_rows(self) -> list[Row]:
-        rows: list[Row] = []
+                yield label, mean, f"{remark}: {share.value:.3f} (s.e. {number(share.se)}) of real"
+            yield "  real data", self._real(grey), f"of one condition{', grey levels' * grey}"
         if self.classifier is None:
-            return rows
+            return
         for kind in KINDS:
             grey = self._is_grey(kind == "means")
             limit = self.classifier.accuracy_of_grey if grey else self.classifier.accuracy
-            rows += self._rows(f"{kind} read right", "by a classifier", lambda a: a.read_right, kind)
-            rows.append(("  limit", limit, f"real test images{', grey levels' * grey}, read by it"))
-        return rows
+            yield from self._of_each(kind, f"{kind} read right", lambda a: a.read_right, "by a classifier")
+            yield "  limit", limit, f"real test images{', grey levels' * grey}, read by it"
 
-    def _rows(self, label: str, remark: str, of: Callable[[Answers], Any], kind: str) -> list[Row]:
-        """Return a row for each model, with a remark in the first."""
-        start = f"{remark}, " if remark else ""
-        return [
-            (label, _mean(of(getattr(one, kind))), f"{start if one is self.model else ''}{one.name}")
-            for one in self._both
-        ]
+    def _of_each(self, kind: str, label: str, of: Callable[[Answers], Any], remark: str = "") -> Iterator[Row]:
+        """Yield a row for each model, with a remark in the first."""
+        for one in self._both:
+            start = f"{remark}, " if remark and one is self.model else ""
+            yield label, _mean(of(getattr(one, kind))), f"{start}{one.name}"
 
     def _lines(self) -> list[str]:
         lines = []
@@ -232,9 +210,9 @@ def measure_one_to_many(
         split: real data with their conditions, neither trained nor chosen on: the test split.
         against: another model of the same task with its guide, for instance a regressor.
         classifier: reads the answers, see `fit_classifier`; not used where only pixels are given.
-        grey: the same data before they were dynamically binarized, which is noise in each pixel on its own: what
-            E[x | z, y] is compared with. None compares with the data themselves, right where they have no such noise.
-        num_samples, seed, progress: of the estimates of log P(x | y), as for `estimate_evidence`, and of the answers.
+        grey: the same data before they were dynamically binarized, which E[x | z, y] is compared with; None compares
+            with the data themselves, right where they have no such noise in each pixel on its own.
+        num_samples, seed, progress: as for `estimate_evidence`, of log P(x | y); the seed also of the answers.
         num_answers: A, how many answers to each condition, at least 2.
         num_nearest: how many real data stand in for one condition, where it is visible pixels.
         num_data: ask the conditions of so many of the data, evenly spaced; None asks all. Real data with the same

@@ -1,7 +1,6 @@
 """Strings of images for the task "which digit comes next?": each image x with L images of the digits before it.
 
-An image of the digit d succeeds a string of images of d - L, ..., d - 1, modulo ten. The images of a string
-are chosen at random among those of the same part of the data set: anew each time in training, and for
+Its string is chosen at random among the images of the same part of the data set: anew each time in training, and for
 everything else by fixed noise that belongs to the datum and the position, whatever batch it comes in.
 """
 
@@ -100,7 +99,7 @@ class StringSplit:
     @property
     def string_labels(self) -> Tensor:
         """The labels of the strings, [N, L]."""
-        return self._string_labels(torch.arange(len(self)))
+        return (self.labels[:, None] - self.length + torch.arange(self.length)) % NUM_DIGITS
 
     @property
     def num_levels(self) -> int | None:
@@ -131,13 +130,10 @@ class StringSplit:
         chosen = self._choose(index, torch.rand(len(index), self.length, dtype=torch.double))
         return self.pool.draw(chosen.flatten()).reshape(*chosen.shape, *self.event_shape)
 
-    def _string_labels(self, index: Tensor) -> Tensor:
-        return (self.images.take_y(index)[:, None] - self.length + torch.arange(self.length)) % NUM_DIGITS
-
     def _choose(self, index: Tensor, noise: Tensor) -> Tensor:
         """Return which images of the pool stand in the strings of these data, [n, L], by uniform noise in [0, 1)."""
         order, counts = self._by_label
-        labels = self._string_labels(index)
+        labels = self[index].string_labels
         starts = counts.cumsum(0) - counts
         return order[starts[labels] + (noise * counts[labels]).long()]
 

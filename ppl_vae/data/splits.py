@@ -1,15 +1,9 @@
 """One part of a data set: what is stored, what training sees of it, and what everything else sees.
 
-Dynamic binarization takes a grey level for the probability of a one, pixel by pixel:
+    x_i = 1[u_i < grey_i]  (dynamic binarization),    x_i = (level_i + u_i) / L  (dequantization of L grey levels)
 
-    x_i = 1[u_i < grey_i],    u_i ~ U(0, 1);
-
-a random threshold is one u for all pixels of an image. Dequantization makes real numbers of the L grey levels,
-
-    x_i = (level_i + u_i) / L.
-
-All draw u afresh in training, and have one fixed draw, which belongs to the datum and not to the batch it comes in,
-for everything else. Values that are missing are NaN; some can be hidden at random, always the same ones.
+with u_i ~ U(0, 1), or for a random threshold one u for all pixels of an image. All draw u afresh in training, and have
+one fixed draw, which belongs to the datum and not to the batch it comes in, for everything else.
 """
 
 import math
@@ -58,8 +52,9 @@ class Split:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        known = 0 if self.y is None else int(is_known(self.y).sum())
-        labels = "without labels" if self.y is None else "with labels" if known == len(self) else f"{known} with labels"
+        labels = "without labels" if self.y is None else "with labels"
+        if self.partly_labelled:
+            labels = f"{len(self.known())} with labels"
         how = f"binarize={self.binarize!r}" if self.dequantize is None else f"dequantize={self.dequantize!r}"
         how += f", missing={self.missing}" if self.missing else ""
         return f"<Split of {len(self)} data of shape {tuple(self.event_shape)}, {how}, {labels}>"
@@ -194,7 +189,7 @@ class Split:
         """Return the split with all labels but `num_labels` hidden: set to -1.
 
         Those that stay are chosen at random, the same every time, and balanced: each class in turn keeps one
-        more while it has any, so with n labels of C classes n / C of each, and those of n are among those of n + 1.
+        more while it has any. Those of n labels are among those of n + 1.
 
         Raises:
             InputError: no labels, labels that are not whole numbers from 0 on, or fewer data than `num_labels`.
@@ -219,8 +214,10 @@ class Split:
         return replace(self, y=torch.full_like(classes, HIDDEN).index_copy(0, kept, classes[kept]))
 
     def _labels_in_words(self) -> str:
-        if self.y is None or self.y.dim() != 1:
-            return "none" if self.y is None else f"labels of shape {tuple(self.y.shape)}"
+        if self.y is None:
+            return "none"
+        if self.y.dim() != 1:
+            return f"labels of shape {tuple(self.y.shape)}"
         return f"values from {float(self.y.min()):.3g} to {float(self.y.max()):.3g}"
 
     def _dequantized(self, grey: Tensor, u: Tensor) -> Tensor:
