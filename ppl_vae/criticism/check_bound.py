@@ -90,8 +90,7 @@ def _exact(model: Program, data: Any, log_px: Any) -> Array | None:
 
 def _check(low: str, below: Array, high: str, above: Array, error: Array, *, each: bool = True) -> None:
     """Assert that one is below the other in the mean, and for each datum, within error."""
-    excess = below - above
-    slack = ROUNDING * (1 + np.abs(above))
+    excess, slack = below - above, ROUNDING * (1 + np.abs(above))
     mean_error = float(np.sqrt((error**2).sum()) / len(error))
     if excess.mean() > ERRORS * mean_error + slack.mean():
         raise AssertionError(

@@ -126,11 +126,9 @@ class Gap(Reported):
         """Return an `xarray.Dataset` with one dimension, `datum`, and what was done as attributes."""
         import xarray
 
-        values = asdict(self)
-        arrays = {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
-        parts = {k: getattr(self, k) for k in ("gap", "approximation", "amortization")}
-        columns = {k: ("datum", v) for k, v in (parts | arrays).items()}
-        return xarray.Dataset(columns, attrs={k: v for k, v in values.items() if k not in arrays})
+        values = {k: getattr(self, k) for k in ("gap", "approximation", "amortization")} | asdict(self)
+        columns = {k: ("datum", v) for k, v in values.items() if isinstance(v, np.ndarray)}
+        return xarray.Dataset(columns, attrs={k: v for k, v in values.items() if k not in columns})
 
 
 def explain_gap(
@@ -217,10 +215,6 @@ def _estimates(own: Array, best: Array) -> dict[str, Array]:
 
     log P(x) ~ log mean_k w_k changes by (w_k / mean w - 1) / K where sample k changes (the delta method), and
     a mean by (log w_k - mean) / K: the standard error of a difference is that of the differences of these.
-
-    >>> found = _estimates(np.zeros((4, 1)), np.full((4, 1), 1.0))
-    >>> {k: found[k].tolist() for k in ("log_px", "elbo", "best_elbo", "gap_mcse", "ess")}
-    {'log_px': [1.0], 'elbo': [0.0], 'best_elbo': [1.0], 'gap_mcse': [0.0], 'ess': [4.0]}
     """
     of_best, of_own = estimates(best), estimates(own)
     influence = np.exp(best - of_best["log_px"])

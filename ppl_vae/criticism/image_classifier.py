@@ -1,9 +1,7 @@
 """An independent reader of images: a classifier that has seen real training data only, to judge generated ones.
 
-What is generated comes as draws x, binary where the model is, and as E[x | z, y], which has grey levels. The
-reader learns from both kinds of real images, half and half: grey levels as they are stored, and binarized
-afresh each time it sees them as the model's data are. For each kind it says how often it reads real test data
-right: the most that can be asked of generated images.
+It learns from both kinds of images that are generated, half and half: grey levels, as E[x | z, y] has, and images binarized
+afresh each time as the model's data are. Of each it says how often it reads real test data right.
 """
 
 import warnings

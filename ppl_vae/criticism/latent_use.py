@@ -21,18 +21,7 @@ from ppl_vae.evidence.prepare import Prepared, prepared
 from ppl_vae.traces.divergence import in_order, kl_by_dimension
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Program
-from ppl_vae.traces.plates import (
-    Args,
-    Site,
-    Structure,
-    enumerates,
-    from_kn,
-    log_prob_by_datum,
-    numbers_by_datum,
-    samples,
-    to_kn,
-    total_log_prob,
-)
+from ppl_vae.traces.plates import Args, Site, Structure, from_kn, log_prob_by_datum, numbers_by_datum, samples, to_kn
 from ppl_vae.traces.run import one_more_plate, plate_of, run_pair
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, number
@@ -112,13 +101,13 @@ class LatentUse:
 
     def verdict(self) -> str:
         """Return one line on collapse, or on how many units are active."""
-        total, active = sum(len(s.variance) for s in self.sites.values()), sum(s.active for s in self.sites.values())
         collapsed = [name for name, site in self.sites.items() if site.collapsed]
         if collapsed:
             return (
                 f"Posterior collapse: {', '.join(collapsed)} says nothing about x (KL below {COLLAPSED} nats, no "
                 f"active unit). Weaken the decoder, or raise the weight of the KL slowly while training."
             )
+        total, active = sum(len(s.variance) for s in self.sites.values()), sum(s.active for s in self.sites.values())
         return f"{active} of {total} units are active: Var_x(E_Q[z_d]) > {ACTIVE}."
 
     def _headline(self) -> str:
@@ -273,36 +262,32 @@ def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
         raise one_more_plate(problem, "Let them take any leading batch dimensions.") from problem
     sites, guided = map(samples, traces)
     latent = [name for name, site in sites.items() if not site["is_observed"]]
+    left_out = [name for name in latent if name not in guided]
     model = {name: sites[name] for name in latent if name in guided}
-    drawn_from_prior = [name for name in latent if name not in guided and not enumerates(sites[name])]
-    if drawn_from_prior or not model:
-        without = ", ".join(drawn_from_prior or latent) or "any"
+    if not model or (left_out and not structure.enumerated):
         raise InputError(
-            f"Expected a guide that samples the latents; got one without {without}. "
+            f"Expected a guide that samples the latents; got one without {', '.join(left_out) or 'any'}. "
             f"Sample them there, or mark discrete ones infer={{'enumerate': 'parallel'}} in the model."
         )
     log_prior = log_prob_by_datum(traces[0], latent, structure, n).expand(num_samples, n)
+    drawn = {}
     if structure.enumerated or any(site["infer"].get("is_auxiliary") for site in guided.values()):
         # One density for several sites: discrete ones are summed out, or an automatic guide has sites of its own.
-        kl = total_log_prob(guided.values(), structure, n) - log_prior
-        drawn = {", ".join(model): SiteDraws.of(kl[..., None], model.values(), structure, per_dimension=False)}
+        whole = (log_prob_by_datum(traces[1], guided, structure, n) - log_prior)[..., None]
+        drawn[", ".join(model)] = SiteDraws.of(whole, model.values(), structure, per_dimension=False)
     else:
         exact = in_order(sites, guided)
-        drawn = {name: _site_draws(guided[name], p, structure, (num_samples, n), exact) for name, p in model.items()}
+        for name, site in model.items():
+            kl = kl_by_dimension(guided[name], site, structure, exact=exact)
+            per_dimension = kl is not None
+            if kl is None:  # one of the two programs does not factorize
+                log_p, log_q = (log_prob_by_datum(trace, [name], structure, n) for trace in traces)
+                kl = (log_q - log_p)[..., None]
+            drawn[name] = SiteDraws.of(kl.expand(num_samples, n, -1), [site], structure, per_dimension=per_dimension)
     kept = {name: site for name, site in guided.items() if not isinstance(site["fn"], Delta)}
     event_dims = {name: site["fn"].event_dim for name, site in kept.items()}
     latents = {name: to_kn(site["value"][:paired], event_dims[name], structure) for name, site in kept.items()}
     return _Drawn(drawn, latents, event_dims, log_prior[:paired])
-
-
-def _site_draws(q: Site, p: Site, structure: Structure, size: tuple[int, int], exact: bool) -> SiteDraws:
-    """Return what is kept of one site; its KL as a whole where one of the two programs does not factorize."""
-    kl = kl_by_dimension(q, p, structure, exact=exact)
-    per_dimension = kl is not None
-    if kl is None:
-        log_q, log_p = (total_log_prob([site], structure, size[1]) for site in (q, p))
-        kl = (log_q - log_p)[..., None]
-    return SiteDraws.of(kl.expand(*size, -1), [p], structure, per_dimension=per_dimension)
 
 
 def _log_mixture(work: Prepared, drawn: list[_Drawn], rows: int, bar: Any) -> Tensor:
@@ -320,8 +305,8 @@ def _log_mixture(work: Prepared, drawn: list[_Drawn], rows: int, bar: Any) -> Te
             same = {name: z[index].unsqueeze(1).expand(-1, n, *z.shape[1:]) for name, z in flat.items()}
             given = {name: from_kn(value, event_dims[name], structure) for name, value in same.items()}
             with pyro.validation_enabled(False), Substitute(given), plate_of(len(index), structure):
-                guided = samples(poutine.trace(pair.guide).get_trace(*args))
-            parts.append(total_log_prob(guided.values(), structure, n).logsumexp(1))
+                trace = poutine.trace(pair.guide).get_trace(*args)
+            parts.append(log_prob_by_datum(trace, samples(trace), structure, n).logsumexp(1))
         total = torch.logaddexp(total, torch.cat(parts))
         bar.update(n)
     return (total - np.log(num_data)).reshape(num_paired, num_data)

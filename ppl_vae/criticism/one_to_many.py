@@ -252,7 +252,9 @@ def measure_one_to_many(
     models = [conditional(model), *([] if against is None else [conditional(against[0])])]
     guides = [guide, *([] if against is None else [against[1]])]
     _check_task(models[0], models[-1])
-    names = _names(models) if names is None else names
+    if names is None:
+        classes = [type(model).__name__ for model in models]
+        names = classes if len(set(classes)) == len(models) else ["the model", "the other"]
     if isinstance(names, str) or len(names) != len(models):
         raise InputError(f"Expected a list of {len(models)} names, one for each model; got {names!r}. Give as many.")
     if models[0].y_from_x:
@@ -297,8 +299,3 @@ def _check_task(model: ConditionalModel, other: ConditionalModel) -> None:
             f"Expected two models of one task; got {kinds[0]} with {tasks[0]} against {kinds[1]} with {tasks[1]}"
             f"{' elsewhere in the image' if tasks[0] == tasks[1] else ''}. Give both the same condition."
         )
-
-
-def _names(models: list[ConditionalModel]) -> list[str]:
-    names = [type(model).__name__ for model in models]
-    return names if len(set(names)) == len(names) else ["the model", "the other"]

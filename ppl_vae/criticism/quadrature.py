@@ -34,17 +34,11 @@ Moments = tuple[Tensor, Tensor]  # mean and standard deviation, each [n]
 
 
 class Quadrature(NamedTuple):
-    """Exact numbers per datum, [N], in nats.
-
-    Attributes:
-        log_px: log P(x).
-        elbo: log P(x) - kl.
-        kl: KL(Q(z | x) || P(z | x)).
-    """
+    """Exact numbers per datum, [N], in nats."""
 
     log_px: Array
-    elbo: Array
-    kl: Array
+    elbo: Array  # log P(x) - kl
+    kl: Array  # KL(Q(z | x) || P(z | x))
 
 
 def quadrature(model: Program, guide: Program, data: Any) -> Quadrature:

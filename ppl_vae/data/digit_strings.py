@@ -7,12 +7,13 @@ everything else by fixed noise that belongs to the datum and the position, whate
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 
 import torch
 from torch import Tensor
 
 from ppl_vae.data.noise import STRINGS, fixed_noise
-from ppl_vae.data.splits import Dequantize, Split, whole_labels
+from ppl_vae.data.splits import Split, whole_labels
 from ppl_vae.errors import InputError
 
 NUM_DIGITS = 10
@@ -36,6 +37,10 @@ class StringSplit:
     length: int
 
     partly_labelled = False  # no string is without
+    x = property(attrgetter("images.x"))
+    event_shape = property(attrgetter("images.event_shape"))
+    num_levels = property(attrgetter("images.num_levels"))
+    dequantize = property(attrgetter("images.dequantize"))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,16 +82,6 @@ class StringSplit:
         return 1 + self.length
 
     @property
-    def event_shape(self) -> torch.Size:
-        """The shape of one image."""
-        return self.images.event_shape
-
-    @property
-    def x(self) -> Tensor:
-        """The images that succeed, [N, *event_shape]."""
-        return self.images.x
-
-    @property
     def y(self) -> Tensor:
         """All strings, [N, L, *event_shape], made anew when asked for: L times the size of x."""
         return self.take_y(torch.arange(len(self)))
@@ -100,16 +95,6 @@ class StringSplit:
     def string_labels(self) -> Tensor:
         """The labels of the strings, [N, L]."""
         return (self.labels[:, None] - self.length + torch.arange(self.length)) % NUM_DIGITS
-
-    @property
-    def num_levels(self) -> int | None:
-        """How many grey levels x has, where it is known."""
-        return self.images.num_levels
-
-    @property
-    def dequantize(self) -> Dequantize:
-        """How x is dequantized."""
-        return self.images.dequantize
 
     def take(self, index: Tensor) -> Tensor:
         """Return these x as an estimator sees them: the same numbers every time."""

@@ -28,12 +28,8 @@ class Data:
     Attributes:
         name: how it was asked for.
         train, validation, test: its parts.
-        binarize: how they are binarized: "dynamic", "random_threshold", "threshold" or None.
-        dequantize: how grey levels became real numbers: "uniform" or None.
+        binarize, dequantize, strings, num_labels, missing: what was made of it, as in `load`.
         settings: what `ppl_vae.train` uses for it where nothing else is said.
-        strings: how many images the string before each image has; None without strings.
-        num_labels: how many of the training data keep their labels; None if all do.
-        missing: the probability with which each value of x was hidden; None if none was.
         num_classes: the largest label of the training data + 1, hidden ones included; None without labels that are
             whole numbers from 0 on.
         stored: the three parts before all of this.
@@ -158,7 +154,8 @@ def _made(data: Data) -> Data:
         _check_grey(data)
     how: dict[str, Any] = {"binarize": data.binarize, "dequantize": data.dequantize}
     train, validation, test = (replace(part, **how) for part in data.stored)
-    num_classes = _num_classes(train)
+    labels = whole_labels(train.y)
+    num_classes = None if labels is None or bool((labels < 0).any()) else int(labels.max()) + 1
     if data.num_labels is not None:
         train = train.hide_labels(data.num_labels)
     parts: dict[str, Any] = {"train": train, "validation": validation.frozen(), "test": test.frozen()}
@@ -167,11 +164,6 @@ def _made(data: Data) -> Data:
     if data.missing is not None:
         parts = {n: part.hide(data.missing) for n, part in parts.items()}
     return replace(data, num_classes=num_classes, **parts)
-
-
-def _num_classes(part: Split) -> int | None:
-    labels = whole_labels(part.y)
-    return None if labels is None or bool((labels < 0).any()) else int(labels.max()) + 1
 
 
 def _check_levels(data: Data) -> None:
@@ -220,14 +212,8 @@ def _mnist() -> tuple[Split, ...]:
             f"Expected MNIST in {folder()} or a network to download it from; got {problem}. Remove what is "
             f"incomplete in {folder() / 'MNIST'}, or set PPL_VAE_DATA to a folder that holds it."
         ) from None
-    (train_x, train_y), (test_x, test_y) = [(s.data.unsqueeze(1), s.targets) for s in sets]
-    rows = torch.arange(len(train_x))
-    train, validation = rows[:-10_000], rows[-10_000:]  # the last 10,000, as in Larochelle's split
-    return (
-        Split(train_x, train, train_y[train], 255.0),
-        Split(train_x, validation, train_y[validation], 255.0),
-        Split(test_x, torch.arange(len(test_x)), test_y, 255.0),
-    )
+    whole, test = (Split(s.data.unsqueeze(1), torch.arange(len(s.data)), s.targets, 255.0) for s in sets)
+    return whole[:-10_000], whole[-10_000:], test  # the last 10,000, as in Larochelle's split
 
 
 def _in_folder(name: str, about: str, keys: Sequence[str], shape: tuple[int, ...]) -> list[Split]:

@@ -1,7 +1,7 @@
 """Sources of batches: data held in memory, splits of ours, DataLoaders, and data of which some have labels.
 
-What fits in memory is held as tensors and batched by index; only a `DataLoader` is iterated as it is. Where some labels
-are not known (-1), the data come in batches of two kinds: (x, y), and (x,) alone.
+What fits in memory is batched by index; only a `DataLoader` is iterated as it is. Where some labels are not known (-1),
+the data come in batches of two kinds: (x, y), and (x,) alone.
 """
 
 from abc import ABC, abstractmethod
@@ -38,12 +38,10 @@ class Source(ABC):
         kinds: sources of the kinds of data there are, by name: of those whose labels are partly known two.
     """
 
-    kinds: dict[str, "Source"]
-
     def __init__(self) -> None:
         self.holes: dict[int, Holes] | None = None
         self.inside: list[tuple[int, Any]] = []
-        self.kinds = {}
+        self.kinds: dict[str, Source] = {}
 
     @abstractmethod
     def __len__(self) -> int:
@@ -62,10 +60,6 @@ class Source(ABC):
 
     def to(self, device: torch.device) -> "Source":
         """Return the data held on a device; what comes in batches of its own goes there with each of them."""
-        return self
-
-    def without_dequantizing(self) -> "Source":
-        """Return the same data before they were dequantized."""
         return self
 
     def by_labels(self) -> "Source":
@@ -114,16 +108,11 @@ class SplitSource(Source):
     def __len__(self) -> int:
         return len(self.split)
 
-    def without_dequantizing(self) -> "SplitSource":
-        """Return the same data before they were dequantized."""
-        return SplitSource(self.split.without_dequantizing(), self.with_y)
-
     def by_labels(self) -> Source:
         """Return the data with labels, and those without, apart."""
-        split = self.split
-        if not split.partly_labelled:
+        if not self.split.partly_labelled:
             return self
-        return PartlyLabelled(SplitSource(split.known(), True), SplitSource(split.unknown(), False))
+        return PartlyLabelled(SplitSource(self.split.known(), True), SplitSource(self.split.unknown(), False))
 
     def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
         """Yield batches in order with the split's fixed values, or shuffled with fresh draws."""
@@ -171,7 +160,7 @@ class PartlyLabelled(Source):
     """Data of which some have labels: batches (x, y) of these, and batches (x,) of the others.
 
     Shuffled, there are as many of one kind as of the other, the rarer kind in smaller batches, so that an optimizer
-    hears of the labels all the time, not now and then.
+    hears of the labels all the time.
     """
 
     def __init__(self, labelled: Source, unlabelled: Source) -> None:
@@ -233,8 +222,8 @@ def _in_batches(
 ) -> Iterator[Batch]:
     """Yield batches of the data that `chosen` gives for an index, some batches of `numel` numbers a datum at once.
 
-    To a step of training, finding and drawing its data alone would come as dear as a tenth of it: what finds them is
-    no longer in the processor's cache after each step. A batch is a view of all that were found with it.
+    Found and drawn for each step of training alone, they would cost a tenth of it: what finds them is no longer in the
+    processor's cache. A batch is a view of all that were found with it.
     """
     # All data in one batch keep their order: a guide may have parameters for each of them.
     order = torch.randperm(num_data) if shuffle and batch_size < num_data else torch.arange(num_data)

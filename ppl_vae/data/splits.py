@@ -197,7 +197,7 @@ class Split:
         classes = whole_labels(self.y)
         if classes is None or bool((classes < 0).any()):
             raise InputError(
-                f"Expected labels that are whole numbers from 0 on, to hide some; got {self._labels_in_words()}. "
+                f"Expected labels that are whole numbers from 0 on, to hide some; got {_in_words(self.y)}. "
                 f"Give the file an array of such labels, y, or leave num_labels out."
             )
         if num_labels > len(self):
@@ -213,13 +213,6 @@ class Split:
         kept = order[turn.argsort(stable=True)[:num_labels]]
         return replace(self, y=torch.full_like(classes, HIDDEN).index_copy(0, kept, classes[kept]))
 
-    def _labels_in_words(self) -> str:
-        if self.y is None:
-            return "none"
-        if self.y.dim() != 1:
-            return f"labels of shape {tuple(self.y.shape)}"
-        return f"values from {float(self.y.min()):.3g} to {float(self.y.max()):.3g}"
-
     def _dequantized(self, grey: Tensor, u: Tensor) -> Tensor:
         """Return (level + u) / L; u has 16 bits, so that single precision does not round up to the next level."""
         levels = (grey * self.scale).round()
@@ -228,6 +221,14 @@ class Split:
     def _one_for_each(self) -> torch.Size:
         """Return the shape of one number for all pixels of a datum."""
         return torch.Size([1] * len(self.event_shape))
+
+
+def _in_words(y: Tensor | None) -> str:
+    if y is None:
+        return "none"
+    if y.dim() != 1:
+        return f"labels of shape {tuple(y.shape)}"
+    return f"values from {float(y.min()):.3g} to {float(y.max()):.3g}"
 
 
 def is_known(y: Tensor) -> Tensor:
