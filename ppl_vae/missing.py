@@ -109,10 +109,6 @@ class Observed(Independent):
     Just `base_dist.to_event(event_dim)`, but that a NaN in a value means missing: log P of the others is returned, 0 if
     there is none, and gradients are finite.
 
-    Args:
-        base_dist: a distribution over single numbers.
-        event_dim: how many of its rightmost dimensions make one datum.
-
     Raises:
         InputError: a distribution over vectors, of which a part has no density here.
 

@@ -63,13 +63,7 @@ def expected_smallest(values: Array, count: int) -> Array:
 
 
 def pairwise_distance(x: Tensor) -> Tensor:
-    """Return (1/D) |x_a - x_b|^2, the mean over all pairs a != b, [N], for x [N, A, D].
-
-    The same as twice the variance of a pixel, on average over pixels.
-
-    >>> pairwise_distance(torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]]))  # 1/2, 1 and 1/2
-    tensor([0.6667], dtype=torch.float64)
-    """
+    """Return (1/D) |x_a - x_b|^2, the mean over all pairs a != b, [N], for x [N, A, D]: twice a pixel's variance."""
     return 2 * x.double().var(dim=1).mean(-1)
 
 
@@ -149,11 +143,7 @@ def real_answers(
 
 
 def distance_to_same_label(x: Tensor, labels: Tensor) -> Tensor:
-    """Return (1/D) |x_n - x_m|^2, the mean over all m != n with the same label, [N], for x [N, D].
-
-    >>> distance_to_same_label(torch.tensor([[0.0], [1.0], [3.0], [0.0], [1.0]]), torch.tensor([0, 0, 0, 1, 1]))
-    tensor([5.0000, 2.5000, 6.5000, 1.0000, 1.0000], dtype=torch.float64)
-    """
+    """Return (1/D) |x_n - x_m|^2, the mean over all m != n with the same label, [N], for x [N, D]."""
     x = x.double()
     result = torch.zeros(len(x), dtype=torch.double)
     for label in labels.unique():

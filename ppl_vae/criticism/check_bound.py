@@ -26,7 +26,7 @@ def check_bound(
     seed: int = 0,
     progress: bool | None = None,
 ) -> str:
-    """Assert ELBO <= IWAE_K <= log P(x) within error, for a pair whose weights one wants to be sure of.
+    """Assert ELBO <= IWAE_K <= log P(x) within error, and say in one sentence what was found.
 
     Where importance sampling has no doubts of a datum, its IWAE_K must also reach log P(x).
 
@@ -34,9 +34,6 @@ def check_bound(
         model, guide, data, num_samples, seed, progress: as for `estimate_evidence`.
         log_px: the exact log P(x) of each datum, [N], in nats; None asks the model's `exact_log_px(x)`, and where
             there is none, annealed importance sampling from the prior (which is a lower bound itself).
-
-    Returns:
-        What was found, in one sentence.
 
     Raises:
         AssertionError: the chain is broken; the message says where and by how much.

@@ -1,6 +1,6 @@
 """An independent reader of images: a classifier that has seen real training data only, to judge generated ones.
 
-It learns from both kinds of images that are generated, half and half: grey levels, as E[x | z, y] has, and images binarized
+It learns from both kinds of images that are generated, half and half: grey levels, as E[x | z, y] has, and binarized
 afresh each time as the model's data are. Of each it says how often it reads real test data right.
 """
 
@@ -51,8 +51,7 @@ def fit_classifier(
 ) -> Classifier:
     """Train a reader on the training data of a labelled data set, and see how well it reads the test data.
 
-    A perceptron of one hidden layer of 512, by Adam. All training labels are used, also those that a model was not
-    given.
+    A perceptron of one hidden layer of 512, by Adam, on all training labels, also those that a model was not given.
 
     Args:
         data: a data set of images, as `ppl_vae.data.load` gives it.

@@ -75,9 +75,7 @@ class LatentUse:
         sites: for each latent site, its KL, per dimension where that can be had, and its active units.
         kl, kl_mcse: E_x KL(Q(z | x) || P(z)) of all sites together, and its Monte Carlo standard error.
         marginal_kl, marginal_kl_mcse: KL(Q(z) || P(z)), with Q(z) the mean of Q(z | x) over these data.
-        num_data: N.
-        num_samples: K, how many z were drawn for each datum.
-        seed: of the samples.
+        num_data, num_samples, seed: N, K samples for each datum, and their seed.
     """
 
     sites: dict[str, SiteUse]
@@ -205,8 +203,8 @@ def latent_use(
         num_samples: K, how many z are drawn for each datum; 2 or more.
 
     Raises:
-        InputError: fewer than two data or samples, programs that choose their own subset of the data, and
-            all that `estimate_evidence` refuses.
+        InputError: fewer than two data or samples, programs that choose their own subset of the data, and all that
+            `estimate_evidence` refuses.
 
     Source: Hoffman & Johnson, ELBO surgery (2016); Burda et al., arXiv 1509.00519, for active units.
 

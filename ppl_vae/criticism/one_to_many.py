@@ -17,7 +17,7 @@ from ppl_vae.conditional import ConditionalModel
 from ppl_vae.criticism.answers import Answers, Real, answer, generated, real_answers, right_labels
 from ppl_vae.criticism.image_classifier import Classifier
 from ppl_vae.data.digit_strings import Part
-from ppl_vae.data.splits import evenly_spaced
+from ppl_vae.data.splits import evenly
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
@@ -41,14 +41,13 @@ class Measured:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class OneToMany(Reported):
-    """What `measure_one_to_many` found on N conditions; print it.
+    """What `measure_one_to_many` found on N conditions, with standard errors over these data; print it.
 
     Attributes:
         model, against: the numbers of the model, and of the other one or None.
         real: how different real data with one condition are.
         classifier: what read the answers, with its own accuracy; or None.
-        num_answers: A, how many answers to each condition.
-        seed: of the samples.
+        num_answers, seed: A answers to each condition, and the seed of all samples.
     """
 
     model: Measured
@@ -68,11 +67,7 @@ class OneToMany(Reported):
 
     @property
     def log_px_diff(self) -> Array:
-        """Log P(x | y) less that of the other model, per datum, [N].
-
-        Raises:
-            InputError: there is no other model.
-        """
+        """Log P(x | y) less that of the other model, per datum, [N]."""
         if self.against is None:
             raise InputError("Expected another model to subtract; got none. Pass against=(model, guide).")
         return self.model.evidence.log_px - self.against.evidence.log_px
@@ -219,9 +214,6 @@ def measure_one_to_many(
             condition come from the whole split.
         names: what to call the two models.
 
-    Returns:
-        `OneToMany`. Standard errors are over the N test data, and hold the noise of A answers, too.
-
     Raises:
         InputError: a model without a condition, models of two tasks, data that are no split, or without labels where
             the right label is asked for, not one name for each model, or numbers that are out of range.
@@ -261,8 +253,9 @@ def measure_one_to_many(
         classifier = None
     else:
         right_labels(split)
-    count = len(split) if num_data is None else positive_int("num_data", num_data)
-    index = evenly_spaced(len(split), count)
+    if num_data is not None:
+        positive_int("num_data", num_data)
+    index = evenly(torch.arange(len(split)), num_data)
     chosen = split[index]
     refuse_missing(chosen.x, "to hold answers against")
     with torch.no_grad():

@@ -47,9 +47,7 @@ def quadrature(model: Program, guide: Program, data: Any) -> Quadrature:
     Computed in the precision of z: a pair in double precision gives a KL of 1e-8 nats with five digits.
 
     Args:
-        model: P(x, z).
-        guide: Q(z | x).
-        data: as for `estimate_evidence`.
+        model, guide, data: as for `estimate_evidence`.
 
     Raises:
         InputError: more than one latent, or one of more dimensions, or without a finite mean and variance; integrals

@@ -20,11 +20,6 @@ def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
         data: what the person passed, or a source that it has become: what was found in it need not be looked for again.
         pair: the programs that will be called with it.
         ordered: refuse data whose order changes from pass to pass, and data of which only some have labels.
-
-    >>> import torch
-    >>> from ppl_vae.models import VAE
-    >>> len(as_source(torch.zeros(5, 1, 8, 8), Pair(VAE((1, 8, 8)))))
-    5
     """
     source = data if isinstance(data, Source) else _source(data, pair)
     if pair.takes_labels():

@@ -46,8 +46,16 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
     some have none, both kinds are checked, and the traces are those of the last; the pair has seen them all.
     All data are gone through once, however often this is called with one source.
     """
+    num_missing = 0
+    for kind, part in source.kinds.items():
+        try:
+            checked = check(pair, part, size=size, proposal=proposal)
+        except InputError as problem:
+            raise InputError(f"{problem} (This is of the {len(part)} {kind} data.)") from problem
+        pair.see(checked.traces)
+        num_missing += checked.num_missing
     if source.kinds:
-        return _check_kinds(pair, source, size=size, proposal=proposal)
+        return checked._replace(num_missing=num_missing)
     holes = find_holes(source)
 
     def first(count: int) -> tuple[Tensor, ...]:
@@ -72,18 +80,6 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
             if site["is_observed"]:
                 _check_support(pair, site, args, source)
     return Checked(traces, len(args[0]), sum(some.number for some in holes.values()))
-
-
-def _check_kinds(pair: Pair, source: Source, **options: Any) -> Checked:
-    num_missing = 0
-    for kind, part in source.kinds.items():
-        try:
-            checked = check(pair, part, **options)
-        except InputError as problem:
-            raise InputError(f"{problem} (This is of the {len(part)} {kind} data.)") from problem
-        pair.see(checked.traces)
-        num_missing += checked.num_missing
-    return checked._replace(num_missing=num_missing)
 
 
 def _is_for_all(traces: list[poutine.Trace], num_run: int, num_data: int) -> bool:
@@ -131,12 +127,7 @@ def _check_served(pair: Pair) -> None:
 
 
 def find_holes(source: Source) -> dict[int, Holes]:
-    """Return what is missing in each tensor of the data, by its position: one pass over them, the first time.
-
-    >>> from ppl_vae.data.sources import TensorSource
-    >>> find_holes(TensorSource((torch.tensor([[1.0, 2.0], [3.0, torch.nan]]),)))
-    {0: Holes(number=1, row=1, where=tensor([False,  True]))}
-    """
+    """Return what is missing in each tensor of the data, by its position: one pass over them, the first time."""
     if source.holes is not None:
         return source.holes
     found: dict[int, Holes] = {}
@@ -271,8 +262,8 @@ def outside_message(name: str, fn: Any, x: Tensor, values: Tensor | None = None)
 def _taking(x: Tensor) -> str:
     """Return in words which likelihoods on the shelf take these values."""
     taking = that_take(x)
-    options = {cls: ", ".join(f"{key}={value}" for key, value in own.items()) for cls, own in taking.items()}
-    classes = ", ".join(f"{cls.__name__}({own})" if own else cls.__name__ for cls, own in options.items())
+    options = {cls.__name__: ", ".join(f"{key}={value}" for key, value in own.items()) for cls, own in taking.items()}
+    classes = ", ".join(f"{name}({own})" if own else name for name, own in options.items())
     names = ", ".join(snake_case(cls.__name__) for cls in taking)
     settings = {f"--set likelihood.{key}={value}" for own in taking.values() for key, value in own.items()}
     with_settings = f" with {' or '.join(sorted(settings))} where it has that option" if settings else ""

@@ -133,13 +133,7 @@ Part = Split | StringSplit
 
 
 def with_strings(part: Split, length: int, name: str = "the data") -> StringSplit:
-    """Give each image of a part of a data set of digits the string of images that it succeeds.
-
-    >>> from ppl_vae import data
-    >>> strings = with_strings(data.load("digits").test, 3)
-    >>> strings.y.shape, int(strings.labels[0]), strings.string_labels[0].tolist()
-    (torch.Size([300, 3, 1, 8, 8]), 3, [0, 1, 2])
-    """
+    """Give each image of a part of a data set of digits the string of images that it succeeds."""
     if part.y is None:
         raise InputError(
             f"Expected labels of digits in {name} to make strings; got none. Give the file an array of labels, or "

@@ -85,7 +85,7 @@ def load(
     num_labels: int | None = None,
     missing: float | None = None,
 ) -> Data:
-    """Load a named data set, or a person's own `.npy`, `.npz` or folder of images.
+    """Load a named data set, or a person's own `.npy`, `.npz` or folder of images, in three parts with `.x` and `.y`.
 
     Args:
         name: digits, mnist, binarized_mnist, freyfaces, or a path. A `.npy` file or a folder is split
@@ -102,9 +102,6 @@ def load(
         num_labels: hide the labels of the training data, by -1, but for so many, balanced over the classes and the
             same every time: see `Split.hide_labels`. The other parts keep theirs.
         missing: hide each value of x in all parts, by NaN, with this probability, the same every time.
-
-    Returns:
-        `Data` with `.train`, `.validation` and `.test`, each with `.x` [N, *event_shape] and `.y`.
 
     Raises:
         InputError: an unknown name, or a file that is missing, corrupt, empty or not numbers; data or labels that

@@ -2,8 +2,7 @@
 
     x_i = 1[u_i < grey_i]  (dynamic binarization),    x_i = (level_i + u_i) / L  (dequantization of L grey levels)
 
-with u_i ~ U(0, 1), or for a random threshold one u for all pixels of an image. All draw u afresh in training, and have
-one fixed draw, which belongs to the datum and not to the batch it comes in, for everything else.
+All draw u ~ U(0, 1) afresh in training, and have one fixed draw, which belongs to the datum, for everything else.
 """
 
 import math
@@ -33,9 +32,7 @@ class Split:
         rows: which of these belong to the split, [N].
         y: labels, [N], or None. A whole number of -1 is a label that is not known.
         scale: what a stored value is divided by.
-        binarize: "dynamic", "random_threshold", "threshold" or None.
-        dequantize: "uniform" or None.
-        missing: the probability with which each value is hidden, or None.
+        binarize, dequantize, missing: as in `ppl_vae.data.load`.
     """
 
     values: Tensor | np.ndarray[Any, Any]
@@ -147,28 +144,18 @@ class Split:
         return torch.where(noise < self.missing, math.nan, x)
 
     def hide(self, missing: float) -> "Split":
-        """Return the split with each value missing (NaN) with this probability, whatever it is: the same every time.
-
-        Raises:
-            InputError: a probability that is not between 0 and 1.
-        """
+        """Return the split with each value missing (NaN) with this probability, whatever it is: the same every time."""
         if isinstance(missing, bool) or not isinstance(missing, int | float) or not 0 < missing < 1:
             raise InputError(f"Expected missing to be a probability above 0 and below 1; got {missing!r}.")
         return replace(self, missing=float(missing))
 
     def take_y(self, index: Tensor) -> Tensor:
-        """Return the labels of these data.
-
-        Raises:
-            InputError: there are no labels.
-        """
+        """Return the labels of these data."""
         if self.y is None:
             raise InputError("Expected data with labels; got a split without. Give the file an array of labels, y.")
         return self.y[index]
 
-    def draw_y(self, index: Tensor) -> Tensor:
-        """Return the labels of these data: in training the same."""
-        return self.take_y(index)
+    draw_y = take_y  # in training the same
 
     def frozen(self) -> "Split":
         """Return the split with its fixed binary draws made once and kept, as bytes."""
@@ -190,9 +177,6 @@ class Split:
 
         Those that stay are chosen at random, the same every time, and balanced: each class in turn keeps one
         more while it has any. Those of n labels are among those of n + 1.
-
-        Raises:
-            InputError: no labels, labels that are not whole numbers from 0 on, or fewer data than `num_labels`.
         """
         classes = whole_labels(self.y)
         if classes is None or bool((classes < 0).any()):
@@ -256,14 +240,9 @@ def whole_labels(y: Tensor | None) -> Tensor | None:
 
 
 def evenly(part: Any, count: int | None) -> Any:
-    """Return so many data of a part, evenly spaced; all of them for None."""
-    return part if count is None else part[evenly_spaced(len(part), count)]
+    """Return so many data of a part, evenly spaced; all of them for None, or if there are fewer.
 
-
-def evenly_spaced(num_data: int, count: int) -> Tensor:
-    """Return which data these are: at most `count` whole numbers from 0 to num_data - 1.
-
-    >>> evenly_spaced(10, 4)
+    >>> evenly(torch.arange(10), 4)
     tensor([0, 3, 6, 9])
     """
-    return torch.linspace(0, num_data - 1, min(count, num_data)).long()
+    return part if count is None else part[torch.linspace(0, len(part) - 1, min(count, len(part))).long()]
