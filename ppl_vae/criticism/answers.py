@@ -79,8 +79,7 @@ def answer(
 ) -> Answers:
     """Draw answers to the condition of each datum of a split, E[x | z, y] or else draws of x, and measure them."""
     errors, diversity, right = [], [], []
-    what = "E[x | z, y]" if mean else "draws of x"
-    with progress_bar(len(split), what, "datum", progress) as bar:
+    with progress_bar(len(split), "E[x | z, y]" if mean else "draws of x", "datum", progress) as bar:
         for start, index in enumerate(torch.arange(len(split)).split(max(1, ROWS // num_answers))):
             own_seed = int(np.random.SeedSequence((seed, start)).generate_state(1)[0])
             some = split[index]

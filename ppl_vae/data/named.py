@@ -124,8 +124,9 @@ def load(
     if binarize == "default":
         binarize = _usual(key, dequantize)
     train, validation, test = stored
-    options = binarize, dequantize, dict(settings), strings, num_labels, missing
-    return _made(Data(key, train, validation, test, *options, num_classes=None, stored=stored))
+    options: dict[str, Any] = {"binarize": binarize, "dequantize": dequantize, "strings": strings}
+    options |= {"num_labels": num_labels, "missing": missing, "settings": dict(settings), "stored": stored}
+    return _made(Data(key, train, validation, test, num_classes=None, **options))
 
 
 def _usual(name: str, dequantize: Dequantize) -> Binarize:
