@@ -114,12 +114,7 @@ class Real:
 
 
 def real_answers(
-    model: ConditionalModel,
-    split: Part,
-    index: Tensor,
-    *,
-    grey: Part | None = None,
-    num_nearest: int = 10,
+    model: ConditionalModel, split: Part, index: Tensor, *, grey: Part | None = None, num_nearest: int = 10
 ) -> Real:
     """Return how far data of a split, those of an index [N], are from other real data of the same condition.
 

@@ -151,24 +151,18 @@ class LatentUse:
 class SiteDraws(NamedTuple):
     """What a batch of n data shows of one site, or of several that have one density, from K samples."""
 
-    kl: Array  # [n, units of the KL]
-    kl_variance: Array  # variance of the sum's mean over K samples, [n]
-    mean: Array  # of z, [n, units]
-    mean_variance: Array  # variance of that mean, [n, units]
+    kl: Tensor  # [n, units of the KL]
+    kl_variance: Tensor  # variance of the sum's mean over K samples, [n]
+    mean: Tensor  # of z, [n, units]
+    mean_variance: Tensor  # variance of that mean, [n, units]
     per_dimension: bool
 
     @classmethod
     def of(cls, kl: Tensor, sites: Iterable[Site], structure: Structure, *, per_dimension: bool) -> "SiteDraws":
         """Return what is kept of K divergences [K, n, units of the KL], and of the values of sites."""
         units = [numbers_by_datum(site["value"], site["fn"].event_dim, structure) for site in sites]
-        kl, values = kl.double(), torch.cat(units, -1).double()
-        return cls(
-            kl.mean(0).cpu().numpy(),
-            (kl.sum(-1).var(0) / len(kl)).cpu().numpy(),
-            values.mean(0).cpu().numpy(),
-            (values.var(0) / len(values)).cpu().numpy(),
-            per_dimension,
-        )
+        kl, z, count = kl.double(), torch.cat(units, -1).double(), len(kl)
+        return cls(kl.mean(0), kl.sum(-1).var(0) / count, z.mean(0), z.var(0) / count, per_dimension)
 
 
 class _Drawn(NamedTuple):
@@ -312,8 +306,8 @@ def _log_mixture(work: Prepared, drawn: list[_Drawn], rows: int, bar: Any) -> Te
 
 def _site_use(parts: list[SiteDraws]) -> SiteUse:
     """Return what all batches together show of a site."""
-    columns = zip(*((d.kl, d.kl_variance, d.mean, d.mean_variance) for d in parts), strict=True)
-    kl, error, mean, spread = map(np.concatenate, columns)
+    columns = zip(*(part[:4] for part in parts), strict=True)
+    kl, error, mean, spread = (torch.cat(column).cpu().numpy() for column in columns)
     return SiteUse(
         kl=kl.mean(0),
         kl_mcse=float(np.sqrt(error.sum()) / len(kl)),

@@ -38,9 +38,12 @@ class StringSplit:
 
     partly_labelled = False  # no string is without
     x = property(attrgetter("images.x"))
+    labels = property(attrgetter("images.y"))
     event_shape = property(attrgetter("images.event_shape"))
     num_levels = property(attrgetter("images.num_levels"))
     dequantize = property(attrgetter("images.dequantize"))
+    take = property(attrgetter("images.take"))
+    draw = property(attrgetter("images.draw"))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -87,22 +90,9 @@ class StringSplit:
         return self.take_y(torch.arange(len(self)))
 
     @property
-    def labels(self) -> Tensor:
-        """The label of each x, [N]."""
-        return self.images.take_y(torch.arange(len(self)))
-
-    @property
     def string_labels(self) -> Tensor:
         """The labels of the strings, [N, L]."""
         return (self.labels[:, None] - self.length + torch.arange(self.length)) % NUM_DIGITS
-
-    def take(self, index: Tensor) -> Tensor:
-        """Return these x as an estimator sees them: the same numbers every time."""
-        return self.images.take(index)
-
-    def draw(self, index: Tensor) -> Tensor:
-        """Return these x as training sees them: binarized afresh."""
-        return self.images.draw(index)
 
     def take_y(self, index: Tensor) -> Tensor:
         """Return the fixed strings of these data, [n, L, *event_shape]."""
