@@ -199,7 +199,6 @@ def history(record: History, *, title: str = "") -> Figure:
         axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
     axes.set(xlabel="epoch", ylabel="ELBO per datum (nats)", title=title)
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -227,10 +226,11 @@ def bound(evidence: Evidence, *, title: str = "") -> Figure:
     axes.set_xscale("log")
     axes.set(xlabel="K", ylabel="nats per datum", title=title)
     axes.legend(frameon=False, loc="lower right")
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _figure(aspect: float, width: float, least_width: float = 0.0) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(max(width, least_width), width / aspect + 0.3), layout="constrained", dpi=100)
-    return figure, figure.add_subplot()
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes

@@ -27,18 +27,11 @@ DATA_AT_ONCE = 500
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What A answers to each of N conditions are like, per generated pixel.
+    """What A answers to each of N conditions are like, on average over the D pixels that are generated."""
 
-    Attributes:
-        errors: (1/D) |x_a - x|^2 of each answer x_a from the truth x, over the D generated pixels, [A, N].
-        diversity: (1/D) |x_a - x_b|^2, the mean over all pairs of answers, [N]; of binary images the share of
-            pixels in which two of them differ.
-        read_right: the share of answers that a classifier reads as the right label, [N], or None.
-    """
-
-    errors: Array
-    diversity: Array
-    read_right: Array | None
+    errors: Array  # |x_a - x|^2 / D of each answer x_a from the truth x, [A, N]
+    diversity: Array  # |x_a - x_b|^2 / D, the mean over all pairs of answers, [N]; of binary pixels how many differ
+    read_right: Array | None  # the share of answers that a classifier reads as the right label, [N]
 
     def best_of(self, count: int) -> Array:
         """Return the expected smallest error of so many answers, [N]: see `expected_smallest`."""
@@ -99,18 +92,11 @@ def answer(
 
 @dataclass(frozen=True, eq=False)
 class Real:
-    """How different real data with one condition are, on average over the other data x' with the condition of x.
+    """How different real data with one condition are, on average over the other data x' with the condition of x."""
 
-    Attributes:
-        distance: (1/D) |x - x'|^2, [N].
-        distance_of_grey: the same before dynamic binarization added noise to each pixel on its own, [N], or None.
-        nearness: how far the conditions are apart, (1/V) |y - y'|^2 over the V visible pixels, [N]; None where they
-            are just the same.
-    """
-
-    distance: Array
-    distance_of_grey: Array | None
-    nearness: Array | None
+    distance: Array  # |x - x'|^2 / D, [N]
+    distance_of_grey: Array | None  # the same before dynamic binarization added noise to each pixel on its own
+    nearness: Array | None  # |y - y'|^2 / V over the V visible pixels, [N]; None where conditions are just the same
 
 
 def real_answers(

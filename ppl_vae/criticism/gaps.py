@@ -38,10 +38,9 @@ class Gap(Reported):
         log_px_mcse, best_elbo_mcse, elbo_mcse: their standard errors, [N].
         approximation_mcse, amortization_mcse, gap_mcse: standard errors of the differences, [N]: smaller, as both
             sides share their random numbers.
-        ess: effective sample size behind log_px, between 1 and K, [N].
-        khat: Pareto's k of the weights behind log_px, [N]; NaN for fewer than 25 samples.
-        num_samples, num_steps, seed: as they were asked for.
-        fingerprint: a hash of the data.
+        ess, khat: effective sample size and Pareto's k of the weights behind log_px, [N]; the latter is NaN for fewer
+            than 25 samples.
+        num_samples, num_steps, seed, fingerprint: as they were asked for, and a hash of the data.
         quantity: what log_px is: "log P(x)", or for conditional models "log P(x | y)".
     """
 

@@ -29,17 +29,11 @@ UNKNOWN = np.full(1, np.nan)  # there is no Monte Carlo error apart from the sta
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A reader of images, with its own accuracy on real test data.
+    """A reader of images, with the share of real test data that it reads right."""
 
-    Attributes:
-        network: a scikit-learn classifier of vectors of pixels.
-        accuracy: the share of real test data, binarized as the model's are, that it reads right.
-        accuracy_of_grey: the same of the test data before they were binarized.
-    """
-
-    network: Any
-    accuracy: Mean
-    accuracy_of_grey: Mean
+    network: Any  # a scikit-learn classifier of vectors of pixels
+    accuracy: Mean  # of test data binarized as the model's are
+    accuracy_of_grey: Mean  # of the same before they were binarized
 
     def read(self, x: Tensor) -> Tensor:
         """Return the label that each image is read as, [N], for x [N, *event_shape]."""

@@ -35,20 +35,12 @@ PAIRED_DATA = 32  # data at once there: the encoder runs anew for each chunk of 
 
 @dataclass(frozen=True, eq=False)
 class SiteUse:
-    """What one latent site is used for.
+    """What one latent site is used for; in a hierarchy, given the sites before."""
 
-    Attributes:
-        kl: E_x KL(Q(z_d | x) || P(z_d)) in nats for each dimension, [D]; or one number, [1], for the site as a
-            whole where Q or P(z) does not factorize over dimensions. In a hierarchy: given the sites before.
-        kl_mcse: Monte Carlo standard error of its sum.
-        per_dimension: whether kl is for each dimension.
-        variance: Var_x(E_Q[z_d]) for each dimension, [D], less what drawing K samples adds to it.
-    """
-
-    kl: Array
-    kl_mcse: float
-    per_dimension: bool
-    variance: Array
+    kl: Array  # E_x KL(Q(z_d | x) || P(z_d)) in nats for each dimension, [D], or as a whole, [1]
+    kl_mcse: float  # Monte Carlo standard error of its sum
+    per_dimension: bool  # whether kl is for each dimension: Q and P(z) factorize over dimensions
+    variance: Array  # Var_x(E_Q[z_d]) for each dimension, [D], less what drawing K samples adds to it
 
     @property
     def active(self) -> int:

@@ -166,7 +166,7 @@ def _check_holes(pair: Pair, args: Args, holes: dict[int, Holes], proposal: str)
                 traces = list(get_traces(pair, tuple(hidden)))
         except (ValueError, RuntimeError) as problem:
             raise InputError(f"Expected complete data; {got} ({reason(problem)}). Give such data.") from problem
-        missing = {n: s for n, s in samples(traces[0]).items() if s["is_observed"] and _has_nan(s["value"])}
+        missing = {n: s for n, s in samples(traces[0]).items() if s["is_observed"] and s["value"].isnan().any()}
         for name, site in missing.items():
             if not can_miss(site["fn"]):
                 family = type(base_of(site["fn"])).__name__
@@ -179,7 +179,7 @@ def _check_holes(pair: Pair, args: Args, holes: dict[int, Holes], proposal: str)
         for program, trace in reversed(list(zip(pair.programs.values(), traces, strict=False))):
             for name, site in samples(trace).items():
                 value = filled(site["value"]) if name in missing else site["value"]
-                if not missing or _has_nan(value) or _has_nan(site["fn"].log_prob(site["value"])):
+                if not missing or value.isnan().any() or site["fn"].log_prob(site["value"]).isnan().any():
                     raise InputError(
                         f"Expected programs that leave out what is missing; {got}, and {program_name(program)} makes "
                         f"{name} of it. Give ppl_vae.missing.filled(x) to its networks, or use complete data."
@@ -188,10 +188,6 @@ def _check_holes(pair: Pair, args: Args, holes: dict[int, Holes], proposal: str)
 
 def _first(where: Tensor) -> int:
     return int(where.reshape(len(where), -1).any(1).int().argmax())
-
-
-def _has_nan(value: Any) -> bool:
-    return bool(value.isnan().any())
 
 
 def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source) -> None:

@@ -25,16 +25,11 @@ class StringSplit:
 
     With labels d of x, the labels of its string are (d - L, ..., d - 1) modulo ten. From L = 10 on, a string
     holds an image of the digit d itself, which may be x.
-
-    Attributes:
-        images: the images x that succeed, with their labels.
-        pool: the whole part, which the images of the strings are chosen from.
-        length: L, the number of images in a string.
     """
 
-    images: Split
-    pool: Split
-    length: int
+    images: Split  # the images x that succeed, with their labels
+    pool: Split  # the whole part, which the images of the strings are chosen from
+    length: int  # L, the number of images in a string
 
     partly_labelled = False  # no string is without
     x = property(attrgetter("images.x"))

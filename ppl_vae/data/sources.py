@@ -30,18 +30,12 @@ class Holes(NamedTuple):
 
 
 class Source(ABC):
-    """Data that can be gone through in batches; what passes over all of them have found is kept with them.
-
-    Attributes:
-        holes: what is missing in each of their tensors, by its position; None until somebody has looked.
-        inside: the supports that hold all values of one of their tensors, each with its position.
-        kinds: sources of the kinds of data there are, by name: of those whose labels are partly known two.
-    """
+    """Data that can be gone through in batches; what passes over all of them have found is kept with them."""
 
     def __init__(self) -> None:
-        self.holes: dict[int, Holes] | None = None
-        self.inside: list[tuple[int, Any]] = []
-        self.kinds: dict[str, Source] = {}
+        self.holes: dict[int, Holes] | None = None  # by the position of a tensor; None until somebody has looked
+        self.inside: list[tuple[int, Any]] = []  # supports that hold all values of a tensor, with its position
+        self.kinds: dict[str, Source] = {}  # where labels are partly known: the data with them, and those without
 
     @abstractmethod
     def __len__(self) -> int:

@@ -25,23 +25,15 @@ HIDDEN = -1  # the label of a datum whose label is not known
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Split:
-    """One part of a data set: `.x` [N, *event_shape] and, where there are labels, `.y` [N].
+    """One part of a data set: `.x` [N, *event_shape] and, where there are labels, `.y` [N]."""
 
-    Attributes:
-        values: what is stored, [M, *event_shape]: a tensor, or a memory-mapped array.
-        rows: which of these belong to the split, [N].
-        y: labels, [N], or None. A whole number of -1 is a label that is not known.
-        scale: what a stored value is divided by.
-        binarize, dequantize, missing: as in `ppl_vae.data.load`.
-    """
-
-    values: Tensor | np.ndarray[Any, Any]
-    rows: Tensor
-    y: Tensor | None = None
-    scale: float = 1.0
+    values: Tensor | np.ndarray[Any, Any]  # what is stored, [M, *event_shape]: a tensor, or a memory-mapped array
+    rows: Tensor  # which of these belong to the split, [N]
+    y: Tensor | None = None  # labels, [N]; a whole number of -1 is one that is not known
+    scale: float = 1.0  # what a stored value is divided by
     binarize: Binarize = None
     dequantize: Dequantize = None
-    missing: float | None = None
+    missing: float | None = None  # the probability with which each value is hidden
 
     num_images = 1  # that belong to a datum
 
