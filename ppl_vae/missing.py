@@ -2,9 +2,8 @@
 
     log P(x_obs | h) = sum over observed i of log p(x_i | h_i)
 
-A likelihood leaves out what is missing, a guide reads zeros there (Mattei & Frellsen, arXiv 1812.02633), and so the
-usual ELBO and importance weights are those of log P(x_obs). It is right where what is missing says nothing about its
-own value beyond what is observed (missing at random).
+A likelihood leaves out what is missing, a guide reads zeros there (Mattei & Frellsen, arXiv 1812.02633). It is right
+where what is missing says nothing about its own value beyond what is observed (missing at random).
 """
 
 import math
@@ -56,11 +55,7 @@ def is_missing_in(x: Tensor) -> bool:
 
 
 def filled(x: Tensor, value: float = 0.0) -> Tensor:
-    """Return x with its missing values replaced by a number: what an encoder can read.
-
-    Our guides are given x this way; a guide that is a function of one's own calls it itself.
-
-    Source: Mattei & Frellsen, arXiv 1812.02633, section 3.
+    """Return x with its missing values replaced by a number: what an encoder can read, and our guides are given.
 
     >>> filled(torch.tensor([1.0, math.nan]))
     tensor([1., 0.])
@@ -69,11 +64,7 @@ def filled(x: Tensor, value: float = 0.0) -> Tensor:
 
 
 def with_mask(x: Any, mask: Any) -> Tensor:
-    """Return x with NaN where a mask is 0: with missing values, as `fit` and all others take them.
-
-    Args:
-        x: the data, [N, ...].
-        mask: 1 where x is observed, 0 where it is missing, in the shape of x.
+    """Return x [N, ...] with NaN, a missing value, where a mask of the same shape is 0 and not 1.
 
     Raises:
         InputError: a mask of another shape, or not of zeros and ones.
@@ -104,11 +95,7 @@ def missing_as(x: Tensor, like: Tensor) -> Tensor:
 
 
 def refuse_missing(x: Tensor, purpose: str) -> None:
-    """Refuse x with missing values where there is no way to do without them.
-
-    Raises:
-        InputError: some are missing.
-    """
+    """Refuse x with missing values where there is no way to do without them."""
     if is_missing_in(x):
         raise InputError(
             f"Expected complete data {purpose}; got {float(x.isnan().float().mean()):.1%} of the values missing (NaN). "
@@ -121,10 +108,6 @@ class Observed(Independent):
 
     Just `base_dist.to_event(event_dim)`, but that a NaN in a value means missing: log P of the others is returned, 0 if
     there is none, and gradients are finite.
-
-    Args:
-        base_dist: a distribution over single numbers.
-        event_dim: how many of its rightmost dimensions make one datum.
 
     Raises:
         InputError: a distribution over vectors, of which a part has no density here.

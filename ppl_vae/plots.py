@@ -65,9 +65,8 @@ def images(x: Any, *, columns: int = 16, title: str = "", smooth: bool | None = 
     Images of fewer than 16 pixels are shown smoothly enlarged, as the eye cannot read 8 x 8 squares;
     `smooth=False` shows their pixels, `smooth=True` enlarges any. Pixels that are missing (NaN) are orange.
     """
-    columns, x = max(1, min(columns, len(x))), _coloured(x)
-    small = min(np.shape(x)[-2:]) < SMALL
-    canvas = tile(_enlarged(x) if (small if smooth is None else smooth) else x, columns)
+    columns = max(1, min(columns, len(x)))
+    canvas = _canvas(x, columns, smooth)
     figure, axes = _figure(canvas.shape[1] / canvas.shape[0], columns * CELL, len(title) * LETTER)
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
@@ -87,25 +86,20 @@ def tinted(x: Any, mask: Any) -> np.ndarray[Any, Any]:
     return np.where(np.asarray(mask, dtype=bool), dark + values * (light - dark), values)
 
 
-def _coloured(x: Any) -> Any:
-    """Return images with missing pixels (NaN) in colours, [..., 3, H, W]; those without any as they are."""
+def _canvas(x: Any, columns: int, smooth: bool | None) -> np.ndarray[Any, Any]:
+    """Return images laid out in rows, [H', W', C], with missing pixels coloured, small ones enlarged unless told."""
     values = np.asarray(x, dtype=float)
     missing = np.isnan(values)
-    if not missing.any():
-        return x
-    values, missing = (v[:, None] if v.ndim == 3 else v for v in (values, missing))
-    colour = np.reshape(MISSING, (3, 1, 1))
-    return np.where(missing.any(-3, keepdims=True), colour, np.nan_to_num(values))
-
-
-def _enlarged(x: Any) -> np.ndarray[Any, Any]:
-    """Enlarge images [..., H, W] by cubic interpolation."""
-    pixels = np.asarray(x, dtype=np.float32)
-    height, width = pixels.shape[-2:]
-    size = (FACTOR * width, FACTOR * height)
-    flat = pixels.reshape(-1, height, width)
-    enlarged = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in flat]
-    return np.stack(enlarged).reshape(*pixels.shape[:-2], *reversed(size))
+    if missing.any():
+        values, missing = (v[:, None] if v.ndim == 3 else v for v in (values, missing))
+        values = np.where(missing.any(-3, keepdims=True), np.reshape(MISSING, (3, 1, 1)), np.nan_to_num(values))
+    if smooth or (smooth is None and min(values.shape[-2:]) < SMALL):
+        *others, height, width = values.shape
+        flat = [Image.fromarray(image) for image in values.astype(np.float32).reshape(-1, height, width)]
+        size = (FACTOR * width, FACTOR * height)
+        enlarged = np.stack([np.asarray(image.resize(size, Image.Resampling.BICUBIC)) for image in flat])
+        values = enlarged.reshape(*others, *reversed(size))
+    return tile(values, columns)
 
 
 def reconstructions(x: Any, reconstructed: Any, *, columns: int = 16, title: str = "") -> Figure:
@@ -113,9 +107,8 @@ def reconstructions(x: Any, reconstructed: Any, *, columns: int = 16, title: str
     a, b = np.asarray(x, dtype=float), np.asarray(reconstructed, dtype=float)
     if a.shape != b.shape:
         raise InputError(f"Expected as many reconstructions as data, in one shape; got {b.shape} for {a.shape}.")
+    columns = min(columns, len(a))
     usable = len(a) // columns * columns
-    if usable == 0:
-        columns, usable = len(a), len(a)
     pairs = [rows[i : i + columns] for i in range(0, usable, columns) for rows in (a, b)]
     return images(np.concatenate(pairs), columns=columns, title=title)
 
@@ -126,9 +119,7 @@ def side_by_side(panels: Mapping[str, Any], *, columns: int = 15, smooth: bool |
     >>> side_by_side({"ours": np.zeros((60, 1, 8, 8)), "the truth": np.ones((60, 3, 8, 8))}).axes[1].get_title()
     'the truth'
     """
-    panels = {title: _coloured(x) for title, x in panels.items()}
-    smalls = [min(np.shape(x)[-2:]) < SMALL if smooth is None else smooth for x in panels.values()]
-    canvases = [tile(_enlarged(x) if small else x, columns) for x, small in zip(panels.values(), smalls, strict=True)]
+    canvases = [_canvas(x, columns, smooth) for x in panels.values()]
     height, width = canvases[0].shape[:2]
     across = len(panels) * columns * CELL * 0.75
     figure = Figure(figsize=(across, across / len(panels) * height / width + 0.3), layout="constrained", dpi=150)
@@ -199,7 +190,7 @@ def history(record: History, *, title: str = "") -> Figure:
     axes.plot(record.epoch, record.train_elbo, label="training", color="0.6")
     if np.isfinite(record.validation_elbo).any():
         axes.plot(record.epoch, record.validation_elbo, label="validation", color="C0")
-        best = int(np.nanargmax(record.validation_elbo))
+        best = np.nanargmax(record.validation_elbo)
         axes.plot(record.epoch[best], record.validation_elbo[best], "o", color="C0", label="best, kept")
     # The first epochs are far below the rest and would flatten it.
     shown = np.concatenate([record.train_elbo, record.validation_elbo])
@@ -208,7 +199,6 @@ def history(record: History, *, title: str = "") -> Figure:
         axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
     axes.set(xlabel="epoch", ylabel="ELBO per datum (nats)", title=title)
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -216,8 +206,7 @@ def bound(evidence: Evidence, *, title: str = "") -> Figure:
     """Draw the bound IWAE_K, the mean over the data, against K: from the ELBO at K = 1 up to all samples.
 
     A curve that still rises at its end says that K is too small. The band is two Monte Carlo standard errors wide
-    on each side; the line is log P(x) with the tails of the weights smoothed, where their k-hat
-    lets them be.
+    on each side; the line is log P(x) with the tails of the weights smoothed, where their k-hat lets them be.
 
     Raises:
         InputError: the evidence has no curve (it was annealed).
@@ -231,17 +220,17 @@ def bound(evidence: Evidence, *, title: str = "") -> Figure:
     figure, axes = _figure(1.6, 5.5)
     axes.fill_between(num_samples[whole], mean - 2 * error, mean + 2 * error, color="C0", alpha=0.25, linewidth=0)
     axes.plot(num_samples[whole], mean, "o-", color="C0", markersize=3, label="bound with K samples")
-    reliable = evidence.num_samples >= MIN_SAMPLES and np.mean(evidence.khat > 0.7) < 0.25
-    if reliable:
+    if evidence.num_samples >= MIN_SAMPLES and np.mean(evidence.khat > 0.7) < 0.25:
         smoothed = float(evidence.log_px_psis.mean())
         axes.axhline(smoothed, color="0.5", linestyle="--", linewidth=1, label="log P(x), tails smoothed")
     axes.set_xscale("log")
     axes.set(xlabel="K", ylabel="nats per datum", title=title)
     axes.legend(frameon=False, loc="lower right")
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _figure(aspect: float, width: float, least_width: float = 0.0) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(max(width, least_width), width / aspect + 0.3), layout="constrained", dpi=100)
-    return figure, figure.add_subplot()
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes

@@ -12,18 +12,13 @@ from ppl_vae.traces.pair import Pair, Program, program_name
 from ppl_vae.traces.plates import samples
 from ppl_vae.utils.rng import seeded
 
-CHUNK = 1000  # data classified at once
-
 
 def accuracy(guide: Program, data: Any) -> float:
-    """Return the share of data whose label is the one that is most probable under Q(y | x).
+    """Return the share a of N data whose label is most probable under Q(y | x); its error is sqrt(a (1 - a) / N).
 
     Args:
         guide: any Pyro guide that samples y, a site with finitely many values, where it is called with x alone.
         data: with labels: a split of ours, or a tuple (x, y).
-
-    Returns:
-        A number from 0 to 1; its standard error is sqrt(a (1 - a) / N).
 
     Raises:
         InputError: data without labels, or a guide that does not classify.
@@ -36,7 +31,7 @@ def accuracy(guide: Program, data: Any) -> float:
     pair = Pair(guide)
     right = []
     with seeded(0), pair.running(), pair.evaluating(), torch.no_grad():
-        for batch in as_source(data, pair, ordered=True).batches(CHUNK):
+        for batch in as_source(data, pair, ordered=True).batches(1000):
             x, *labels = pair.to_device(batch)
             if not labels:
                 raise InputError(

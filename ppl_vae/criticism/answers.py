@@ -1,8 +1,6 @@
 """The answers of a conditional model to one condition, and the real data that have the same condition.
 
-An answer to y is either a draw x ~ P(x | z, y) or the mean E[x | z, y], each with its own z ~ P(z | y). Of A
-answers to each of N conditions three things are measured, per generated pixel: how far they are from the truth,
-how far from each other, and what they are read as.
+An answer to y is either a draw x ~ P(x | z, y) or the mean E[x | z, y], each with its own z ~ P(z | y).
 """
 
 from dataclasses import dataclass
@@ -29,18 +27,11 @@ DATA_AT_ONCE = 500
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What A answers to each of N conditions are like.
+    """What A answers to each of N conditions are like, on average over the D pixels that are generated."""
 
-    Attributes:
-        errors: (1/D) |x_a - x|^2 of each answer x_a from the truth x, over the D generated pixels, [A, N].
-        diversity: (1/D) |x_a - x_b|^2, the mean over all pairs of answers, [N]; of binary images the share of
-            pixels in which two of them differ.
-        read_right: the share of answers that a classifier reads as the right label, [N], or None.
-    """
-
-    errors: Array
-    diversity: Array
-    read_right: Array | None
+    errors: Array  # |x_a - x|^2 / D of each answer x_a from the truth x, [A, N]
+    diversity: Array  # |x_a - x_b|^2 / D, the mean over all pairs of answers, [N]; of binary pixels how many differ
+    read_right: Array | None  # the share of answers that a classifier reads as the right label, [N]
 
     def best_of(self, count: int) -> Array:
         """Return the expected smallest error of so many answers, [N]: see `expected_smallest`."""
@@ -65,13 +56,7 @@ def expected_smallest(values: Array, count: int) -> Array:
 
 
 def pairwise_distance(x: Tensor) -> Tensor:
-    """Return (1/D) |x_a - x_b|^2, the mean over all pairs a != b, [N], for x [N, A, D].
-
-    The same as twice the variance of a pixel, on average over pixels.
-
-    >>> pairwise_distance(torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]]))  # 1/2, 1 and 1/2
-    tensor([0.6667], dtype=torch.float64)
-    """
+    """Return (1/D) |x_a - x_b|^2, the mean over all pairs a != b, [N], for x [N, A, D]: twice a pixel's variance."""
     return 2 * x.double().var(dim=1).mean(-1)
 
 
@@ -86,84 +71,59 @@ def answer(
     progress: bool | None = None,
 ) -> Answers:
     """Draw answers to the condition of each datum of a split, E[x | z, y] or else draws of x, and measure them."""
-    labels = None if classifier is None else right_labels(split)
-    parts: list[tuple[Array, Array, Array]] = []
-    what = "E[x | z, y]" if mean else "draws of x"
-    with progress_bar(len(split), what, "datum", progress) as bar:
+    errors, diversity, right = [], [], []
+    with progress_bar(len(split), "E[x | z, y]" if mean else "draws of x", "datum", progress) as bar:
         for start, index in enumerate(torch.arange(len(split)).split(max(1, ROWS // num_answers))):
             own_seed = int(np.random.SeedSequence((seed, start)).generate_state(1)[0])
-            y = given(model, split, index).repeat_interleave(num_answers, dim=0)
+            some = split[index]
+            y = given(model, some).repeat_interleave(num_answers, dim=0)
             x = sample(model, mean=mean, seed=own_seed, y=y).cpu()
             made = generated(model, x).unflatten(0, (len(index), num_answers)).double()
-            truth = generated(model, split.take(index)).double()
-            errors = ((made - truth[:, None]) ** 2).mean(-1)
-            right = torch.zeros(0)
-            if classifier is not None and labels is not None:
+            truth = generated(model, some.x).double()
+            errors.append(((made - truth[:, None]) ** 2).mean(-1).T)
+            diversity.append(pairwise_distance(made))
+            if classifier is not None:
                 read = classifier.read(x).reshape(len(index), num_answers)
-                right = (read == labels[index][:, None]).double().mean(1)
-            parts.append((errors.T.numpy(), pairwise_distance(made).numpy(), right.numpy()))
+                right.append((read == right_labels(some)[:, None]).double().mean(1))
             bar.update(len(index))
-    errors_, diversity, read_right = (np.concatenate(values, axis=-1) for values in zip(*parts, strict=True))
-    return Answers(errors_, diversity, None if classifier is None else read_right)
+    read_right = torch.cat(right).numpy() if right else None
+    return Answers(torch.cat(errors, 1).numpy(), torch.cat(diversity).numpy(), read_right)
 
 
 @dataclass(frozen=True, eq=False)
 class Real:
-    """How different real data with one condition are.
+    """How different real data with one condition are, on average over the other data x' with the condition of x."""
 
-    Attributes:
-        distance: (1/D) |x - x'|^2, the mean over the other real data x' with the condition of x, [N].
-        distance_of_grey: the same before noise was added to each pixel on its own, [N]: of grey levels under dynamic
-            binarization; None where there are none.
-        nearness: how far the conditions of x' are from that of x, (1/V) |y - y'|^2 over the V visible pixels, on
-            average, [N]; None where they have just the same.
-    """
-
-    distance: Array
-    distance_of_grey: Array | None
-    nearness: Array | None
+    distance: Array  # |x - x'|^2 / D, [N]
+    distance_of_grey: Array | None  # the same before dynamic binarization added noise to each pixel on its own
+    nearness: Array | None  # |y - y'|^2 / V over the V visible pixels, [N]; None where conditions are just the same
 
 
 def real_answers(
-    model: ConditionalModel,
-    split: Part,
-    index: Tensor,
-    *,
-    grey: Part | None = None,
-    num_nearest: int = 10,
+    model: ConditionalModel, split: Part, index: Tensor, *, grey: Part | None = None, num_nearest: int = 10
 ) -> Real:
-    """Return how far data of a split are from other real data of the same condition.
+    """Return how far data of a split, those of an index [N], are from other real data of the same condition.
 
     Data with a label, or after a string, have the condition of all data with the same (right) label. Visible pixels
-    are hardly ever the same twice: the data with the nearest ones stand in, as near as `nearness` says, and make
-    real data look the more different, the farther they are.
-
-    Args:
-        model: says what the condition is.
-        split: the real data.
-        index: which of them to compare with the others, [N].
-        grey: the same data before they were dynamically binarized.
-        num_nearest: how many data have the condition of another, where it is visible pixels.
+    are hardly ever the same twice: the `num_nearest` data with the nearest ones stand in, as near as `nearness` says,
+    and make real data look the more different, the farther they are. `grey` are the same data before binarization.
     """
     kinds = [generated(model, kind.x) for kind in (split, grey) if kind is not None]
+    nearness = None
     if not model.y_from_x:
         labels = right_labels(split)
-        found, nearness = [distance_to_same_label(x, labels)[index].numpy() for x in kinds], None
+        found = [distance_to_same_label(x, labels)[index].numpy() for x in kinds]
     else:
         if len(split) < 2:
             raise InputError("Expected at least two data to compare; got one.")
-        visible = _part(model, split.x, 1)
+        visible = _parts(model, split.x)[1]
         near = nearest(visible, index, num_nearest)
         nearness, *found = (_distance(x, index, near) for x in (visible, *kinds))
     return Real(found[0], found[1] if grey is not None else None, nearness)
 
 
 def distance_to_same_label(x: Tensor, labels: Tensor) -> Tensor:
-    """Return (1/D) |x_n - x_m|^2, the mean over all m != n with the same label, [N], for x [N, D].
-
-    >>> distance_to_same_label(torch.tensor([[0.0], [1.0], [3.0], [0.0], [1.0]]), torch.tensor([0, 0, 0, 1, 1]))
-    tensor([5.0000, 2.5000, 6.5000, 1.0000, 1.0000], dtype=torch.float64)
-    """
+    """Return (1/D) |x_n - x_m|^2, the mean over all m != n with the same label, [N], for x [N, D]."""
     x = x.double()
     result = torch.zeros(len(x), dtype=torch.double)
     for label in labels.unique():
@@ -196,31 +156,29 @@ def _distance(x: Tensor, index: Tensor, others: Tensor) -> Array:
     return torch.cat([((x[n][:, None] - x[m]) ** 2).mean((1, 2)) for n, m in pairs]).double().numpy()
 
 
-def given(model: ConditionalModel, split: Part, index: Tensor | None = None) -> Tensor:
-    """Return the conditions of some data, or of all, as `sample` takes them."""
-    index = torch.arange(len(split)) if index is None else index
-    return split.take(index) if model.y_from_x else split.take_y(index)
+def given(model: ConditionalModel, split: Part) -> Tensor:
+    """Return the conditions of the data of a split, as `sample` takes them."""
+    return split.x if model.y_from_x else split.take_y(torch.arange(len(split)))
 
 
 def generated(model: ConditionalModel, x: Tensor) -> Tensor:
     """Return the part of images that is generated, [N, D], for x [N, *event_shape]."""
-    return _part(model, x, 0) if model.y_from_x else x.flatten(1)
+    return _parts(model, x)[0] if model.y_from_x else x.flatten(1)
 
 
-def _part(model: ConditionalModel, x: Tensor, which: int) -> Tensor:
-    """Return the part of images that is generated (0) or given (1), [N, D], for x [N, *event_shape]."""
+def _parts(model: ConditionalModel, x: Tensor) -> list[Tensor]:
+    """Return the part of images that is generated, and the part that is given, [N, D] and [N, V]."""
     parts: Any = model.condition.split(x.to(Pair(model).device), None)
-    part: Tensor = parts[which]
-    return part.flatten(1).cpu()
+    return [part.flatten(1).cpu() for part in parts]
 
 
 def right_labels(split: Part) -> Tensor:
     """Return what the answers to the conditions of a split show if they are right, [N]."""
     labels = whole_labels(split.labels)
     if labels is None:
+        got = "none" if split.labels is None else f"{split.labels.dtype} {tuple(split.labels.shape)}"
         raise InputError(
-            f"Expected labels of the data, whole numbers, to say which answers are right; got "
-            f"{'none' if split.labels is None else f'{split.labels.dtype} {tuple(split.labels.shape)}'}. Use "
-            f"a data set with labels."
+            f"Expected labels of the data, whole numbers, to say which answers are right; got {got}. Use a data set "
+            f"with labels."
         )
     return labels

@@ -26,22 +26,14 @@ def check_bound(
     seed: int = 0,
     progress: bool | None = None,
 ) -> str:
-    """Assert ELBO <= IWAE_K <= log P(x) within error, for a pair whose weights one wants to be sure of.
+    """Assert ELBO <= IWAE_K <= log P(x) within error, and say in one sentence what was found.
 
     Where importance sampling has no doubts of a datum, its IWAE_K must also reach log P(x).
 
     Args:
-        model: P(x, z).
-        guide: Q(z | x).
-        data: as for `estimate_evidence`.
+        model, guide, data, num_samples, seed, progress: as for `estimate_evidence`.
         log_px: the exact log P(x) of each datum, [N], in nats; None asks the model's `exact_log_px(x)`, and where
             there is none, annealed importance sampling from the prior (which is a lower bound itself).
-        num_samples: K.
-        seed: of the samples.
-        progress: show progress bars.
-
-    Returns:
-        What was found, in one sentence.
 
     Raises:
         AssertionError: the chain is broken; the message says where and by how much.
@@ -56,30 +48,29 @@ def check_bound(
     True
     """
     evidence = estimate_evidence(model, guide, data, num_samples=num_samples, seed=seed, progress=progress)
-    truth, source = _exact(model, data, log_px), "exact"
-    error = np.zeros(len(evidence))
-    if truth is None:
+    exact, source, error = _exact(model, data, log_px), "exact", np.zeros(len(evidence))
+    if exact is None:
         annealed = estimate_evidence(
             model, guide, data, method="ais", proposal="prior", seed=seed + 1, progress=progress
         )
-        truth, error, source = annealed.log_px, annealed.mcse, "annealed from the prior"
-    if len(truth) != len(evidence):
-        raise InputError(f"Expected log_px for each of the {len(evidence)} data; got {len(truth)}. Give one for each.")
+        exact, source, error = annealed.log_px, "annealed from the prior", annealed.mcse
+    if len(exact) != len(evidence):
+        raise InputError(f"Expected log_px for each of the {len(evidence)} data; got {len(exact)}. Give one for each.")
     curve = evidence.curve
     assert curve is not None
-    name = f"IWAE_{num_samples}"
-    _check("the ELBO", evidence.elbo, f"log P(x) ({source})", truth, np.hypot(evidence.elbo_mcse, error))
-    _check(name, evidence.log_px, f"log P(x) ({source})", truth, np.hypot(evidence.mcse, error))
+    name, truth = f"IWAE_{num_samples}", f"log P(x) ({source})"
+    _check("the ELBO", evidence.elbo, truth, exact, np.hypot(evidence.elbo_mcse, error))
+    _check(name, evidence.log_px, truth, exact, np.hypot(evidence.mcse, error))
     for i in range(1, len(curve.num_samples)):
-        low, high = (f"IWAE_{curve.num_samples[j]}" for j in (i - 1, i))
-        _check(low, curve.bound[i - 1], high, curve.bound[i], np.hypot(curve.mcse[i - 1], curve.mcse[i]), each=False)
-    doubtful = {doubt.datum for doubt in evidence.doubts()}
-    sure = np.array([n not in doubtful for n in range(len(evidence))])
+        low, high = (f"IWAE_{count}" for count in curve.num_samples[i - 1 : i + 1])
+        _check(low, curve.bound[i - 1], high, curve.bound[i], np.hypot(*curve.mcse[i - 1 : i + 1]), each=False)
+    sure = np.ones(len(evidence), dtype=bool)
+    sure[[doubt.datum for doubt in evidence.doubts()]] = False
     if sure.any():
         slack = np.hypot(evidence.mcse, error) + np.abs(evidence.diagnostics["bias"])
-        _check(f"log P(x) ({source})", truth[sure], f"{name} (no doubts)", evidence.log_px[sure], slack[sure])
+        _check(truth, exact[sure], f"{name} (no doubts)", evidence.log_px[sure], slack[sure])
     return (
-        f"ELBO {evidence.elbo.mean():.3f} <= {name} {evidence.log_px.mean():.3f} <= log P(x) {truth.mean():.3f} "
+        f"ELBO {evidence.elbo.mean():.3f} <= {name} {evidence.log_px.mean():.3f} <= log P(x) {exact.mean():.3f} "
         f"({source}) on {len(evidence)} data, within {ERRORS:.0f} Monte Carlo standard errors; "
         f"{int(sure.sum())} of them without doubts, which reach it."
     )
@@ -96,8 +87,7 @@ def _exact(model: Program, data: Any, log_px: Any) -> Array | None:
 
 def _check(low: str, below: Array, high: str, above: Array, error: Array, *, each: bool = True) -> None:
     """Assert that one is below the other in the mean, and for each datum, within error."""
-    excess = below - above
-    slack = ROUNDING * (1 + np.abs(above))
+    excess, slack = below - above, ROUNDING * (1 + np.abs(above))
     mean_error = float(np.sqrt((error**2).sum()) / len(error))
     if excess.mean() > ERRORS * mean_error + slack.mean():
         raise AssertionError(

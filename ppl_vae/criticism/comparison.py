@@ -30,7 +30,9 @@ def compare_evidence(evidences: Mapping[str, Evidence]) -> Any:
     """
     _check(evidences)
     if len({evidence.scored for evidence in evidences.values()}) > 1:
-        evidences = {name: _of_levels(evidence) for name, evidence in evidences.items()}
+        evidences = {  # in nats of levels: log P(x) - D log L of dequantized ones
+            name: replace(e, log_px=e.log_px + e.to_levels, elbo=e.elbo + e.to_levels) for name, e in evidences.items()
+        }
     ranked = sorted(evidences.items(), key=lambda item: -item[1].log_px.mean())
     log_px = np.stack([evidence.log_px for _, evidence in ranked])
     with np.errstate(invalid="ignore"):  # where both are minus infinity
@@ -44,7 +46,7 @@ def stacking(log_px: Array) -> Array:
         w = argmax (1/N) sum_n log sum_m w_m P_m(x_n),    w_m >= 0,    sum_m w_m = 1
 
     by expectation maximization, w_m <- w_m g_m with g_m = (1/N) sum_n P_m(x_n) / sum_j w_j P_j(x_n). The objective is
-    concave, so no weights are better by more than max_m g_m - 1, which is where it ends: below 1e-9 nats.
+    concave, so no weights are better by more than max_m g_m - 1: it ends where that is below 1e-9 nats.
     Source: Yao et al., arXiv 1704.02030, equation 4.
 
     >>> stacking(np.log([[0.2, 0.2, 0.2], [0.1, 0.1, 0.8]])).round(3).tolist()
@@ -118,19 +120,12 @@ def _check_kinds(evidences: Mapping[str, Evidence]) -> None:
             )
 
 
-def _of_levels(evidence: Evidence) -> Evidence:
-    """Return an estimate in nats of levels: log P(x) - D log L of dequantized ones."""
-    return replace(evidence, log_px=evidence.log_px + evidence.to_levels, elbo=evidence.elbo + evidence.to_levels)
-
-
 def _table(ranked: list[tuple[str, Evidence]], differences: Array, weights: Array) -> Any:
     import pandas
 
     rows = []
-    mixed = len({evidence.scored for _, evidence in ranked}) > 1
     for rank, (name, evidence) in enumerate(ranked):
-        means = evidence.means()
-        difference = Mean.of(differences[rank], evidence.mcse)
+        means, difference = evidence.means(), Mean.of(differences[rank], evidence.mcse)
         rows.append(
             {
                 "model": name,
@@ -146,7 +141,8 @@ def _table(ranked: list[tuple[str, Evidence]], differences: Array, weights: Arra
                 "method": evidence.method,
                 "elbo": means["elbo"].value,
                 "gap": means["gap"].value,
+                "scored": evidence.scored,
             }
-            | ({"scored": evidence.scored} if mixed else {})
         )
-    return pandas.DataFrame(rows).set_index("model")
+    table = pandas.DataFrame(rows).set_index("model")
+    return table if table.scored.nunique() > 1 else table.drop(columns="scored")

@@ -3,8 +3,7 @@
     log P(x) - ELBO = (log P(x) - ELBO*) + (ELBO* - ELBO)
                       approximation gap    amortization gap
 
-ELBO* is the ELBO of the best Q of the guide's family for this one datum (`ppl_vae.evidence.refine`). A large
-approximation gap asks for a richer family; a large amortization gap for a larger encoder, or longer training.
+ELBO* is the ELBO of the best Q of the guide's family for this one datum (`ppl_vae.evidence.refine`).
 """
 
 from dataclasses import asdict, dataclass
@@ -37,14 +36,11 @@ class Gap(Reported):
         best_elbo: the ELBO of the refined Q, the best of the family found for this datum, [N].
         elbo: the ELBO of the guide, [N].
         log_px_mcse, best_elbo_mcse, elbo_mcse: their standard errors, [N].
-        approximation_mcse, amortization_mcse, gap_mcse: standard errors of the differences, [N]. Both sides
-            of a difference share their random numbers, so these are smaller than those of the sides.
-        ess: effective sample size behind log_px, between 1 and K, [N].
-        khat: Pareto's k of the weights behind log_px, [N]; NaN for fewer than 25 samples.
-        num_samples: K.
-        num_steps: how many steps of Adam the refined Q had.
-        fingerprint: a hash of the data.
-        seed: of the samples.
+        approximation_mcse, amortization_mcse, gap_mcse: standard errors of the differences, [N]: smaller, as both
+            sides share their random numbers.
+        ess, khat: effective sample size and Pareto's k of the weights behind log_px, [N]; the latter is NaN for fewer
+            than 25 samples.
+        num_samples, num_steps, seed, fingerprint: as they were asked for, and a hash of the data.
         quantity: what log_px is: "log P(x)", or for conditional models "log P(x | y)".
     """
 
@@ -91,8 +87,7 @@ class Gap(Reported):
     def verdict(self) -> str:
         """Return one line on which part is the larger, and whether the split can be believed."""
         heavy, few = doubtful_weights(self.ess, self.khat, self.num_samples)
-        doubtful = int((heavy | few).sum())
-        what = self.quantity
+        doubtful, what = int((heavy | few).sum()), self.quantity
         blind = f"What Q never visits does not show here: hold {what} against method='ais', proposal='prior'."
         if doubtful:
             return (
@@ -101,15 +96,13 @@ class Gap(Reported):
                 f"likely too low. Raise num_samples. {blind}"
             )
         means = self.means()
-        a, b, whole = means["approximation"], means["amortization"], means["gap"]
+        whole = means["gap"]
         if whole.value <= 2 * whole.mcse + 1e-3:
             return f"No gap to speak of: the guide is the posterior, as far as these samples show. {blind}"
-        larger, share, fix = (
-            ("approximation", a.value, "a richer posterior family")
-            if a.value >= b.value
-            else ("amortization", b.value, "a larger encoder, or longer training,")
-        )
-        return f"{min(share / whole.value, 1):.0%} of the gap is {larger}: {fix} would narrow it. {blind}"
+        fixes = {"approximation": "a richer posterior family", "amortization": "a larger encoder, or longer training,"}
+        larger = max(fixes, key=lambda part: means[part].value)
+        share = min(means[larger].value / whole.value, 1)
+        return f"{share:.0%} of the gap is {larger}: {fixes[larger]} would narrow it. {blind}"
 
     def report(self) -> Report:
         """Return what is printed: the means with their errors, and the verdict."""
@@ -132,11 +125,9 @@ class Gap(Reported):
         """Return an `xarray.Dataset` with one dimension, `datum`, and what was done as attributes."""
         import xarray
 
-        values = asdict(self)
-        arrays = {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
-        parts = {k: getattr(self, k) for k in ("gap", "approximation", "amortization")}
-        columns = {k: ("datum", v) for k, v in (parts | arrays).items()}
-        return xarray.Dataset(columns, attrs={k: v for k, v in values.items() if k not in arrays})
+        values = {k: getattr(self, k) for k in ("gap", "approximation", "amortization")} | asdict(self)
+        columns = {k: ("datum", v) for k, v in values.items() if isinstance(v, np.ndarray)}
+        return xarray.Dataset(columns, attrs={k: v for k, v in values.items() if k not in columns})
 
 
 def explain_gap(
@@ -160,18 +151,10 @@ def explain_gap(
     refined Q nor chose it.
 
     Args:
-        model: P(x, z), called as `model(*batch)`.
-        guide: Q(z | x), called the same way; all its sites continuous.
-        data: a split of ours, a tensor [N, ...], a tuple of tensors, a PyTorch Dataset or DataLoader.
+        model, guide, data, chunk_size, vectorize, seed, progress: as for `estimate_evidence`; the guide has continuous
+            sites only.
         num_samples: K, how many z are drawn for each datum from each of the two guides; 2 or more.
         num_steps, num_particles, learning_rate: of Adam, as in `refine`.
-        chunk_size: how many (sample, datum) pairs are evaluated at once; None chooses by their size.
-        vectorize: draw many samples in one run, inside one more plate; False for programs that cannot.
-        seed: of the samples; the global random state is left as it was.
-        progress: show a progress bar; None shows it in a terminal and in a notebook.
-
-    Returns:
-        `Gap`: log_px, elbo, best_elbo, approximation, amortization and gap per datum, [N], in nats.
 
     Raises:
         InputError: discrete latent sites, families whose parameters are not known, and all that
@@ -188,12 +171,13 @@ def explain_gap(
     """
     if positive_int("num_samples", num_samples) < 2:
         raise InputError("Expected num_samples of at least 2, so that errors can be stated; got 1. Raise it.")
-    positive_int("num_steps", num_steps)
-    positive_int("num_particles", num_particles)
-    positive_number("learning_rate", learning_rate)
+    steps = {
+        "num_steps": positive_int("num_steps", num_steps),
+        "num_particles": positive_int("num_particles", num_particles),
+        "learning_rate": positive_number("learning_rate", learning_rate),
+    }
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
-    steps = {"num_steps": num_steps, "num_particles": num_particles, "learning_rate": learning_rate}
     parts = []
     with prepared(model, guide, data, proposal="guide", seed=seed) as ready:
         if ready.exact:
@@ -230,10 +214,6 @@ def _estimates(own: Array, best: Array) -> dict[str, Array]:
 
     log P(x) ~ log mean_k w_k changes by (w_k / mean w - 1) / K where sample k changes (the delta method), and
     a mean by (log w_k - mean) / K: the standard error of a difference is that of the differences of these.
-
-    >>> found = _estimates(np.zeros((4, 1)), np.full((4, 1), 1.0))
-    >>> {k: found[k].tolist() for k in ("log_px", "elbo", "best_elbo", "gap_mcse", "ess")}
-    {'log_px': [1.0], 'elbo': [0.0], 'best_elbo': [1.0], 'gap_mcse': [0.0], 'ess': [4.0]}
     """
     of_best, of_own = estimates(best), estimates(own)
     influence = np.exp(best - of_best["log_px"])

@@ -1,9 +1,7 @@
 """An independent reader of images: a classifier that has seen real training data only, to judge generated ones.
 
-What is generated comes as draws x, binary where the model is, and as E[x | z, y], which has grey levels. The
-reader learns from both kinds of real images, half and half: grey levels as they are stored, and binarized
-afresh each time it sees them as the model's data are. For each kind it says how often it reads real test data
-right: the most that can be asked of generated images.
+It learns from both kinds of images that are generated, half and half: grey levels, as E[x | z, y] has, and binarized
+afresh each time as the model's data are. Of each it says how often it reads real test data right.
 """
 
 import warnings
@@ -15,11 +13,12 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data import Data
-from ppl_vae.data.splits import Split, whole_labels
+from ppl_vae.data.digit_strings import Part
+from ppl_vae.data.splits import whole_labels
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import refuse_missing
 from ppl_vae.utils.progress import progress_bar
-from ppl_vae.utils.report import Array, Mean
+from ppl_vae.utils.report import Mean
 from ppl_vae.utils.rng import seeded
 
 HIDDEN = (512,)
@@ -30,17 +29,11 @@ UNKNOWN = np.full(1, np.nan)  # there is no Monte Carlo error apart from the sta
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A reader of images, with its own accuracy on real test data.
+    """A reader of images, with the share of real test data that it reads right."""
 
-    Attributes:
-        network: a scikit-learn classifier of vectors of pixels.
-        accuracy: the share of real test data, binarized as the model's are, that it reads right.
-        accuracy_of_grey: the same of the test data before they were binarized.
-    """
-
-    network: Any
-    accuracy: Mean
-    accuracy_of_grey: Mean
+    network: Any  # a scikit-learn classifier of vectors of pixels
+    accuracy: Mean  # of test data binarized as the model's are
+    accuracy_of_grey: Mean  # of the same before they were binarized
 
     def read(self, x: Tensor) -> Tensor:
         """Return the label that each image is read as, [N], for x [N, *event_shape]."""
@@ -52,8 +45,7 @@ def fit_classifier(
 ) -> Classifier:
     """Train a reader on the training data of a labelled data set, and see how well it reads the test data.
 
-    A perceptron of one hidden layer of 512, by Adam. All training labels are used, also those that a model was not
-    given.
+    A perceptron of one hidden layer of 512, by Adam, on all training labels, also those that a model was not given.
 
     Args:
         data: a data set of images, as `ppl_vae.data.load` gives it.
@@ -76,10 +68,10 @@ def fit_classifier(
     for part in (data.train, data.test):
         refuse_missing(part.x, "to train a classifier on and to test it")
     grey = data.as_stored()
-    train, test = _labelled(grey.train, data.name), _labelled(grey.test, data.name)
+    train: Any = grey.train
+    y, expected = (_labels(part, data.name).numpy() for part in (train, grey.test))
     binarized = replace(train, binarize=data.binarize)
     network = MLPClassifier(HIDDEN, random_state=seed)
-    classes = np.unique(train.take_y(torch.arange(len(train))).numpy())
     seen = 0
     bar = progress_bar(num_images, "classifier", "image", progress)
     with seeded(seed), bar, warnings.catch_warnings():
@@ -88,24 +80,22 @@ def fit_classifier(
             for index in torch.randperm(len(train)).split(AT_ONCE):
                 as_stored = (torch.rand(len(index)) < 0.5).reshape(-1, *[1] * len(train.event_shape))
                 x = torch.where(as_stored, train.grey(index), binarized.draw(index))
-                network.partial_fit(x.flatten(1).numpy(), train.take_y(index).numpy(), classes=classes)
+                network.partial_fit(x.flatten(1).numpy(), y[index], classes=np.unique(y))
                 seen += len(index)
                 bar.update(len(index))
-    labels = test.take_y(torch.arange(len(test)))
-    return Classifier(network, *(Mean.of(_right(network, x, labels), UNKNOWN) for x in (data.test.x, test.x)))
+
+    def right(x: Tensor) -> Mean:
+        """Return the share of test images that are read right."""
+        return Mean.of((network.predict(x.flatten(1).numpy()) == expected).astype(np.float64), UNKNOWN)
+
+    return Classifier(network, right(data.test.x), right(grey.test.x))
 
 
-def _labelled(part: Any, name: str) -> Split:
+def _labels(part: Part, name: str) -> Tensor:
     labels = whole_labels(part.y)
     if labels is None:
         raise InputError(
             f"Expected labels in {name} to train a classifier on, whole numbers, one for each image; got "
             f"{'none' if part.y is None else part.y.dtype}. Give the file an array of labels."
         )
-    labelled: Split = replace(part, y=labels)
-    return labelled
-
-
-def _right(network: Any, x: Tensor, labels: Tensor) -> Array:
-    """Return 1 for each image that is read right, else 0, [N]."""
-    return np.asarray(network.predict(x.flatten(1).numpy()) == labels.numpy(), dtype=np.float64)
+    return labels

@@ -1,11 +1,11 @@
 """What the latents are used for: posterior collapse seen at a glance.
 
 E_x KL(Q(z | x) || P(z)) is what the ELBO pays for its latents. What of it is information about x, I(x; z), is at most
-log N for N data; the rest is how far the aggregated posterior is from the prior, which is what samples from the prior
-suffer from.
+log N for N data; the rest is how far the aggregated posterior is from the prior.
 """
 
 import html
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,24 +16,12 @@ from pyro import poutine
 from pyro.distributions import Delta
 from torch import Tensor
 
-from ppl_vae.data.sources import Source
 from ppl_vae.errors import InputError, positive_int
-from ppl_vae.evidence.prepare import prepared
+from ppl_vae.evidence.prepare import Prepared, prepared
 from ppl_vae.traces.divergence import in_order, kl_by_dimension
 from ppl_vae.traces.handlers import Substitute
-from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import (
-    Args,
-    Site,
-    Structure,
-    enumerates,
-    from_kn,
-    log_prob_by_datum,
-    numbers_by_datum,
-    samples,
-    to_kn,
-    total_log_prob,
-)
+from ppl_vae.traces.pair import Program
+from ppl_vae.traces.plates import Args, Site, Structure, from_kn, log_prob_by_datum, numbers_by_datum, samples, to_kn
 from ppl_vae.traces.run import one_more_plate, plate_of, run_pair
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, number
@@ -41,24 +29,18 @@ from ppl_vae.utils.report import Array, number
 ACTIVE = 0.01  # a unit is active if Var_x(E_Q[z_d]) is above it: Burda et al., arXiv 1509.00519
 NEAR_BOUND = 0.75  # of log N: from there on the mixture of N posteriors no longer stands for Q(z)
 COLLAPSED = 0.01  # nats: a site whose KL is below it says nothing about x
+NUM_PAIRED = 2**13  # samples, of all data together, whose density under all N posteriors is found
+PAIRED_DATA = 32  # data at once there: the encoder runs anew for each chunk of samples, so the fewer the better
 
 
 @dataclass(frozen=True, eq=False)
 class SiteUse:
-    """What one latent site is used for.
+    """What one latent site is used for; in a hierarchy, given the sites before."""
 
-    Attributes:
-        kl: E_x KL(Q(z_d | x) || P(z_d)) in nats for each dimension, [D]; or one number, [1], for the site as a
-            whole where Q or P(z) does not factorize over dimensions. In a hierarchy: given the sites before.
-        kl_mcse: Monte Carlo standard error of its sum.
-        per_dimension: whether kl is for each dimension.
-        variance: Var_x(E_Q[z_d]) for each dimension, [D], less what drawing K samples adds to it.
-    """
-
-    kl: Array
-    kl_mcse: float
-    per_dimension: bool
-    variance: Array
+    kl: Array  # E_x KL(Q(z_d | x) || P(z_d)) in nats for each dimension, [D], or as a whole, [1]
+    kl_mcse: float  # Monte Carlo standard error of its sum
+    per_dimension: bool  # whether kl is for each dimension: Q and P(z) factorize over dimensions
+    variance: Array  # Var_x(E_Q[z_d]) for each dimension, [D], less what drawing K samples adds to it
 
     @property
     def active(self) -> int:
@@ -70,6 +52,12 @@ class SiteUse:
         """Whether the site says nothing about x."""
         return float(self.kl.sum()) < COLLAPSED + 2 * self.kl_mcse and self.active == 0
 
+    def in_words(self) -> str:
+        """Return the KL of the first twelve dimensions, the largest first."""
+        if not self.per_dimension:
+            return "as a whole: Q or P(z) does not factorize over dimensions"
+        return " ".join(f"{v:.2f}" for v in np.sort(self.kl)[::-1][:12]) + " ..." * (len(self.kl) > 12)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LatentUse:
@@ -77,13 +65,9 @@ class LatentUse:
 
     Attributes:
         sites: for each latent site, its KL, per dimension where that can be had, and its active units.
-        kl: E_x KL(Q(z | x) || P(z)) of all sites together.
-        kl_mcse: its Monte Carlo standard error.
-        marginal_kl: KL(Q(z) || P(z)), with Q(z) the mean of Q(z | x) over these data.
-        marginal_kl_mcse: its Monte Carlo standard error.
-        num_data: N.
-        num_samples: K, how many z were drawn for each datum.
-        seed: of the samples.
+        kl, kl_mcse: E_x KL(Q(z | x) || P(z)) of all sites together, and its Monte Carlo standard error.
+        marginal_kl, marginal_kl_mcse: KL(Q(z) || P(z)), with Q(z) the mean of Q(z | x) over these data.
+        num_data, num_samples, seed: N, K samples for each datum, and their seed.
     """
 
     sites: dict[str, SiteUse]
@@ -107,13 +91,13 @@ class LatentUse:
 
     def verdict(self) -> str:
         """Return one line on collapse, or on how many units are active."""
-        total, active = sum(len(s.variance) for s in self.sites.values()), sum(s.active for s in self.sites.values())
         collapsed = [name for name, site in self.sites.items() if site.collapsed]
         if collapsed:
             return (
                 f"Posterior collapse: {', '.join(collapsed)} says nothing about x (KL below {COLLAPSED} nats, no "
                 f"active unit). Weaken the decoder, or raise the weight of the KL slowly while training."
             )
+        total, active = sum(len(s.variance) for s in self.sites.values()), sum(s.active for s in self.sites.values())
         return f"{active} of {total} units are active: Var_x(E_Q[z_d]) > {ACTIVE}."
 
     def _headline(self) -> str:
@@ -125,17 +109,17 @@ class LatentUse:
         information_mcse = float(np.hypot(self.kl_mcse, self.marginal_kl_mcse))
         note = f"of at most log N = {self.bound:.2f}" + (": near it, so only a lower bound; take more data" * near)
         by_site = [
-            (name, f"{site.kl.sum():.3f}", f"{site.active} of {len(site.variance)}", _in_words(site))
+            (name, f"{site.kl.sum():.3f}", f"{site.active} of {len(site.variance)}", site.in_words())
             for name, site in self.sites.items()
-        ]
-        together = [
-            ("KL", f"{self.kl:.3f}", number(self.kl_mcse), "E_x KL(Q(z | x) || P(z)), the sum of the next two"),
-            ("I(x; z)", f"{information:.3f}", number(information_mcse), note),
-            ("KL(Q(z) || P(z))", f"{self.marginal_kl:.3f}", number(self.marginal_kl_mcse), "aggregated posterior"),
         ]
         return [
             [("site", "KL", "active", "KL of each dimension, largest first"), *by_site],
-            [("all sites", "mean", "MCSE", ""), *together],
+            [
+                ("all sites", "mean", "MCSE", ""),
+                ("KL", f"{self.kl:.3f}", number(self.kl_mcse), "E_x KL(Q(z | x) || P(z)), the sum of the next two"),
+                ("I(x; z)", f"{information:.3f}", number(information_mcse), note),
+                ("KL(Q(z) || P(z))", f"{self.marginal_kl:.3f}", number(self.marginal_kl_mcse), "aggregated posterior"),
+            ],
         ]
 
     def __str__(self) -> str:
@@ -151,44 +135,26 @@ class LatentUse:
         def row(cells: tuple[str, ...], tag: str) -> str:
             return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in cells) + "</tr>"
 
-        def table(head: tuple[str, ...], *rows: tuple[str, ...]) -> str:
-            return f"<table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
-
-        tables = "".join(table(*rows) for rows in self._tables())
-        return f"<p>{html.escape(self._headline())}</p>{tables}<p>{html.escape(self.verdict())}</p>"
-
-
-def _in_words(site: SiteUse) -> str:
-    """Return the KL of the first twelve dimensions, the largest first."""
-    if not site.per_dimension:
-        return "as a whole: Q or P(z) does not factorize over dimensions"
-    return " ".join(f"{v:.2f}" for v in np.sort(site.kl)[::-1][:12]) + " ..." * (len(site.kl) > 12)
-
-
-NUM_PAIRED = 2**13  # samples, of all data together, whose density under all N posteriors is found
-PAIRED_DATA = 32  # data at once there: the encoder runs anew for each chunk of samples, so the fewer the better
+        tables = [row(head, "th") + "".join(row(cells, "td") for cells in rows) for head, *rows in self._tables()]
+        shown = "".join(f"<table>{table}</table>" for table in tables)
+        return f"<p>{html.escape(self._headline())}</p>{shown}<p>{html.escape(self.verdict())}</p>"
 
 
 class SiteDraws(NamedTuple):
     """What a batch of n data shows of one site, or of several that have one density, from K samples."""
 
-    kl: Array  # [n, units of the KL]
-    kl_variance: Array  # variance of the sum's mean over K samples, [n]
+    kl: Tensor  # [n, units of the KL]
+    kl_variance: Tensor  # variance of the sum's mean over K samples, [n]
+    mean: Tensor  # of z, [n, units]
+    mean_variance: Tensor  # variance of that mean, [n, units]
     per_dimension: bool
-    mean: Array  # of z, [n, units]
-    mean_variance: Array  # variance of that mean, [n, units]
 
     @classmethod
-    def of(cls, kl: Tensor, values: Tensor, *, per_dimension: bool) -> "SiteDraws":
-        """Return what is kept of K divergences [K, n, ...] and values [K, n, ...]."""
-        kl, values = kl.double(), values.double()
-        return cls(
-            kl.mean(0).cpu().numpy(),
-            (kl.sum(-1).var(0) / len(kl)).cpu().numpy(),
-            per_dimension,
-            values.mean(0).cpu().numpy(),
-            (values.var(0) / len(values)).cpu().numpy(),
-        )
+    def of(cls, kl: Tensor, sites: Iterable[Site], structure: Structure, *, per_dimension: bool) -> "SiteDraws":
+        """Return what is kept of K divergences [K, n, units of the KL], and of the values of sites."""
+        units = [numbers_by_datum(site["value"], site["fn"].event_dim, structure) for site in sites]
+        kl, z, count = kl.double(), torch.cat(units, -1).double(), len(kl)
+        return cls(kl.mean(0), kl.sum(-1).var(0) / count, z.mean(0), z.var(0) / count, per_dimension)
 
 
 class _Drawn(NamedTuple):
@@ -219,17 +185,12 @@ def latent_use(
     8192 / N of the samples of each datum (at least 2) to all N posteriors.
 
     Args:
-        model: P(x, z), called as `model(*batch)`.
-        guide: Q(z | x), called the same way.
-        data: a split of ours, a tensor [N, ...], a tuple of tensors, a PyTorch Dataset or DataLoader.
+        model, guide, data, chunk_size, seed, progress: as for `estimate_evidence`.
         num_samples: K, how many z are drawn for each datum; 2 or more.
-        chunk_size: how many (sample, datum) pairs are evaluated at once; None chooses by their size.
-        seed: of the samples; the global random state is left as it was.
-        progress: show a progress bar; None shows it in a terminal and in a notebook.
 
     Raises:
-        InputError: fewer than two data or samples, programs that choose their own subset of the data, and
-            all that `estimate_evidence` refuses.
+        InputError: fewer than two data or samples, programs that choose their own subset of the data, and all that
+            `estimate_evidence` refuses.
 
     Source: Hoffman & Johnson, ELBO surgery (2016); Burda et al., arXiv 1509.00519, for active units.
 
@@ -246,7 +207,7 @@ def latent_use(
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
     with prepared(model, guide, data, proposal="guide", seed=seed) as work:
-        pair, source, structure, rows = work.pair, work.source, work.structure, work.rows(chunk_size)
+        source, structure, rows = work.source, work.structure, work.rows(chunk_size)
         if len(source) < 2:
             raise InputError("Expected at least 2 data, since the latents are held against each other; got 1.")
         if structure.subsampled:
@@ -259,10 +220,9 @@ def latent_use(
         drawn = []
         with progress_bar(2 * len(source), "latents", "datum", progress) as bar:
             for batch in source.batches(few):
-                drawn.append(_draw(pair, pair.to_device(batch), structure, num_samples, paired))
+                drawn.append(_draw(work, work.pair.to_device(batch), num_samples, paired))
                 bar.update(len(batch[0]))
-            at_once = len(source) if work.whole_only else min(len(source), PAIRED_DATA, rows)
-            mixture = _log_mixture(pair, source, structure, drawn, rows=rows, at_once=at_once, bar=bar)
+            mixture = _log_mixture(work, drawn, rows, bar)
         ratio = (mixture - torch.cat([d.log_prior for d in drawn], 1)).double().cpu().numpy()
     sites = {name: _site_use([d.sites[name] for d in drawn]) for name in drawn[0].sites}
     return LatentUse(
@@ -277,57 +237,47 @@ def latent_use(
     )
 
 
-def _draw(pair: Pair, args: Args, structure: Structure, num_samples: int, paired: int) -> _Drawn:
+def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
     """Draw K samples for each datum of a batch, and keep what is needed of them; M = `paired`."""
-    n = len(args[0])
+    pair, structure, n = work.pair, work.structure, len(args[0])
     try:
         traces = run_pair(pair.model, pair.guide, args, num_samples=num_samples, structure=structure)
     except (ValueError, RuntimeError) as problem:
         raise one_more_plate(problem, "Let them take any leading batch dimensions.") from problem
     sites, guided = map(samples, traces)
     latent = [name for name, site in sites.items() if not site["is_observed"]]
+    left_out = [name for name in latent if name not in guided]
     model = {name: sites[name] for name in latent if name in guided}
-    drawn_from_prior = [name for name in latent if name not in guided and not enumerates(sites[name])]
-    if drawn_from_prior or not model:
-        without = ", ".join(drawn_from_prior or latent) or "any"
+    if not model or (left_out and not structure.enumerated):
         raise InputError(
-            f"Expected a guide that samples the latents; got one without {without}. "
+            f"Expected a guide that samples the latents; got one without {', '.join(left_out) or 'any'}. "
             f"Sample them there, or mark discrete ones infer={{'enumerate': 'parallel'}} in the model."
         )
     log_prior = log_prob_by_datum(traces[0], latent, structure, n).expand(num_samples, n)
+    drawn = {}
     if structure.enumerated or any(site["infer"].get("is_auxiliary") for site in guided.values()):
         # One density for several sites: discrete ones are summed out, or an automatic guide has sites of its own.
-        kl = total_log_prob(guided.values(), structure, n) - log_prior
-        values = torch.cat([_units(site, structure) for site in model.values()], -1)
-        drawn = {", ".join(model): SiteDraws.of(kl[..., None], values, per_dimension=False)}
+        whole = (log_prob_by_datum(traces[1], guided, structure, n) - log_prior)[..., None]
+        drawn[", ".join(model)] = SiteDraws.of(whole, model.values(), structure, per_dimension=False)
     else:
         exact = in_order(sites, guided)
-        drawn = {name: _site_draws(guided[name], p, structure, (num_samples, n), exact) for name, p in model.items()}
+        for name, site in model.items():
+            kl = kl_by_dimension(guided[name], site, structure, exact=exact)
+            per_dimension = kl is not None
+            if kl is None:  # one of the two programs does not factorize
+                log_p, log_q = (log_prob_by_datum(trace, [name], structure, n) for trace in traces)
+                kl = (log_q - log_p)[..., None]
+            drawn[name] = SiteDraws.of(kl.expand(num_samples, n, -1), [site], structure, per_dimension=per_dimension)
     kept = {name: site for name, site in guided.items() if not isinstance(site["fn"], Delta)}
     event_dims = {name: site["fn"].event_dim for name, site in kept.items()}
     latents = {name: to_kn(site["value"][:paired], event_dims[name], structure) for name, site in kept.items()}
     return _Drawn(drawn, latents, event_dims, log_prior[:paired])
 
 
-def _site_draws(q: Site, p: Site, structure: Structure, size: tuple[int, int], exact: bool) -> SiteDraws:
-    """Return what is kept of one site; its KL as a whole where one of the two programs does not factorize."""
-    kl = kl_by_dimension(q, p, structure, exact=exact)
-    per_dimension = kl is not None
-    if kl is None:
-        log_q, log_p = (total_log_prob([site], structure, size[1]) for site in (q, p))
-        kl = (log_q - log_p)[..., None]
-    return SiteDraws.of(kl.expand(*size, -1), _units(p, structure), per_dimension=per_dimension)
-
-
-def _units(site: Site, structure: Structure) -> Tensor:
-    """Return a site's value as [K, n, units]."""
-    return numbers_by_datum(site["value"], site["fn"].event_dim, structure)
-
-
-def _log_mixture(
-    pair: Pair, source: Source, structure: Structure, drawn: list[_Drawn], *, rows: int, at_once: int, bar: Any
-) -> Tensor:
+def _log_mixture(work: Prepared, drawn: list[_Drawn], rows: int, bar: Any) -> Tensor:
     """Return log Q(z) = log 1/N sum_n Q(z | x_n) of M samples for each of N data, [M, N]."""
+    pair, source, structure = work.pair, work.source, work.structure
+    at_once = len(source) if work.whole_only else min(len(source), PAIRED_DATA, rows)
     event_dims, num_data = drawn[0].event_dims, len(source)
     flat = {name: torch.cat([d.latents[name] for d in drawn], 1).flatten(0, 1) for name in event_dims}
     num_paired = len(drawn[0].log_prior)
@@ -339,16 +289,17 @@ def _log_mixture(
             same = {name: z[index].unsqueeze(1).expand(-1, n, *z.shape[1:]) for name, z in flat.items()}
             given = {name: from_kn(value, event_dims[name], structure) for name, value in same.items()}
             with pyro.validation_enabled(False), Substitute(given), plate_of(len(index), structure):
-                guided = samples(poutine.trace(pair.guide).get_trace(*args))
-            parts.append(total_log_prob(guided.values(), structure, n).logsumexp(1))
+                trace = poutine.trace(pair.guide).get_trace(*args)
+            parts.append(log_prob_by_datum(trace, samples(trace), structure, n).logsumexp(1))
         total = torch.logaddexp(total, torch.cat(parts))
         bar.update(n)
     return (total - np.log(num_data)).reshape(num_paired, num_data)
 
 
 def _site_use(parts: list[SiteDraws]) -> SiteUse:
-    columns = zip(*((d.kl, d.kl_variance, d.mean, d.mean_variance) for d in parts), strict=True)
-    kl, error, mean, spread = map(np.concatenate, columns)
+    """Return what all batches together show of a site."""
+    columns = zip(*(part[:4] for part in parts), strict=True)
+    kl, error, mean, spread = (torch.cat(column).cpu().numpy() for column in columns)
     return SiteUse(
         kl=kl.mean(0),
         kl_mcse=float(np.sqrt(error.sum()) / len(kl)),

@@ -1,19 +1,12 @@
 """Measures of one-to-many: how well a conditional model knows that one condition has many right answers.
 
-Four things, each beside what real data or another model (a regressor) reach, on data that nothing was chosen by:
-
-    log P(x | y)    of the truth, in nats
-    error           of the best of K answers: min_k (1/D) |x_k - x|^2
-    diversity       of the answers to one condition: (1/D) |x_a - x_b|^2
-    read right      the share of answers that a classifier reads as the right label
-
-Answers are draws x, or means E[x | z, y]. Of draws neither error nor diversity can tell many answers from noise:
-the mean distance of two draws is 2 Var(x_i | y), on average over pixels i, whether pixels go together or not, so a
-regressor, all of whose pixels are independent, is as diverse as the data once each pixel has the right mean. It is
-E[x | z, y] that differs from answer to answer only if z says something: for a regressor it is one and the same.
+Each stands beside what real data or another model (a regressor) reach. Neither the error nor the diversity of draws can
+tell many answers from noise: the mean distance of two draws is 2 Var(x_i | y), on average over pixels i, whether pixels
+go together or not, so a regressor's are as diverse as the data. It is the mean E[x | z, y] that differs from answer to
+answer only if z says something.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +17,7 @@ from ppl_vae.conditional import ConditionalModel
 from ppl_vae.criticism.answers import Answers, Real, answer, generated, real_answers, right_labels
 from ppl_vae.criticism.image_classifier import Classifier
 from ppl_vae.data.digit_strings import Part
-from ppl_vae.data.splits import evenly_spaced
+from ppl_vae.data.splits import evenly
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
@@ -48,15 +41,13 @@ class Measured:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class OneToMany(Reported):
-    """What `measure_one_to_many` found on N conditions; print it.
+    """What `measure_one_to_many` found on N conditions, with standard errors over these data; print it.
 
     Attributes:
-        model: the numbers of the model.
-        against: those of the other model, or None.
+        model, against: the numbers of the model, and of the other one or None.
         real: how different real data with one condition are.
         classifier: what read the answers, with its own accuracy; or None.
-        num_answers: A, how many answers to each condition.
-        seed: of the samples.
+        num_answers, seed: A answers to each condition, and the seed of all samples.
     """
 
     model: Measured
@@ -76,11 +67,7 @@ class OneToMany(Reported):
 
     @property
     def log_px_diff(self) -> Array:
-        """Log P(x | y) less that of the other model, per datum, [N].
-
-        Raises:
-            InputError: there is no other model.
-        """
+        """Log P(x | y) less that of the other model, per datum, [N]."""
         if self.against is None:
             raise InputError("Expected another model to subtract; got none. Pass against=(model, guide).")
         return self.model.evidence.log_px - self.against.evidence.log_px
@@ -97,12 +84,12 @@ class OneToMany(Reported):
         added to each pixel on its own, that is with grey levels under dynamic binarization.
         """
         one = self.against if against and self.against is not None else self.model
-        above = _mean((one.means if mean else one.draws).diversity)
-        below = self._real(mean)
-        share = above.value / below.value if below.value else float("nan")
+        above, below = _mean((one.means if mean else one.draws).diversity), self._real(self._is_grey(mean))
+        if not below.value:
+            return Mean(*[float("nan")] * 3)
+        share = above.value / below.value
         # By the delta method, each error standing on its own, though both come from the same test data.
-        error = float(np.hypot(above.se, share * below.se) / below.value) if below.value else float("nan")
-        return Mean(share, error, float("nan"))
+        return Mean(share, float(np.hypot(above.se, share * below.se) / below.value), float("nan"))
 
     def report(self) -> Report:
         """Return what is printed: all means with their errors, and what to know about them."""
@@ -110,68 +97,55 @@ class OneToMany(Reported):
         return Report(
             f"One condition, many answers: {self.model.name}{beside}; {len(self)} test data, {self.num_answers} "
             f"answers to the condition of each",
-            [*self._evidence_rows(), *self._error_rows(), *self._diversity_rows(), *self._reading_rows()],
+            list(self._rows()),
             self._lines(),
         )
-
-    @property
-    def _has_grey(self) -> bool:
-        return self.real.distance_of_grey is not None
-
-    def _real(self, grey: bool) -> Mean:
-        """Return how different real data of one condition are, in grey levels where they are asked for and known."""
-        known = self.real.distance_of_grey if grey else None
-        return _mean_of_pairs(self.real.distance if known is None else known)
 
     @property
     def _both(self) -> list[Measured]:
         return [self.model] if self.against is None else [self.model, self.against]
 
-    def _evidence_rows(self) -> list[Row]:
-        what = self.model.evidence.quantity
-        rows = [(what, one.evidence.means()["log_px"], f"nats, {one.name}") for one in self._both]
+    def _is_grey(self, mean: bool) -> bool:
+        """Return whether real data stand beside these answers in grey levels: beside means, where they are known."""
+        return mean and self.real.distance_of_grey is not None
+
+    def _real(self, grey: bool) -> Mean:
+        """Return how different real data of one condition are; its error is doubled, as each stands in many pairs.
+
+        Source: Hoeffding, A class of statistics with asymptotically normal distribution (1948): U-statistics.
+        """
+        mean = _mean(self.real.distance_of_grey if grey else self.real.distance)
+        return Mean(mean.value, 2 * mean.se, mean.mcse)
+
+    def _rows(self) -> Iterator[Row]:
+        """Yield log P(x | y), then for means and for draws their error, their diversity, and what they are read as."""
+        for one in self._both:
+            yield self.model.evidence.quantity, one.evidence.means()["log_px"], f"nats, {one.name}"
         if self.against is not None:
-            rows.append(("  difference", self.difference(), f"nats, paired: {self.model.name} - {self.against.name}"))
-        return rows
-
-    def _error_rows(self) -> list[Row]:
-        rows = []
+            yield "  difference", self.difference(), f"nats, paired: {self.model.name} - {self.against.name}"
         for kind, what in KINDS.items():
-            rows += self._rows(f"error of {kind}", f"of {what}, squared, per pixel", lambda a: a.best_of(1), kind)
-            rows += self._rows(f"  best of {self.num_answers}", "", lambda a: a.best_of(self.num_answers), kind)
-        return rows
-
-    def _diversity_rows(self) -> list[Row]:
-        rows = []
+            yield from self._of_each(kind, f"error of {kind}", lambda a: a.best_of(1), f"of {what}, squared, per pixel")
+            yield from self._of_each(kind, f"  best of {self.num_answers}", lambda a: a.best_of(self.num_answers))
         for kind in KINDS:
-            grey = kind == "means" and self._has_grey
-            own = self._rows(f"diversity of {kind}", "of two, squared, per pixel", lambda a: a.diversity, kind)
-            shares = [self.share_of_real(mean=kind == "means", against=one is self.against) for one in self._both]
-            rows += [
-                (label, mean, f"{remark}: {share.value:.3f} (s.e. {number(share.se)}) of real")
-                for (label, mean, remark), share in zip(own, shares, strict=True)
-            ]
-            rows.append(("  real data", self._real(grey), f"of one condition{', grey levels' if grey else ''}"))
-        return rows
-
-    def _reading_rows(self) -> list[Row]:
-        rows: list[Row] = []
+            grey = self._is_grey(kind == "means")
+            own = self._of_each(kind, f"diversity of {kind}", lambda a: a.diversity, "of two, squared, per pixel")
+            for one, (label, mean, remark) in zip(self._both, own, strict=True):
+                share = self.share_of_real(mean=kind == "means", against=one is self.against)
+                yield label, mean, f"{remark}: {share.value:.3f} (s.e. {number(share.se)}) of real"
+            yield "  real data", self._real(grey), f"of one condition{', grey levels' * grey}"
         if self.classifier is None:
-            return rows
+            return
         for kind in KINDS:
-            grey = kind == "means" and self._has_grey
+            grey = self._is_grey(kind == "means")
             limit = self.classifier.accuracy_of_grey if grey else self.classifier.accuracy
-            rows += self._rows(f"{kind} read right", "by a classifier", lambda a: a.read_right, kind)
-            rows.append(("  limit", limit, f"real test images{', grey levels' if grey else ''}, read by it"))
-        return rows
+            yield from self._of_each(kind, f"{kind} read right", lambda a: a.read_right, "by a classifier")
+            yield "  limit", limit, f"real test images{', grey levels' * grey}, read by it"
 
-    def _rows(self, label: str, remark: str, of: Callable[[Answers], Any], kind: str) -> list[Row]:
-        """Return a row for each model, with a remark in the first."""
-        start = f"{remark}, " if remark else ""
-        return [
-            (label, _mean(of(getattr(one, kind))), f"{start if one is self.model else ''}{one.name}")
-            for one in self._both
-        ]
+    def _of_each(self, kind: str, label: str, of: Callable[[Answers], Any], remark: str = "") -> Iterator[Row]:
+        """Yield a row for each model, with a remark in the first."""
+        for one in self._both:
+            start = f"{remark}, " if remark and one is self.model else ""
+            yield label, _mean(of(getattr(one, kind))), f"{start}{one.name}"
 
     def _lines(self) -> list[str]:
         lines = []
@@ -202,18 +176,9 @@ class OneToMany(Reported):
         return f"the best of K means is nearer to the truth than one mean of {against.name} {how}"
 
 
-def _mean(values: Array) -> Mean:
+def _mean(values: Any) -> Mean:
     """Return a mean over the data; what drawing only A answers adds is in the standard error."""
     return Mean.of(values, np.full(1, np.nan))
-
-
-def _mean_of_pairs(values: Array) -> Mean:
-    """Return a mean of distances of each datum to others; its error is twice as large, as each stands in many pairs.
-
-    Source: Hoeffding, A class of statistics with asymptotically normal distribution (1948): U-statistics.
-    """
-    mean = _mean(values)
-    return Mean(mean.value, 2 * mean.se, mean.mcse)
 
 
 def measure_one_to_many(
@@ -240,19 +205,14 @@ def measure_one_to_many(
         split: real data with their conditions, neither trained nor chosen on: the test split.
         against: another model of the same task with its guide, for instance a regressor.
         classifier: reads the answers, see `fit_classifier`; not used where only pixels are given.
-        grey: the same data before they were dynamically binarized, which is noise in each pixel on its own: what
-            E[x | z, y] is compared with. None compares with the data themselves, right where they have no such noise.
-        num_samples: K of the importance estimate of log P(x | y).
+        grey: the same data before they were dynamically binarized, which E[x | z, y] is compared with; None compares
+            with the data themselves, right where they have no such noise in each pixel on its own.
+        num_samples, seed, progress: as for `estimate_evidence`, of log P(x | y); the seed also of the answers.
         num_answers: A, how many answers to each condition, at least 2.
         num_nearest: how many real data stand in for one condition, where it is visible pixels.
         num_data: ask the conditions of so many of the data, evenly spaced; None asks all. Real data with the same
             condition come from the whole split.
         names: what to call the two models.
-        seed: of the samples.
-        progress: show progress bars; None shows them in a terminal and in a notebook.
-
-    Returns:
-        `OneToMany`. Standard errors are over the N test data, and hold the noise of A answers, too.
 
     Raises:
         InputError: a model without a condition, models of two tasks, data that are no split, or without labels where
@@ -271,40 +231,43 @@ def measure_one_to_many(
     >>> len(result), bool(result.model.means.diversity.mean() > result.against.means.diversity.mean())
     (50, True)
     """
-    asked = {"num_samples": num_samples, "num_nearest": num_nearest, "num_answers": num_answers}
-    for option, value in asked.items():
-        positive_int(option, value)
-    if num_answers < 2:
+    positive_int("num_samples", num_samples)
+    positive_int("num_nearest", num_nearest)
+    if positive_int("num_answers", num_answers) < 2:
         raise InputError("Expected num_answers to be at least 2, to see whether two differ; got 1.")
-    for part in (split, *([] if grey is None else [grey])):
+    for part in [split] if grey is None else [split, grey]:
         if not isinstance(part, Part):
             raise InputError(
                 f"Expected a Split of data with their conditions; got {type(part).__name__}. Take one from data.load, "
                 f"for instance data.load('digits').test."
             )
-    pairs = [(conditional(model), guide), *([] if against is None else [(conditional(against[0]), against[1])])]
-    if len(pairs) > 1:
-        _check_task(pairs[0][0], pairs[1][0])
-    names = _names(pairs) if names is None else names
-    if isinstance(names, str) or len(names) != len(pairs):
-        raise InputError(f"Expected a list of {len(pairs)} names, one for each model; got {names!r}. Give as many.")
-    if not pairs[0][0].y_from_x:
+    models = [conditional(model), *([] if against is None else [conditional(against[0])])]
+    guides = [guide, *([] if against is None else [against[1]])]
+    _check_task(models[0], models[-1])
+    if names is None:
+        classes = [type(model).__name__ for model in models]
+        names = classes if len(set(classes)) == len(models) else ["the model", "the other"]
+    if isinstance(names, str) or len(names) != len(models):
+        raise InputError(f"Expected a list of {len(models)} names, one for each model; got {names!r}. Give as many.")
+    if models[0].y_from_x:
+        classifier = None
+    else:
         right_labels(split)
-    count = len(split) if num_data is None else min(positive_int("num_data", num_data), len(split))
-    index = evenly_spaced(len(split), count)
+    if num_data is not None:
+        positive_int("num_data", num_data)
+    index = evenly(torch.arange(len(split)), num_data)
     chosen = split[index]
     refuse_missing(chosen.x, "to hold answers against")
-    reader = None if pairs[0][0].y_from_x else classifier
     with torch.no_grad():
-        real = real_answers(pairs[0][0], split, index, grey=grey, num_nearest=num_nearest)
+        real = real_answers(models[0], split, index, grey=grey, num_nearest=num_nearest)
     measured = []
-    for name, (program, its_guide) in zip(names, pairs, strict=True):
+    for name, program, its_guide in zip(names, models, guides, strict=True):
         options: dict[str, Any] = {"seed": seed, "progress": progress}
         evidence = estimate_evidence(program, its_guide, chosen, num_samples=num_samples, **options)
-        options |= {"num_answers": num_answers, "classifier": reader}
+        options |= {"num_answers": num_answers, "classifier": classifier}
         draws, means = (answer(program, chosen, mean=mean, **options) for mean in (False, True))
         measured.append(Measured(name, evidence, draws, means))
-    return OneToMany(measured[0], measured[1] if against else None, real, reader, num_answers, seed)
+    return OneToMany(measured[0], measured[1] if against else None, real, classifier, num_answers, seed)
 
 
 def conditional(model: Any) -> ConditionalModel:
@@ -329,8 +292,3 @@ def _check_task(model: ConditionalModel, other: ConditionalModel) -> None:
             f"Expected two models of one task; got {kinds[0]} with {tasks[0]} against {kinds[1]} with {tasks[1]}"
             f"{' elsewhere in the image' if tasks[0] == tasks[1] else ''}. Give both the same condition."
         )
-
-
-def _names(pairs: list[tuple[ConditionalModel, Any]]) -> list[str]:
-    names = [type(model).__name__ for model, _ in pairs]
-    return names if len(set(names)) == len(names) else ["the model", "the other"]

@@ -1,8 +1,4 @@
-"""Any data a person may bring, as batches of tensors.
-
-A data set of ours, a tensor, an array, a tuple of them, a PyTorch `Dataset` or a `DataLoader` becomes a
-`Source` (`ppl_vae.data.sources`): its length, and tuples of tensors that a program is called with.
-"""
+"""Any data a person may bring, as a `Source` of batches: splits of ours, tensors, arrays, what PyTorch has for data."""
 
 import hashlib
 from typing import Any
@@ -24,11 +20,6 @@ def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
         data: what the person passed, or a source that it has become: what was found in it need not be looked for again.
         pair: the programs that will be called with it.
         ordered: refuse data whose order changes from pass to pass, and data of which only some have labels.
-
-    >>> import torch
-    >>> from ppl_vae.models import VAE
-    >>> len(as_source(torch.zeros(5, 1, 8, 8), Pair(VAE((1, 8, 8)))))
-    5
     """
     source = data if isinstance(data, Source) else _source(data, pair)
     if pair.takes_labels():
@@ -39,25 +30,23 @@ def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
         raise InputError("Expected at least one datum; got an empty data set.")
     if isinstance(source, PartlyLabelled):
         _check_partly_labelled(source, pair, ordered)
-    first = next(iter(source.batches(1)))
+    first, call = next(iter(source.batches(1))), call_signature(pair.model)
     try:
-        call_signature(pair.model).bind(*first)
+        call.bind(*first)
     except TypeError as problem:
         raise InputError(
-            f"Expected data that fits the model's call {program_name(pair.model)}{call_signature(pair.model)}; "
-            f"got {len(first)} tensor(s) for each datum ({problem}). Pass just the tensors it takes, x first."
+            f"Expected data that fits the model's call {program_name(pair.model)}{call}; got {len(first)} tensor(s) "
+            f"for each datum ({problem}). Pass just the tensors it takes, x first."
         ) from None
     return source
 
 
 def fingerprint(source: Source) -> str:
-    """Return a hash of the data in their order: equal for equal numbers, however they are batched.
-
-    Dequantized data have that of their levels, which they are made of.
-    """
+    """Return a hash of the data in their order, however they are batched; of dequantized data, that of their levels."""
     if source.kinds:
         return "".join(kind + fingerprint(part) for kind, part in source.kinds.items())
-    source = source.without_dequantizing()
+    if isinstance(source, SplitSource):
+        source = SplitSource(source.split.without_dequantizing(), source.with_y)
     digests: list[Any] = []
     for batch in source.batches(1000):
         digests = digests or [hashlib.sha256(f"{t.dtype}{tuple(t.shape[1:])}".encode()) for t in batch]
@@ -104,11 +93,12 @@ def _check_partly_labelled(source: PartlyLabelled, pair: Pair, ordered: bool) ->
             f"log P(x), or the labelled part (split.known()) for that given y."
         )
     for program in pair.programs.values():
+        call = call_signature(program)
         try:
-            call_signature(program).bind(None)
+            call.bind(None)
         except TypeError as problem:
             raise InputError(
-                f"Expected programs that can be called with x alone; got {missing}, and "
-                f"{program_name(program)}{call_signature(program)} ({problem}). Give y a default of None and sample "
-                f"it where it is None, or pass the labelled part only (split.known())."
+                f"Expected programs that can be called with x alone; got {missing}, and {program_name(program)}{call} "
+                f"({problem}). Give y a default of None and sample it where it is None, or pass the labelled part only "
+                f"(split.known())."
             ) from None

@@ -1,20 +1,22 @@
 """The checks made before any work: data that are numbers or missing, a pair that fits together, the support."""
 
 import itertools
+from collections import Counter
 from typing import Any, NamedTuple
 
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppl_vae.data.missing_values import check_holes, find_holes
-from ppl_vae.data.sources import Source
-from ppl_vae.distributions.unwrap import elementwise_support, family_of, in_words
+from ppl_vae.data.sources import Holes, Source
+from ppl_vae.distributions.unwrap import base_of, can_miss, elementwise_support, family_of, in_words
 from ppl_vae.errors import InputError, reason, snake_case
 from ppl_vae.likelihoods import that_take
 from ppl_vae.missing import all_known, filled
+from ppl_vae.traces.handlers import is_condition
 from ppl_vae.traces.log_weights import check_sites
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import Args, samples
@@ -38,14 +40,22 @@ class Checked(NamedTuple):
 
 @all_known(False)  # it is called to find out
 def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str = "guide") -> Checked:
-    """Check data and programs against each other, by a run of both.
+    """Check data and programs against each other, by a run of both, within `pair.running()`.
 
     The programs are run on `size` data, or on a part; only if that fails, on all. Where some data have labels and
     some have none, both kinds are checked, and the traces are those of the last; the pair has seen them all.
-    Call it within `pair.running()`. All data are gone through once, however often this is called with one source.
+    All data are gone through once, however often this is called with one source.
     """
+    num_missing = 0
+    for kind, part in source.kinds.items():
+        try:
+            checked = check(pair, part, size=size, proposal=proposal)
+        except InputError as problem:
+            raise InputError(f"{problem} (This is of the {len(part)} {kind} data.)") from problem
+        pair.see(checked.traces)
+        num_missing += checked.num_missing
     if source.kinds:
-        return _check_kinds(pair, source, size=size, proposal=proposal)
+        return checked._replace(num_missing=num_missing)
     holes = find_holes(source)
 
     def first(count: int) -> tuple[Tensor, ...]:
@@ -54,7 +64,7 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
     args = first(size or min(PROBE_SIZE, max(1, len(source) - 1)))
     with torch.no_grad(), pair.evaluating():
         try:
-            traces = probe(pair, args, proposal=proposal)
+            traces = _probe(pair, args, proposal)
             whole = _is_for_all(traces, len(args[0]), len(source))
         except _RunError:
             if len(source) == len(args[0]):
@@ -63,25 +73,13 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
         if whole and len(args[0]) < len(source):
             # A program may only run on all the data: with a plate of fixed size, or parameters for each datum.
             args = first(len(source))
-            traces = probe(pair, args, proposal=proposal)
+            traces = _probe(pair, args, proposal)
         if holes:
-            check_holes(pair, args, holes, proposal=proposal)
+            _check_holes(pair, args, holes, proposal)
         for site in samples(traces[0]).values():
             if site["is_observed"]:
                 _check_support(pair, site, args, source)
     return Checked(traces, len(args[0]), sum(some.number for some in holes.values()))
-
-
-def _check_kinds(pair: Pair, source: Source, **options: Any) -> Checked:
-    num_missing = 0
-    for kind, part in source.kinds.items():
-        try:
-            checked = check(pair, part, **options)
-        except InputError as problem:
-            raise InputError(f"{problem} (This is of the {len(part)} {kind} data.)") from problem
-        pair.see(checked.traces)
-        num_missing += checked.num_missing
-    return checked._replace(num_missing=num_missing)
 
 
 def _is_for_all(traces: list[poutine.Trace], num_run: int, num_data: int) -> bool:
@@ -93,14 +91,14 @@ def _is_for_all(traces: list[poutine.Trace], num_run: int, num_data: int) -> boo
     return False
 
 
-def probe(pair: Pair, args: Args, *, proposal: str = "guide") -> list[poutine.Trace]:
+def _probe(pair: Pair, args: Args, proposal: str) -> list[poutine.Trace]:
     """Run a pair once on some data and check that the two fit together; return [model trace, guide trace]."""
     if pair.guide is None and proposal != "prior":
         raise InputError("Expected a guide Q(z | x); got none. Give one, or use proposal='prior'.")
     _check_served(pair)
     try:
         model_trace = poutine.trace(pair.model).get_trace(*args)
-        if pair.guide is None or proposal == "prior":
+        if proposal == "prior":
             return [model_trace]
         guide_trace = poutine.trace(pair.guide).get_trace(*args)
         check_sites(pair, model_trace, guide_trace)
@@ -126,6 +124,70 @@ def _check_served(pair: Pair) -> None:
                 f"Expected the guide that {type(part).__name__} is made of; got another one, of "
                 f"{type(pair.modules['guide']).__name__}. Copy model and guide together, or make both anew."
             )
+
+
+def find_holes(source: Source) -> dict[int, Holes]:
+    """Return what is missing in each tensor of the data, by its position: one pass over them, the first time."""
+    if source.holes is not None:
+        return source.holes
+    found: dict[int, Holes] = {}
+    numbers: Counter[int] = Counter()
+    row = 0
+    for batch in source.batches(CHECK_SIZE):
+        for i, tensor in enumerate(batch):
+            numbers[i] += tensor.numel()
+            if bool(torch.isfinite(tensor).all()):
+                continue
+            infinite, missing = tensor.isinf(), tensor.isnan()
+            if bool(infinite.any()):
+                raise InputError(
+                    f"Expected finite data; got infinity, first in row {row + _first(infinite)}. Remove or replace "
+                    f"such data; what is missing is NaN."
+                )
+            before = found.get(i, Holes(0, row + _first(missing), missing.any(0)))
+            found[i] = Holes(before.number + int(missing.sum()), before.row, before.where | missing.any(0))
+        row += len(batch[0])
+    for i, holes in found.items():
+        if holes.number == numbers[i]:
+            raise InputError(f"Expected data of which some are observed; got NaN only, from row 0 to {row - 1}.")
+    source.holes = found
+    return found
+
+
+def _check_holes(pair: Pair, args: Args, holes: dict[int, Holes], proposal: str) -> None:
+    """Check that both programs can do without what is missing, on data with all holes that any datum has."""
+    hidden = [torch.where(holes[i].where.to(t.device), torch.nan, t) if i in holes else t for i, t in enumerate(args)]
+    got = f"got NaN, first in row {min(some.row for some in holes.values())}"
+    with pyro.validation_enabled(False):
+        try:
+            if proposal == "prior":
+                traces = [poutine.trace(pair.model).get_trace(*hidden)]
+            else:
+                traces = list(get_traces(pair, tuple(hidden)))
+        except (ValueError, RuntimeError) as problem:
+            raise InputError(f"Expected complete data; {got} ({reason(problem)}). Give such data.") from problem
+        missing = {n: s for n, s in samples(traces[0]).items() if s["is_observed"] and s["value"].isnan().any()}
+        for name, site in missing.items():
+            if not can_miss(site["fn"]):
+                family = type(base_of(site["fn"])).__name__
+                why = "which is a condition" if is_condition(site) else f"as {family} cannot leave them out"
+                raise InputError(
+                    f"Expected {name} without missing values, {why}; {got}. Give complete data, or sample "
+                    f"{name} from a likelihood of ppl_vae that scores each number, or from ppl_vae.missing.Observed."
+                )
+        # The guide first: what it makes of NaN the model is given.
+        for program, trace in reversed(list(zip(pair.programs.values(), traces, strict=False))):
+            for name, site in samples(trace).items():
+                value = filled(site["value"]) if name in missing else site["value"]
+                if not missing or value.isnan().any() or site["fn"].log_prob(site["value"]).isnan().any():
+                    raise InputError(
+                        f"Expected programs that leave out what is missing; {got}, and {program_name(program)} makes "
+                        f"{name} of it. Give ppl_vae.missing.filled(x) to its networks, or use complete data."
+                    )
+
+
+def _first(where: Tensor) -> int:
+    return int(where.reshape(len(where), -1).any(1).int().argmax())
 
 
 def _check_support(pair: Pair, site: dict[str, Any], args: Args, source: Source) -> None:
@@ -196,8 +258,8 @@ def outside_message(name: str, fn: Any, x: Tensor, values: Tensor | None = None)
 def _taking(x: Tensor) -> str:
     """Return in words which likelihoods on the shelf take these values."""
     taking = that_take(x)
-    options = {cls: ", ".join(f"{key}={value}" for key, value in own.items()) for cls, own in taking.items()}
-    classes = ", ".join(f"{cls.__name__}({own})" if own else cls.__name__ for cls, own in options.items())
+    options = {cls.__name__: ", ".join(f"{key}={value}" for key, value in own.items()) for cls, own in taking.items()}
+    classes = ", ".join(f"{name}({own})" if own else name for name, own in options.items())
     names = ", ".join(snake_case(cls.__name__) for cls in taking)
     settings = {f"--set likelihood.{key}={value}" for own in taking.values() for key, value in own.items()}
     with_settings = f" with {' or '.join(sorted(settings))} where it has that option" if settings else ""

@@ -1,19 +1,19 @@
 """Strings of images for the task "which digit comes next?": each image x with L images of the digits before it.
 
-An image of the digit d succeeds a string of images of d - L, ..., d - 1, modulo ten. The images of a string
-are chosen at random among those of the same part of the data set: anew each time in training, and for
+Its string is chosen at random among the images of the same part of the data set: anew each time in training, and for
 everything else by fixed noise that belongs to the datum and the position, whatever batch it comes in.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 
 import torch
 from torch import Tensor
 
 from ppl_vae.data.noise import STRINGS, fixed_noise
-from ppl_vae.data.splits import Dequantize, Split, whole_labels
+from ppl_vae.data.splits import Split, whole_labels
 from ppl_vae.errors import InputError
 
 NUM_DIGITS = 10
@@ -25,18 +25,20 @@ class StringSplit:
 
     With labels d of x, the labels of its string are (d - L, ..., d - 1) modulo ten. From L = 10 on, a string
     holds an image of the digit d itself, which may be x.
-
-    Attributes:
-        images: the images x that succeed, with their labels.
-        pool: the whole part, which the images of the strings are chosen from.
-        length: L, the number of images in a string.
     """
 
-    images: Split
-    pool: Split
-    length: int
+    images: Split  # the images x that succeed, with their labels
+    pool: Split  # the whole part, which the images of the strings are chosen from
+    length: int  # L, the number of images in a string
 
     partly_labelled = False  # no string is without
+    x = property(attrgetter("images.x"))
+    labels = property(attrgetter("images.y"))
+    event_shape = property(attrgetter("images.event_shape"))
+    num_levels = property(attrgetter("images.num_levels"))
+    dequantize = property(attrgetter("images.dequantize"))
+    take = property(attrgetter("images.take"))
+    draw = property(attrgetter("images.draw"))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,47 +80,14 @@ class StringSplit:
         return 1 + self.length
 
     @property
-    def event_shape(self) -> torch.Size:
-        """The shape of one image."""
-        return self.images.event_shape
-
-    @property
-    def x(self) -> Tensor:
-        """The images that succeed, [N, *event_shape]."""
-        return self.images.x
-
-    @property
     def y(self) -> Tensor:
         """All strings, [N, L, *event_shape], made anew when asked for: L times the size of x."""
         return self.take_y(torch.arange(len(self)))
 
     @property
-    def labels(self) -> Tensor:
-        """The label of each x, [N]."""
-        return self.images.take_y(torch.arange(len(self)))
-
-    @property
     def string_labels(self) -> Tensor:
         """The labels of the strings, [N, L]."""
-        return self._string_labels(torch.arange(len(self)))
-
-    @property
-    def num_levels(self) -> int | None:
-        """How many grey levels x has, where it is known."""
-        return self.images.num_levels
-
-    @property
-    def dequantize(self) -> Dequantize:
-        """How x is dequantized."""
-        return self.images.dequantize
-
-    def take(self, index: Tensor) -> Tensor:
-        """Return these x as an estimator sees them: the same numbers every time."""
-        return self.images.take(index)
-
-    def draw(self, index: Tensor) -> Tensor:
-        """Return these x as training sees them: binarized afresh."""
-        return self.images.draw(index)
+        return (self.labels[:, None] - self.length + torch.arange(self.length)) % NUM_DIGITS
 
     def take_y(self, index: Tensor) -> Tensor:
         """Return the fixed strings of these data, [n, L, *event_shape]."""
@@ -131,13 +100,10 @@ class StringSplit:
         chosen = self._choose(index, torch.rand(len(index), self.length, dtype=torch.double))
         return self.pool.draw(chosen.flatten()).reshape(*chosen.shape, *self.event_shape)
 
-    def _string_labels(self, index: Tensor) -> Tensor:
-        return (self.images.take_y(index)[:, None] - self.length + torch.arange(self.length)) % NUM_DIGITS
-
     def _choose(self, index: Tensor, noise: Tensor) -> Tensor:
         """Return which images of the pool stand in the strings of these data, [n, L], by uniform noise in [0, 1)."""
         order, counts = self._by_label
-        labels = self._string_labels(index)
+        labels = self[index].string_labels
         starts = counts.cumsum(0) - counts
         return order[starts[labels] + (noise * counts[labels]).long()]
 
@@ -152,13 +118,7 @@ Part = Split | StringSplit
 
 
 def with_strings(part: Split, length: int, name: str = "the data") -> StringSplit:
-    """Give each image of a part of a data set of digits the string of images that it succeeds.
-
-    >>> from ppl_vae import data
-    >>> strings = with_strings(data.load("digits").test, 3)
-    >>> strings.y.shape, int(strings.labels[0]), strings.string_labels[0].tolist()
-    (torch.Size([300, 3, 1, 8, 8]), 3, [0, 1, 2])
-    """
+    """Give each image of a part of a data set of digits the string of images that it succeeds."""
     if part.y is None:
         raise InputError(
             f"Expected labels of digits in {name} to make strings; got none. Give the file an array of labels, or "

@@ -1,8 +1,7 @@
 """Real data sets with fixed splits: `load("digits")`, `load("mnist")`, `load("my/images.npy")`.
 
-Images are kept as they come (8-bit or float) and become float tensors in [0, 1], of shape [N, *event_shape], when a
-batch is taken (`ppl_vae.data.splits`). The test split is for the last word only: nothing in ppl-vae chooses anything
-by it.
+Images are kept as they come (8-bit or float) and become float tensors in [0, 1], [N, *event_shape], when a batch is
+taken (`ppl_vae.data.splits`). Nothing in ppl-vae chooses anything by the test split.
 """
 
 import inspect
@@ -29,12 +28,8 @@ class Data:
     Attributes:
         name: how it was asked for.
         train, validation, test: its parts.
-        binarize: how they are binarized: "dynamic", "random_threshold", "threshold" or None.
-        dequantize: how grey levels became real numbers: "uniform" or None.
+        binarize, dequantize, strings, num_labels, missing: what was made of it, as in `load`.
         settings: what `ppl_vae.train` uses for it where nothing else is said.
-        strings: how many images the string before each image has; None without strings.
-        num_labels: how many of the training data keep their labels; None if all do.
-        missing: the probability with which each value of x was hidden; None if none was.
         num_classes: the largest label of the training data + 1, hidden ones included; None without labels that are
             whole numbers from 0 on.
         stored: the three parts before all of this.
@@ -65,7 +60,9 @@ class Data:
 
     def changed(self, **options: Any) -> "Data":
         """Return the same data with other options of `load`; nothing is read again."""
-        return _with_options(self.name, self.stored, self.settings, **self.options | options) if options else self
+        if options.get("binarize") == "default":
+            options["binarize"] = _usual(self.name, options.get("dequantize", self.dequantize))
+        return _made(replace(self, **options)) if options else self
 
     def as_stored(self) -> "Data":
         """Return the data with all values and labels, as they are stored."""
@@ -88,7 +85,7 @@ def load(
     num_labels: int | None = None,
     missing: float | None = None,
 ) -> Data:
-    """Load a named data set, or a person's own `.npy`, `.npz` or folder of images.
+    """Load a named data set, or a person's own `.npy`, `.npz` or folder of images, in three parts with `.x` and `.y`.
 
     Args:
         name: digits, mnist, binarized_mnist, freyfaces, or a path. A `.npy` file or a folder is split
@@ -106,13 +103,9 @@ def load(
             same every time: see `Split.hide_labels`. The other parts keep theirs.
         missing: hide each value of x in all parts, by NaN, with this probability, the same every time.
 
-    Returns:
-        `Data` with `.train`, `.validation` and `.test`, each with `.x` [N, *event_shape] and `.y`.
-
     Raises:
-        InputError: an unknown name, or a file that is missing, corrupt, empty or not numbers; strings of data
-            that are not labelled by digits; data to dequantize that have no grey
-            levels, or are binarized; labels to hide where there are none, or not so many.
+        InputError: an unknown name, or a file that is missing, corrupt, empty or not numbers; data or labels that
+            do not take an option.
 
     >>> digits = load("digits")
     >>> digits.event_shape, len(digits.train), len(digits.validation), len(digits.test)
@@ -128,83 +121,73 @@ def load(
         stored, settings = own_data(Path(key)), {}
     else:
         raise InputError(f"Unknown data set {key!r}: {did_you_mean(key, NAMED)}, or give a path to your own.")
-    options = {"dequantize": dequantize, "strings": strings, "num_labels": num_labels, "missing": missing}
-    return _with_options(key, stored, dict(settings), binarize=binarize, **options)
-
-
-def _with_options(
-    name: str,
-    stored: Sequence[Split],
-    settings: dict[str, Any],
-    *,
-    binarize: Binarize | Literal["default"],
-    dequantize: Any,
-    strings: Any,
-    num_labels: Any,
-    missing: Any,
-) -> Data:
-    """Return a data set with these options of `load`."""
-    if binarize not in ("default", "dynamic", "random_threshold", "threshold", None):
-        raise InputError(
-            f"Expected binarize to be 'random_threshold', 'dynamic', 'threshold' or None; got {binarize!r}."
-        )
-    if strings is not None:
-        positive_int("strings (how many images a string has)", strings)
-    if num_labels is not None:
-        positive_int("num_labels", num_labels)
-    if strings is not None and num_labels is not None:
-        raise InputError("Expected strings or num_labels; got both. A string is made by its labels: leave one out.")
     if binarize == "default":
-        binarize = NAMED[name][1] if name in NAMED and dequantize is None else None
-    train, validation, test = _made(name, stored, binarize, dequantize)
-    num_classes = _num_classes(train)
-    if num_labels is not None:
-        train = train.hide_labels(num_labels)
-    made: dict[str, Any] = {"train": train, "validation": validation.frozen(), "test": test.frozen()}
-    if strings is not None:
-        made = {part: with_strings(split, strings, f"the {part} part of {name}") for part, split in made.items()}
-    if missing is not None:
-        made = {part: split.hide(missing) for part, split in made.items()}
-    options = {"binarize": binarize, "dequantize": dequantize, "strings": strings, "num_labels": num_labels}
-    return Data(name, **made, **options, missing=missing, settings=settings, num_classes=num_classes, stored=stored)
+        binarize = _usual(key, dequantize)
+    train, validation, test = stored
+    options: dict[str, Any] = {"binarize": binarize, "dequantize": dequantize, "strings": strings}
+    options |= {"num_labels": num_labels, "missing": missing, "settings": dict(settings), "stored": stored}
+    return _made(Data(key, train, validation, test, num_classes=None, **options))
 
 
-def _made(name: str, parts: Sequence[Split], binarize: Binarize, dequantize: Dequantize) -> Sequence[Split]:
-    if dequantize is not None:
-        _check_levels(name, parts, dequantize, binarize)
-        return [replace(part, dequantize=dequantize) for part in parts]
-    if binarize is not None:
-        _check_grey(name, parts)
-        return [replace(part, binarize=binarize) for part in parts]
-    return parts
+def _usual(name: str, dequantize: Dequantize) -> Binarize:
+    """Return how a data set is binarized where nothing is said: not at all if it is dequantized."""
+    return NAMED[name][1] if name in NAMED and dequantize is None else None
 
 
-def _num_classes(part: Split) -> int | None:
-    labels = whole_labels(part.y)
-    return None if labels is None or bool((labels < 0).any()) else int(labels.max()) + 1
-
-
-def _check_levels(name: str, parts: Sequence[Split], dequantize: str, binarize: str | None) -> None:
-    if dequantize != "uniform":
-        raise InputError(f"Expected dequantize to be 'uniform' or None; got {dequantize!r}.")
-    if binarize is not None:
-        raise InputError(f"Expected binarize or dequantize; got both for {name}. Leave one out.")
-    if any(part.num_levels is None for part in parts):
+def _made(data: Data) -> Data:
+    """Return a data set with its parts made anew of what is stored, by its options."""
+    if data.binarize not in ("dynamic", "random_threshold", "threshold", None):
         raise InputError(
-            f"Expected grey levels in bytes (uint8, with values above 1) to dequantize {name}; got "
-            f"{parts[0].values.dtype} up to {float(parts[0].grey(torch.arange(min(1000, len(parts[0])))).max()):.3g}. "
+            f"Expected binarize to be 'random_threshold', 'dynamic', 'threshold' or None; got {data.binarize!r}."
+        )
+    if data.strings is not None:
+        positive_int("strings (how many images a string has)", data.strings)
+    if data.num_labels is not None:
+        positive_int("num_labels", data.num_labels)
+    if data.strings is not None and data.num_labels is not None:
+        raise InputError("Expected strings or num_labels; got both. A string is made by its labels: leave one out.")
+    if data.dequantize is not None:
+        _check_levels(data)
+    elif data.binarize is not None:
+        _check_grey(data)
+    how: dict[str, Any] = {"binarize": data.binarize, "dequantize": data.dequantize}
+    train, validation, test = (replace(part, **how) for part in data.stored)
+    labels = whole_labels(train.y)
+    num_classes = None if labels is None or bool((labels < 0).any()) else int(labels.max()) + 1
+    if data.num_labels is not None:
+        train = train.hide_labels(data.num_labels)
+    parts: dict[str, Any] = {"train": train, "validation": validation.frozen(), "test": test.frozen()}
+    if data.strings is not None:
+        parts = {n: with_strings(part, data.strings, f"the {n} part of {data.name}") for n, part in parts.items()}
+    if data.missing is not None:
+        parts = {n: part.hide(data.missing) for n, part in parts.items()}
+    return replace(data, num_classes=num_classes, **parts)
+
+
+def _check_levels(data: Data) -> None:
+    """Refuse to dequantize what has no levels, or is binarized."""
+    if data.dequantize != "uniform":
+        raise InputError(f"Expected dequantize to be 'uniform' or None; got {data.dequantize!r}.")
+    if data.binarize is not None:
+        raise InputError(f"Expected binarize or dequantize; got both for {data.name}. Leave one out.")
+    if any(part.num_levels is None for part in data.stored):
+        first = data.stored[0]
+        raise InputError(
+            f"Expected grey levels in bytes (uint8, with values above 1) to dequantize {data.name}; got "
+            f"{first.values.dtype} up to {float(first.grey(torch.arange(min(1000, len(first)))).max()):.3g}. "
             f"Store the levels as they were, or leave dequantize out."
         )
 
 
-def _check_grey(name: str, parts: Sequence[Split]) -> None:
-    for part in parts:
+def _check_grey(data: Data) -> None:
+    """Refuse to binarize what is no probability."""
+    for part in data.stored:
         for index in torch.arange(len(part)).split(10_000):
             x = part.grey(index)
             x = x[~x.isnan()]
             if len(x) and (x.min() < 0 or x.max() > 1):
                 raise InputError(
-                    f"Expected grey levels in [0, 1] to binarize {name}; got values from {x.min():.3g} to "
+                    f"Expected grey levels in [0, 1] to binarize {data.name}; got values from {x.min():.3g} to "
                     f"{x.max():.3g}. Rescale the data, or load it with binarize=None."
                 )
 
@@ -227,14 +210,8 @@ def _mnist() -> tuple[Split, ...]:
             f"Expected MNIST in {folder()} or a network to download it from; got {problem}. Remove what is "
             f"incomplete in {folder() / 'MNIST'}, or set PPL_VAE_DATA to a folder that holds it."
         ) from None
-    (train_x, train_y), (test_x, test_y) = [(s.data.unsqueeze(1), s.targets) for s in sets]
-    rows = torch.arange(len(train_x))
-    train, validation = rows[:-10_000], rows[-10_000:]  # the last 10,000, as in Larochelle's split
-    return (
-        Split(train_x, train, train_y[train], 255.0),
-        Split(train_x, validation, train_y[validation], 255.0),
-        Split(test_x, torch.arange(len(test_x)), test_y, 255.0),
-    )
+    whole, test = (Split(s.data.unsqueeze(1), torch.arange(len(s.data)), s.targets, 255.0) for s in sets)
+    return whole[:-10_000], whole[-10_000:], test  # the last 10,000, as in Larochelle's split
 
 
 def _in_folder(name: str, about: str, keys: Sequence[str], shape: tuple[int, ...]) -> list[Split]:
@@ -257,9 +234,8 @@ def _binarized_mnist() -> tuple[Split, ...]:
 
 
 def _freyfaces() -> tuple[Split, ...]:
-    (faces,) = _in_folder(
-        "freyfaces.npz", "Brendan Frey's face: an array images of [1965, 28, 20]", ("images",), (28, 20)
-    )
+    about = "Brendan Frey's face: an array images of [1965, 28, 20]"
+    (faces,) = _in_folder("freyfaces.npz", about, ("images",), (28, 20))
     return split_at_random(faces.values, (200, 200), scale=255.0)
 
 

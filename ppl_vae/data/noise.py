@@ -11,8 +11,8 @@ PIXELS, THRESHOLDS, STRINGS, LEVELS, MISSING = range(5)  # what a stream of fixe
 def fixed_noise(rows: Tensor, event_shape: torch.Size, stream: int = PIXELS) -> Tensor:
     """Return uniform noise in [0, 1) that depends on the row, the pixel and the stream only, not on the batch.
 
-    A counter-based generator: the SplitMix64 hash of the number of the pixel. Source: Steele, Lea & Flood,
-    Fast splittable pseudorandom number generators, OOPSLA 2014.
+    It is the SplitMix64 hash of the number of the pixel: Steele, Lea & Flood, Fast splittable pseudorandom number
+    generators, OOPSLA 2014.
     """
     pixels = np.arange(event_shape.numel(), dtype=np.uint64)
     start = np.uint64((_SEED + stream) << 32)

@@ -1,6 +1,7 @@
 """What a file holds, checked, as the parts of a data set: a person's own arrays and images, and fixed splits."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ppl_vae.utils.files import Array, read_arrays
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 GREY = ("1", "L", "LA")
 AT_ONCE = 10_000  # data that are looked at
+_SEED = 19  # of the fixed splits
 
 
 def check_finite(path: Path, x: Array) -> None:
@@ -65,9 +67,6 @@ def read_images(path: Path) -> Array:
     return np.stack(images)
 
 
-_SEED = 19  # of the fixed splits
-
-
 def split_at_random(values: Any, sizes: tuple[int, int], y: Any = None, scale: float = 1.0) -> tuple[Split, ...]:
     """Split at random, always the same way, into the rest, `sizes[0]` and `sizes[1]`."""
     order = torch.randperm(len(values), generator=torch.Generator().manual_seed(_SEED))
@@ -83,12 +82,12 @@ def own_data(path: Path) -> tuple[Split, ...]:
     arrays = _arrays(path)
     validation = next((key for key in ("validation", "valid", "val") if key in arrays), None)
     if "train" in arrays and "test" in arrays and validation:
-        parts = tuple(checked_part(path, arrays, key) for key in ("train", validation, "test"))
+        parts = [checked_part(path, arrays, key) for key in ("train", validation, "test")]
         shapes = [tuple(part.event_shape) for part in parts]
         if len(set(shapes)) > 1:
             raise InputError(f"Expected data of one shape in {path}; got {shapes} in its three parts. Make them equal.")
         scale = max(part.scale for part in parts)  # one scale for all three
-        return _with_whole_labels(tuple(replace(part, scale=scale) for part in parts))
+        return _with_whole_labels([replace(part, scale=scale) for part in parts])
     key = "x" if "x" in arrays else next((k for k, a in arrays.items() if a.ndim > 1), None)
     if key is None or (len(arrays) > 1 and key != "x"):
         raise InputError(
@@ -105,7 +104,7 @@ def read(path: str | os.PathLike[str]) -> Split:
     arrays = _arrays(Path(path))
     if "x" not in arrays:
         raise InputError(f"Expected {path} to hold x; got {', '.join(arrays) or 'nothing'}. Rename its array.")
-    return _with_whole_labels((checked_part(Path(path), arrays, "x"),))[0]
+    return _with_whole_labels([checked_part(Path(path), arrays, "x")])[0]
 
 
 def _arrays(path: Path) -> dict[str, Array]:
@@ -114,7 +113,7 @@ def _arrays(path: Path) -> dict[str, Array]:
     return {"x": read_images(path)} if path.is_dir() else read_arrays(path)
 
 
-def _with_whole_labels(parts: tuple[Split, ...]) -> tuple[Split, ...]:
+def _with_whole_labels(parts: Sequence[Split]) -> tuple[Split, ...]:
     """Let the labels of all parts be integers, if all are whole (also 0.0, 1.0, ..., false, true), else floats."""
     labels = [whole_labels(part.y) for part in parts]
     if any(y is None and part.y is not None for y, part in zip(labels, parts, strict=True)):

@@ -1,7 +1,7 @@
 """Sources of batches: data held in memory, splits of ours, DataLoaders, and data of which some have labels.
 
-What fits in memory is held as tensors and batched by index; only a `DataLoader` is iterated as it is. Where some labels
-are not known (-1), the data come in batches of two kinds: (x, y), and (x,) alone.
+What fits in memory is batched by index; only a `DataLoader` is iterated as it is. Where some labels are not known (-1),
+the data come in batches of two kinds: (x, y), and (x,) alone.
 """
 
 from abc import ABC, abstractmethod
@@ -30,20 +30,12 @@ class Holes(NamedTuple):
 
 
 class Source(ABC):
-    """Data that can be gone through in batches; what passes over all of them have found is kept with them.
-
-    Attributes:
-        holes: what is missing in each of their tensors, by its position; None until somebody has looked.
-        inside: the supports that hold all values of one of their tensors, each with its position.
-        kinds: sources of the kinds of data there are, by name: of those whose labels are partly known two.
-    """
-
-    kinds: dict[str, "Source"]
+    """Data that can be gone through in batches; what passes over all of them have found is kept with them."""
 
     def __init__(self) -> None:
-        self.holes: dict[int, Holes] | None = None
-        self.inside: list[tuple[int, Any]] = []
-        self.kinds = {}
+        self.holes: dict[int, Holes] | None = None  # by the position of a tensor; None until somebody has looked
+        self.inside: list[tuple[int, Any]] = []  # supports that hold all values of a tensor, with its position
+        self.kinds: dict[str, Source] = {}  # where labels are partly known: the data with them, and those without
 
     @abstractmethod
     def __len__(self) -> int:
@@ -62,10 +54,6 @@ class Source(ABC):
 
     def to(self, device: torch.device) -> "Source":
         """Return the data held on a device; what comes in batches of its own goes there with each of them."""
-        return self
-
-    def without_dequantizing(self) -> "Source":
-        """Return the same data before they were dequantized."""
         return self
 
     def by_labels(self) -> "Source":
@@ -114,16 +102,11 @@ class SplitSource(Source):
     def __len__(self) -> int:
         return len(self.split)
 
-    def without_dequantizing(self) -> "SplitSource":
-        """Return the same data before they were dequantized."""
-        return SplitSource(self.split.without_dequantizing(), self.with_y)
-
     def by_labels(self) -> Source:
         """Return the data with labels, and those without, apart."""
-        split = self.split
-        if not split.partly_labelled:
+        if not self.split.partly_labelled:
             return self
-        return PartlyLabelled(SplitSource(split.known(), True), SplitSource(split.unknown(), False))
+        return PartlyLabelled(SplitSource(self.split.known(), True), SplitSource(self.split.unknown(), False))
 
     def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
         """Yield batches in order with the split's fixed values, or shuffled with fresh draws."""
@@ -171,27 +154,25 @@ class PartlyLabelled(Source):
     """Data of which some have labels: batches (x, y) of these, and batches (x,) of the others.
 
     Shuffled, there are as many of one kind as of the other, the rarer kind in smaller batches, so that an optimizer
-    hears of the labels all the time, not now and then.
+    hears of the labels all the time.
     """
 
     def __init__(self, labelled: Source, unlabelled: Source) -> None:
         super().__init__()
         self.labelled, self.unlabelled = labelled, unlabelled
-        kinds = {"labelled": labelled, "unlabelled": unlabelled}
-        self.kinds = {kind: source for kind, source in kinds.items() if len(source)}
+        self.kinds = {k: s for k, s in (("labelled", labelled), ("unlabelled", unlabelled)) if len(s)}
 
     def __len__(self) -> int:
         return sum(map(len, self.kinds.values()))
 
     def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
         """Yield all labelled batches, then all others; or shuffled batches, the two kinds in a random order."""
-        sources = list(self.kinds.values())
-        sizes = self._sizes(batch_size) if shuffle else [batch_size] * len(sources)
-        counts = [-(-len(source) // size) for source, size in zip(sources, sizes, strict=True)]
-        order = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        sizes = self._sizes(batch_size) if shuffle else [batch_size] * len(self.kinds)
+        both = list(zip(self.kinds.values(), sizes, strict=True))
+        order = torch.cat([torch.full((-(-len(source) // size),), i) for i, (source, size) in enumerate(both)])
         if shuffle:
             order = order[torch.randperm(len(order))]
-        batches = [source.batches(size, shuffle=shuffle) for source, size in zip(sources, sizes, strict=True)]
+        batches = [source.batches(size, shuffle=shuffle) for source, size in both]
         for kind in order.tolist():
             yield next(batches[kind])
 
@@ -235,8 +216,8 @@ def _in_batches(
 ) -> Iterator[Batch]:
     """Yield batches of the data that `chosen` gives for an index, some batches of `numel` numbers a datum at once.
 
-    To a step of training, finding and drawing its data alone would come as dear as a tenth of it: what finds them is
-    no longer in the processor's cache after each step. A batch is a view of all that were found with it.
+    Found and drawn for each step of training alone, they would cost a tenth of it: what finds them is no longer in the
+    processor's cache. A batch is a view of all that were found with it.
     """
     # All data in one batch keep their order: a guide may have parameters for each of them.
     order = torch.randperm(num_data) if shuffle and batch_size < num_data else torch.arange(num_data)

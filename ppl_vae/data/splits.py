@@ -1,15 +1,8 @@
 """One part of a data set: what is stored, what training sees of it, and what everything else sees.
 
-Dynamic binarization takes a grey level for the probability of a one, pixel by pixel:
+    x_i = 1[u_i < grey_i]  (dynamic binarization),    x_i = (level_i + u_i) / L  (dequantization of L grey levels)
 
-    x_i = 1[u_i < grey_i],    u_i ~ U(0, 1);
-
-a random threshold is one u for all pixels of an image. Dequantization makes real numbers of the L grey levels,
-
-    x_i = (level_i + u_i) / L.
-
-All draw u afresh in training, and have one fixed draw, which belongs to the datum and not to the batch it comes in,
-for everything else. Values that are missing are NaN; some can be hidden at random, always the same ones.
+All draw u ~ U(0, 1) afresh in training, and have one fixed draw, which belongs to the datum, for everything else.
 """
 
 import math
@@ -21,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.data.noise import _SEED, LEVELS, MISSING, THRESHOLDS, bernoulli, bernoulli_of_bytes, fixed_noise
+from ppl_vae.data.noise import _SEED, LEVELS, MISSING, PIXELS, THRESHOLDS, bernoulli, bernoulli_of_bytes, fixed_noise
 from ppl_vae.errors import InputError
 from ppl_vae.missing import filled, missing_as
 
@@ -32,25 +25,15 @@ HIDDEN = -1  # the label of a datum whose label is not known
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Split:
-    """One part of a data set: `.x` [N, *event_shape] and, where there are labels, `.y` [N].
+    """One part of a data set: `.x` [N, *event_shape] and, where there are labels, `.y` [N]."""
 
-    Attributes:
-        values: what is stored, [M, *event_shape]: a tensor, or a memory-mapped array.
-        rows: which of these belong to the split, [N].
-        y: labels, [N], or None. A whole number of -1 is a label that is not known.
-        scale: what a stored value is divided by.
-        binarize: "dynamic", "random_threshold", "threshold" or None.
-        dequantize: "uniform" or None.
-        missing: the probability with which each value is hidden, or None.
-    """
-
-    values: Tensor | np.ndarray[Any, Any]
-    rows: Tensor
-    y: Tensor | None = None
-    scale: float = 1.0
+    values: Tensor | np.ndarray[Any, Any]  # what is stored, [M, *event_shape]: a tensor, or a memory-mapped array
+    rows: Tensor  # which of these belong to the split, [N]
+    y: Tensor | None = None  # labels, [N]; a whole number of -1 is one that is not known
+    scale: float = 1.0  # what a stored value is divided by
     binarize: Binarize = None
     dequantize: Dequantize = None
-    missing: float | None = None
+    missing: float | None = None  # the probability with which each value is hidden
 
     num_images = 1  # that belong to a datum
 
@@ -58,8 +41,9 @@ class Split:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        known = 0 if self.y is None else int(is_known(self.y).sum())
-        labels = "without labels" if self.y is None else "with labels" if known == len(self) else f"{known} with labels"
+        labels = "without labels" if self.y is None else "with labels"
+        if self.partly_labelled:
+            labels = f"{len(self.known())} with labels"
         how = f"binarize={self.binarize!r}" if self.dequantize is None else f"dequantize={self.dequantize!r}"
         how += f", missing={self.missing}" if self.missing else ""
         return f"<Split of {len(self)} data of shape {tuple(self.event_shape)}, {how}, {labels}>"
@@ -121,32 +105,28 @@ class Split:
         """Return these data as an estimator sees them: the same numbers every time."""
         x, rows = self.grey(index), self.rows[index]
         if self.dequantize is not None:
-            return self._hidden(self._dequantized(x, fixed_noise(rows, self.event_shape, LEVELS).to(x.device)), index)
-        if self.binarize is None:
-            return self._hidden(x, index)
-        threshold: Any = 0.5
-        if self.binarize == "dynamic":
-            threshold = fixed_noise(rows, self.event_shape).to(x.device)
-        elif self.binarize == "random_threshold":
-            threshold = fixed_noise(rows, self._one_for_each(), THRESHOLDS).to(x.device)
-        is_one = x >= threshold if self.binarize == "threshold" else threshold < x
-        return self._hidden(missing_as(is_one.to(x), x), index)
+            x = self._dequantized(x, fixed_noise(rows, self.event_shape, LEVELS).to(x.device))
+        elif self.binarize == "threshold":
+            x = missing_as((x >= 0.5).to(x), x)
+        elif self.binarize is not None:
+            streams = {"dynamic": (self.event_shape, PIXELS), "random_threshold": (self._one_for_each(), THRESHOLDS)}
+            x = missing_as((fixed_noise(rows, *streams[self.binarize]).to(x.device) < x).to(x), x)
+        return self._hidden(x, index)
 
     def draw(self, index: Tensor) -> Tensor:
         """Return these data as training sees them: binarized or dequantized afresh, by PyTorch's global generator."""
         if self.dequantize is None and self.binarize not in ("dynamic", "random_threshold"):
             return self.take(index)
-        if self.dequantize is not None:
-            x = self.grey(index)
-            return self._hidden(self._dequantized(x, torch.rand_like(x)), index)
         if self.binarize == "dynamic" and self.scale == 255 and (levels := self._stored(index)).dtype == torch.uint8:
             return self._hidden(bernoulli_of_bytes(levels), index)
         x = self.grey(index)
-        if self.binarize == "dynamic":
-            drawn = bernoulli(filled(x))
+        if self.dequantize is not None:
+            x = self._dequantized(x, torch.rand_like(x))
+        elif self.binarize == "dynamic":
+            x = missing_as(bernoulli(filled(x)), x)
         else:
-            drawn = (torch.rand(len(x), *self._one_for_each(), device=x.device) < x).to(x)
-        return self._hidden(missing_as(drawn, x), index)
+            x = missing_as((torch.rand(len(x), *self._one_for_each(), device=x.device) < x).to(x), x)
+        return self._hidden(x, index)
 
     def _hidden(self, x: Tensor, index: Tensor) -> Tensor:
         """Return x with those of its values missing that the split hides."""
@@ -156,28 +136,18 @@ class Split:
         return torch.where(noise < self.missing, math.nan, x)
 
     def hide(self, missing: float) -> "Split":
-        """Return the split with each value missing (NaN) with this probability, whatever it is: the same every time.
-
-        Raises:
-            InputError: a probability that is not between 0 and 1.
-        """
+        """Return the split with each value missing (NaN) with this probability, whatever it is: the same every time."""
         if isinstance(missing, bool) or not isinstance(missing, int | float) or not 0 < missing < 1:
             raise InputError(f"Expected missing to be a probability above 0 and below 1; got {missing!r}.")
         return replace(self, missing=float(missing))
 
     def take_y(self, index: Tensor) -> Tensor:
-        """Return the labels of these data.
-
-        Raises:
-            InputError: there are no labels.
-        """
+        """Return the labels of these data."""
         if self.y is None:
             raise InputError("Expected data with labels; got a split without. Give the file an array of labels, y.")
         return self.y[index]
 
-    def draw_y(self, index: Tensor) -> Tensor:
-        """Return the labels of these data: in training the same."""
-        return self.take_y(index)
+    draw_y = take_y  # in training the same
 
     def frozen(self) -> "Split":
         """Return the split with its fixed binary draws made once and kept, as bytes."""
@@ -198,15 +168,12 @@ class Split:
         """Return the split with all labels but `num_labels` hidden: set to -1.
 
         Those that stay are chosen at random, the same every time, and balanced: each class in turn keeps one
-        more while it has any, so with n labels of C classes n / C of each, and those of n are among those of n + 1.
-
-        Raises:
-            InputError: no labels, labels that are not whole numbers from 0 on, or fewer data than `num_labels`.
+        more while it has any. Those of n labels are among those of n + 1.
         """
         classes = whole_labels(self.y)
         if classes is None or bool((classes < 0).any()):
             raise InputError(
-                f"Expected labels that are whole numbers from 0 on, to hide some; got {self._labels_in_words()}. "
+                f"Expected labels that are whole numbers from 0 on, to hide some; got {_in_words(self.y)}. "
                 f"Give the file an array of such labels, y, or leave num_labels out."
             )
         if num_labels > len(self):
@@ -222,11 +189,6 @@ class Split:
         kept = order[turn.argsort(stable=True)[:num_labels]]
         return replace(self, y=torch.full_like(classes, HIDDEN).index_copy(0, kept, classes[kept]))
 
-    def _labels_in_words(self) -> str:
-        if self.y is None or self.y.dim() != 1:
-            return "none" if self.y is None else f"labels of shape {tuple(self.y.shape)}"
-        return f"values from {float(self.y.min()):.3g} to {float(self.y.max()):.3g}"
-
     def _dequantized(self, grey: Tensor, u: Tensor) -> Tensor:
         """Return (level + u) / L; u has 16 bits, so that single precision does not round up to the next level."""
         levels = (grey * self.scale).round()
@@ -235,6 +197,14 @@ class Split:
     def _one_for_each(self) -> torch.Size:
         """Return the shape of one number for all pixels of a datum."""
         return torch.Size([1] * len(self.event_shape))
+
+
+def _in_words(y: Tensor | None) -> str:
+    if y is None:
+        return "none"
+    if y.dim() != 1:
+        return f"labels of shape {tuple(y.shape)}"
+    return f"values from {float(y.min()):.3g} to {float(y.max()):.3g}"
 
 
 def is_known(y: Tensor) -> Tensor:
@@ -262,14 +232,9 @@ def whole_labels(y: Tensor | None) -> Tensor | None:
 
 
 def evenly(part: Any, count: int | None) -> Any:
-    """Return so many data of a part, evenly spaced; all of them for None."""
-    return part if count is None else part[evenly_spaced(len(part), count)]
+    """Return so many data of a part, evenly spaced; all of them for None, or if there are fewer.
 
-
-def evenly_spaced(num_data: int, count: int) -> Tensor:
-    """Return which data these are: at most `count` whole numbers from 0 to num_data - 1.
-
-    >>> evenly_spaced(10, 4)
+    >>> evenly(torch.arange(10), 4)
     tensor([0, 3, 6, 9])
     """
-    return torch.linspace(0, num_data - 1, min(count, num_data)).long()
+    return part if count is None else part[torch.linspace(0, len(part) - 1, min(count, len(part))).long()]

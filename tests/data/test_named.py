@@ -68,6 +68,8 @@ def test_threshold_and_none():
     assert torch.equal(hard.train.x, (grey.train.x >= 0.5).float())
     assert torch.equal(hard.test.x, (grey.test.x >= 0.5).float())
     assert 2 < len(grey.test.x.unique()) <= 17
+    assert grey.changed(binarize="default").binarize == "dynamic"
+    assert grey.changed(binarize="default", dequantize="uniform").binarize is None
 
 
 def test_a_random_threshold_is_one_for_all_pixels_of_an_image():
