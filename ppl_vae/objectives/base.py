@@ -17,9 +17,8 @@ from ppl_vae.traces.run import run_pair
 class ParticleObjective(ELBO):
     """An objective of K reparameterized samples of z for each datum, drawn at once.
 
-    Subclasses implement `bound(particles)`, a lower bound of log P(x) for each datum, and, where something else is
-    optimized, `optimized(particles)`. Losses are summed over the data, in nats; a subset counts as what its plate
-    stands for.
+    Subclasses implement `bound(particles)` and, where something else is optimized, `optimized(particles)`. Losses are
+    summed over the data, in nats; a subset counts as what its plate stands for.
 
     Args:
         num_particles: K.
@@ -39,13 +38,13 @@ class ParticleObjective(ELBO):
 
     def optimized(self, particles: Particles) -> Tensor:
         """Return what is maximized, in nats, summed over the data, a scalar."""
-        return (particles.scale * self.bound(particles)).sum()
+        return particles.total(self.bound(particles))
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Return the negative bound, in nats, summed over the data."""
         with torch.no_grad():
             particles = self.particles(model, guide, args, kwargs)
-            return -float((particles.scale * self.bound(particles)).sum())
+            return -float(particles.total(self.bound(particles)))
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Return the negative bound, summed over the data, and leave the gradients of what is optimized."""
@@ -61,7 +60,7 @@ class ParticleObjective(ELBO):
         particles = self.differentiable_particles(model, guide, args, kwargs or {})
         surrogate = -self.optimized(particles)
         with torch.no_grad():
-            return -(particles.scale * self.bound(particles)).sum(), surrogate
+            return -particles.total(self.bound(particles)), surrogate
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Return the negative of what is optimized, a scalar whose gradient is the estimator's."""
@@ -74,8 +73,8 @@ class ParticleObjective(ELBO):
     def particles(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Particles:
         """Run the guide, and the model against it, K times at once."""
         structure = self.meet(model, guide, args, kwargs)
-        model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
-        return Particles(model_trace, guide_trace, structure, self.num_particles)
+        traces = run_pair(model, guide, args, kwargs, num_samples=self.num_particles, structure=structure)
+        return Particles(*traces, structure, self.num_particles)
 
     def meet(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
         """Look at a pair, when it is first met, and return what a run of it shows.
@@ -94,5 +93,5 @@ class ParticleObjective(ELBO):
         return look_at(model, guide, args, kwargs)
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[poutine.Trace, poutine.Trace]:
-        structure = self.meet(model, guide, args, kwargs)
-        return run_pair(model, guide, args, kwargs, num_samples=self.num_particles, structure=structure)
+        particles = self.particles(model, guide, args, kwargs)
+        return particles.model_trace, particles.guide_trace

@@ -10,7 +10,7 @@ from pyro.poutine import Trace
 from ppl_vae.errors import InputError
 from ppl_vae.traces.divergence import in_order
 from ppl_vae.traces.pair import Pair
-from ppl_vae.traces.plates import Args, samples
+from ppl_vae.traces.plates import Args, latents, samples
 
 # What Pyro's own objectives ask of a pair; ours say it themselves, by a method `meet`.
 NEED_PARAMETERS_SEEN = (Trace_ELBO, TraceEnum_ELBO, RenyiELBO)
@@ -22,7 +22,7 @@ def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: 
     """Refuse an objective that is not for the pair, as one that does not sum over the latents a guide leaves out.
 
     Args:
-        objective: any; one with a method `meet(model, guide, args, kwargs)` says itself what it is not for.
+        objective: any.
         pair: the programs, running.
         traces: of a run of the model and of the guide.
         args: some of the data.
@@ -39,15 +39,15 @@ def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: 
             f"Expected programs whose parameters Pyro sees; got none that {name} would train. Make "
             f"your modules PyroModules, or let the programs call pyro.module('name', self)."
         )
-    latents = [n for n, site in model.items() if not site["is_observed"]]
+    latent = list(latents(model))
     if isinstance(objective, NEED_ORDER) and not in_order(model, guide):
-        ours, theirs = ([n for n in names if n in latents and n in guide] for names in (latents, guide))
+        ours, theirs = ([n for n in names if n in latent and n in guide] for names in (latent, guide))
         raise InputError(
             f"Expected a guide that samples the latents in the model's order, {', '.join(ours)}, for "
             f"TraceMeanField_ELBO, whose divergences would not be those of the ELBO; got {', '.join(theirs)}. "
             f"Use Trace_ELBO (--objective trace_elbo)."
         )
-    left_out = sorted(n for n in latents if n not in guide or guide[n]["is_observed"])
+    left_out = sorted(n for n in latent if n not in guide or guide[n]["is_observed"])
     if left_out and isinstance(objective, NEED_ALL_LATENTS):
         raise InputError(
             f"Expected a guide that samples {', '.join(map(repr, left_out))}, which is not given; got none with "

@@ -18,11 +18,10 @@ class Classifying(ELBO):
 
         J = sum_x ELBO(x) + sum_{x, y} (ELBO(x, y) + weight log Q(y | x))
 
-    The ELBO of a labelled datum does not contain Q(y | x), so without the last term the classifier would learn
-    from data without labels only. With N data, N_l of them labelled, the paper's alpha N (alpha = 0.1) is a weight of
-    alpha N / N_l. Q(y | x) is the site y of the guide on x alone; labels are the second argument, so any Pyro pair
-    that is called with (x, y) and with (x,) will do. `loss` and what `loss_and_grads` returns are the inner
-    objective's, so that a history stays one of the ELBO; the gradients, and `differentiable_loss`, are those of J.
+    The ELBO of a labelled datum does not contain Q(y | x), so without the last term the classifier would learn from
+    data without labels only. With N data, N_l of them labelled, the paper's alpha N (alpha = 0.1) is a weight of
+    alpha N / N_l. Q(y | x) is the site y of the guide on x alone; any Pyro pair that is called with (x, y) and with
+    (x,) will do. Losses that are reported stay the inner objective's; gradients, and `differentiable_loss`, are J's.
 
     Args:
         elbo: the objective of all data: `TraceEnum_ELBO` sums labels that are missing out, `Trace_ELBO` draws them.

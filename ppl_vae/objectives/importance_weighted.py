@@ -2,10 +2,8 @@
 
     d/dphi log Q(z; phi) = (d log Q / dz) (dz / dphi) + (d log Q / dphi at fixed z),
 
-and the second term, the score, has expectation 0 but not variance 0 (Roeder et al., arXiv 1703.09194). To leave it out,
-the guide is run again on its samples with all parameters held fixed, which gives log Q as a function of z alone. Any
-guide will do, of several sites and of flows: in the second run a site's distribution depends on the others through
-their values.
+where the second term, the score, has expectation 0 but not variance 0 (Roeder et al., arXiv 1703.09194). To leave it
+out, the guide is run again on its samples with all parameters held fixed: log Q as a function of z alone.
 """
 
 import math
@@ -23,7 +21,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.objectives.base import ParticleObjective
 from ppl_vae.objectives.particles import Particles
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Structure, like_site, samples
+from ppl_vae.traces.plates import Structure, latents, like_site, samples
 from ppl_vae.traces.run import plate_of, run_against
 
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -69,11 +67,9 @@ class _Caller(nn.Module):
 
 def with_values(trace: poutine.Trace, change: Callable[[Tensor], Tensor]) -> poutine.Trace:
     """Return a trace to replay, in which the values of the latent sites are changed."""
-    changed = poutine.Trace()
-    latents = [name for name, site in samples(trace).items() if not site["is_observed"]]
-    nodes: dict[str, Any] = trace.nodes
-    for name, site in nodes.items():
-        changed.add_node(name, **(site | {"value": change(site["value"])} if name in latents else site))
+    changed = trace.copy()
+    nodes: dict[str, Any] = changed.nodes
+    nodes |= {name: site | {"value": change(site["value"])} for name, site in latents(samples(trace)).items()}
     return changed
 
 
@@ -85,27 +81,28 @@ def freezing(model: Program, guide: Program, args: Any, kwargs: Any) -> Frozen:
     """
     pair = Pair(model, guide)
     frozen = Frozen(pair.all_modules())
-    for part in (part for module in Pair(guide).all_modules() for part in module.modules()):
-        if isinstance(part, DROPOUT) and part.p > 0:
-            raise InputError(
-                "Expected a guide that is the same when it is run again on the same z; got one with dropout. Leave it "
-                "out of the guide, or use IWAE or Trace_ELBO."
-            )
+    parts = (part for module in Pair(guide).all_modules() for part in module.modules())
+    if any(isinstance(part, DROPOUT) and part.p > 0 for part in parts):
+        raise InputError(
+            "Expected a guide that is the same when it is run again on the same z; got one with dropout. Leave it "
+            "out of the guide, or use IWAE or Trace_ELBO."
+        )
     with pair.evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
         trace = with_values(poutine.trace(guide).get_trace(*args, **kwargs), Tensor.detach)
-        again = frozen.run(lambda: _scored(run_against(trace, guide, args, kwargs)))
-    live = [name for name, site in samples(again).items() if site["log_prob"].requires_grad]
+
+        def again() -> poutine.Trace:
+            scored = run_against(trace, guide, args, kwargs)
+            scored.compute_log_prob()
+            return scored
+
+        sites = samples(frozen.run(again))
+    live = [name for name, site in sites.items() if site["log_prob"].requires_grad]
     if live:
         raise InputError(
             f"Expected a guide whose parameters are those of a module, or from pyro.param; got others for site "
             f"{', '.join(map(repr, live))}. Make the guide a torch.nn.Module that holds them."
         )
     return frozen
-
-
-def _scored(trace: poutine.Trace) -> poutine.Trace:
-    trace.compute_log_prob()
-    return trace
 
 
 class IWAE(ParticleObjective):
@@ -150,6 +147,7 @@ class IWAE(ParticleObjective):
 class PathObjective(ParticleObjective):
     """An objective whose gradient goes through the samples z(phi) of the guide, not through log Q(z; phi) itself."""
 
+    damped = False  # whether the gradient of each sample is multiplied by its normalized weight
     _frozen: Frozen
 
     def look_at(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
@@ -158,14 +156,10 @@ class PathObjective(ParticleObjective):
         self._frozen = freezing(model, guide, args, kwargs)
         return structure
 
-    def damping(self, structure: Structure) -> "Damping | None":
-        """Return what the gradient of each sample is multiplied by, where it is not 1."""
-        return None
-
     def differentiable_particles(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Particles:
         """Return the samples of a step; their log Q depends on z, and on phi through z alone."""
         structure = self.meet(model, guide, args, kwargs)
-        damping = self.damping(structure)
+        damping = Damping(structure) if self.damped else None
         with plate_of(self.num_particles, structure):
             drawn = poutine.trace(guide).get_trace(*args, **kwargs)
             # The next site of the guide follows from the value drawn, not from the damped one: damped once.
@@ -196,11 +190,8 @@ class Damping:
         if not value.requires_grad:
             return value
         same = value.view_as(value)
-        same.register_hook(self._multiply)
+        same.register_hook(lambda gradient: gradient * like_site(self.weights, gradient.dim(), self.structure))
         return same
-
-    def _multiply(self, gradient: Tensor) -> Tensor:
-        return gradient * like_site(self.weights, gradient.dim(), self.structure)
 
 
 class DoublyReparameterized(IWAE, PathObjective):
@@ -230,9 +221,7 @@ class DoublyReparameterized(IWAE, PathObjective):
     >>> fitted = fit(model, MeanField(model), x, objective=DoublyReparameterized(num_particles=5), epochs=1)
     """
 
-    def damping(self, structure: Structure) -> Damping:
-        """Return what multiplies the gradient of sample k by u_k; the bound's own gradient has the other u_k."""
-        return Damping(structure)
+    damped = True  # by u_k; the bound's own gradient has the other u_k
 
 
 class StickingTheLanding(PathObjective):

@@ -2,8 +2,8 @@
 
     ELBO(x) = E_Q[log P(x | z)] - KL[Q(z | x) || P(z)]
 
-What they report (`loss`, so a fit's history and its best epoch) is the ELBO itself, a bound of log P(x). KL
-divergences that PyTorch knows are exact, others are of the samples.
+What they report (`loss`, so a fit's history and its best epoch) is the ELBO itself. KL divergences that PyTorch knows
+are exact, others are of the samples.
 """
 
 from typing import Any
@@ -22,6 +22,9 @@ class BetaELBO(ParticleObjective):
         J = sum_x E_Q[log P(x | z)] - beta KL[Q(z | x) || P(z)]
 
     Above 1, z holds less of x, in fewer dimensions; below 1, more. It is below log P(x) where beta is at least 1.
+
+    Attributes:
+        weight: what the KL divergence counts now, a tensor without dimensions.
 
     Args:
         beta: what a nat of KL divergence counts, 0 or more.
@@ -44,12 +47,7 @@ class BetaELBO(ParticleObjective):
         self.beta = _not_negative("beta", beta)
         super().__init__(num_particles, beta=self.beta)
         # A tensor, so that what was compiled reads the weight of the day.
-        self._weight = torch.tensor(self.beta, dtype=torch.float64)
-
-    @property
-    def weight(self) -> Tensor:
-        """What the KL divergence counts now, a tensor without dimensions."""
-        return self._weight
+        self.weight = torch.tensor(self.beta, dtype=torch.float64)
 
     def bound(self, particles: Particles) -> Tensor:
         """Return the ELBO, [N]."""
@@ -57,8 +55,7 @@ class BetaELBO(ParticleObjective):
 
     def optimized(self, particles: Particles) -> Tensor:
         """Return J."""
-        weighed = particles.log_likelihood - self.weight * particles.total_kl
-        return (particles.scale * weighed.mean(0)).sum()
+        return particles.total((particles.log_likelihood - self.weight * particles.total_kl).mean(0))
 
 
 class WarmUp(BetaELBO):
@@ -90,12 +87,12 @@ class WarmUp(BetaELBO):
         self.epochs = positive_int("epochs", epochs)
         self.__name__ = f"{type(self).__name__}(epochs={epochs}, beta={self.beta:g})"
         self.epoch = 0
-        self._weight.fill_(0.0)
+        self.weight.fill_(0.0)
 
     def set_epoch(self, epoch: int) -> None:
         """Say how many epochs are done."""
         self.epoch = epoch
-        self._weight.fill_(self.beta * min(1.0, epoch / self.epochs))
+        self.weight.fill_(self.beta * min(1.0, epoch / self.epochs))
 
 
 class FreeBits(ParticleObjective):

@@ -1,10 +1,9 @@
-"""Conditions in a trace: observed sites that a conditional model is given and does not have to explain.
+"""Effect handlers, and conditions: observed sites that a model is given and does not have to explain.
 
     log P(x | y) = log P(x, y) - log P(y)
 
-A program marks such a site, `pyro.sample("y", ..., obs=y, infer={"is_condition": True})`. Where y has no
-latent ancestor, its log-probability is the same for every z, and leaving it out of the weights turns log P(x, y)
-into log P(x | y).
+A program marks such a site, `pyro.sample("y", ..., obs=y, infer={"is_condition": True})`. Where y has no latent
+ancestor, leaving its log-probability out of the weights turns log P(x, y) into log P(x | y).
 """
 
 from collections.abc import Iterable
@@ -84,17 +83,16 @@ def condition_names(sites: dict[str, Site]) -> tuple[str, ...]:
     Raises:
         InputError: a condition that is drawn after a latent site: it may depend on it.
     """
-    names = [name for name, site in sites.items() if is_condition(site)]
-    latents = [name for name, site in sites.items() if not site["is_observed"]]
-    order = list(sites)
-    for name in names:
-        before = [latent for latent in latents if order.index(latent) < order.index(name)]
-        if before:
+    before: list[str] = []
+    for name, site in sites.items():
+        if before and is_condition(site):
             raise InputError(
                 f"Expected the condition {name!r} before all latent sites; got it after {', '.join(before)}, on which "
                 f"it may depend: the weights would not give log P(x | y). Sample it first, or pass joint=True."
             )
-    return tuple(names)
+        if not site["is_observed"]:
+            before.append(name)
+    return tuple(name for name, site in sites.items() if is_condition(site))
 
 
 def check_proper(traces: Iterable[poutine.Trace]) -> None:

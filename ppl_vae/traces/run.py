@@ -1,7 +1,6 @@
 """A guide and a model run together: as they are, or K times at once under one more plate.
 
-The plate of the samples stands to the left of all plates of the pair, and the dimensions of enumerated sites to the
-left of it.
+The plate of the samples stands left of all plates of the pair, and the dimensions of enumerated sites left of it.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +14,7 @@ from torch import Tensor
 from ppl_vae.errors import InputError, reason
 from ppl_vae.traces.handlers import FixedSubsample
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Args, Site, Structure, samples
+from ppl_vae.traces.plates import Args, Site, Structure, latents, samples
 
 
 def get_traces(pair: Pair, args: Args) -> tuple[poutine.Trace, poutine.Trace]:
@@ -33,7 +32,7 @@ def latent_sites(pair: Pair, *args: Any) -> dict[str, Site]:
     """
     with pair.running(), torch.no_grad(), torch.random.fork_rng():
         trace = poutine.trace(pair.model).get_trace(*args)
-    return {name: site for name, site in samples(trace).items() if not site["is_observed"]}
+    return latents(samples(trace))
 
 
 def plate_of(num_samples: int, structure: Structure) -> Any:
@@ -47,20 +46,14 @@ def fixed(structure: Structure, subsample: Tensor | None) -> AbstractContextMana
 
 
 def enumerating(model: Program, structure: Structure) -> Program:
-    """Return the model with its marked discrete sites enumerated, left of one more plate than its own.
-
-    Handlers that give values go around it: it has to see every site to know which dimensions are enumerated.
-    """
+    """Return the model with its marked discrete sites enumerated; handlers that give values go around this one."""
     return poutine.enum(model, first_available_dim=-structure.num_plates - 2)
 
 
 def run_against(
     guide_trace: poutine.Trace, model: Program, args: Args, kwargs: Any = None, *, structure: Structure | None = None
 ) -> poutine.Trace:
-    """Run the model on the values in a trace, and return its own.
-
-    With a structure, discrete sites that are left out and marked for it are summed out.
-    """
+    """Run the model on the values in a trace; a structure says whether discrete sites left out are summed out."""
     model = enumerating(model, structure) if structure is not None and structure.enumerated else model
     return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **(kwargs or {}))
 
@@ -76,15 +69,8 @@ def run_pair(
 ) -> tuple[poutine.Trace, poutine.Trace]:
     """Run the guide K times at once, then the model against it; return the traces of (model, guide).
 
+    Without a guide the model draws all latents, and the guide's trace is empty; without K there is no plate of samples.
     Discrete sites that the guide leaves out and that are marked for it are summed out.
-
-    Args:
-        model: P(x, z).
-        guide: Q(z | x); None lets the model draw all latents, and the guide's trace is empty.
-        args: what both are called with.
-        kwargs: the same, by name.
-        num_samples: K; None runs them as they are, without a plate of samples.
-        structure: as `structure_of` found it.
 
     Raises:
         ValueError, RuntimeError: of programs that do not work under one more plate, see `one_more_plate`.
