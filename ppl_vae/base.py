@@ -1,9 +1,8 @@
 """The two base classes of model files and guide files.
 
-A model is a Pyro program for P(x, z), a guide one for Q(z | x). Both are called as
-`program(x)` to observe x of shape [N, *event_shape], or, for a model, as `program(size=n)` to
-generate n data. Their local sites stand inside one plate named "data" at dim -1, and they work under
-one more plate to its left, since that is how K samples are drawn at once.
+A model is a Pyro program for P(x, z), a guide one for Q(z | x). Both are called as `program(x)` to observe x of shape
+[N, *event_shape], or, for a model, as `program(size=n)` to generate n data. Their local sites stand inside one plate
+named "data" at dim -1, and they work under one more plate to its left, since that is how K samples are drawn at once.
 """
 
 import inspect
@@ -88,9 +87,9 @@ class Guide(Program):
 
     `latents` names the model's latent sites with the event shape of each, read off the model's trace; those that
     Pyro can sum out are `enumerable`. A guide that can say Q of a site before anything is sampled has `posterior(x)`,
-    too, which a prior made of posteriors (`VampPrior`) reads. One that has a site y, Q(y | x), where it is given x
-    alone, `classifies`. `default_objective` is a class name in snake case; None is the plain ELBO. Where values of x
-    are missing (NaN), `forward` is given zeros, unless it `reads_missing`.
+    too, which `VampPrior` reads. One that has a site y, Q(y | x), where it is given x alone, `classifies`.
+    `default_objective` is a class name in snake case; None is the plain ELBO. Where values of x are missing (NaN),
+    `forward` is given zeros, unless it `reads_missing`.
     """
 
     classifies = False
@@ -106,15 +105,11 @@ class Guide(Program):
                 meet(self)
         sites = latent_sites(Pair(model), *model.example())
         self.latents = {name: site["fn"].event_shape for name, site in sites.items()}
-        self._bounded = {name: type(site["fn"]).__name__ for name, site in sites.items() if not is_real(site["fn"])}
+        self._bounded = [f"{n!r} of {type(s['fn']).__name__}" for n, s in sites.items() if not is_real(s["fn"])]
         self.enumerable = {name for name, site in sites.items() if site["infer"].get("enumerate") == "parallel"}
 
     def refuse(self, model: Model, expected: str, got: str = "") -> NoReturn:
-        """Say that the guide is not for this model: what is expected, and what it has instead.
-
-        Raises:
-            InputError: always.
-        """
+        """Raise an InputError: the guide is not for this model; what is expected, and what it has instead."""
         raise InputError(
             f"Expected {expected} for {type(self).__name__}; got {got or type(model).__name__}. Use another guide, for "
             f"instance {model.default_guide}."
@@ -135,16 +130,11 @@ class Guide(Program):
             ) from None
 
     def real_latents(self) -> dict[str, torch.Size]:
-        """Return the latent sites with the event shape of each, once it is seen that they are over all real numbers.
-
-        Raises:
-            InputError: one is discrete or bounded, and has no Gaussian or flow as its posterior.
-        """
+        """Return `latents`; raise an InputError if one is discrete or bounded: no Gaussian or flow is its posterior."""
         if self._bounded:
-            name, fn = next(iter(self._bounded.items()))
             raise InputError(
-                f"Expected latents over all real numbers for {type(self).__name__}; got {name!r} of {fn}. Use another "
-                f"guide, as the one that goes with the model."
+                f"Expected latents over all real numbers for {type(self).__name__}; got {self._bounded[0]}. Use "
+                f"another guide, as the one that goes with the model."
             )
         return self.latents
 

@@ -2,9 +2,9 @@
 
     log p(z) = log N(f(z); 0, I) + log |det df/dz|
 
-f is autoregressive, so that one direction takes one pass through its networks and the other as many passes as z has
-dimensions. A prior has to be evaluated at any z, so there f is the fast one; a posterior is mostly evaluated at what it
-has just drawn, so there it is T = f^-1 (inverse autoregressive), which remembers what it drew.
+f is autoregressive: one direction takes one pass through its networks, the other as many as z has dimensions. A prior
+is evaluated at any z, so there f is the fast one; a posterior mostly at what it has just drawn, so there T = f^-1 is
+(inverse autoregressive), which remembers what it drew.
 """
 
 import warnings
@@ -32,9 +32,8 @@ def autoregressive(kind: str, features: int, context: int, transforms: int, hidd
     zuko_flows = _import_zuko()
     make = zuko_flows.NSF if kind == "neural_spline" else zuko_flows.MAF
     options = {"transforms": positive_int("transforms", transforms), "hidden_features": hidden}
-    # One dimension has no order to reverse; zuko warns of it.
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # one dimension has no order to reverse
         f = make(features, context, **options).transform
     with torch.no_grad():
         for one in f.transforms:
@@ -56,15 +55,9 @@ def _import_zuko() -> Any:
 
 
 class Remembering(Transform):
-    """A transform of zuko's as one of PyTorch's, with the log-determinant of the last call at hand.
+    """A transform of zuko's and its inverse as one of PyTorch's, with the log-determinant of the last call at hand."""
 
-    Args:
-        transform: maps values and computes log-determinants together, by `call_and_ladj`.
-        inverse: the same for its inverse.
-    """
-
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
+    domain = codomain = constraints.real_vector
     bijective = True
 
     def __init__(self, transform: Any, inverse: Any) -> None:

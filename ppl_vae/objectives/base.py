@@ -8,10 +8,12 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from ppl_vae.errors import positive_int
-from ppl_vae.objectives.particles import Particles, look_at
-from ppl_vae.traces.pair import Program
-from ppl_vae.traces.plates import Structure
-from ppl_vae.traces.run import run_pair
+from ppl_vae.objectives.checks import check_reparameterized, check_scales
+from ppl_vae.objectives.particles import Particles
+from ppl_vae.traces.log_weights import check_sites
+from ppl_vae.traces.pair import Pair, Program
+from ppl_vae.traces.plates import Structure, samples, structure_of
+from ppl_vae.traces.run import run_against, run_pair
 
 
 class ParticleObjective(ELBO):
@@ -89,8 +91,22 @@ class ParticleObjective(ELBO):
         return self._structures[len(args)]
 
     def look_at(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
-        """Run a pair once, on the side, and return what that shows."""
-        return look_at(model, guide, args, kwargs)
+        """Run a pair once, on the side, and return what that shows.
+
+        Raises:
+            InputError: sites outside of the plate over the data, latents that differ between the programs or are not
+                reparameterized, scales that differ between sites.
+        """
+        pair = Pair(model, guide)
+        with pair.evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+            model_trace = run_against(guide_trace, model, args, kwargs)
+            check_sites(pair, model_trace, guide_trace)
+            structure = structure_of((model_trace, guide_trace), len(args[0]) if args else 0)
+            guided = samples(guide_trace)
+            check_reparameterized(guided)
+        check_scales(samples(model_trace) | {f"{name} of the guide": site for name, site in guided.items()}, structure)
+        return structure
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[poutine.Trace, poutine.Trace]:
         particles = self.particles(model, guide, args, kwargs)

@@ -8,9 +8,10 @@ from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_E
 from pyro.poutine import Trace
 
 from ppl_vae.errors import InputError
+from ppl_vae.objectives.particles import inner_scale, outer_scale
 from ppl_vae.traces.divergence import in_order
 from ppl_vae.traces.pair import Pair
-from ppl_vae.traces.plates import Args, latents, samples
+from ppl_vae.traces.plates import Args, Site, Structure, latents, samples
 
 # What Pyro's own objectives ask of a pair; ours say it themselves, by a method `meet`.
 NEED_PARAMETERS_SEEN = (Trace_ELBO, TraceEnum_ELBO, RenyiELBO)
@@ -62,3 +63,30 @@ def scored_by_draws(site: Any) -> bool:
         return False
     with torch.enable_grad():
         return bool(site["fn"].log_prob(site["value"]).requires_grad)
+
+
+def check_reparameterized(guided: dict[str, Site]) -> None:
+    """Refuse a guide with draws that have no gradient by their value."""
+    for name, site in guided.items():
+        if scored_by_draws(site):
+            raise InputError(
+                f"Expected latents that are reparameterized; got site {name!r} with {type(site['fn']).__name__} in the "
+                f"guide. Use a distribution with rsample, leave a discrete site to be summed out, or use Trace_ELBO."
+            )
+
+
+def check_scales(sites: dict[str, Site], structure: Structure) -> None:
+    """Refuse sites that one factor for each datum does not scale alike."""
+    scales = {name: torch.as_tensor(outer_scale(site, structure)) for name, site in sites.items()}
+    first = next(iter(scales.values()))
+    unlike = [n for n, s in scales.items() if s.shape != first.shape or not bool(torch.allclose(s, first))]
+    if unlike or first.numel() not in (1, structure.size):
+        raise InputError(
+            f"Expected one scale for all sites of a datum; got another one for {', '.join(unlike) or 'some'}. Put "
+            f"poutine.scale around both whole programs, or, to weigh the KL divergence, use BetaELBO."
+        )
+    if structure.enumerated and any(inner_scale(site, structure) != 1 for site in sites.values()):
+        raise InputError(
+            "Expected no subsampled plate inside the one over the data where sites are enumerated; got one. Let it "
+            "take all, or use TraceEnum_ELBO."
+        )

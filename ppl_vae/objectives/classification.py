@@ -52,7 +52,6 @@ class Classifying(ELBO):
         self.elbo: Any = elbo or TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
         self.weight = float(weight)
         super().__init__(self.elbo.num_particles, self.elbo.max_plate_nesting)  # type: ignore[no-untyped-call]
-        # A run is resumed with the same objective only.
         self.__name__ = f"Classifying({getattr(self.elbo, '__name__', type(self.elbo).__name__)}, weight={weight:g})"
 
     def loss(self, model: Program, guide: Program, *args: Any) -> float:
@@ -90,11 +89,7 @@ class Classifying(ELBO):
 
 
 def log_q_of_labels(guide: Program, x: Tensor, y: Tensor) -> Tensor:
-    """Return sum_n log Q(y_n | x_n), in nats: the site y of a guide that is called with x alone.
-
-    Raises:
-        InputError: a guide without such a site.
-    """
+    """Return sum_n log Q(y_n | x_n), in nats; raise an InputError if a guide called with x alone has no site y."""
     trace = poutine.trace(poutine.condition(guide, {"y": y})).get_trace(x)
     if "y" not in samples(trace):
         raise InputError(

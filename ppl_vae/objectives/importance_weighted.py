@@ -27,41 +27,34 @@ from ppl_vae.traces.run import plate_of, run_against
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
-class Frozen(Messenger):
-    """Runs something while the parameters of these modules, and all that `pyro.param` gives, are constants."""
-
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.caller = _Caller(modules)
-
-    def run(self, function: Callable[[], Any]) -> Any:
-        """Return what `function()` returns."""
-        fixed = self.caller.constants()
-        with warnings.catch_warnings(), self:
-            # pyro.module says it of every parameter that is a constant
-            warnings.filterwarnings("ignore", message=".*was not registered in the param store")
-            return functional_call(self.caller, fixed, (function,), tie_weights=False)
+class _ConstantParams(Messenger):
+    """Makes constants of what `pyro.param` gives."""
 
     def _pyro_post_param(self, msg: Any) -> None:
         msg["value"] = msg["value"].detach()
 
 
-class _Caller(nn.Module):
-    """Holds modules, so that `torch.func.functional_call` finds their parameters, and calls anything."""
+class Frozen(nn.Module):
+    """Runs something while the parameters of these modules, and all that `pyro.param` gives, are constants."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(modules)
 
-    def constants(self) -> dict[str, Tensor]:
-        """Return each module's own parameters as constants, once, also where modules or parameters are shared."""
-        return {
+    def run(self, function: Callable[[], Any]) -> Any:
+        """Return what `function()` returns."""
+        constants = {  # each module's own, once, also where modules or parameters are shared
             f"{path}.{name}": parameter.detach()
             for path, part in self.named_modules()
             for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False)
         }
+        with warnings.catch_warnings(), _ConstantParams():
+            # pyro.module says it of every parameter that is a constant
+            warnings.filterwarnings("ignore", message=".*was not registered in the param store")
+            return functional_call(self, constants, (function,), tie_weights=False)
 
     def forward(self, function: Callable[[], Any]) -> Any:
+        """Call it; `functional_call` does so with other parameters."""
         return function()
 
 
@@ -74,11 +67,7 @@ def with_values(trace: poutine.Trace, change: Callable[[Tensor], Tensor]) -> pou
 
 
 def freezing(model: Program, guide: Program, args: Any, kwargs: Any) -> Frozen:
-    """Return what holds the parameters of a guide fixed.
-
-    Raises:
-        InputError: a guide whose parameters are not found, or that draws anything but its sites.
-    """
+    """Return what holds a guide's parameters fixed; raise an InputError if not all are found, or it has dropout."""
     pair = Pair(model, guide)
     frozen = Frozen(pair.all_modules())
     parts = (part for module in Pair(guide).all_modules() for part in module.modules())

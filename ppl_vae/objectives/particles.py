@@ -19,12 +19,8 @@ from torch import Tensor
 
 from ppl_vae.distributions.unwrap import elementwise
 from ppl_vae.errors import InputError
-from ppl_vae.objectives.checks import scored_by_draws
 from ppl_vae.traces.divergence import in_order, kl_by_dimension, kl_of
-from ppl_vae.traces.log_weights import check_sites
-from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Site, Structure, latents, log_prob_by_datum, samples, structure_of, sum_by_datum
-from ppl_vae.traces.run import run_against
+from ppl_vae.traces.plates import Site, Structure, latents, log_prob_by_datum, samples, sum_by_datum
 
 
 @dataclass(frozen=True)
@@ -161,48 +157,3 @@ def outer_scale(site: Site, structure: Structure) -> Any:
     """Return the rest of a site's scale: of the plate over the data, and of handlers."""
     inner = inner_scale(site, structure)
     return site["scale"] if inner == 1 else site["scale"] / inner
-
-
-def look_at(model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
-    """Run a pair once, on the side, and return what that shows.
-
-    Raises:
-        InputError: sites outside of the plate over the data, latents that differ between the programs or are not
-            reparameterized, scales that differ between sites.
-    """
-    pair = Pair(model, guide)
-    with pair.evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = run_against(guide_trace, model, args, kwargs)
-        check_sites(pair, model_trace, guide_trace)
-        structure = structure_of((model_trace, guide_trace), len(args[0]) if args else 0)
-        sites, guided = samples(model_trace), samples(guide_trace)
-        _check_reparameterized(guided)
-    every = sites | {f"{name} of the guide": site for name, site in guided.items()}
-    _check_scales(every, structure)
-    return structure
-
-
-def _check_reparameterized(guided: dict[str, Site]) -> None:
-    for name, site in guided.items():
-        if scored_by_draws(site):
-            raise InputError(
-                f"Expected latents that are reparameterized; got site {name!r} with {type(site['fn']).__name__} in the "
-                f"guide. Use a distribution with rsample, leave a discrete site to be summed out, or use Trace_ELBO."
-            )
-
-
-def _check_scales(sites: dict[str, Site], structure: Structure) -> None:
-    scales = {name: torch.as_tensor(outer_scale(site, structure)) for name, site in sites.items()}
-    first = next(iter(scales.values()))
-    unlike = [n for n, s in scales.items() if s.shape != first.shape or not bool(torch.allclose(s, first))]
-    if unlike or first.numel() not in (1, structure.size):
-        raise InputError(
-            f"Expected one scale for all sites of a datum; got another one for {', '.join(unlike) or 'some'}. Put "
-            f"poutine.scale around both whole programs, or, to weigh the KL divergence, use BetaELBO."
-        )
-    if structure.enumerated and any(inner_scale(site, structure) != 1 for site in sites.values()):
-        raise InputError(
-            "Expected no subsampled plate inside the one over the data where sites are enumerated; got one. Let it "
-            "take all, or use TraceEnum_ELBO."
-        )

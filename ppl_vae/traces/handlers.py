@@ -2,8 +2,8 @@
 
     log P(x | y) = log P(x, y) - log P(y)
 
-A program marks such a site, `pyro.sample("y", ..., obs=y, infer={"is_condition": True})`. Where y has no latent
-ancestor, leaving its log-probability out of the weights turns log P(x, y) into log P(x | y).
+A program marks such a site, `pyro.sample("y", ..., obs=y, infer={"is_condition": True})`. Without a latent ancestor of
+y, leaving it out of the weights turns log P(x, y) into log P(x | y).
 """
 
 from collections.abc import Iterable
@@ -78,11 +78,7 @@ def quantity(trace: poutine.Trace, given: tuple[str, ...]) -> str:
 
 
 def condition_names(sites: dict[str, Site]) -> tuple[str, ...]:
-    """Return the names of the conditions among the sites of a run of a model.
-
-    Raises:
-        InputError: a condition that is drawn after a latent site: it may depend on it.
-    """
+    """Return the names of the conditions; raise an InputError if one comes after a latent, on which it may depend."""
     before: list[str] = []
     for name, site in sites.items():
         if before and is_condition(site):
@@ -96,11 +92,7 @@ def condition_names(sites: dict[str, Site]) -> tuple[str, ...]:
 
 
 def check_proper(traces: Iterable[poutine.Trace]) -> None:
-    """Refuse to score conditions that have no density, for log P(x, y).
-
-    Raises:
-        InputError: a condition whose P(y) is flat, as only P(x | y) is modelled.
-    """
+    """Raise an InputError if a condition has no density to score for log P(x, y), as only P(x | y) is modelled."""
     for trace in traces:
         for name, site in samples(trace).items():
             if is_condition(site) and is_improper(site["fn"]):

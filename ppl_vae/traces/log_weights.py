@@ -163,11 +163,7 @@ def non_finite_site(pair: Pair, args: Args) -> str:
 
 
 def check_sites(pair: Pair, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
-    """Check that the guide samples just the latent sites of the model, in the same shapes.
-
-    Raises:
-        InputError: names or shapes differ; both are named.
-    """
+    """Raise an InputError unless the guide samples just the latent sites of the model, in the same shapes."""
     model, guide = (program_name(p) for p in pair.programs.values())
     latent = latents(samples(model_trace))
     guided = {n: s for n, s in samples(guide_trace).items() if not s["infer"].get("is_auxiliary")}
