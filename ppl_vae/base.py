@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
@@ -20,7 +21,7 @@ from ppl_vae.distributions.unwrap import is_real
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import filled, nothing_is_missing
 from ppl_vae.traces.pair import Pair
-from ppl_vae.traces.run import latent_sites
+from ppl_vae.traces.plates import latents, samples
 
 
 class Program(PyroModule):
@@ -103,7 +104,8 @@ class Guide(Program):
             meet: Any = getattr(part, "meet", None)
             if meet is not None:
                 meet(self)
-        sites = latent_sites(Pair(model), *model.example())
+        with Pair(model).running(), torch.no_grad(), torch.random.fork_rng():
+            sites = latents(samples(poutine.trace(model).get_trace(*model.example())))
         self.latents = {name: site["fn"].event_shape for name, site in sites.items()}
         self._bounded = [f"{n!r} of {type(s['fn']).__name__}" for n, s in sites.items() if not is_real(s["fn"])]
         self.enumerable = {name for name, site in sites.items() if site["infer"].get("enumerate") == "parallel"}
@@ -120,7 +122,7 @@ class Guide(Program):
         vars(self).update(modules)
 
     def _check_takes(self, model: Model) -> None:
-        """Refuse a model that is called with more, as a conditional one with its y, than the guide takes."""
+        """Refuse a model that is called with more than the guide takes, as a conditional one with its y."""
         try:
             inspect.signature(self.forward).bind(*model.example())
         except TypeError:

@@ -48,23 +48,14 @@ _known: dict[tuple[str, str, int], Function] = {}
 
 
 def compiling_pays(seconds: float, speedup: float = SPEEDUP) -> bool:
-    """Whether work that takes plain Pyro this many seconds is done sooner if it is compiled first.
-
-    >>> compiling_pays(10.0), compiling_pays(1000.0)
-    (False, True)
-    """
+    """Whether work that takes plain Pyro this many seconds is done sooner if it is compiled first."""
     return seconds > COMPILE_SECONDS + seconds / speedup
 
 
 def pays(wanted: bool | str, trial: Trial, count: int, *, speedup: float = SPEEDUP, few: int = 0) -> bool:
-    """Return whether to compile: it is wanted (True), or "auto" and the work to come is done sooner.
+    """Return whether to compile: it is wanted (True), or "auto" and `count` units of work are done sooner.
 
-    Args:
-        wanted: True, False or "auto".
-        trial: makes the context in which a unit of plain work can be timed without a trace.
-        count: units of work to come.
-        speedup: of compiled over plain.
-        few: units of work that are not worth the question.
+    A unit of plain work is timed in the context that `trial` makes; fewer than `few` are not worth the question.
     """
     if wanted != "auto" or count < few:
         return wanted is True
@@ -78,13 +69,7 @@ def pays(wanted: bool | str, trial: Trial, count: int, *, speedup: float = SPEED
 
 
 def compiled_or_none(make: Callable[[], T], otherwise: str = "Plain Pyro is used", stacklevel: int = 3) -> T | None:
-    """Return what is compiled; None, and one warning that says why, where that cannot be done.
-
-    Args:
-        make: compiles, and holds the result against plain Pyro.
-        otherwise: what is done then, as the warning begins.
-        stacklevel: whose line the warning names, as `warnings.warn` counts from the caller.
-    """
+    """Return what `make` compiles; None, and one warning that says why, where that cannot be done."""
     try:
         return make()
     except CannotCapture as problem:
@@ -95,12 +80,8 @@ def compiled_or_none(make: Callable[[], T], otherwise: str = "Plain Pyro is used
 def capture(function: Callable[..., Any], *examples: Tensor, once: bool = False) -> Function:
     """Return a compiled function that gives the same tensors as a function, for arguments of the examples' shapes.
 
-    A function that does the same operations as one before, on other tensors that it holds, is not compiled again.
-
-    Args:
-        function: returns a tensor, or a tuple of them.
-        examples: arguments; it is run on them.
-        once: compute what does not depend on the arguments now, and never again.
+    The same operations as before, on other tensors that the function holds, are not compiled again. With `once`, what
+    does not depend on the arguments is computed now, and never again.
 
     Raises:
         CannotCapture: it cannot be recorded or compiled (Python that depends on values, no C++ compiler).
@@ -143,9 +124,9 @@ def check_tensors(args: Args) -> None:
 
 def _lift(graph: fx.GraphModule) -> list[Tensor]:
     """Make the tensors that a graph holds (parameters, buffers, constants) arguments after its own; return them."""
-    last = next((n for n in reversed(graph.graph.nodes) if n.op == "placeholder"), None)
+    last = next(reversed(graph.graph.find_nodes(op="placeholder")), None)
     held: dict[int, tuple[Tensor, fx.Node]] = {}
-    nodes = [n for n in graph.graph.nodes if n.op == "get_attr"]
+    nodes = graph.graph.find_nodes(op="get_attr")
     for node in nodes:
         tensor = getattr(graph, str(node.target))
         if id(tensor) not in held:

@@ -22,11 +22,7 @@ START = 0.01  # of the last weights of each network, as a part of PyTorch's: f s
 
 
 def autoregressive(kind: str, features: int, context: int, transforms: int, hidden: Sequence[int]) -> Any:
-    """Return a lazy transform of zuko's, z given a context -> f, made of so many autoregressive ones.
-
-    Raises:
-        InputError: an unknown kind, or numbers that are not above zero.
-    """
+    """Return a lazy transform of zuko's, z given a context -> f, made of so many autoregressive ones."""
     if kind not in KINDS:
         raise InputError(f"Unknown kind of flow {kind!r}: {did_you_mean(str(kind), KINDS)}.")
     zuko_flows = _import_zuko()
@@ -37,7 +33,7 @@ def autoregressive(kind: str, features: int, context: int, transforms: int, hidd
         f = make(features, context, **options).transform
     with torch.no_grad():
         for one in f.transforms:
-            # One dimension that reads nothing has no network, but free numbers instead.
+            # One dimension that reads nothing has free numbers, not a network.
             last = one.hyper[-1].parameters() if hasattr(one, "hyper") else one.phi
             for weights in last:
                 weights.mul_(START)

@@ -31,11 +31,7 @@ def positive_scale(raw: Tensor) -> Tensor:
 
 
 class GaussianMixture(TorchDistribution):
-    """A mixture of diagonal Gaussians over vectors of size D.
-
-    Args:
-        logits: log pi_c up to a constant, [C].
-        loc, scale: m_c and s_c, [*batch, C, D].
+    """A mixture of diagonal Gaussians, with log pi_c up to a constant, [C], m_c and s_c, [*batch, C, D].
 
     >>> mixture = GaussianMixture(torch.zeros(3), torch.zeros(3, 2), torch.ones(3, 2))
     >>> round(mixture.log_prob(torch.zeros(2)).item(), 4), mixture.sample((5,)).shape

@@ -51,31 +51,19 @@ def family_of(fn: Any) -> Any:
 
 
 def elementwise(fn: Any) -> Any:
-    """Return a distribution of independent numbers as one for each of them, expanded and masked as it is.
-
-    >>> elementwise(dist.Normal(torch.zeros(2, 3), 1.0).to_event(1)).batch_shape
-    torch.Size([2, 3])
-    """
+    """Return a distribution of independent numbers as one for each of them, expanded and masked as it is."""
     return _under(fn, (Independent,))
 
 
 def elementwise_support(support: Any) -> Any:
-    """Return the support of each number of x, of a support of all of x.
-
-    >>> elementwise_support(constraints.independent(constraints.unit_interval, 3)) is constraints.unit_interval
-    True
-    """
+    """Return the support of each number of x, of a support of all of x."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
 
 
 def is_real(fn: Any) -> bool:
-    """Return whether a distribution is over all real numbers; a mixture is where its components are.
-
-    >>> is_real(dist.Normal(0.0, 1.0)), is_real(dist.Beta(1.0, 1.0))
-    (True, False)
-    """
+    """Return whether a distribution is over all real numbers; a mixture is where its components are."""
     try:
         support = fn.support
     except NotImplementedError:  # a person's own distribution need not say: then it is taken for real numbers
@@ -117,18 +105,14 @@ def is_improper(fn: Any) -> bool:
 
 
 def can_miss(fn: Any) -> bool:
-    """Return whether a distribution, perhaps expanded or masked, scores data of which some values are missing.
-
-    >>> can_miss(Observed(dist.Normal(torch.zeros(2), 1.0), 1).mask(True)), can_miss(dist.Normal(0.0, 1.0))
-    (True, False)
-    """
+    """Return whether a distribution, perhaps expanded or masked, scores data of which some values are missing."""
     while not isinstance(fn, Observed) and isinstance(fn, WRAPPERS):  # Observed is an Independent
         fn = fn.base_dist
     return isinstance(fn, Observed)
 
 
 def in_words(support: Any) -> str:
-    """Return what values are inside, as it is said in a message.
+    """Return what values are inside, in words.
 
     >>> from ppl_vae.distributions.pixels import Levels
     >>> in_words(constraints.integer_interval(0, 16)), in_words(constraints.unit_interval), in_words(Levels(17))

@@ -79,11 +79,7 @@ class ParticleObjective(ELBO):
         return Particles(*traces, structure, self.num_particles)
 
     def meet(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
-        """Look at a pair, when it is first met, and return what a run of it shows.
-
-        Raises:
-            InputError: a pair that the objective is not for.
-        """
+        """Look at a pair, when it is first met, and return what a run of it shows."""
         if self._met != (model, guide):
             self._met, self._structures = (model, guide), {}
         if len(args) not in self._structures:

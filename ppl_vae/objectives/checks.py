@@ -20,17 +20,7 @@ NEED_ALL_LATENTS = (Trace_ELBO, TraceGraph_ELBO, RenyiELBO)
 
 
 def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: Args) -> None:
-    """Refuse an objective that is not for the pair, as one that does not sum over the latents a guide leaves out.
-
-    Args:
-        objective: any.
-        pair: the programs, running.
-        traces: of a run of the model and of the guide.
-        args: some of the data.
-
-    Raises:
-        InputError: it says what to use instead.
-    """
+    """Raise an InputError if an objective is not for the pair, whose run on some data, `args`, gave the traces."""
     if hasattr(objective, "meet"):
         objective.meet(*pair.programs.values(), args, {})
     name, (model, guide) = type(objective).__name__, map(samples, (traces[0], traces[-1]))

@@ -24,7 +24,7 @@ class BetaELBO(ParticleObjective):
     Above 1, z holds less of x, in fewer dimensions; below 1, more. It is below log P(x) where beta is at least 1.
 
     Attributes:
-        weight: what the KL divergence counts now, a tensor without dimensions.
+        weight: what the KL divergence counts now, a tensor.
 
     Args:
         beta: what a nat of KL divergence counts, 0 or more.
@@ -64,7 +64,7 @@ class WarmUp(BetaELBO):
         J_e = sum_x E_Q[log P(x | z)] - beta min(1, e / epochs) KL[Q(z | x) || P(z)],    e = 0, 1, 2, ...
 
     Dimensions of z that the decoder does not use at first are not switched off before it can learn to. `fit` says
-    which epoch it is, so that a resumed run goes on where it was; in a loop of one's own, call `set_epoch(e)`.
+    which epoch it is; in a loop of one's own, call `set_epoch(e)`.
 
     Args:
         epochs: after how many of them beta is reached.

@@ -106,11 +106,7 @@ class Particles:
         return functools.reduce(torch.add, self.kl.values(), torch.zeros_like(self.log_likelihood))
 
     def kl_by_dimension(self) -> dict[str, Tensor]:
-        """Return the divergence of each number of each latent site, [K, N, how many there are for a datum].
-
-        Raises:
-            InputError: a site whose numbers are not independent in the guide, or in the model.
-        """
+        """Return the divergence of each number of each latent site, [K, N, D], if they are independent."""
         return {name: self._kl_by_dimension(name) for name in self.latents if name in self.guide}
 
     def _kl_by_dimension(self, name: str) -> Tensor:

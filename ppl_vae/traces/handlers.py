@@ -12,7 +12,6 @@ from typing import Any
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.distributions.unwrap import is_improper
@@ -20,20 +19,8 @@ from ppl_vae.errors import InputError
 from ppl_vae.traces.plates import Site, samples
 
 
-class FixedSubsample(Messenger):
-    """Make the plate over the data take these data instead of a random subset."""
-
-    def __init__(self, plate: str, index: Tensor) -> None:
-        super().__init__()
-        self.plate, self.index = plate, index
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] == self.plate and site_is_subsample(msg):
-            msg["value"], msg["done"] = self.index, True
-
-
 class Substitute(Messenger):
-    """Give latent sites these values instead of drawing them: `poutine.condition`, but that they stay latent."""
+    """Give latent sites, and plates of a random subset, these values: `poutine.condition`, but they stay latent."""
 
     def __init__(self, values: dict[str, Tensor]) -> None:
         super().__init__()

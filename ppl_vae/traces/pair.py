@@ -196,15 +196,11 @@ def _empty_store() -> Store:
     return {"params": {}, "constraints": {}}
 
 
-class _LocalState:
-    """Local state for a PyroModule made while the setting was off, which Pyro (1.9) does not give it."""
-
-    def __get__(self, context: Any, owner: type[Any] | None = None) -> Any:
-        return _empty_store() if context is None else vars(context).setdefault("param_state", _empty_store())
-
-
+# Pyro (1.9) gives no local state to a PyroModule that was made while the setting was off: it is made on demand.
 if not hasattr(_Context, "param_state"):
-    _Context.param_state = cast(Any, _LocalState())
+    _local_state = functools.cached_property(lambda _: _empty_store())
+    _local_state.__set_name__(_Context, "param_state")
+    _Context.param_state = cast(Any, _local_state)
 
 
 @contextmanager

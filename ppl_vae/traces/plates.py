@@ -53,11 +53,7 @@ def latents(sites: dict[str, Site]) -> dict[str, Site]:
 
 
 def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
-    """Find the plate over the data, and what else an estimator has to know, in the traces of a pair.
-
-    Raises:
-        InputError: a site is not inside a plate over the data, so its weights do not factor.
-    """
+    """Return what traces of a pair show; raise an InputError if a site is not inside a plate over the data."""
     sites = [samples(trace) for trace in traces]
     everything = [site for some in sites for site in some.values()]
     frames = {f.name: f for site in everything for f in site["cond_indep_stack"] if f.vectorized}
@@ -106,11 +102,7 @@ def enumerates(site: Site) -> bool:
 
 
 def data_name(sites: Iterable[str]) -> str:
-    """Return which of some sites holds the data: the one called x, else the last.
-
-    >>> data_name(["z", "x", "y"]), data_name(["z", "counts"])
-    ('x', 'counts')
-    """
+    """Return which of some sites holds the data: the one called x, else the last."""
     names = list(sites)
     return "x" if "x" in names else names[-1]
 

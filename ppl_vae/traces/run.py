@@ -7,32 +7,19 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyro
-import torch
 from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.errors import InputError, reason
-from ppl_vae.traces.handlers import FixedSubsample
+from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Args, Site, Structure, latents, samples
+from ppl_vae.traces.plates import Args, Structure
 
 
 def get_traces(pair: Pair, args: Args) -> tuple[poutine.Trace, poutine.Trace]:
     """Run the guide, then the model against it; return the traces of (model, guide)."""
     guide_trace = poutine.trace(pair.guide).get_trace(*args)
     return run_against(guide_trace, pair.model, args), guide_trace
-
-
-def latent_sites(pair: Pair, *args: Any) -> dict[str, Site]:
-    """Return every site that the model samples, besides what it observes, by name.
-
-    >>> from ppl_vae.models import VAE
-    >>> list(latent_sites(Pair(VAE((1, 8, 8))), torch.zeros(1, 1, 8, 8)))
-    ['z']
-    """
-    with pair.running(), torch.no_grad(), torch.random.fork_rng():
-        trace = poutine.trace(pair.model).get_trace(*args)
-    return latents(samples(trace))
 
 
 def plate_of(num_samples: int, structure: Structure) -> Any:
@@ -42,7 +29,7 @@ def plate_of(num_samples: int, structure: Structure) -> Any:
 
 def fixed(structure: Structure, subsample: Tensor | None) -> AbstractContextManager[Any]:
     """Return what makes a plate with a random subset of the data take these; None leaves it as it is."""
-    return nullcontext() if subsample is None else FixedSubsample(structure.plate, subsample)
+    return nullcontext() if subsample is None else Substitute({structure.plate: subsample})
 
 
 def enumerating(model: Program, structure: Structure) -> Program:
