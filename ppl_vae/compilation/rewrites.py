@@ -1,10 +1,8 @@
 """Recorded graphs rewritten, so that the same numbers cost less.
 
-A Bernoulli's log-probability takes one logarithm for many pixels. The gradient of a weight, which PyTorch computes as
-the transpose of a product, becomes a product of transposes: a gradient in the order in which the weight is stored.
-
-Matrix products go to the faster of PyTorch's two libraries: neither MKL, the default, nor oneDNN is always ahead, so
-each kind of product is timed once in a process.
+A Bernoulli's log-probability takes one logarithm for many pixels. The gradient of a weight, PyTorch's transpose of a
+product, becomes a product of transposes: in the order in which the weight is stored. Matrix products go to MKL, the
+default, or to oneDNN: none is always ahead, so each kind of product is timed once in a process.
 """
 
 import functools
@@ -32,11 +30,11 @@ def rewrite(graph: fx.Graph) -> None:
 def _transpose_factors(graph: fx.Graph) -> None:
     """Put B^T A^T in the place of (A B)^T."""
     for node in list(graph.nodes):
-        product = node.args[0] if node.target is aten.t.default else None
-        if product is None or product.target is not aten.mm.default or len(product.users) != 1:
+        chain = _chain(node, (aten.t.default, aten.mm.default))
+        if not chain:
             continue
         with graph.inserting_before(node):
-            factors = [_transposed(graph, factor) for factor in reversed(product.args)]
+            factors = [_transposed(graph, factor) for factor in reversed(chain[1].args)]
             result = graph.call_function(aten.mm.default, tuple(factors))
         result.meta = {"val": node.meta["val"].contiguous()}
         node.replace_all_uses_with(result)

@@ -17,7 +17,7 @@ from torch.distributions import Distribution, Transform, constraints
 
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 
-KINDS = ("neural_spline", "masked_autoregressive")
+KINDS = {"neural_spline": "NSF", "masked_autoregressive": "MAF"}  # as zuko calls them
 START = 0.01  # of the last weights of each network, as a part of PyTorch's: f starts near the identity
 
 
@@ -25,8 +25,7 @@ def autoregressive(kind: str, features: int, context: int, transforms: int, hidd
     """Return a lazy transform of zuko's, z given a context -> f, made of so many autoregressive ones."""
     if kind not in KINDS:
         raise InputError(f"Unknown kind of flow {kind!r}: {did_you_mean(str(kind), KINDS)}.")
-    zuko_flows = _import_zuko()
-    make = zuko_flows.NSF if kind == "neural_spline" else zuko_flows.MAF
+    make = getattr(_import_zuko(), KINDS[kind])
     options = {"transforms": positive_int("transforms", transforms), "hidden_features": hidden}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one dimension has no order to reverse

@@ -127,7 +127,7 @@ class Categorical(_OverLevels):
         return Categorical(logits, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-probability of the level."""
+        """Return log P(level)."""
         if self._validate_args:
             self._validate_sample(value)
         level = (value * (self.num_levels - 1)).round().long().unsqueeze(-1)

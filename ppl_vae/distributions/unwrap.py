@@ -31,22 +31,14 @@ def _under(fn: Any, wrappers: tuple[Any, ...]) -> Any:
 
 
 def base_of(fn: Any) -> Any:
-    """Return what stands under everything, transforms and zero inflation too: what is drawn in the first place.
-
-    >>> type(base_of(dist.LogNormal(0.0, 1.0).expand([3]).to_event(1))).__name__
-    'Normal'
-    """
+    """Return what stands under everything, transforms and zero inflation too: what is drawn in the first place."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return fn
 
 
 def family_of(fn: Any) -> Any:
-    """Return what stands under `expand`, `mask` and `to_event`: it has the name, and the support of each number of x.
-
-    >>> type(family_of(dist.LogNormal(0.0, 1.0).expand([3]).to_event(1).mask(False))).__name__
-    'LogNormal'
-    """
+    """Return what stands under `expand`, `mask` and `to_event`: it has the name and the support of each number of x."""
     return _under(fn, WRAPPERS)
 
 
@@ -74,12 +66,7 @@ def is_real(fn: Any) -> bool:
 
 
 def parameters_of(fn: Any) -> Any:
-    """Return what stands under wrappers and transforms, but for families that are made by one: it has the parameters.
-
-    >>> flow = dist.TransformedDistribution(dist.Normal(torch.zeros(2), 1.0), [dist.transforms.ExpTransform()])
-    >>> [type(parameters_of(fn)).__name__ for fn in (flow.to_event(1), dist.LogNormal(0.0, 1.0))]
-    ['Normal', 'LogNormal']
-    """
+    """Return what stands under wrappers and transforms, but for families made by one: it has the parameters."""
     while isinstance(fn, WRAPPERS) or type(fn) in TRANSFORMED:
         fn = fn.base_dist
     return fn

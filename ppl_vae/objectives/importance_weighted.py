@@ -66,42 +66,13 @@ def with_values(trace: poutine.Trace, change: Callable[[Tensor], Tensor]) -> pou
     return changed
 
 
-def freezing(model: Program, guide: Program, args: Any, kwargs: Any) -> Frozen:
-    """Return what holds a guide's parameters fixed; raise an InputError if not all are found, or it has dropout."""
-    pair = Pair(model, guide)
-    frozen = Frozen(pair.all_modules())
-    parts = (part for module in Pair(guide).all_modules() for part in module.modules())
-    if any(isinstance(part, DROPOUT) and part.p > 0 for part in parts):
-        raise InputError(
-            "Expected a guide that is the same when it is run again on the same z; got one with dropout. Leave it "
-            "out of the guide, or use IWAE or Trace_ELBO."
-        )
-    with pair.evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
-        trace = with_values(poutine.trace(guide).get_trace(*args, **kwargs), Tensor.detach)
-
-        def again() -> poutine.Trace:
-            scored = run_against(trace, guide, args, kwargs)
-            scored.compute_log_prob()
-            return scored
-
-        sites = samples(frozen.run(again))
-    live = [name for name, site in sites.items() if site["log_prob"].requires_grad]
-    if live:
-        raise InputError(
-            f"Expected a guide whose parameters are those of a module, or from pyro.param; got others for site "
-            f"{', '.join(map(repr, live))}. Make the guide a torch.nn.Module that holds them."
-        )
-    return frozen
-
-
 class IWAE(ParticleObjective):
     """The importance-weighted bound, which rises to log P(x) with K, for each datum on its own.
 
         L_K(x) = E[log (1/K) sum_k w_k],    w_k = P(x, z_k) / Q(z_k | x),    z_1 .. z_K ~ Q(z | x)
 
-    Latents are reparameterized in the guide, or discrete and summed out by the model. The mean over k is inside of the
-    logarithm, for each datum; the sum over the data, and what a subsampled plate scales, are outside. Where data have
-    missing values, P(x, z_k) scores the observed ones, and this is the bound MIWAE (arXiv 1812.02633).
+    Latents are reparameterized in the guide, or discrete and summed out by the model. Where data have missing values,
+    P(x, z_k) scores the observed ones, and this is the bound MIWAE (arXiv 1812.02633).
 
     Args:
         num_particles: K; all K are in memory at once.
@@ -140,9 +111,30 @@ class PathObjective(ParticleObjective):
     _frozen: Frozen
 
     def look_at(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
-        """Run a pair once, on the side, and find the parameters of the guide."""
-        structure = super().look_at(model, guide, args, kwargs)
-        self._frozen = freezing(model, guide, args, kwargs)
+        """Run a pair, on the side, and find the guide's parameters; refuse one that has others, or dropout."""
+        structure, pair = super().look_at(model, guide, args, kwargs), Pair(model, guide)
+        parts = (part for module in Pair(guide).all_modules() for part in module.modules())
+        if any(isinstance(part, DROPOUT) and part.p > 0 for part in parts):
+            raise InputError(
+                "Expected a guide that is the same when it is run again on the same z; got one with dropout. Leave it "
+                "out of the guide, or use IWAE or Trace_ELBO."
+            )
+        self._frozen = Frozen(pair.all_modules())
+        with pair.evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
+            given = with_values(poutine.trace(guide).get_trace(*args, **kwargs), Tensor.detach)
+
+            def again() -> poutine.Trace:
+                trace = run_against(given, guide, args, kwargs)
+                trace.compute_log_prob()
+                return trace
+
+            sites = samples(self._frozen.run(again))
+        live = [name for name, site in sites.items() if site["log_prob"].requires_grad]
+        if live:
+            raise InputError(
+                f"Expected a guide whose parameters are those of a module, or from pyro.param; got others for site "
+                f"{', '.join(map(repr, live))}. Make the guide a torch.nn.Module that holds them."
+            )
         return structure
 
     def differentiable_particles(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Particles:
@@ -189,11 +181,9 @@ class DoublyReparameterized(IWAE, PathObjective):
         dL_K/dphi   = E[sum_k u_k^2 (d log w_k / dz_k) (dz_k / dphi)],    u_k = w_k / sum_j w_j
         dL_K/dtheta = E[sum_k u_k d log P(x, z_k; theta) / dtheta]
 
-    The same bound and mean gradients as `IWAE`. Where the guide covers the posterior, so that weights have a finite
-    variance, its gradient has less noise, and a signal-to-noise ratio that rises with K instead of falling; a guide
-    that is much too narrow may do better with `IWAE`. Costs a second run of the guide, on z: for an inverse
-    autoregressive flow that is the slow direction. A guide with dropout is refused, as the second run would be of
-    another Q.
+    The same bound and mean gradients as `IWAE`. Where the guide covers the posterior, the gradient's signal-to-noise
+    ratio rises with K instead of falling; a guide that is much too narrow may do better with `IWAE`. Costs a second run
+    of the guide, on z: for an inverse autoregressive flow that is the slow direction.
 
     Args:
         num_particles: K.

@@ -43,11 +43,6 @@ class Particles:
         return samples(self.guide_trace)
 
     @cached_property
-    def latents(self) -> dict[str, Site]:
-        """The latent sites of the model."""
-        return latents(self.model)
-
-    @cached_property
     def num_data(self) -> int:
         """N, how many data were run: where the program takes a subset itself, as many as are in it."""
         every = [*self.model.values(), *self.guide.values()]
@@ -68,12 +63,12 @@ class Particles:
         """The log-probability of x given z_k, log P(x | z_k), [K, N], in nats, as all of these."""
         if self.structure.enumerated:  # a sum over what is left out does not split into a term for each site
             return self._log_prob(self.model_trace, self.model) - self.log_prior
-        return self._log_prob(self.model_trace, {n: s for n, s in self.model.items() if n not in self.latents})
+        return self._log_prob(self.model_trace, {n: s for n, s in self.model.items() if s["is_observed"]})
 
     @cached_property
     def log_prior(self) -> Tensor:
         """The log-probability of z_k in the model, log P(z_k), [K, N]."""
-        return self._log_prob(self.model_trace, self.latents)
+        return self._log_prob(self.model_trace, latents(self.model))
 
     @cached_property
     def log_q(self) -> Tensor:
@@ -93,7 +88,7 @@ class Particles:
         """
         if self.structure.enumerated:
             return {"": self.log_q - self.log_prior}
-        return {name: self._kl(name) for name in self.latents}
+        return {name: self._kl(name) for name in latents(self.model)}
 
     def _kl(self, name: str) -> Tensor:
         q, p = self.guide[name], self.model[name]
@@ -107,7 +102,7 @@ class Particles:
 
     def kl_by_dimension(self) -> dict[str, Tensor]:
         """Return the divergence of each number of each latent site, [K, N, D], if they are independent."""
-        return {name: self._kl_by_dimension(name) for name in self.latents if name in self.guide}
+        return {name: self._kl_by_dimension(name) for name in latents(self.model) if name in self.guide}
 
     def _kl_by_dimension(self, name: str) -> Tensor:
         if self.structure.enumerated:

@@ -42,17 +42,6 @@ def log_weights(
 
     Raises:
         InputError: the programs do not give one weight for each sample and datum.
-
-    >>> from ppl_vae.models import LinearGaussian
-    >>> from ppl_vae.guides import LinearGaussian as Posterior
-    >>> from ppl_vae.traces.plates import structure_of
-    >>> model = LinearGaussian((20,), latent_dim=4)
-    >>> pair, x = Pair(model, Posterior(model)), torch.randn(5, 20)
-    >>> with pair.running(), torch.no_grad():
-    ...     structure = structure_of(get_traces(pair, (x,)), num_data=5)
-    ...     weights = log_weights(pair, (x,), 3, structure)
-    >>> torch.allclose(weights, model.exact_log_px(x).expand(3, 5), atol=1e-4)
-    True
     """
     if not vectorize and num_samples > 1:
         one = partial(log_weights, pair, args, 1, structure, proposal=proposal, subsample=subsample, vectorize=False)

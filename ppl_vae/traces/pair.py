@@ -149,10 +149,6 @@ class Pair:
         device = self.device
         return tuple(value.to(device) for value in batch)
 
-    def accepts(self, name: str) -> bool:
-        """Whether the model takes an argument of this name."""
-        return name in call_signature(self.model).parameters
-
     def takes_labels(self) -> bool:
         """Whether labels go to the programs after x: y is the model's second positional argument, no part of x."""
         parameters = call_signature(self.model).parameters.values()
