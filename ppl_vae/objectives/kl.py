@@ -86,7 +86,8 @@ class WarmUp(BetaELBO):
         super().__init__(beta, num_particles)
         self.epochs = positive_int("epochs", epochs)
         self.__name__ = f"{type(self).__name__}(epochs={epochs}, beta={self.beta:g})"
-        self.set_epoch(0)
+        self.epoch = 0
+        self.weight.fill_(0.0)
 
     def set_epoch(self, epoch: int) -> None:
         """Say how many epochs are done."""
