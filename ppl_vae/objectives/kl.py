@@ -23,9 +23,6 @@ class BetaELBO(ParticleObjective):
 
     Above 1, z holds less of x, in fewer dimensions; below 1, more. It is below log P(x) where beta is at least 1.
 
-    Attributes:
-        weight: what the KL divergence counts now, a tensor.
-
     Args:
         beta: what a nat of KL divergence counts, 0 or more.
         num_particles: samples of z for each datum, whose mean is taken.
@@ -47,7 +44,12 @@ class BetaELBO(ParticleObjective):
         self.beta = _not_negative("beta", beta)
         super().__init__(num_particles, beta=self.beta)
         # A tensor, so that what was compiled reads the weight of the day.
-        self.weight = torch.tensor(self.beta, dtype=torch.float64)
+        self._weight = torch.tensor(self.beta, dtype=torch.float64)
+
+    @property
+    def weight(self) -> Tensor:
+        """What the KL divergence counts now, a tensor without dimensions; a subclass may make another one."""
+        return self._weight
 
     def bound(self, particles: Particles) -> Tensor:
         """Return the ELBO, [N]."""
@@ -87,12 +89,12 @@ class WarmUp(BetaELBO):
         self.epochs = positive_int("epochs", epochs)
         self.__name__ = f"{type(self).__name__}(epochs={epochs}, beta={self.beta:g})"
         self.epoch = 0
-        self.weight.fill_(0.0)
+        self._weight.fill_(0.0)
 
     def set_epoch(self, epoch: int) -> None:
         """Say how many epochs are done."""
         self.epoch = epoch
-        self.weight.fill_(self.beta * min(1.0, epoch / self.epochs))
+        self._weight.fill_(self.beta * min(1.0, epoch / self.epochs))
 
 
 class FreeBits(ParticleObjective):
