@@ -1,17 +1,18 @@
 """The two base classes of model files and guide files.
 
-A model is a Pyro program for P(x, z), a guide one for Q(z | x). Both are called as
-`program(x)` to observe x of shape [N, *event_shape], or, for a model, as `program(size=n)` to
-generate n data. Their local sites stand inside one plate named "data" at dim -1, and they work under
-one more plate to its left, since that is how K samples are drawn at once.
+A model is a Pyro program for P(x, z), a guide one for Q(z | x). Both are called as `program(x)` to observe x of shape
+[N, *event_shape], or, for a model, as `program(size=n)` to generate n data. Their local sites stand inside one plate
+named "data" at dim -1, and they work under one more plate to its left, since that is how K samples are drawn at once.
 """
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from contextlib import nullcontext
+from typing import Any, NoReturn, cast
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
@@ -21,7 +22,7 @@ from ppl_vae.distributions.unwrap import is_real
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import filled, nothing_is_missing
 from ppl_vae.traces.pair import Pair
-from ppl_vae.traces.run import latent_sites
+from ppl_vae.traces.plates import latents, samples
 
 
 class Program(PyroModule):
@@ -38,17 +39,11 @@ class Program(PyroModule):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program; run by hand, outside of Pyro's handlers, it leaves nothing in Pyro's store."""
-        if am_i_wrapped():
-            return super().__call__(*args, **kwargs)
-        with Pair(self).running():
+        with nullcontext() if am_i_wrapped() else Pair(self).running():
             return super().__call__(*args, **kwargs)
 
     def plate(self, x: Tensor | None = None, size: int | None = None) -> Any:
-        """Return the plate over the data: as many as x holds, or `size` (default 1) without x.
-
-        Raises:
-            InputError: x is not of shape [N, *event_shape].
-        """
+        """Return the plate over the data: as many as x, [N, *event_shape], holds, or `size` (default 1) without x."""
         if x is None:
             return pyro.plate("data", positive_int("size", 1 if size is None else size), dim=-1)
         if x.shape[1:] != self.event_shape:
@@ -63,16 +58,11 @@ class Model(Program):
     """A generative program P(x, z) = P(x | z) P(z): subclasses implement `forward(x=None, *, size=None)`.
 
     Where a part is not given, the constructor takes that of the class named `default_prior`, `default_likelihood`, ...
-
-    Attributes:
-        default_guide: the name of the guide that goes with it.
-        partly_labelled_guide: of the one for data of which some have no label, if it is another.
-        y_from_x: whether the condition y is a part of x, so that data give the model x alone.
     """
 
-    default_guide = "mean_field"
-    partly_labelled_guide: str | None = None
-    y_from_x = False
+    default_guide = "mean_field"  # the name of the guide that goes with it
+    partly_labelled_guide: str | None = None  # of the one for data of which some have no label, if it is another
+    y_from_x = False  # whether the condition y is a part of x, so that data give the model x alone
 
     def example(self) -> tuple[Tensor, ...]:
         """Return one datum, of zeros, as both programs are called with it."""
@@ -88,33 +78,27 @@ class Guide(Program):
 
     `latents` names the model's latent sites with the event shape of each, read off the model's trace; those that
     Pyro can sum out are `enumerable`. A guide that can say Q of a site before anything is sampled has `posterior(x)`,
-    too, which a prior made of posteriors (`VampPrior`) reads. One that has a site y, Q(y | x), where it is given x
-    alone, `classifies`. `default_objective` is a class name in snake case; None is the plain ELBO. Where values of x
-    are missing (NaN), `forward` is given zeros, unless it `reads_missing`.
+    too, which `VampPrior` reads.
     """
 
-    classifies = False
-    default_objective: str | None = None
-    reads_missing = False
+    classifies = False  # whether it has a site y, Q(y | x), where it is given x alone
+    default_objective: str | None = None  # a class name in snake case; None is the plain ELBO
+    reads_missing = False  # whether `forward` is given x as it is where values are missing (NaN), instead of zeros
 
     def __init__(self, model: Model) -> None:
         super().__init__(model.event_shape)
         self._check_takes(model)
         for part in model.modules():
-            meet: Any = getattr(part, "meet", None)
-            if meet is not None:
-                meet(self)
-        sites = latent_sites(Pair(model), *model.example())
+            if hasattr(part, "meet"):
+                cast(Any, part).meet(self)
+        with Pair(model).running(), torch.no_grad(), torch.random.fork_rng():
+            sites = latents(samples(poutine.trace(model).get_trace(*model.example())))
         self.latents = {name: site["fn"].event_shape for name, site in sites.items()}
-        self._bounded = {name: type(site["fn"]).__name__ for name, site in sites.items() if not is_real(site["fn"])}
+        self._bounded = [f"{n!r} of {type(s['fn']).__name__}" for n, s in sites.items() if not is_real(s["fn"])]
         self.enumerable = {name for name, site in sites.items() if site["infer"].get("enumerate") == "parallel"}
 
     def refuse(self, model: Model, expected: str, got: str = "") -> NoReturn:
-        """Say that the guide is not for this model: what is expected, and what it has instead.
-
-        Raises:
-            InputError: always.
-        """
+        """Raise an InputError: the guide is not for this model; what is expected, and what it has instead."""
         raise InputError(
             f"Expected {expected} for {type(self).__name__}; got {got or type(model).__name__}. Use another guide, for "
             f"instance {model.default_guide}."
@@ -125,7 +109,7 @@ class Guide(Program):
         vars(self).update(modules)
 
     def _check_takes(self, model: Model) -> None:
-        """Refuse a model that is called with more, as a conditional one with its y, than the guide takes."""
+        """Refuse a model that is called with more than the guide takes, as a conditional one with its y."""
         try:
             inspect.signature(self.forward).bind(*model.example())
         except TypeError:
@@ -135,16 +119,11 @@ class Guide(Program):
             ) from None
 
     def real_latents(self) -> dict[str, torch.Size]:
-        """Return the latent sites with the event shape of each, once it is seen that they are over all real numbers.
-
-        Raises:
-            InputError: one is discrete or bounded, and has no Gaussian or flow as its posterior.
-        """
+        """Return `latents`; raise an InputError if one is discrete or bounded: no Gaussian or flow is its posterior."""
         if self._bounded:
-            name, fn = next(iter(self._bounded.items()))
             raise InputError(
-                f"Expected latents over all real numbers for {type(self).__name__}; got {name!r} of {fn}. Use another "
-                f"guide, as the one that goes with the model."
+                f"Expected latents over all real numbers for {type(self).__name__}; got {self._bounded[0]}. Use "
+                f"another guide, as the one that goes with the model."
             )
         return self.latents
 
@@ -159,10 +138,7 @@ class Guide(Program):
         )
 
     def posterior_given(self, x: Tensor, c: Tensor) -> dict[str, TorchDistribution]:
-        """Return Q(z_s | x_i, y) of each site s, batch shape [..., I], for x [I, *event_shape] and c [..., *c_shape].
-
-        c is what networks read of the condition y.
-        """
+        """Return Q(z_s | x_i, c) of each site s, [..., I], for x [I, *event_shape] and c of y, [..., *c_shape]."""
         raise InputError(
             f"Expected a guide with a posterior_given(x, c) of each site; got {type(self).__name__}. Use conditional."
         )

@@ -104,10 +104,7 @@ INTERNAL = {
         "pyro.poutine.util.prune_subsample_sites",
         "pyro.distributions.util.scale_and_mask",
     ],
-    "traces/handlers.py": [
-        "pyro.poutine.util.site_is_subsample",
-        "pyro.poutine.uncondition_messenger.UnconditionMessenger",
-    ],
+    "traces/handlers.py": ["pyro.poutine.uncondition_messenger.UnconditionMessenger"],
     "distributions/unwrap.py": [
         "pyro.distributions.torch_distribution.ExpandedDistribution",
         "pyro.distributions.torch_distribution.MaskedDistribution",

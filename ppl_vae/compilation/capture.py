@@ -1,17 +1,12 @@
 """Any function of tensors as one compiled function: Pyro runs once, then only its tensor operations.
 
-The function is run once while its operations are recorded (`record`), and what was recorded is rewritten (`rewrites`)
-and compiled for the shapes it was recorded with. Parameters, buffers and all other tensors that the programs hold
-become arguments, so that the compiled function uses the numbers they have when it is called: weights that an optimizer
-moves, a weight of the KL divergence that an objective raises. Draws are left to PyTorch's own generator, in Pyro's
-order: the same seed gives the same z as plain Pyro, and against plain Pyro each function is held before it is used.
-
-Who compiles does it in three steps: `pays` asks whether the work is long enough, `capture` compiles, and
-`compiled_or_none` says in one line where that cannot be done, so that the caller goes on with plain Pyro.
+The function is run once while its operations are recorded; the record is rewritten and compiled for its shapes. All
+tensors that the programs hold become arguments, read when it is called, and draws are left to PyTorch's generator, in
+Pyro's order: the same seed gives the same z as plain Pyro, against which each function is held before it is used.
+Callers ask `pays` whether work is long enough, `capture` it, and go on with plain Pyro where `compiled_or_none` has to.
 """
 
 import math
-import operator
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -35,11 +30,7 @@ class CannotCapture(Exception):  # noqa: N818 (not a fault: the caller goes on w
 
 
 def check_compile(wanted: bool | str) -> None:
-    """Check the option `compile`.
-
-    Raises:
-        InputError: it is none of True, False and "auto".
-    """
+    """Raise an InputError if the option `compile` is none of True, False and "auto"."""
     if not (isinstance(wanted, bool) or wanted == "auto"):
         raise InputError(f"Expected compile to be True, False or 'auto'; got {wanted!r}.")
 
@@ -57,23 +48,14 @@ _known: dict[tuple[str, str, int], Function] = {}
 
 
 def compiling_pays(seconds: float, speedup: float = SPEEDUP) -> bool:
-    """Whether work that takes plain Pyro this many seconds is done sooner if it is compiled first.
-
-    >>> compiling_pays(10.0), compiling_pays(1000.0)
-    (False, True)
-    """
+    """Whether work that takes plain Pyro this many seconds is done sooner if it is compiled first."""
     return seconds > COMPILE_SECONDS + seconds / speedup
 
 
 def pays(wanted: bool | str, trial: Trial, count: int, *, speedup: float = SPEEDUP, few: int = 0) -> bool:
-    """Return whether to compile: it is wanted (True), or "auto" and so many units of plain work are done sooner.
+    """Return whether to compile: it is wanted (True), or "auto" and `count` units of work are done sooner.
 
-    Args:
-        wanted: True, False or "auto".
-        trial: makes the context in which a unit of plain work can be timed without a trace.
-        count: units of work to come.
-        speedup: of compiled over plain.
-        few: units of work that are not worth the question.
+    A unit of plain work is timed in the context that `trial` makes; fewer than `few` are not worth the question.
     """
     if wanted != "auto" or count < few:
         return wanted is True
@@ -87,13 +69,7 @@ def pays(wanted: bool | str, trial: Trial, count: int, *, speedup: float = SPEED
 
 
 def compiled_or_none(make: Callable[[], T], otherwise: str = "Plain Pyro is used", stacklevel: int = 3) -> T | None:
-    """Return what is compiled; None, and one warning that says why, where that cannot be done.
-
-    Args:
-        make: compiles, and holds the result against plain Pyro.
-        otherwise: what is done then, as the warning begins.
-        stacklevel: whose line the warning names, as `warnings.warn` counts from the caller.
-    """
+    """Return what `make` compiles; None, and one warning that says why, where that cannot be done."""
     try:
         return make()
     except CannotCapture as problem:
@@ -104,12 +80,8 @@ def compiled_or_none(make: Callable[[], T], otherwise: str = "Plain Pyro is used
 def capture(function: Callable[..., Any], *examples: Tensor, once: bool = False) -> Function:
     """Return a compiled function that gives the same tensors as a function, for arguments of the examples' shapes.
 
-    A function that does the same operations as one before, on other tensors that it holds, is not compiled again.
-
-    Args:
-        function: returns a tensor, or a tuple of them; what it does must not depend on values but through tensors.
-        examples: arguments; it is run on them.
-        once: compute what does not depend on the arguments now, and never again.
+    The same operations as before, on other tensors that the function holds, are not compiled again. With `once`, what
+    does not depend on the arguments is computed now, and never again.
 
     Raises:
         CannotCapture: it cannot be recorded or compiled (Python that depends on values, no C++ compiler).
@@ -152,12 +124,11 @@ def check_tensors(args: Args) -> None:
 
 def _lift(graph: fx.GraphModule) -> list[Tensor]:
     """Make the tensors that a graph holds (parameters, buffers, constants) arguments after its own; return them."""
-    last = next((n for n in reversed(graph.graph.nodes) if n.op == "placeholder"), None)
+    last = next(reversed(graph.graph.find_nodes(op="placeholder")), None)
     held: dict[int, tuple[Tensor, fx.Node]] = {}
-    names: set[str] = set()
-    for node in [n for n in graph.graph.nodes if n.op == "get_attr"]:
-        names.add(str(node.target))
-        tensor = operator.attrgetter(str(node.target))(graph)
+    nodes = graph.graph.find_nodes(op="get_attr")
+    for node in nodes:
+        tensor = getattr(graph, str(node.target))
         if id(tensor) not in held:
             with graph.graph.inserting_after(last) if last else graph.graph.inserting_before():
                 last = graph.graph.placeholder(f"held_{len(held)}")
@@ -165,7 +136,7 @@ def _lift(graph: fx.GraphModule) -> list[Tensor]:
             held[id(tensor)] = (tensor, last)
         node.replace_all_uses_with(held[id(tensor)][1])
         graph.graph.erase_node(node)
-    for name in names:  # or they would be arguments a second time, and live as long as the graph
+    for name in {str(node.target) for node in nodes}:  # or they would be arguments twice, and live as long as the graph
         delattr(graph, name)
     graph.recompile()
     return [tensor for tensor, _ in held.values()]
@@ -209,8 +180,5 @@ def _compiled(graph: fx.GraphModule, inputs: Args) -> Function:
 
 
 def turned(args: Args) -> Args:
-    """Return the data in another order.
-
-    Python that looks at values behind PyTorch's back (x.numpy()) is recorded as a constant; other data show it.
-    """
+    """Return the data in another order, which shows what was recorded as a constant (by x.numpy(), say)."""
     return tuple(value.flip(0) for value in args)

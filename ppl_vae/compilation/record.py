@@ -1,7 +1,6 @@
 """A function of tensors recorded once as a graph of tensor operations, so that calling it again runs no Pyro.
 
-Pyro's handlers cost more than the mathematics where the same densities are evaluated thousands of times on
-small arrays. What does not depend on the argument (an encoder's answer for the data, say) is computed once.
+Pyro's handlers cost more than the mathematics where the same densities are evaluated many times on small arrays.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,16 +16,11 @@ Tensors = tuple[Tensor, ...]
 
 
 class Likeness(NamedTuple):
-    """How near to each other two results of the same computation are: |a - b| <= relative |b| + absolute scale.
-
-    Attributes:
-        relative, absolute: as there; the scale is the caller's.
-        share: of the rows, for each of their numbers.
-    """
+    """How near two results of one computation are: |a - b| <= relative |b| + absolute scale, which the caller has."""
 
     relative: float
     absolute: float
-    share: float = 1.0
+    share: float = 1.0  # of the rows, for each of their numbers
 
 
 DENSITIES = Likeness(1e-4, 1e-4)
@@ -60,8 +54,7 @@ def _alike(a: Tensor, b: Tensor, likeness: Likeness, scale: Any) -> bool:
 def recorded(function: Callable[[Tensor], Tensors], example: Tensor) -> Callable[[Tensor], Tensors]:
     """Return a function that gives the same tensors for arguments of the example's shape, faster.
 
-    The function itself is returned where it cannot be recorded, or where the record does not give the same
-    (it decides by values, or draws at random).
+    It is the function itself where the record does not give the same (it decides by values, or draws at random).
 
     >>> double = recorded(lambda x: (x + x,), torch.ones(3))
     >>> double(torch.arange(3.0))

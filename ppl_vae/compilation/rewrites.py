@@ -1,16 +1,13 @@
 """Recorded graphs rewritten, so that the same numbers cost less.
 
-A Bernoulli's log-probability takes one logarithm for many pixels. The gradient of a weight, which PyTorch computes as
-the transpose of a product, becomes a product of transposes: a gradient in the order in which the weight is stored.
-
-Matrix products go to whichever of PyTorch's two libraries is faster on this machine. Neither MKL, the default, nor
-oneDNN is always ahead: it depends on the processor, on the shapes, on which factor is transposed and on the number of
-threads. So each kind of product is timed once in a process.
+A Bernoulli's log-probability takes one logarithm for many pixels. The gradient of a weight, PyTorch's transpose of a
+product, becomes a product of transposes: in the order in which the weight is stored. Matrix products go to MKL, the
+default, or to oneDNN: none is always ahead, so each kind of product is timed once in a process.
 """
 
 import functools
 import math
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -20,6 +17,7 @@ from ppl_vae.utils.threads import seconds_of
 
 FACTORS = 64  # of at most 2 each in one product: 2^64 is well inside single precision
 aten = torch.ops.aten
+BINARY_CROSS_ENTROPY = aten.binary_cross_entropy_with_logits.default
 
 
 def rewrite(graph: fx.Graph) -> None:
@@ -32,11 +30,11 @@ def rewrite(graph: fx.Graph) -> None:
 def _transpose_factors(graph: fx.Graph) -> None:
     """Put B^T A^T in the place of (A B)^T."""
     for node in list(graph.nodes):
-        product = node.args[0] if node.target is aten.t.default else None
-        if product is None or product.target is not aten.mm.default or len(product.users) != 1:
+        chain = _chain(node, (aten.t.default, aten.mm.default))
+        if not chain:
             continue
         with graph.inserting_before(node):
-            factors = [_transposed(graph, factor) for factor in reversed(product.args)]
+            factors = [_transposed(graph, factor) for factor in reversed(chain[1].args)]
             result = graph.call_function(aten.mm.default, tuple(factors))
         result.meta = {"val": node.meta["val"].contiguous()}
         node.replace_all_uses_with(result)
@@ -54,13 +52,7 @@ def _transposed(graph: fx.Graph, node: fx.Node) -> fx.Node:
 def bernoulli_log_prob(h: Tensor, x: Tensor) -> Tensor:
     """Return log P(x | h) = sum_i x_i h_i - max(h_i, 0) - log(1 + exp(-|h_i|)), summed over the last dimension.
 
-    The sum of logarithms is taken as the logarithm of products of up to 64 of the factors, which are between
-    1 and 2: exponentials and logarithms are what the sum costs.
-
-    >>> h, x = torch.randn(5, 784), torch.rand(5, 784).round()
-    >>> expected = torch.distributions.Bernoulli(logits=h).log_prob(x).sum(-1)
-    >>> torch.allclose(bernoulli_log_prob(h, x), expected, atol=1e-3)
-    True
+    One logarithm is taken of each product of up to 64 of the factors, which are between 1 and 2.
     """
     size = h.shape[-1]
     products = next(n for n in range(-(-size // FACTORS), size + 1) if size % n == 0)
@@ -71,13 +63,12 @@ def bernoulli_log_prob(h: Tensor, x: Tensor) -> Tensor:
 
 def _fewer_logarithms(graph: fx.Graph) -> None:
     """Put `bernoulli_log_prob` in the place of a sum over pixels of Bernoulli log-probabilities."""
-    for node in list(graph.nodes):
-        chain = _chain(node, [aten.binary_cross_entropy_with_logits.default, aten.neg.default, aten.view.default])
-        total = next(iter(chain[-1].users)) if len(chain) == 3 and len(chain[-1].users) == 1 else None
-        if total is None or total.target is not aten.sum.dim_IntList or total.args[1:] != ([-1],):
+    for total in list(graph.nodes):
+        chain = _chain(total, (aten.sum.dim_IntList, aten.view.default, aten.neg.default, BINARY_CROSS_ENTROPY))
+        if not chain or total.args[1:] != ([-1],):
             continue
-        h, x, *rest = node.args
-        values, flat = [n.meta["val"] for n in (h, x)], chain[-1].meta["val"].shape
+        h, x, *rest = chain[-1].args
+        values, flat = [n.meta["val"] for n in (h, x)], chain[1].meta["val"].shape
         wide = all(v.dtype in (torch.float32, torch.float64) for v in values)  # others cannot hold 2^64
         if rest != [None, None, 0] or values[0].shape != values[1].shape or not wide:
             continue
@@ -85,21 +76,19 @@ def _fewer_logarithms(graph: fx.Graph) -> None:
         replacement = record(bernoulli_log_prob, *examples)
         with graph.inserting_before(total):
             flattened = [graph.call_function(aten.reshape.default, (n, list(flat))) for n in (h, x)]
-            places = dict(zip((n for n in replacement.graph.nodes if n.op == "placeholder"), flattened, strict=True))
+            places = dict(zip(replacement.graph.find_nodes(op="placeholder"), flattened, strict=True))
             result = graph.graph_copy(replacement.graph, cast(Any, places))
         total.replace_all_uses_with(cast(fx.Node, result))
 
 
-def _chain(node: fx.Node, targets: list[Any]) -> list[fx.Node]:
-    """Return the node and those that follow it, each the only user of the one before, as far as targets agree."""
-    found: list[fx.Node] = []
+def _chain(node: Any, targets: tuple[Any, ...]) -> list[Any]:
+    """Return a node and those before it, each the first argument of one that alone uses it; none if targets differ."""
+    found: list[Any] = []
     for target in targets:
-        if node.target is not target:
-            break
+        if node.target is not target or (found and len(node.users) != 1):
+            return []
         found.append(node)
-        if len(node.users) != 1:
-            break
-        node = next(iter(node.users))
+        node = node.args[0]
     return found
 
 
@@ -120,28 +109,16 @@ if not hasattr(torch.ops.ppl_vae, "linear"):
     _library.impl("linear", lambda x, weight, bias: x.new_empty((*x.shape[:-1], weight.shape[0])), "Meta")
 
 
-class Factor(NamedTuple):
-    """A matrix as far as the speed of its products goes: its shape and how its numbers lie in memory."""
-
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    @classmethod
-    def of(cls, x: Tensor) -> "Factor":
-        """Return what there is to know of a matrix."""
-        return cls(tuple(x.shape), tuple(x.stride()))
-
-    def example(self) -> Tensor:
-        """Return such a matrix."""
-        return torch.empty_strided(self.shape, self.stride).fill_(1.0)
+Layout = tuple[tuple[int, ...], tuple[int, ...]]  # shape and stride: what the speed of a matrix's products depends on
 
 
 @functools.cache
-def onednn_is_faster(left: Factor, right: Factor, with_bias: bool, num_threads: int) -> bool:
+def onednn_is_faster(left: Layout, right: Layout, with_bias: bool, num_threads: int) -> bool:
     """Return whether oneDNN's A B + b beats PyTorch's default product for such matrices; measured once."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
-    a, b, bias = left.example(), right.example(), torch.ones(right.shape[1]) if with_bias else None
+    a, b = (torch.empty_strided(*layout).fill_(1.0) for layout in (left, right))
+    bias = torch.ones(b.shape[1]) if with_bias else None
     default, onednn = math.inf, math.inf
     for _ in range(ROUNDS):  # in turn, the fastest of each: a busy machine slows both
         default = min(default, seconds_of(lambda: a @ b if bias is None else torch.addmm(bias, a, b)))
@@ -158,11 +135,10 @@ def choose_products(graph: fx.Graph) -> None:
         values = [n.meta["val"] for n in (left, right, *bias)]
         fits = all(v.dtype == torch.float32 and v.device.type == "cpu" for v in values)
         fits = fits and all(v.dim() == 1 for v in values[2:])
-        factors = [Factor.of(v) for v in values[:2]]
+        factors = [(tuple(v.shape), tuple(v.stride())) for v in values[:2]]
         if fits and onednn_is_faster(*factors, bool(bias), torch.get_num_threads()):
             with graph.inserting_before(node):
-                transposed = right.args[0] if right.target is aten.t.default else graph.call_function(aten.t, (right,))
-                arguments = (left, transposed, *(bias or [None]))
+                arguments = (left, _transposed(graph, right), *(bias or [None]))
                 ours = graph.call_function(torch.ops.ppl_vae.linear.default, arguments)
             ours.meta = dict(node.meta)
             node.replace_all_uses_with(ours)

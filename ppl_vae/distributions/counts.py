@@ -31,13 +31,7 @@ class ZeroInflated(dist.ZeroInflatedDistribution):
 
 
 class Multinomial(TorchDistribution):
-    """A multinomial that scores x of any total n, and draws x of one, see `Multinomial`.
-
-    Args:
-        logits: [*batch_shape, *event_shape].
-        total_count: n of draws and of the mean.
-        num_dims: how many dimensions an event has.
-    """
+    """A multinomial that scores x of any total n, and draws x of `total_count`; events have `num_dims` dimensions."""
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012  (the logits are in a shape of their own)
 

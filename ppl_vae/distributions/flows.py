@@ -2,9 +2,9 @@
 
     log p(z) = log N(f(z); 0, I) + log |det df/dz|
 
-f is autoregressive, so that one direction takes one pass through its networks and the other as many passes as z has
-dimensions. A prior has to be evaluated at any z, so there f is the fast one; a posterior is mostly evaluated at what it
-has just drawn, so there it is T = f^-1 (inverse autoregressive), which remembers what it drew.
+f is autoregressive: one direction takes one pass through its networks, the other as many as z has dimensions. A prior
+is evaluated at any z, so there f is the fast one; a posterior mostly at what it has just drawn, so there T = f^-1 is
+(inverse autoregressive), which remembers what it drew.
 """
 
 import warnings
@@ -17,28 +17,22 @@ from torch.distributions import Distribution, Transform, constraints
 
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 
-KINDS = ("neural_spline", "masked_autoregressive")
+KINDS = {"neural_spline": "NSF", "masked_autoregressive": "MAF"}  # as zuko calls them
 START = 0.01  # of the last weights of each network, as a part of PyTorch's: f starts near the identity
 
 
 def autoregressive(kind: str, features: int, context: int, transforms: int, hidden: Sequence[int]) -> Any:
-    """Return a lazy transform of zuko's, z given a context -> f, made of so many autoregressive ones.
-
-    Raises:
-        InputError: an unknown kind, or numbers that are not above zero.
-    """
+    """Return a lazy transform of zuko's, z given a context -> f, made of so many autoregressive ones."""
     if kind not in KINDS:
         raise InputError(f"Unknown kind of flow {kind!r}: {did_you_mean(str(kind), KINDS)}.")
-    zuko_flows = _import_zuko()
-    make = zuko_flows.NSF if kind == "neural_spline" else zuko_flows.MAF
+    make = getattr(_import_zuko(), KINDS[kind])
     options = {"transforms": positive_int("transforms", transforms), "hidden_features": hidden}
-    # One dimension has no order to reverse; zuko warns of it.
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # one dimension has no order to reverse
         f = make(features, context, **options).transform
     with torch.no_grad():
         for one in f.transforms:
-            # One dimension that reads nothing has no network, but free numbers instead.
+            # One dimension that reads nothing has free numbers, not a network.
             last = one.hyper[-1].parameters() if hasattr(one, "hyper") else one.phi
             for weights in last:
                 weights.mul_(START)
@@ -56,15 +50,9 @@ def _import_zuko() -> Any:
 
 
 class Remembering(Transform):
-    """A transform of zuko's as one of PyTorch's, with the log-determinant of the last call at hand.
+    """A transform of zuko's and its inverse as one of PyTorch's, with the log-determinant of the last call at hand."""
 
-    Args:
-        transform: maps values and computes log-determinants together, by `call_and_ladj`.
-        inverse: the same for its inverse.
-    """
-
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
+    domain = codomain = constraints.real_vector
     bijective = True
 
     def __init__(self, transform: Any, inverse: Any) -> None:

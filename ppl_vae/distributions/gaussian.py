@@ -1,11 +1,9 @@
 """Gaussians that priors and posterior families are made of: a diagonal one, and a mixture of many.
 
-The mixture is evaluated by matrix products instead of one difference for each component:
+The mixture is evaluated by matrix products, in double precision, as its square is taken apart:
 
     log p(z) = log sum_c pi_c N(z; m_c, diag(s_c^2)),
     -2 log N = z^2 . s_c^-2 - 2 z . (m_c s_c^-2) + m_c^2 . s_c^-2 + 2 sum log s_c + D log 2 pi
-
-The square is taken apart, which cancels badly in single precision, so it is computed in double.
 """
 
 import math
@@ -33,11 +31,7 @@ def positive_scale(raw: Tensor) -> Tensor:
 
 
 class GaussianMixture(TorchDistribution):
-    """A mixture of diagonal Gaussians over vectors of size D.
-
-    Args:
-        logits: log pi_c up to a constant, [C].
-        loc, scale: m_c and s_c, [*batch, C, D].
+    """A mixture of diagonal Gaussians, with log pi_c up to a constant, [C], m_c and s_c, [*batch, C, D].
 
     >>> mixture = GaussianMixture(torch.zeros(3), torch.zeros(3, 2), torch.ones(3, 2))
     >>> round(mixture.log_prob(torch.zeros(2)).item(), 4), mixture.sample((5,)).shape
@@ -53,13 +47,11 @@ class GaussianMixture(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "GaussianMixture":
         """Return the same mixture with another batch shape."""
-        batch_shape, shape = Size(batch_shape), self.loc.shape[-2:]
+        batch_shape, loc, scale = Size(batch_shape), self.loc, self.scale
         if self.batch_shape:
-            return GaussianMixture(
-                self.logits, self.loc.expand(batch_shape + shape), self.scale.expand(batch_shape + shape)
-            )
-        new = GaussianMixture(self.logits, self.loc, self.scale)  # one mixture for all: nothing is repeated
-        TorchDistribution.__init__(new, batch_shape, shape[-1:], validate_args=False)
+            loc, scale = (t.expand(batch_shape + t.shape[-2:]) for t in (loc, scale))
+        new = GaussianMixture(self.logits, loc, scale)  # one mixture for all stays one: nothing is repeated
+        TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:

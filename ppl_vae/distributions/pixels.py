@@ -1,7 +1,4 @@
-"""Distributions of grey levels that Pyro lacks, or that need more care than it takes, and their support.
-
-They are what likelihoods of the same names are made of.
-"""
+"""Distributions of grey levels that likelihoods of the same names are made of, and their support."""
 
 import math
 from typing import Any
@@ -16,8 +13,6 @@ from torch.nn.functional import logsigmoid, softplus
 
 LOG_FLOOR = -7.0  # of log s: narrower than a level by far, and its gradients do not explode
 NEAR_ZERO = 0.05  # logits of a continuous Bernoulli for which a series is more exact than its formula
-
-
 TOLERANCE = 1e-3  # of a level, for k / (num_levels - 1) in single precision; one in 500 random numbers is so near
 
 
@@ -45,13 +40,19 @@ class Levels(constraints.Constraint):
         return (value >= 0) & (value <= 1) & ((level - level.round()).abs() < TOLERANCE)
 
 
-class DiscretizedLogistic(TorchDistribution):
-    """A logistic variable rounded to levels, see `DiscretizedLogistic`: elementwise.
+class _OverLevels(TorchDistribution):
+    """A distribution over `num_levels` levels."""
 
-    Args:
-        mean, log_scale: of 2 x - 1.
-        num_levels: L.
-    """
+    num_levels: int
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> Levels:
+        """The levels."""
+        return Levels(self.num_levels)
+
+
+class DiscretizedLogistic(_OverLevels):
+    """A logistic variable rounded to levels, elementwise; mean and log_scale are of 2 x - 1."""
 
     arg_constraints = {"loc": constraints.real, "log_scale": constraints.real}  # noqa: RUF012
 
@@ -59,11 +60,6 @@ class DiscretizedLogistic(TorchDistribution):
         self.loc, self.log_scale = broadcast_all(mean, log_scale)
         self.num_levels = num_levels
         super().__init__(self.loc.shape, validate_args=validate_args)
-
-    @constraints.dependent_property(is_discrete=True, event_dim=0)
-    def support(self) -> Levels:
-        """The levels."""
-        return Levels(self.num_levels)
 
     @property
     def _log_s(self) -> Tensor:
@@ -97,7 +93,7 @@ class DiscretizedLogistic(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """E[x] = sum_k P(level >= k) / (L - 1), one level after the other, so that no memory is needed for all."""
+        """E[x] = sum_k P(level >= k) / (L - 1), one level after the other to save memory."""
         steps, per_s = self.num_levels - 1, torch.exp(-self._log_s)
         total = torch.zeros_like(self.loc)
         for k in range(1, self.num_levels):
@@ -115,12 +111,8 @@ class DiscretizedLogisticMixture(dist.MixtureSameFamily):  # type: ignore[misc]
         return levels
 
 
-class Categorical(TorchDistribution):
-    """A probability for each level, see `Categorical`: elementwise.
-
-    Args:
-        logits: [..., num_levels].
-    """
+class Categorical(_OverLevels):
+    """A probability for each level, elementwise; logits are [..., num_levels]."""
 
     arg_constraints = {"logits": constraints.independent(constraints.real, 1)}  # noqa: RUF012
 
@@ -129,18 +121,13 @@ class Categorical(TorchDistribution):
         self.num_levels = logits.shape[-1]
         super().__init__(logits.shape[:-1], validate_args=validate_args)
 
-    @constraints.dependent_property(is_discrete=True, event_dim=0)
-    def support(self) -> Levels:
-        """The levels."""
-        return Levels(self.num_levels)
-
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Categorical":
         """Return the same with a larger batch shape."""
         logits = self.logits.expand(*batch_shape, self.num_levels)
         return Categorical(logits, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-probability of the level."""
+        """Return log P(level)."""
         if self._validate_args:
             self._validate_sample(value)
         level = (value * (self.num_levels - 1)).round().long().unsqueeze(-1)
@@ -159,10 +146,7 @@ class Categorical(TorchDistribution):
 
 
 class ContinuousBernoulli(dist.ContinuousBernoulli):  # type: ignore[misc]
-    """PyTorch's continuous Bernoulli, computed from its logits, not from p: right also for logits l far from zero.
-
-    In single precision p = sigmoid(l) is 1 from l = 17 on, and PyTorch's log C stays at 2.77 there.
-    """
+    """PyTorch's continuous Bernoulli, computed from its logits l, not from p, in single precision 1 from l = 17 on."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return l x - log(1 + e^l) + log C(l)."""

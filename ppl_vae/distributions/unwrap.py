@@ -1,7 +1,7 @@
 """What stands inside a distribution or a support, and what is said of it in words.
 
-Pyro and PyTorch wrap distributions: `expand`, `mask` and `to_event` change shapes or what is scored, transforms and
-zero inflation make another distribution. What one asks decides how far to look; nobody else has to know the wrappers.
+`expand`, `mask` and `to_event` change shapes or what is scored, transforms and zero inflation make another
+distribution. What one asks decides how far to look; nobody else has to know the wrappers.
 """
 
 from collections.abc import Callable
@@ -17,64 +17,45 @@ from ppl_vae.missing import Observed
 WRAPPERS = (ExpandedDistribution, MaskedDistribution, Independent)
 # Subclasses of transformed distributions, such as LogNormal, have parameters and a name of their own.
 TRANSFORMED = (TransformedDistribution, dist.TransformedDistribution)
+WORDS = {
+    constraints.boolean: "{0, 1}",
+    constraints.nonnegative_integer: "whole numbers from 0 on",
+    constraints.unit_interval: "[0, 1]",
+}
+
+
+def _under(fn: Any, wrappers: tuple[Any, ...]) -> Any:
+    while isinstance(fn, wrappers):
+        fn = fn.base_dist
+    return fn
 
 
 def base_of(fn: Any) -> Any:
-    """Return what stands under everything, transforms and zero inflation too: what is drawn in the first place.
-
-    A point stays a point, and a flat density has no draws, whatever is made of it.
-
-    >>> type(base_of(dist.LogNormal(0.0, 1.0).expand([3]).to_event(1))).__name__
-    'Normal'
-    """
+    """Return what stands under everything, transforms and zero inflation too: what is drawn in the first place."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return fn
 
 
 def family_of(fn: Any) -> Any:
-    """Return what stands under `expand`, `mask` and `to_event`: it has the name, and the support of each number of x.
-
-    What is made of another distribution (a transformed one, a zero-inflated one) is a family itself.
-
-    >>> type(family_of(dist.LogNormal(0.0, 1.0).expand([3]).to_event(1).mask(False))).__name__
-    'LogNormal'
-    """
-    while isinstance(fn, WRAPPERS):
-        fn = fn.base_dist
-    return fn
+    """Return what stands under `expand`, `mask` and `to_event`: it has the name and the support of each number of x."""
+    return _under(fn, WRAPPERS)
 
 
 def elementwise(fn: Any) -> Any:
-    """Return a distribution of independent numbers as one for each of them, any other as it is.
-
-    What is expanded or masked stays so: its batch shape and its mask count.
-
-    >>> elementwise(dist.Normal(torch.zeros(2, 3), 1.0).to_event(1)).batch_shape
-    torch.Size([2, 3])
-    """
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
-    return fn
+    """Return a distribution of independent numbers as one for each of them, expanded and masked as it is."""
+    return _under(fn, (Independent,))
 
 
 def elementwise_support(support: Any) -> Any:
-    """Return the support of each number of x, of a support of all of x.
-
-    >>> elementwise_support(constraints.independent(constraints.unit_interval, 3)) is constraints.unit_interval
-    True
-    """
+    """Return the support of each number of x, of a support of all of x."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
 
 
 def is_real(fn: Any) -> bool:
-    """Return whether a distribution is over all real numbers; a mixture is where its components are.
-
-    >>> is_real(dist.Normal(0.0, 1.0)), is_real(dist.Beta(1.0, 1.0))
-    (True, False)
-    """
+    """Return whether a distribution is over all real numbers; a mixture is where its components are."""
     try:
         support = fn.support
     except NotImplementedError:  # a person's own distribution need not say: then it is taken for real numbers
@@ -85,25 +66,14 @@ def is_real(fn: Any) -> bool:
 
 
 def parameters_of(fn: Any) -> Any:
-    """Return what stands under wrappers and transforms, but for families that are made by one: it has the parameters.
-
-    >>> flow = dist.TransformedDistribution(dist.Normal(torch.zeros(2), 1.0), [dist.transforms.ExpTransform()])
-    >>> [type(parameters_of(fn)).__name__ for fn in (flow.to_event(1), dist.LogNormal(0.0, 1.0))]
-    ['Normal', 'LogNormal']
-    """
+    """Return what stands under wrappers and transforms, but for families made by one: it has the parameters."""
     while isinstance(fn, WRAPPERS) or type(fn) in TRANSFORMED:
         fn = fn.base_dist
     return fn
 
 
 def rebuilt(fn: Any, change: Callable[[Any, torch.Size], Any], batch_shape: torch.Size) -> Any:
-    """Return `fn` with its `parameters_of` changed, in the same wrappers; expanded ones become full.
-
-    Args:
-        fn: any distribution.
-        change: called with what holds the parameters and its batch shape; returns what takes its place.
-        batch_shape: of the result.
-    """
+    """Return `fn` with `change(parameters_of(fn), batch_shape)` in the same wrappers; expanded ones become full."""
     if isinstance(fn, ExpandedDistribution):
         return rebuilt(fn.base_dist, change, batch_shape)
     if isinstance(fn, MaskedDistribution):
@@ -122,31 +92,21 @@ def is_improper(fn: Any) -> bool:
 
 
 def can_miss(fn: Any) -> bool:
-    """Return whether a distribution, perhaps expanded or masked, scores data of which some values are missing.
-
-    >>> can_miss(Observed(dist.Normal(torch.zeros(2), 1.0), 1).mask(True)), can_miss(dist.Normal(0.0, 1.0))
-    (True, False)
-    """
-    while not isinstance(fn, Observed) and isinstance(fn, WRAPPERS):
+    """Return whether a distribution, perhaps expanded or masked, scores data of which some values are missing."""
+    while not isinstance(fn, Observed) and isinstance(fn, WRAPPERS):  # Observed is an Independent
         fn = fn.base_dist
     return isinstance(fn, Observed)
 
 
 def in_words(support: Any) -> str:
-    """Return what values are inside, as it is said in a message.
+    """Return what values are inside, in words.
 
     >>> from ppl_vae.distributions.pixels import Levels
     >>> in_words(constraints.integer_interval(0, 16)), in_words(constraints.unit_interval), in_words(Levels(17))
     ('whole numbers from 0 to 16', '[0, 1]', '{0, 1/16, ..., 1}')
     """
     support = elementwise_support(support)
-    if support is constraints.boolean:
-        return "{0, 1}"
-    if support is constraints.nonnegative_integer:
-        return "whole numbers from 0 on"
-    if support is constraints.unit_interval:
-        return "[0, 1]"
     if isinstance(support, constraints.integer_interval):
         low, high = (float(torch.as_tensor(bound).max()) for bound in (support.lower_bound, support.upper_bound))
         return f"whole numbers from {low:.0f} to {high:.0f}"
-    return str(support)
+    return WORDS.get(support, str(support))

@@ -63,7 +63,7 @@ def sample(
     torch.Size([4, 1, 8, 8])
     """
     pair = Pair(model)
-    missing = [name for name in ("size", *conditions) if not pair.accepts(name)]
+    missing = [name for name in ("size", *conditions) if name not in call_signature(model).parameters]
     if missing:
         raise InputError(
             f"Expected a model that takes {', '.join(missing)}; got {program_name(model)}{call_signature(model)}. "

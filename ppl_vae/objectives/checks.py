@@ -8,9 +8,10 @@ from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_E
 from pyro.poutine import Trace
 
 from ppl_vae.errors import InputError
+from ppl_vae.objectives.particles import inner_scale, outer_scale
 from ppl_vae.traces.divergence import in_order
 from ppl_vae.traces.pair import Pair
-from ppl_vae.traces.plates import Args, samples
+from ppl_vae.traces.plates import Args, Site, Structure, latents, samples
 
 # What Pyro's own objectives ask of a pair; ours say it themselves, by a method `meet`.
 NEED_PARAMETERS_SEEN = (Trace_ELBO, TraceEnum_ELBO, RenyiELBO)
@@ -19,17 +20,7 @@ NEED_ALL_LATENTS = (Trace_ELBO, TraceGraph_ELBO, RenyiELBO)
 
 
 def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: Args) -> None:
-    """Refuse an objective that is not for the pair, as one that does not sum over the latents a guide leaves out.
-
-    Args:
-        objective: any; one with a method `meet(model, guide, args, kwargs)` says itself what it is not for.
-        pair: the programs, running.
-        traces: of a run of the model and of the guide.
-        args: some of the data.
-
-    Raises:
-        InputError: it says what to use instead.
-    """
+    """Raise an InputError if an objective is not for the pair, whose run on some data, `args`, gave the traces."""
     if hasattr(objective, "meet"):
         objective.meet(*pair.programs.values(), args, {})
     name, (model, guide) = type(objective).__name__, map(samples, (traces[0], traces[-1]))
@@ -39,15 +30,15 @@ def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: 
             f"Expected programs whose parameters Pyro sees; got none that {name} would train. Make "
             f"your modules PyroModules, or let the programs call pyro.module('name', self)."
         )
-    latents = [n for n, site in model.items() if not site["is_observed"]]
+    latent = list(latents(model))
     if isinstance(objective, NEED_ORDER) and not in_order(model, guide):
-        ours, theirs = ([n for n in names if n in latents and n in guide] for names in (latents, guide))
+        ours, theirs = ([n for n in names if n in latent and n in guide] for names in (latent, guide))
         raise InputError(
             f"Expected a guide that samples the latents in the model's order, {', '.join(ours)}, for "
             f"TraceMeanField_ELBO, whose divergences would not be those of the ELBO; got {', '.join(theirs)}. "
             f"Use Trace_ELBO (--objective trace_elbo)."
         )
-    left_out = sorted(n for n in latents if n not in guide or guide[n]["is_observed"])
+    left_out = sorted(n for n in latent if n not in guide or guide[n]["is_observed"])
     if left_out and isinstance(objective, NEED_ALL_LATENTS):
         raise InputError(
             f"Expected a guide that samples {', '.join(map(repr, left_out))}, which is not given; got none with "
@@ -62,3 +53,30 @@ def scored_by_draws(site: Any) -> bool:
         return False
     with torch.enable_grad():
         return bool(site["fn"].log_prob(site["value"]).requires_grad)
+
+
+def check_reparameterized(guided: dict[str, Site]) -> None:
+    """Refuse a guide with draws that have no gradient by their value."""
+    for name, site in guided.items():
+        if scored_by_draws(site):
+            raise InputError(
+                f"Expected latents that are reparameterized; got site {name!r} with {type(site['fn']).__name__} in the "
+                f"guide. Use a distribution with rsample, leave a discrete site to be summed out, or use Trace_ELBO."
+            )
+
+
+def check_scales(sites: dict[str, Site], structure: Structure) -> None:
+    """Refuse sites that one factor for each datum does not scale alike."""
+    scales = {name: torch.as_tensor(outer_scale(site, structure)) for name, site in sites.items()}
+    first = next(iter(scales.values()))
+    unlike = [n for n, s in scales.items() if s.shape != first.shape or not bool(torch.allclose(s, first))]
+    if unlike or first.numel() not in (1, structure.size):
+        raise InputError(
+            f"Expected one scale for all sites of a datum; got another one for {', '.join(unlike) or 'some'}. Put "
+            f"poutine.scale around both whole programs, or, to weigh the KL divergence, use BetaELBO."
+        )
+    if structure.enumerated and any(inner_scale(site, structure) != 1 for site in sites.values()):
+        raise InputError(
+            "Expected no subsampled plate inside the one over the data where sites are enumerated; got one. Let it "
+            "take all, or use TraceEnum_ELBO."
+        )

@@ -18,11 +18,10 @@ class Classifying(ELBO):
 
         J = sum_x ELBO(x) + sum_{x, y} (ELBO(x, y) + weight log Q(y | x))
 
-    The ELBO of a labelled datum does not contain Q(y | x), so without the last term the classifier would learn
-    from data without labels only. With N data, N_l of them labelled, the paper's alpha N (alpha = 0.1) is a weight of
-    alpha N / N_l. Q(y | x) is the site y of the guide on x alone; labels are the second argument, so any Pyro pair
-    that is called with (x, y) and with (x,) will do. `loss` and what `loss_and_grads` returns are the inner
-    objective's, so that a history stays one of the ELBO; the gradients, and `differentiable_loss`, are those of J.
+    The ELBO of a labelled datum does not contain Q(y | x), so without the last term the classifier would learn from
+    data without labels only. With N data, N_l of them labelled, the paper's alpha N (alpha = 0.1) is a weight of
+    alpha N / N_l. Q(y | x) is the site y of the guide on x alone; any Pyro pair that is called with (x, y) and with
+    (x,) will do. Losses that are reported stay the inner objective's; gradients, and `differentiable_loss`, are J's.
 
     Args:
         elbo: the objective of all data: `TraceEnum_ELBO` sums labels that are missing out, `Trace_ELBO` draws them.
@@ -53,7 +52,6 @@ class Classifying(ELBO):
         self.elbo: Any = elbo or TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
         self.weight = float(weight)
         super().__init__(self.elbo.num_particles, self.elbo.max_plate_nesting)  # type: ignore[no-untyped-call]
-        # A run is resumed with the same objective only.
         self.__name__ = f"Classifying({getattr(self.elbo, '__name__', type(self.elbo).__name__)}, weight={weight:g})"
 
     def loss(self, model: Program, guide: Program, *args: Any) -> float:
@@ -91,11 +89,7 @@ class Classifying(ELBO):
 
 
 def log_q_of_labels(guide: Program, x: Tensor, y: Tensor) -> Tensor:
-    """Return sum_n log Q(y_n | x_n), in nats: the site y of a guide that is called with x alone.
-
-    Raises:
-        InputError: a guide without such a site.
-    """
+    """Return sum_n log Q(y_n | x_n), in nats; raise an InputError if a guide called with x alone has no site y."""
     trace = poutine.trace(poutine.condition(guide, {"y": y})).get_trace(x)
     if "y" not in samples(trace):
         raise InputError(

@@ -2,10 +2,8 @@
 
     d/dphi log Q(z; phi) = (d log Q / dz) (dz / dphi) + (d log Q / dphi at fixed z),
 
-and the second term, the score, has expectation 0 but not variance 0 (Roeder et al., arXiv 1703.09194). To leave it out,
-the guide is run again on its samples with all parameters held fixed, which gives log Q as a function of z alone. Any
-guide will do, of several sites and of flows: in the second run a site's distribution depends on the others through
-their values.
+where the second term, the score, has expectation 0 but not variance 0 (Roeder et al., arXiv 1703.09194). To leave it
+out, the guide is run again on its samples with all parameters held fixed: log Q as a function of z alone.
 """
 
 import math
@@ -23,89 +21,49 @@ from ppl_vae.errors import InputError
 from ppl_vae.objectives.base import ParticleObjective
 from ppl_vae.objectives.particles import Particles
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Structure, like_site, samples
+from ppl_vae.traces.plates import Structure, latents, like_site, samples
 from ppl_vae.traces.run import plate_of, run_against
 
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
-class Frozen(Messenger):
-    """Runs something while the parameters of these modules, and all that `pyro.param` gives, are constants."""
-
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.caller = _Caller(modules)
-
-    def run(self, function: Callable[[], Any]) -> Any:
-        """Return what `function()` returns."""
-        fixed = self.caller.constants()
-        with warnings.catch_warnings(), self:
-            # pyro.module says it of every parameter that is a constant
-            warnings.filterwarnings("ignore", message=".*was not registered in the param store")
-            return functional_call(self.caller, fixed, (function,), tie_weights=False)
+class _ConstantParams(Messenger):
+    """Makes constants of what `pyro.param` gives."""
 
     def _pyro_post_param(self, msg: Any) -> None:
         msg["value"] = msg["value"].detach()
 
 
-class _Caller(nn.Module):
-    """Holds modules, so that `torch.func.functional_call` finds their parameters, and calls anything."""
+class Frozen(nn.Module):
+    """Runs something while the parameters of these modules, and all that `pyro.param` gives, are constants."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(modules)
 
-    def constants(self) -> dict[str, Tensor]:
-        """Return each module's own parameters as constants, once, also where modules or parameters are shared."""
-        return {
+    def run(self, function: Callable[[], Any]) -> Any:
+        """Return what `function()` returns."""
+        constants = {  # each module's own, once, also where modules or parameters are shared
             f"{path}.{name}": parameter.detach()
             for path, part in self.named_modules()
             for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False)
         }
+        with warnings.catch_warnings(), _ConstantParams():
+            # pyro.module says it of every parameter that is a constant
+            warnings.filterwarnings("ignore", message=".*was not registered in the param store")
+            return functional_call(self, constants, (function,), tie_weights=False)
 
     def forward(self, function: Callable[[], Any]) -> Any:
+        """Call it; `functional_call` does so with other parameters."""
         return function()
 
 
 def with_values(trace: poutine.Trace, change: Callable[[Tensor], Tensor]) -> poutine.Trace:
     """Return a trace to replay, in which the values of the latent sites are changed."""
-    changed = poutine.Trace()
-    latents = [name for name, site in samples(trace).items() if not site["is_observed"]]
-    nodes: dict[str, Any] = trace.nodes
-    for name, site in nodes.items():
-        changed.add_node(name, **(site | {"value": change(site["value"])} if name in latents else site))
+    changed = trace.copy()
+    nodes: dict[str, Any] = changed.nodes
+    nodes |= {name: site | {"value": change(site["value"])} for name, site in latents(samples(trace)).items()}
     return changed
-
-
-def freezing(model: Program, guide: Program, args: Any, kwargs: Any) -> Frozen:
-    """Return what holds the parameters of a guide fixed.
-
-    Raises:
-        InputError: a guide whose parameters are not found, or that draws anything but its sites.
-    """
-    pair = Pair(model, guide)
-    frozen = Frozen(pair.all_modules())
-    for part in (part for module in Pair(guide).all_modules() for part in module.modules()):
-        if isinstance(part, DROPOUT) and part.p > 0:
-            raise InputError(
-                "Expected a guide that is the same when it is run again on the same z; got one with dropout. Leave it "
-                "out of the guide, or use IWAE or Trace_ELBO."
-            )
-    with pair.evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
-        trace = with_values(poutine.trace(guide).get_trace(*args, **kwargs), Tensor.detach)
-        again = frozen.run(lambda: _scored(run_against(trace, guide, args, kwargs)))
-    live = [name for name, site in samples(again).items() if site["log_prob"].requires_grad]
-    if live:
-        raise InputError(
-            f"Expected a guide whose parameters are those of a module, or from pyro.param; got others for site "
-            f"{', '.join(map(repr, live))}. Make the guide a torch.nn.Module that holds them."
-        )
-    return frozen
-
-
-def _scored(trace: poutine.Trace) -> poutine.Trace:
-    trace.compute_log_prob()
-    return trace
 
 
 class IWAE(ParticleObjective):
@@ -113,9 +71,8 @@ class IWAE(ParticleObjective):
 
         L_K(x) = E[log (1/K) sum_k w_k],    w_k = P(x, z_k) / Q(z_k | x),    z_1 .. z_K ~ Q(z | x)
 
-    Latents are reparameterized in the guide, or discrete and summed out by the model. The mean over k is inside of the
-    logarithm, for each datum; the sum over the data, and what a subsampled plate scales, are outside. Where data have
-    missing values, P(x, z_k) scores the observed ones, and this is the bound MIWAE (arXiv 1812.02633).
+    Latents are reparameterized in the guide, or discrete and summed out by the model. Where data have missing values,
+    P(x, z_k) scores the observed ones, and this is the bound MIWAE (arXiv 1812.02633).
 
     Args:
         num_particles: K; all K are in memory at once.
@@ -150,22 +107,40 @@ class IWAE(ParticleObjective):
 class PathObjective(ParticleObjective):
     """An objective whose gradient goes through the samples z(phi) of the guide, not through log Q(z; phi) itself."""
 
+    damped = False  # whether the gradient of each sample is multiplied by its normalized weight
     _frozen: Frozen
 
     def look_at(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
-        """Run a pair once, on the side, and find the parameters of the guide."""
-        structure = super().look_at(model, guide, args, kwargs)
-        self._frozen = freezing(model, guide, args, kwargs)
-        return structure
+        """Run a pair, on the side, and find the guide's parameters; refuse one that has others, or dropout."""
+        structure, pair = super().look_at(model, guide, args, kwargs), Pair(model, guide)
+        parts = (part for module in Pair(guide).all_modules() for part in module.modules())
+        if any(isinstance(part, DROPOUT) and part.p > 0 for part in parts):
+            raise InputError(
+                "Expected a guide that is the same when it is run again on the same z; got one with dropout. Leave it "
+                "out of the guide, or use IWAE or Trace_ELBO."
+            )
+        self._frozen = Frozen(pair.all_modules())
+        with pair.evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
+            given = with_values(poutine.trace(guide).get_trace(*args, **kwargs), Tensor.detach)
 
-    def damping(self, structure: Structure) -> "Damping | None":
-        """Return what the gradient of each sample is multiplied by, where it is not 1."""
-        return None
+            def again() -> poutine.Trace:
+                trace = run_against(given, guide, args, kwargs)
+                trace.compute_log_prob()
+                return trace
+
+            sites = samples(self._frozen.run(again))
+        live = [name for name, site in sites.items() if site["log_prob"].requires_grad]
+        if live:
+            raise InputError(
+                f"Expected a guide whose parameters are those of a module, or from pyro.param; got others for site "
+                f"{', '.join(map(repr, live))}. Make the guide a torch.nn.Module that holds them."
+            )
+        return structure
 
     def differentiable_particles(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Particles:
         """Return the samples of a step; their log Q depends on z, and on phi through z alone."""
         structure = self.meet(model, guide, args, kwargs)
-        damping = self.damping(structure)
+        damping = Damping(structure) if self.damped else None
         with plate_of(self.num_particles, structure):
             drawn = poutine.trace(guide).get_trace(*args, **kwargs)
             # The next site of the guide follows from the value drawn, not from the damped one: damped once.
@@ -196,11 +171,8 @@ class Damping:
         if not value.requires_grad:
             return value
         same = value.view_as(value)
-        same.register_hook(self._multiply)
+        same.register_hook(lambda gradient: gradient * like_site(self.weights, gradient.dim(), self.structure))
         return same
-
-    def _multiply(self, gradient: Tensor) -> Tensor:
-        return gradient * like_site(self.weights, gradient.dim(), self.structure)
 
 
 class DoublyReparameterized(IWAE, PathObjective):
@@ -209,11 +181,9 @@ class DoublyReparameterized(IWAE, PathObjective):
         dL_K/dphi   = E[sum_k u_k^2 (d log w_k / dz_k) (dz_k / dphi)],    u_k = w_k / sum_j w_j
         dL_K/dtheta = E[sum_k u_k d log P(x, z_k; theta) / dtheta]
 
-    The same bound and mean gradients as `IWAE`. Where the guide covers the posterior, so that weights have a finite
-    variance, its gradient has less noise, and a signal-to-noise ratio that rises with K instead of falling; a guide
-    that is much too narrow may do better with `IWAE`. Costs a second run of the guide, on z: for an inverse
-    autoregressive flow that is the slow direction. A guide with dropout is refused, as the second run would be of
-    another Q.
+    The same bound and mean gradients as `IWAE`. Where the guide covers the posterior, the gradient's signal-to-noise
+    ratio rises with K instead of falling; a guide that is much too narrow may do better with `IWAE`. Costs a second run
+    of the guide, on z: for an inverse autoregressive flow that is the slow direction.
 
     Args:
         num_particles: K.
@@ -230,9 +200,7 @@ class DoublyReparameterized(IWAE, PathObjective):
     >>> fitted = fit(model, MeanField(model), x, objective=DoublyReparameterized(num_particles=5), epochs=1)
     """
 
-    def damping(self, structure: Structure) -> Damping:
-        """Return what multiplies the gradient of sample k by u_k; the bound's own gradient has the other u_k."""
-        return Damping(structure)
+    damped = True  # by u_k; the bound's own gradient has the other u_k
 
 
 class StickingTheLanding(PathObjective):

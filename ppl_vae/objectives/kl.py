@@ -2,8 +2,8 @@
 
     ELBO(x) = E_Q[log P(x | z)] - KL[Q(z | x) || P(z)]
 
-What they report (`loss`, so a fit's history and its best epoch) is the ELBO itself, a bound of log P(x). KL
-divergences that PyTorch knows are exact, others are of the samples.
+What they report (`loss`, so a fit's history and its best epoch) is the ELBO itself. KL divergences that PyTorch knows
+are exact, others are of the samples.
 """
 
 from typing import Any
@@ -48,7 +48,7 @@ class BetaELBO(ParticleObjective):
 
     @property
     def weight(self) -> Tensor:
-        """What the KL divergence counts now, a tensor without dimensions."""
+        """What the KL divergence counts now, a tensor without dimensions; a subclass may make another one."""
         return self._weight
 
     def bound(self, particles: Particles) -> Tensor:
@@ -57,8 +57,7 @@ class BetaELBO(ParticleObjective):
 
     def optimized(self, particles: Particles) -> Tensor:
         """Return J."""
-        weighed = particles.log_likelihood - self.weight * particles.total_kl
-        return (particles.scale * weighed.mean(0)).sum()
+        return particles.total((particles.log_likelihood - self.weight * particles.total_kl).mean(0))
 
 
 class WarmUp(BetaELBO):
@@ -67,7 +66,7 @@ class WarmUp(BetaELBO):
         J_e = sum_x E_Q[log P(x | z)] - beta min(1, e / epochs) KL[Q(z | x) || P(z)],    e = 0, 1, 2, ...
 
     Dimensions of z that the decoder does not use at first are not switched off before it can learn to. `fit` says
-    which epoch it is, so that a resumed run goes on where it was; in a loop of one's own, call `set_epoch(e)`.
+    which epoch it is; in a loop of one's own, call `set_epoch(e)`.
 
     Args:
         epochs: after how many of them beta is reached.

@@ -2,15 +2,13 @@
 
     log w_k = log P(x, z_k) - log Q(z_k | x),    z_k ~ Q(z | x),    [K, N]
 
-What is common to all sites of a datum (the size of a plate over its subset, a `poutine.scale` around both
-programs) is kept apart, as it multiplies the objective of a datum; the scale of subsampled plates inside the one over
-the data belongs into the weight.
+A scale common to all sites of a datum (of the plate over the data, of `poutine.scale` around both programs) multiplies
+its objective and is kept apart; that of subsampled plates inside the one over the data belongs into the weight.
 """
 
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,24 +19,13 @@ from torch import Tensor
 
 from ppl_vae.distributions.unwrap import elementwise
 from ppl_vae.errors import InputError
-from ppl_vae.objectives.checks import scored_by_draws
 from ppl_vae.traces.divergence import in_order, kl_by_dimension, kl_of
-from ppl_vae.traces.log_weights import check_sites
-from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Site, Structure, log_prob_by_datum, samples, structure_of, sum_by_datum
-from ppl_vae.traces.run import run_against
+from ppl_vae.traces.plates import Site, Structure, latents, log_prob_by_datum, samples, sum_by_datum
 
 
 @dataclass(frozen=True)
 class Particles:
-    """A run of a guide, and of the model against it, K times at once.
-
-    Attributes:
-        model_trace: of the model.
-        guide_trace: of the guide; the log-probabilities of its sites are log Q.
-        structure: as `look_at` found it.
-        num_particles: K.
-    """
+    """A run of a guide, and of the model against it, K times at once; the guide's log-probabilities are log Q."""
 
     model_trace: poutine.Trace
     guide_trace: poutine.Trace
@@ -46,40 +33,47 @@ class Particles:
     num_particles: int
 
     @cached_property
-    def latents(self) -> list[str]:
-        """The names of the model's latent sites."""
-        return [name for name, site in samples(self.model_trace).items() if not site["is_observed"]]
+    def model(self) -> dict[str, Site]:
+        """The sites of the model."""
+        return samples(self.model_trace)
+
+    @cached_property
+    def guide(self) -> dict[str, Site]:
+        """The sites of the guide."""
+        return samples(self.guide_trace)
 
     @cached_property
     def num_data(self) -> int:
         """N, how many data were run: where the program takes a subset itself, as many as are in it."""
-        every = [*samples(self.model_trace).values(), *samples(self.guide_trace).values()]
+        every = [*self.model.values(), *self.guide.values()]
         return next(f.size for site in every for f in site["cond_indep_stack"] if f.dim == self.structure.dim)
 
     @cached_property
     def scale(self) -> Any:
         """What a datum counts, a number or [N]."""
-        sites = [*samples(self.model_trace).values(), *samples(self.guide_trace).values()]
-        scale = outer_scale(sites[0], self.structure)
+        scale = outer_scale(next(iter((self.model or self.guide).values())), self.structure)
         return scale.flatten() if isinstance(scale, Tensor) else scale
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of values [N] over the data, each as often as its datum counts."""
+        return (self.scale * values).sum()
 
     @cached_property
     def log_likelihood(self) -> Tensor:
         """The log-probability of x given z_k, log P(x | z_k), [K, N], in nats, as all of these."""
-        sites = samples(self.model_trace)
         if self.structure.enumerated:  # a sum over what is left out does not split into a term for each site
-            return self._log_prob(self.model_trace, sites) - self.log_prior
-        return self._log_prob(self.model_trace, [name for name in sites if name not in self.latents])
+            return self._log_prob(self.model_trace, self.model) - self.log_prior
+        return self._log_prob(self.model_trace, {n: s for n, s in self.model.items() if s["is_observed"]})
 
     @cached_property
     def log_prior(self) -> Tensor:
         """The log-probability of z_k in the model, log P(z_k), [K, N]."""
-        return self._log_prob(self.model_trace, self.latents)
+        return self._log_prob(self.model_trace, latents(self.model))
 
     @cached_property
     def log_q(self) -> Tensor:
         """The log-probability of z_k in the guide, log Q(z_k | x), [K, N]."""
-        return self._log_prob(self.guide_trace, samples(self.guide_trace))
+        return self._log_prob(self.guide_trace, self.guide)
 
     @property
     def log_weights(self) -> Tensor:
@@ -88,17 +82,16 @@ class Particles:
 
     @cached_property
     def kl(self) -> dict[str, Tensor]:
-        """The divergence KL[Q(z_s | x) || P(z_s)] of each latent site s, [K, N], whose sum is that of all.
+        """The divergence KL[Q(z_s | x) || P(z_s)] of each latent site s given the samples of others, [K, N].
 
-        Of a site that depends on others it is the divergence given their samples. It is exact where PyTorch knows
-        it, and otherwise log Q - log P of the sample. Discrete sites that are summed out leave one term, "".
+        Exact where PyTorch knows it, otherwise log Q - log P of the sample; what is summed out leaves one term, "".
         """
         if self.structure.enumerated:
             return {"": self.log_q - self.log_prior}
-        return {name: self._kl(name) for name in self.latents}
+        return {name: self._kl(name) for name in latents(self.model)}
 
     def _kl(self, name: str) -> Tensor:
-        q, p = samples(self.guide_trace)[name], samples(self.model_trace)[name]
+        q, p = self.guide[name], self.model[name]
         kl = inner_scale(q, self.structure) * kl_of(q, p, exact=self._in_order)
         return self._full(sum_by_datum(kl, self.structure, self.num_data))
 
@@ -108,12 +101,8 @@ class Particles:
         return functools.reduce(torch.add, self.kl.values(), torch.zeros_like(self.log_likelihood))
 
     def kl_by_dimension(self) -> dict[str, Tensor]:
-        """Return the divergence of each number of each latent site, [K, N, how many there are for a datum].
-
-        Raises:
-            InputError: a site whose numbers are not independent in the guide, or in the model.
-        """
-        return {name: self._kl_by_dimension(name) for name in self.latents if name in samples(self.guide_trace)}
+        """Return the divergence of each number of each latent site, [K, N, D], if they are independent."""
+        return {name: self._kl_by_dimension(name) for name in latents(self.model) if name in self.guide}
 
     def _kl_by_dimension(self, name: str) -> Tensor:
         if self.structure.enumerated:
@@ -121,7 +110,7 @@ class Particles:
                 "Expected latents of independent numbers, none of them summed out; got some that are. Leave out "
                 "per_dimension."
             )
-        q, p = samples(self.guide_trace)[name], samples(self.model_trace)[name]
+        q, p = self.guide[name], self.model[name]
         kl = kl_by_dimension(q, p, self.structure, exact=self._in_order)
         if kl is None:
             raise InputError(
@@ -133,15 +122,16 @@ class Particles:
 
     @cached_property
     def _in_order(self) -> bool:
-        return in_order(samples(self.model_trace), samples(self.guide_trace))
+        return in_order(self.model, self.guide)
 
-    def _log_prob(self, trace: poutine.Trace, names: Iterable[str]) -> Tensor:
-        sites = samples(trace)
+    def _log_prob(self, trace: poutine.Trace, sites: dict[str, Site]) -> Tensor:
         alike: dict[float, list[str]] = defaultdict(list)
-        for name in names:
-            alike[inner_scale(sites[name], self.structure)].append(name)
-        terms = [s * log_prob_by_datum(trace, some, self.structure, self.num_data) for s, some in alike.items()]
-        terms = terms or [log_prob_by_datum(trace, [], self.structure, self.num_data)]
+        for name, site in sites.items():
+            alike[inner_scale(site, self.structure)].append(name)
+        terms = [
+            scale * log_prob_by_datum(trace, some, self.structure, self.num_data)
+            for scale, some in (alike or {1.0: []}).items()
+        ]
         return self._full(functools.reduce(torch.add, terms))
 
     def _full(self, term: Tensor) -> Tensor:
@@ -158,48 +148,3 @@ def outer_scale(site: Site, structure: Structure) -> Any:
     """Return the rest of a site's scale: of the plate over the data, and of handlers."""
     inner = inner_scale(site, structure)
     return site["scale"] if inner == 1 else site["scale"] / inner
-
-
-def look_at(model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
-    """Run a pair once, on the side, and return what that shows.
-
-    Raises:
-        InputError: sites outside of the plate over the data, latents that differ between the two programs or are
-            not reparameterized, scales that differ between sites.
-    """
-    pair = Pair(model, guide)
-    with pair.evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = run_against(guide_trace, model, args, kwargs)
-        check_sites(pair, model_trace, guide_trace)
-        structure = structure_of((model_trace, guide_trace), len(args[0]) if args else 0)
-        sites, guided = samples(model_trace), samples(guide_trace)
-        _check_reparameterized(guided)
-    every = sites | {f"{name} of the guide": site for name, site in guided.items()}
-    _check_scales(every, structure)
-    return structure
-
-
-def _check_reparameterized(guided: dict[str, Site]) -> None:
-    for name, site in guided.items():
-        if scored_by_draws(site):
-            raise InputError(
-                f"Expected latents that are reparameterized; got site {name!r} with {type(site['fn']).__name__} in the "
-                f"guide. Use a distribution with rsample, leave a discrete site to be summed out, or use Trace_ELBO."
-            )
-
-
-def _check_scales(sites: dict[str, Site], structure: Structure) -> None:
-    scales = {name: torch.as_tensor(outer_scale(site, structure)) for name, site in sites.items()}
-    first = next(iter(scales.values()))
-    unlike = [n for n, s in scales.items() if s.shape != first.shape or not bool(torch.allclose(s, first))]
-    if unlike or first.numel() not in (1, structure.size):
-        raise InputError(
-            f"Expected one scale for all sites of a datum; got another one for {', '.join(unlike) or 'some'}. Put "
-            f"poutine.scale around both whole programs, or, to weigh the KL divergence, use BetaELBO."
-        )
-    if structure.enumerated and any(inner_scale(site, structure) != 1 for site in sites.values()):
-        raise InputError(
-            "Expected no subsampled plate inside the one over the data where sites are enumerated; got one. Let it "
-            "take all, or use TraceEnum_ELBO."
-        )

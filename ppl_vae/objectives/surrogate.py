@@ -5,11 +5,10 @@ An objective of ours says them itself, by a method `loss_and_surrogate(model, gu
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
-from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO, trace_elbo, trace_mean_field_elbo
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO, trace_elbo, trace_mean_field_elbo
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -17,29 +16,25 @@ from ppl_vae.compilation.capture import CannotCapture
 from ppl_vae.objectives.checks import scored_by_draws
 from ppl_vae.traces.pair import Program
 
-NAMES = {trace_elbo: ("torch_item", "warn_if_nan"), trace_mean_field_elbo: ("torch_item",)}
-
 _replacing = threading.RLock()
 
 
 def loss_and_surrogate(objective: Any, model: Program, guide: Any, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     """Return the loss, and a number whose derivatives are the gradients, in nats, summed over the data.
 
-    Args:
-        objective: `Trace_ELBO` or `TraceMeanField_ELBO` of Pyro's, or one with a `loss_and_surrogate` of its own.
-        model: P(x, z).
-        guide: Q(z | x).
-        args: what both are called with.
-
     Raises:
-        CannotCapture: another objective; latents that are not reparameterized.
+        CannotCapture: an objective that is neither Pyro's `Trace_ELBO` or `TraceMeanField_ELBO` nor has a
+            `loss_and_surrogate` of its own; latents that are not reparameterized.
     """
     if hasattr(objective, "loss_and_surrogate"):
         own: tuple[Tensor, Tensor] = objective.loss_and_surrogate(model, guide, args)
         return own
     if type(objective) not in (Trace_ELBO, TraceMeanField_ELBO):
-        raise CannotCapture(f"the objective {_name(objective)} is not one of those that can be compiled")
-    with _as_tensors():
+        name = getattr(objective, "__name__", type(objective).__name__)
+        raise CannotCapture(f"the objective {name} is not one of those that can be compiled")
+    # Pyro's objectives keep their values as tensors and do not look at them; one thread at a time.
+    as_tensors = patch.multiple(trace_elbo, torch_item=_detached, warn_if_nan=lambda value, *_: value)
+    with _replacing, as_tensors, patch.multiple(trace_mean_field_elbo, torch_item=_detached):
         loss = objective.differentiable_loss(model, _Reparameterized()(guide), *args)
     return loss.detach(), loss
 
@@ -52,24 +47,5 @@ class _Reparameterized(Messenger):
             raise CannotCapture(f"site {msg['name']!r} is not reparameterized in the guide")
 
 
-@contextmanager
-def _as_tensors() -> Iterator[None]:
-    """Within it, Pyro's objectives keep their values as tensors and do not look at them; one thread at a time."""
-    instead = {"torch_item": _detached, "warn_if_nan": lambda value, *_: value}
-    with _replacing:
-        before = [(module, name, getattr(module, name)) for module, names in NAMES.items() for name in names]
-        try:
-            for module, name, _ in before:
-                setattr(module, name, instead[name])
-            yield
-        finally:
-            for module, name, value in before:
-                setattr(module, name, value)
-
-
 def _detached(x: Any) -> Any:
     return x.detach() if isinstance(x, Tensor) else x
-
-
-def _name(objective: ELBO) -> str:
-    return str(getattr(objective, "__name__", type(objective).__name__))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ppl_vae.distributions.unwrap import elementwise
-from ppl_vae.traces.plates import Site, Structure, numbers_by_datum
+from ppl_vae.traces.plates import Site, Structure, latents, numbers_by_datum
 
 
 def in_order(model: dict[str, Site], guide: dict[str, Site]) -> bool:
@@ -17,36 +17,18 @@ def in_order(model: dict[str, Site], guide: dict[str, Site]) -> bool:
     If not, what P(z_s | others) depends on may depend on z_s, and its divergence from Q(z_s | others), as PyTorch knows
     it for fixed others, has not the mean of log Q - log P.
     """
-    latents = [name for name, site in model.items() if not site["is_observed"] and name in guide]
-    return [name for name in guide if name in latents] == latents
+    order = [name for name in latents(model) if name in guide]
+    return [name for name in guide if name in order] == order
 
 
-def kl_of(q: Site, p: Site, *, exact: bool) -> Tensor:
+def kl_of(q: Site, p: Site, *, exact: bool, fns: tuple[Any, Any] | None = None) -> Tensor:
     """Return the divergence of a site given the sites before, laid out as Pyro does, in nats, without scales.
 
-    Where a mask leaves out one side only, the other is scored alone.
-
-    Args:
-        q: the site in the guide.
-        p: the same site in the model, with the guide's value.
-        exact: take it from PyTorch where it is known (only if `in_order`), else log Q - log P of the samples.
+    `exact` takes it from PyTorch where it is known (only if `in_order`); else it is log Q - log P of the guide's
+    samples, which are the value of both sites. Where a mask leaves out one side only, the other is scored alone.
+    `fns` are their distributions as they are, or `elementwise`.
     """
-    return _kl(q["fn"], p["fn"], q, p, exact)
-
-
-def kl_by_dimension(q: Site, p: Site, shape: Structure, *, exact: bool) -> Tensor | None:
-    """Return the divergence of each number of a site, [K or 1, N, D], arguments as for `kl_of`.
-
-    None if the numbers are not independent in one of the two programs.
-    """
-    one, other = elementwise(q["fn"]), elementwise(p["fn"])
-    own, others = one.batch_shape, other.batch_shape  # the model's site may stand without the plate of the samples
-    if one.event_shape or other.event_shape or own[len(own) - len(others) :] != others:
-        return None
-    return numbers_by_datum(_kl(one, other, q, p, exact).expand(own), q["fn"].event_dim, shape)
-
-
-def _kl(one: Any, other: Any, q: Site, p: Site, exact: bool) -> Tensor:
+    one, other = fns or (q["fn"], p["fn"])
     event_dim = q["fn"].event_dim - one.event_dim
     masks = [m[(..., *[None] * event_dim)] if isinstance(m := site["mask"], Tensor) else m for site in (q, p)]
     known = _known(one, other) if exact else None
@@ -57,6 +39,15 @@ def _kl(one: Any, other: Any, q: Site, p: Site, exact: bool) -> Tensor:
         return log_q - log_p
     both = [torch.as_tensor(True if m is None else m, device=known.device) for m in masks]
     return torch.where(both[0] & both[1], known, log_q - log_p)
+
+
+def kl_by_dimension(q: Site, p: Site, shape: Structure, *, exact: bool) -> Tensor | None:
+    """Return the divergence of each number of a site, [K or 1, N, D]; None if one of the two does not factorize."""
+    one, other = elementwise(q["fn"]), elementwise(p["fn"])
+    own, others = one.batch_shape, other.batch_shape  # the model's site may stand without the plate of the samples
+    if one.event_shape or other.event_shape or own[len(own) - len(others) :] != others:
+        return None
+    return numbers_by_datum(kl_of(q, p, exact=exact, fns=(one, other)).expand(own), q["fn"].event_dim, shape)
 
 
 def _known(q: Any, p: Any) -> Tensor | None:

@@ -1,10 +1,9 @@
-"""Conditions in a trace: observed sites that a conditional model is given and does not have to explain.
+"""Effect handlers, and conditions: observed sites that a model is given and does not have to explain.
 
     log P(x | y) = log P(x, y) - log P(y)
 
-A program marks such a site, `pyro.sample("y", ..., obs=y, infer={"is_condition": True})`. Where y has no
-latent ancestor, its log-probability is the same for every z, and leaving it out of the weights turns log P(x, y)
-into log P(x | y).
+A program marks such a site, `pyro.sample("y", ..., obs=y, infer={"is_condition": True})`. Without a latent ancestor of
+y, leaving it out of the weights turns log P(x, y) into log P(x | y).
 """
 
 from collections.abc import Iterable
@@ -13,7 +12,6 @@ from typing import Any
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae.distributions.unwrap import is_improper
@@ -21,20 +19,8 @@ from ppl_vae.errors import InputError
 from ppl_vae.traces.plates import Site, samples
 
 
-class FixedSubsample(Messenger):
-    """Make the plate over the data take these data instead of a random subset."""
-
-    def __init__(self, plate: str, index: Tensor) -> None:
-        super().__init__()
-        self.plate, self.index = plate, index
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] == self.plate and site_is_subsample(msg):
-            msg["value"], msg["done"] = self.index, True
-
-
 class Substitute(Messenger):
-    """Give latent sites these values instead of drawing them: `poutine.condition`, but that they stay latent."""
+    """Give latent sites, and plates of a random subset, these values: `poutine.condition`, but they stay latent."""
 
     def __init__(self, values: dict[str, Tensor]) -> None:
         super().__init__()
@@ -79,30 +65,21 @@ def quantity(trace: poutine.Trace, given: tuple[str, ...]) -> str:
 
 
 def condition_names(sites: dict[str, Site]) -> tuple[str, ...]:
-    """Return the names of the conditions among the sites of a run of a model.
-
-    Raises:
-        InputError: a condition that is drawn after a latent site: it may depend on it.
-    """
-    names = [name for name, site in sites.items() if is_condition(site)]
-    latents = [name for name, site in sites.items() if not site["is_observed"]]
-    order = list(sites)
-    for name in names:
-        before = [latent for latent in latents if order.index(latent) < order.index(name)]
-        if before:
+    """Return the names of the conditions; raise an InputError if one comes after a latent, on which it may depend."""
+    before: list[str] = []
+    for name, site in sites.items():
+        if before and is_condition(site):
             raise InputError(
                 f"Expected the condition {name!r} before all latent sites; got it after {', '.join(before)}, on which "
                 f"it may depend: the weights would not give log P(x | y). Sample it first, or pass joint=True."
             )
-    return tuple(names)
+        if not site["is_observed"]:
+            before.append(name)
+    return tuple(name for name, site in sites.items() if is_condition(site))
 
 
 def check_proper(traces: Iterable[poutine.Trace]) -> None:
-    """Refuse to score conditions that have no density, for log P(x, y).
-
-    Raises:
-        InputError: a condition whose P(y) is flat, as only P(x | y) is modelled.
-    """
+    """Raise an InputError if a condition has no density to score for log P(x, y), as only P(x | y) is modelled."""
     for trace in traces:
         for name, site in samples(trace).items():
             if is_condition(site) and is_improper(site["fn"]):

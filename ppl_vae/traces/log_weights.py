@@ -5,6 +5,7 @@
 one for each sample and each datum, shape [K, N].
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,14 +15,8 @@ from torch import Tensor
 from ppl_vae.errors import InputError
 from ppl_vae.missing import filled
 from ppl_vae.traces.pair import Pair, program_name
-from ppl_vae.traces.plates import Args, Structure, enumerates, log_prob_by_datum, samples, value_by_datum
+from ppl_vae.traces.plates import Args, Structure, enumerates, latents, log_prob_by_datum, samples, value_by_datum
 from ppl_vae.traces.run import fixed, get_traces, one_more_plate, run_pair
-
-
-def _all_alike(latents: dict[str, Tensor]) -> bool:
-    """Whether there are latents, all continuous, and all samples of them, along the first dimension, the same."""
-    continuous = [z for z in latents.values() if z.is_floating_point()]
-    return len(continuous) > 0 and all(bool((z == z[:1]).all()) for z in continuous)
 
 
 def log_weights(
@@ -36,60 +31,37 @@ def log_weights(
 ) -> Tensor:
     """Return the log-weights log P(x, z_k) - log Q(z_k | x) in nats, [num_samples, N].
 
-    With `proposal="prior"` z_k is drawn from the model itself, and log w_k = log P(x | z_k).
-
     Args:
         pair: the two programs; call it within `pair.running()`.
         args: what both are called with: x first.
         num_samples: K, how many z are drawn for each datum.
         structure: as `structure_of` found it.
-        proposal: "guide" or "prior".
+        proposal: "guide", or "prior" to draw z_k from the model itself: log w_k = log P(x | z_k).
         subsample: which data a plate with a random subset has to take.
         vectorize: draw all samples in one run, inside a plate left of all others; else K runs.
 
     Raises:
         InputError: the programs do not give one weight for each sample and datum.
-
-    >>> from ppl_vae.models import LinearGaussian
-    >>> from ppl_vae.guides import LinearGaussian as Posterior
-    >>> from ppl_vae.traces.plates import structure_of
-    >>> model = LinearGaussian((20,), latent_dim=4)
-    >>> pair, x = Pair(model, Posterior(model)), torch.randn(5, 20)
-    >>> with pair.running(), torch.no_grad():
-    ...     structure = structure_of(get_traces(pair, (x,)), num_data=5)
-    ...     weights = log_weights(pair, (x,), 3, structure)
-    >>> torch.allclose(weights, model.exact_log_px(x).expand(3, 5), atol=1e-4)
-    True
     """
     if not vectorize and num_samples > 1:
-        one = [
-            log_weights(pair, args, 1, structure, proposal=proposal, subsample=subsample, vectorize=False)
-            for _ in range(num_samples)
-        ]
-        return torch.cat(one)
+        one = partial(log_weights, pair, args, 1, structure, proposal=proposal, subsample=subsample, vectorize=False)
+        return torch.cat([one() for _ in range(num_samples)])
     try:
         weighted = draw(pair, args, num_samples, structure, proposal=proposal, subsample=subsample, vectorize=vectorize)
         return (checked(weighted, num_samples) if vectorize else weighted).log_weights
+    except InputError:
+        raise
     except (ValueError, RuntimeError) as problem:
-        if isinstance(problem, InputError):
-            raise
         raise one_more_plate(problem, "Mend that, or pass vectorize=False.") from problem
 
 
 class Weighted(NamedTuple):
-    """Samples of the latents with their log-weights.
+    """Samples of the latents with their log-weights."""
 
-    Attributes:
-        log_weights: [K, N], in nats.
-        log_likelihood: log P(x | z_k), [K, N]; None where it was not asked for.
-        latents: the values of the latent sites that were drawn, by name, [K, N, ...].
-        observed: the values of the observed sites, [N, ...].
-    """
-
-    log_weights: Tensor
-    log_likelihood: Tensor | None
-    latents: dict[str, Tensor]
-    observed: dict[str, Tensor]
+    log_weights: Tensor  # [K, N], in nats
+    log_likelihood: Tensor | None  # log P(x | z_k), [K, N], where it was asked for
+    latents: dict[str, Tensor]  # the values of the latent sites that were drawn, by name, [K, N, ...]
+    observed: dict[str, Tensor]  # the values of the observed sites, [N, ...]
 
     @classmethod
     def concatenated(cls, runs: list["Weighted"]) -> "Weighted":
@@ -101,12 +73,9 @@ class Weighted(NamedTuple):
 
 
 def checked(weighted: Weighted, num_samples: int) -> Weighted:
-    """Return samples as they are, if there are so many that differ.
-
-    Raises:
-        InputError: the programs gave the same sample again, or one for all of the data.
-    """
-    alike = num_samples > 1 and _all_alike(weighted.latents)
+    """Return samples as they are; raise an InputError unless there are so many, for each datum, that differ."""
+    continuous = [z for z in weighted.latents.values() if z.is_floating_point()]
+    alike = num_samples > 1 and len(continuous) > 0 and all(bool((z == z[:1]).all()) for z in continuous)
     if weighted.log_weights.shape[0] != num_samples or alike:
         raise InputError(
             f"Expected {num_samples} samples of {', '.join(weighted.latents)} that differ; got the same ones again, or "
@@ -129,7 +98,7 @@ def draw(
 ) -> Weighted:
     """Draw z_k from the proposal in one run and weigh them, without checks; arguments as for `log_weights`.
 
-    With `likelihood` log P(x | z_k) is kept as well, at the price of another evaluation of log P(z_k).
+    `likelihood` keeps log P(x | z_k) as well, at the price of another evaluation of log P(z_k).
     """
     size = num_samples if vectorize else None
     guide = None if proposal == "prior" else pair.guide
@@ -159,7 +128,7 @@ def weigh(
     if likelihood:
         latent = [n for n in weighed if not sites[n]["is_observed"]]
         log_likelihood = (joint - log_prob_by_datum(model_trace, latent, structure, num_data)).expand(size)
-    drawn = {n: s for n, s in sites.items() if not s["is_observed"] and not enumerates(s)}
+    drawn = {n: s for n, s in latents(sites).items() if not enumerates(s)}
     return Weighted(
         total.expand(size),
         log_likelihood,
@@ -183,21 +152,17 @@ def non_finite_site(pair: Pair, args: Args) -> str:
 
 
 def check_sites(pair: Pair, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
-    """Check that the guide samples just the latent sites of the model, in the same shapes.
-
-    Raises:
-        InputError: names or shapes differ; both are named.
-    """
+    """Raise an InputError unless the guide samples just the latent sites of the model, in the same shapes."""
     model, guide = (program_name(p) for p in pair.programs.values())
-    latents = {n: s for n, s in samples(model_trace).items() if not s["is_observed"]}
+    latent = latents(samples(model_trace))
     guided = {n: s for n, s in samples(guide_trace).items() if not s["infer"].get("is_auxiliary")}
-    missing = [n for n in latents if n not in guided and not latents[n]["infer"].get("enumerate")]
-    if missing or set(guided) - set(latents):
+    missing = [n for n, s in latent.items() if n not in guided and not s["infer"].get("enumerate")]
+    if missing or set(guided) - set(latent):
         raise InputError(
-            f"Expected a guide that samples the latent sites of the model; got {sorted(latents)} in the model {model} "
+            f"Expected a guide that samples the latent sites of the model; got {sorted(latent)} in the model {model} "
             f"and {sorted(guided)} in the guide {guide}. Give both the same pyro.sample names."
         )
-    for name, site in latents.items():
+    for name, site in latent.items():
         if name in guided and site["fn"].event_shape != guided[name]["fn"].event_shape:
             raise InputError(
                 f"Expected site {name!r} to have one shape; got {tuple(site['fn'].event_shape)} in the model {model} "

@@ -1,9 +1,8 @@
 """A model and a guide together with the parameters that belong to them.
 
-Parameters live in two places: in modules, and, for programs that use `pyro.param` or `pyro.module`,
-in Pyro's global parameter store. `Pair` makes both local: modules keep their own parameters
-(`pyro.settings` `module_local_params`), and what goes into the store is kept with the programs that put
-it there, so that no pair ever sees the state of another one or of an earlier run.
+Parameters live in modules and, for programs that use `pyro.param` or `pyro.module`, in Pyro's global store. `Pair`
+makes both local: modules keep their own (`module_local_params`), and what goes into the store is kept with the programs
+that put it there, so that no pair sees the state of another one or of an earlier run.
 """
 
 import functools
@@ -35,9 +34,8 @@ class Pair:
     Args:
         model: a Pyro program P(x, z): a module, or a plain function or method.
         guide: a Pyro program Q(z | x) with the same latent sites.
-        fresh: start with an empty parameter store. Otherwise the programs find what was kept with them
-            (`keep`), or, if nothing was, a copy of Pyro's global store (so what Pyro's own SVI has trained
-            is found).
+        fresh: start with an empty parameter store. Otherwise the programs find what was kept with them (`keep`), or,
+            if nothing was, a copy of Pyro's global store, as Pyro's own SVI has trained it.
 
     >>> from ppl_vae.models import VAE
     >>> from ppl_vae.guides import MeanField
@@ -110,8 +108,10 @@ class Pair:
             for role, module in self.modules.items()
             for name, value in module.state_dict(keep_vars=True).items()
         }
-        once = {id(value): name for name, value in reversed((states | self._seen).items())}
-        return {name: value for name, value in (states | self._seen).items() if once[id(value)] == name}
+        once: dict[int, tuple[str, Tensor]] = {}
+        for name, value in (states | self._seen).items():
+            once.setdefault(id(value), (name, value))
+        return dict(once.values())
 
     def snapshot(self) -> dict[str, Tensor]:
         """Return a copy of all parameters and buffers."""
@@ -149,20 +149,11 @@ class Pair:
         device = self.device
         return tuple(value.to(device) for value in batch)
 
-    def accepts(self, name: str) -> bool:
-        """Whether the model takes an argument of this name."""
-        return name in call_signature(self.model).parameters
-
     def takes_labels(self) -> bool:
-        """Whether labels go to the programs after x: y is the model's second positional argument.
-
-        A model whose y is not a label but a part of x says so by a true attribute `y_from_x`.
-        """
-        parameters = list(call_signature(self.model).parameters.values())
-        second = parameters[1] if len(parameters) > 1 else None
-        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        from_x = getattr(_unwrapped(self.model)[0], "y_from_x", False)
-        return second is not None and second.name == "y" and second.kind in positional and not from_x
+        """Whether labels go to the programs after x: y is the model's second positional argument, no part of x."""
+        parameters = call_signature(self.model).parameters.values()
+        positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        return positional[1:2] == ["y"] and not getattr(_unwrapped(self.model)[0], "y_from_x", False)
 
 
 def call_signature(program: Program) -> inspect.Signature:
@@ -180,11 +171,7 @@ def program_name(program: Program) -> str:
 
 
 def _unwrapped(program: Program) -> tuple[Any, str]:
-    """Return the object that a program belongs to, and the name of its function there.
-
-    Pyro's handlers (`poutine.scale(model, ...)`) and `functools.partial` are looked through; a method, which
-    is a new object each time it is looked up, is its object and its name.
-    """
+    """Return the object that a program, under Pyro's handlers and `partial`, belongs to, and its function's name."""
     while isinstance(program, functools.partial):
         program = next((a for a in reversed(program.args) if callable(a)), program.func)
     if isinstance(program, nn.Module):
@@ -205,18 +192,11 @@ def _empty_store() -> Store:
     return {"params": {}, "constraints": {}}
 
 
-class _LocalState:
-    """Pyro (1.9) gives a PyroModule its local parameter state only if the setting was on when it was made.
-
-    A person's module is mostly made before; it gets its state here when it first asks for it.
-    """
-
-    def __get__(self, context: Any, owner: type[Any] | None = None) -> Any:
-        return _empty_store() if context is None else vars(context).setdefault("param_state", _empty_store())
-
-
+# Pyro (1.9) gives no local state to a PyroModule that was made while the setting was off: it is made on demand.
 if not hasattr(_Context, "param_state"):
-    _Context.param_state = cast(Any, _LocalState())
+    _local_state = functools.cached_property(lambda _: _empty_store())
+    _local_state.__set_name__(_Context, "param_state")
+    _Context.param_state = cast(Any, _local_state)
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """What the traces of a pair say of it: its plate over the data, and log-probabilities per datum.
 
-A site's log-probability is summed over all its plates but the one over the data and the one over the
-samples, and is taken without the scale that a subsampled plate or an annealing handler puts on it (a mask
-is kept): scaled or summed over the data before the log-mean-exp, the weights of different data would mix,
-and the estimate would be of something else. Discrete sites that Pyro enumerates are summed out exactly.
+A site's log-probability is summed over all its plates but those of the data and of the samples, without the scale
+that a subsampled plate or an annealing handler puts on it (a mask is kept): else the weights of different data would
+mix before the log-mean-exp. Discrete sites that Pyro enumerates are summed out exactly.
 """
 
 import functools
@@ -28,29 +27,17 @@ Site = dict[str, Any]
 
 @dataclass(frozen=True)
 class Structure:
-    """What a run of a pair shows of it.
+    """What a run of a pair shows of it."""
 
-    Attributes:
-        plate: the name of the plate over the data.
-        dim: the dimension of that plate, counted from the right (-1 in our programs).
-        subsampled: whether the program itself takes a random subset of the data it is given.
-        size: how many data the run evaluated.
-        full_size: how many data the plate stands for: its scale is full_size / size.
-        num_plates: how many dimensions the plates of the pair take.
-        numel: the largest number of values that a site of the model holds for one datum.
-        observed_numel: the number of observed and scored values for one datum.
-        enumerated: whether all latents that the guide leaves out are discrete and marked to be enumerated.
-    """
-
-    plate: str
-    dim: int
-    subsampled: bool
-    size: int
-    full_size: int
-    num_plates: int
-    numel: int
-    observed_numel: int
-    enumerated: bool
+    plate: str  # the name of the plate over the data
+    dim: int  # of that plate, counted from the right (-1 in our programs)
+    subsampled: bool  # whether the program itself takes a random subset of the data it is given
+    size: int  # how many data the run evaluated
+    full_size: int  # how many data the plate stands for: its scale is full_size / size
+    num_plates: int  # how many dimensions the plates of the pair take
+    numel: int  # the largest number of values that a site of the model holds for one datum
+    observed_numel: int  # how many values of one datum are observed and scored
+    enumerated: bool  # whether all latents that the guide leaves out are discrete and marked to be enumerated
 
 
 def samples(trace: poutine.Trace) -> dict[str, Site]:
@@ -60,12 +47,13 @@ def samples(trace: poutine.Trace) -> dict[str, Site]:
     return {name: site for name, site in sites.items() if not site["infer"].get("_deterministic")}
 
 
-def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
-    """Find the plate over the data, and what else an estimator has to know, in the traces of a pair.
+def latents(sites: dict[str, Site]) -> dict[str, Site]:
+    """Return the sites that are not observed."""
+    return {name: site for name, site in sites.items() if not site["is_observed"]}
 
-    Raises:
-        InputError: a site is not inside a plate over the data, so its weights do not factor.
-    """
+
+def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
+    """Return what traces of a pair show; raise an InputError if a site is not inside a plate over the data."""
     sites = [samples(trace) for trace in traces]
     everything = [site for some in sites for site in some.values()]
     frames = {f.name: f for site in everything for f in site["cond_indep_stack"] if f.vectorized}
@@ -98,7 +86,7 @@ def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
 
 
 def _left_out_are_enumerable(model: dict[str, Site], guide: dict[str, Site]) -> bool:
-    left_out = [site for name, site in model.items() if not site["is_observed"] and name not in guide]
+    left_out = [site for name, site in latents(model).items() if name not in guide]
     marked = [site["infer"].get("enumerate") == "parallel" and site["fn"].has_enumerate_support for site in left_out]
     return len(left_out) > 0 and all(marked)
 
@@ -114,11 +102,7 @@ def enumerates(site: Site) -> bool:
 
 
 def data_name(sites: Iterable[str]) -> str:
-    """Return which of some sites holds the data: the one called x, else the last.
-
-    >>> data_name(["z", "x", "y"]), data_name(["z", "counts"])
-    ('x', 'counts')
-    """
+    """Return which of some sites holds the data: the one called x, else the last."""
     names = list(sites)
     return "x" if "x" in names else names[-1]
 
@@ -126,16 +110,11 @@ def data_name(sites: Iterable[str]) -> str:
 def to_kn(value: Tensor, event_dim: int, shape: Structure) -> Tensor:
     """Return what stands at a site, [..., K, plates, event], as [..., K or 1, N or 1, other plates, event].
 
-    All plates of the pair are there, those that the site does not stand in with size 1; dimensions left of K are those
-    of enumerated sites.
-
-    Args:
-        value: laid out as Pyro does.
-        event_dim: how many of its rightmost dimensions are not plates.
-        shape: where the plates are.
+    The rightmost `event_dim` dimensions are not plates. All plates of the pair are there, those that the site does not
+    stand in with size 1; dimensions left of K are those of enumerated sites.
     """
     absent = shape.num_plates + 1 + event_dim - value.dim()
-    value = value.reshape((1,) * max(absent, 0) + value.shape)
+    value = value.reshape((1,) * absent + value.shape)
     return value.movedim(shape.dim - event_dim, -shape.num_plates - event_dim)
 
 
@@ -158,8 +137,8 @@ def like_site(value: Tensor, dims: int, shape: Structure) -> Tensor:
 def log_prob_by_datum(trace: poutine.Trace, names: Iterable[str], shape: Structure, num_data: int) -> Tensor:
     """Return the sum of the log-probabilities of some sites of a trace for each datum, [K or 1, N].
 
-    Enumerated sites among them are summed out, each inside its own plates (log-sum-exp), by Pyro's tensor
-    variable elimination (Obermeyer et al., arXiv 1902.03210).
+    Enumerated sites are summed out (log-sum-exp), each inside its own plates, by Pyro's tensor variable elimination
+    (Obermeyer et al., arXiv 1902.03210).
     """
     sites = samples(trace)
     chosen = [sites[name] for name in names]
@@ -196,9 +175,9 @@ def _log_prob(site: Site) -> Tensor:
 def sum_by_datum(log_prob: Tensor, shape: Structure, num_data: int) -> Tensor:
     """Sum what stands in the batch dimensions of a site over all its plates but those two, [K or 1, N]."""
     log_prob = to_kn(log_prob, 0, shape)
-    return (log_prob.sum(list(range(1 - shape.num_plates, 0))) if shape.num_plates > 1 else log_prob).expand(
-        -1, num_data
-    )
+    if shape.num_plates > 1:
+        log_prob = log_prob.sum(list(range(1 - shape.num_plates, 0)))
+    return log_prob.expand(-1, num_data)
 
 
 def value_by_datum(site: Site, shape: Structure) -> Tensor:

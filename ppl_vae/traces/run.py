@@ -1,39 +1,25 @@
 """A guide and a model run together: as they are, or K times at once under one more plate.
 
-The plate of the samples stands to the left of all plates of the pair, and the dimensions of enumerated sites to the
-left of it.
+The plate of the samples stands left of all plates of the pair, and the dimensions of enumerated sites left of it.
 """
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyro
-import torch
 from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.errors import InputError, reason
-from ppl_vae.traces.handlers import FixedSubsample
+from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Args, Site, Structure, samples
+from ppl_vae.traces.plates import Args, Structure
 
 
 def get_traces(pair: Pair, args: Args) -> tuple[poutine.Trace, poutine.Trace]:
     """Run the guide, then the model against it; return the traces of (model, guide)."""
     guide_trace = poutine.trace(pair.guide).get_trace(*args)
     return run_against(guide_trace, pair.model, args), guide_trace
-
-
-def latent_sites(pair: Pair, *args: Any) -> dict[str, Site]:
-    """Return every site that the model samples, besides what it observes, by name.
-
-    >>> from ppl_vae.models import VAE
-    >>> list(latent_sites(Pair(VAE((1, 8, 8))), torch.zeros(1, 1, 8, 8)))
-    ['z']
-    """
-    with pair.running(), torch.no_grad(), torch.random.fork_rng():
-        trace = poutine.trace(pair.model).get_trace(*args)
-    return {name: site for name, site in samples(trace).items() if not site["is_observed"]}
 
 
 def plate_of(num_samples: int, structure: Structure) -> Any:
@@ -43,24 +29,18 @@ def plate_of(num_samples: int, structure: Structure) -> Any:
 
 def fixed(structure: Structure, subsample: Tensor | None) -> AbstractContextManager[Any]:
     """Return what makes a plate with a random subset of the data take these; None leaves it as it is."""
-    return nullcontext() if subsample is None else FixedSubsample(structure.plate, subsample)
+    return nullcontext() if subsample is None else Substitute({structure.plate: subsample})
 
 
 def enumerating(model: Program, structure: Structure) -> Program:
-    """Return the model with its marked discrete sites enumerated, left of one more plate than its own.
-
-    Handlers that give values go around it: it has to see every site to know which dimensions are enumerated.
-    """
+    """Return the model with its marked discrete sites enumerated; handlers that give values go around this one."""
     return poutine.enum(model, first_available_dim=-structure.num_plates - 2)
 
 
 def run_against(
     guide_trace: poutine.Trace, model: Program, args: Args, kwargs: Any = None, *, structure: Structure | None = None
 ) -> poutine.Trace:
-    """Run the model on the values in a trace, and return its own.
-
-    With a structure, discrete sites that are left out and marked for it are summed out.
-    """
+    """Run the model on the values in a trace; a structure says whether discrete sites left out are summed out."""
     model = enumerating(model, structure) if structure is not None and structure.enumerated else model
     return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **(kwargs or {}))
 
@@ -76,15 +56,8 @@ def run_pair(
 ) -> tuple[poutine.Trace, poutine.Trace]:
     """Run the guide K times at once, then the model against it; return the traces of (model, guide).
 
+    Without a guide the model draws all latents, and the guide's trace is empty; without K there is no plate of samples.
     Discrete sites that the guide leaves out and that are marked for it are summed out.
-
-    Args:
-        model: P(x, z).
-        guide: Q(z | x); None lets the model draw all latents, and the guide's trace is empty.
-        args: what both are called with.
-        kwargs: the same, by name.
-        num_samples: K; None runs them as they are, without a plate of samples.
-        structure: as `structure_of` found it.
 
     Raises:
         ValueError, RuntimeError: of programs that do not work under one more plate, see `one_more_plate`.

@@ -43,7 +43,7 @@ from ppl_vae.networks import MLP
 from ppl_vae.objectives import IWAE, BetaELBO, Classifying, DoublyReparameterized, FreeBits, StickingTheLanding, WarmUp
 from ppl_vae.posteriors import InverseAutoregressive
 from ppl_vae.priors import VampPrior
-from ppl_vae.traces.handlers import FixedSubsample
+from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Pair
 
 linear = partial(MLP, hidden=())
@@ -307,7 +307,7 @@ def test_a_subsampled_plate_stands_for_all_data(cls):
 
     log_px = dist.Normal(0.0, 2**0.5).log_prob(data)
     for subset in ([0, 1], [0, 3], [2, 3]):
-        with FixedSubsample("data", torch.tensor(subset)):
+        with Substitute({"data": torch.tensor(subset)}):
             loss = objective.loss(model, guide, data)
         assert loss == pytest.approx(-2 * float(log_px[subset].sum()), abs=0.2)
     assert math.isfinite(objective.loss_and_grads(model, guide, data))
@@ -326,7 +326,7 @@ def test_a_plate_inside_the_one_over_the_data_is_scaled_inside_the_logarithm():
         with pyro.plate("data", 3, dim=-2):
             pyro.sample("z", dist.Normal(x.mean(-1, keepdim=True), 0.7))
 
-    with FixedSubsample("pixels", torch.tensor([1, 3])):
+    with Substitute({"pixels": torch.tensor([1, 3])}):
         objective = IWAE(num_particles=5)
         particles = objective.particles(poutine.scale(model, 3.0), poutine.scale(guide, 3.0), (x,), {})
         z = particles.guide_trace.nodes["z"]["value"][..., 0]
