@@ -5,8 +5,9 @@ An objective of ours says them itself, by a method `loss_and_surrogate(model, gu
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO, trace_elbo, trace_mean_field_elbo
 from pyro.poutine.messenger import Messenger
@@ -32,9 +33,7 @@ def loss_and_surrogate(objective: Any, model: Program, guide: Any, args: tuple[A
     if type(objective) not in (Trace_ELBO, TraceMeanField_ELBO):
         name = getattr(objective, "__name__", type(objective).__name__)
         raise CannotCapture(f"the objective {name} is not one of those that can be compiled")
-    # Pyro's objectives keep their values as tensors and do not look at them; one thread at a time.
-    as_tensors = patch.multiple(trace_elbo, torch_item=_detached, warn_if_nan=lambda value, *_: value)
-    with _replacing, as_tensors, patch.multiple(trace_mean_field_elbo, torch_item=_detached):
+    with _replacing, _as_tensors():
         loss = objective.differentiable_loss(model, _Reparameterized()(guide), *args)
     return loss.detach(), loss
 
@@ -47,5 +46,24 @@ class _Reparameterized(Messenger):
             raise CannotCapture(f"site {msg['name']!r} is not reparameterized in the guide")
 
 
+@contextmanager
+def _as_tensors() -> Iterator[None]:
+    """Within it, Pyro's objectives keep their values as tensors and do not look at them; one thread at a time."""
+    before = [(module, name, getattr(module, name)) for module, instead in INSTEAD.items() for name in instead]
+    try:
+        for module, name, _ in before:
+            setattr(module, name, INSTEAD[module][name])
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
 def _detached(x: Any) -> Any:
     return x.detach() if isinstance(x, Tensor) else x
+
+
+INSTEAD: dict[Any, dict[str, Any]] = {
+    trace_elbo: {"torch_item": _detached, "warn_if_nan": lambda value, *_: value},
+    trace_mean_field_elbo: {"torch_item": _detached},
+}
