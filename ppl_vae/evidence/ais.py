@@ -105,27 +105,21 @@ def pilot(evaluate: Evaluate, state: State, betas: list[float], num_leapfrog: in
     return AnnealingPath(betas, torch.as_tensor(np.stack(columns, axis=1)).exp().to(log_step), num_leapfrog)
 
 
-def annealed_importance_sampling(prepared: Prepared, options: AnnealingOptions) -> Evidence:
+def annealed_importance_sampling(prepared: Prepared, options: AnnealingOptions, threads: Threads) -> Evidence:
     """Estimate log P(x) of each datum by annealed importance sampling: `estimate_evidence(method="ais")`.
 
     Importance sampling with K = `num_samples` comes first: it gives the ELBO, and what to hold the result against.
     """
     with seeded(0):
         one_datum(prepared, options)  # refuse what cannot be annealed
-    plain = importance_sampling(prepared, options.of_importance(prepared.pair.guide is not None))
-    parts = []
-    with Threads(options.threads) as threads, prepared.drawing(options.seed, options.proposal) as ready:
+    plain = importance_sampling(prepared, options.of_importance(prepared.pair.guide is not None), threads)
+    with prepared.drawing(options.seed, options.proposal) as ready:
         annealer = Annealer(ready, options, threads)
-        with progress_bar(annealer.num_transitions, "annealing", "step", options.progress) as bar:
-            for chunk in ready.chunks(annealer.data_at_once):
-                result = annealer.chains(chunk, bar.update).forward()
-                parts.append({key: values[: chunk.num_data] for key, values in result.items()})
-    found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        found = annealer.over_chunks("annealing", lambda chunk, tick: annealer.chains(chunk, tick).forward())
+    estimated: dict[str, Any] = {name: found.pop(name) for name in ("log_px", "mcse", "ess")}
     return replace(
         plain,
-        log_px=found.pop("log_px"),
-        mcse=found.pop("mcse"),
-        ess=found.pop("ess"),
+        **estimated,
         num_samples=options.num_chains,
         proposal=options.proposal,
         method="ais",
@@ -159,11 +153,16 @@ class Annealer:
     def __init__(self, prepared: Prepared, options: AnnealingOptions, threads: Threads, *, runs: int = 1) -> None:
         self.prepared, self.options = prepared, options
         self.data_at_once = max(1, prepared.rows(options.chunk_size) // options.num_chains)
-        together = prepared.structure.size if prepared.structure.subsampled else self.data_at_once
-        chunks = 1 if prepared.whole_only else -(-len(prepared.source) // together)
         rungs = WARM_UP + PER_RUNG * (min(RUNGS, options.num_temperatures) - 1)
-        self.num_transitions = chunks * (rungs + runs * options.num_temperatures)
+        self.num_transitions = prepared.num_chunks(self.data_at_once) * (rungs + runs * options.num_temperatures)
         self.densities = Densities(self.num_transitions * options.num_leapfrog, options.compile, threads)
+
+    def over_chunks(self, name: str, of_chunk: Callable[[Chunk, Tick], dict[str, Array]]) -> dict[str, Array]:
+        """Return numbers of all data, by name, from those of a chunk's."""
+        with progress_bar(self.num_transitions, name, "step", self.options.progress) as bar:
+            chunks = self.prepared.chunks(self.data_at_once)
+            parts = [(chunk.num_data, of_chunk(chunk, bar.update)) for chunk in chunks]
+        return {key: np.concatenate([found[key][:size] for size, found in parts]) for key in parts[0][1]}
 
     def chains(self, chunk: Chunk, tick: Tick) -> "Chains":
         """Return the chains of a chunk's data, with the guide refined for them if so asked."""

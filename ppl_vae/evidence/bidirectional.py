@@ -14,13 +14,13 @@ Wu et al., arXiv 1611.04273.
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.errors import InputError
-from ppl_vae.evidence.ais import Annealer, annealed_importance_sampling, one_datum
+from ppl_vae.evidence.ais import Annealer, Tick, annealed_importance_sampling, one_datum
+from ppl_vae.evidence.diagnostics import Array
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.numbers import Sandwich
 from ppl_vae.evidence.options import AnnealingOptions
@@ -29,33 +29,32 @@ from ppl_vae.evidence.tempered import Latents
 from ppl_vae.missing import filled, missing_as
 from ppl_vae.traces.handlers import Regenerated, Substitute, is_condition
 from ppl_vae.traces.plates import Site, log_prob_by_datum, samples
-from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
 
-def sandwich(prepared: Prepared, options: AnnealingOptions) -> Evidence:
+def sandwich(prepared: Prepared, options: AnnealingOptions, threads: Threads) -> Evidence:
     """Anneal the data, and as many simulated ones in both directions: `estimate_evidence(method="sandwich")`."""
     with seeded(0):
         _simulated(one_datum(prepared, options), options.joint)  # refuse before the long work
-    evidence = annealed_importance_sampling(prepared, options)
-    with Threads(options.threads) as threads, prepared.drawing(options.seed + 1, options.proposal) as ready:
+    evidence = annealed_importance_sampling(prepared, options, threads)
+    with prepared.drawing(options.seed + 1, options.proposal) as ready:
         return replace(evidence, method="sandwich", sandwich=bidirectional(ready, options, threads))
 
 
 def bidirectional(prepared: Prepared, options: AnnealingOptions, threads: Threads) -> Sandwich:
     """Return bounds from both sides on log P(x) of data simulated from the model, as many as there are data."""
-    parts = []
     annealer = Annealer(prepared, options, threads, runs=2)
-    with progress_bar(annealer.num_transitions, "sandwich", "step", options.progress) as bar:
-        for chunk in prepared.chunks(annealer.data_at_once):
-            latents = Latents(prepared.pair, chunk, prepared.structure, options.proposal)
-            simulated, z, x = _simulated(latents, options.joint)
-            chains = annealer.chains(simulated, bar.update)
-            lower, upper = chains.forward(), chains.backward(z)
-            found = (lower["log_px"], -upper["log_px"], lower["mcse"], upper["mcse"], x)
-            parts.append([values[: chunk.num_data] for values in found])
-    return Sandwich(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def bounds(chunk: Chunk, tick: Tick) -> dict[str, Array]:
+        latents = Latents(prepared.pair, chunk, prepared.structure, options.proposal)
+        simulated, z, x = _simulated(latents, options.joint)
+        chains = annealer.chains(simulated, tick)
+        lower, upper = chains.forward(), chains.backward(z)
+        mcse = {"lower_mcse": lower["mcse"], "upper_mcse": upper["mcse"]}
+        return {"lower": lower["log_px"], "upper": -upper["log_px"], **mcse, "x": x}
+
+    return Sandwich(**annealer.over_chunks("sandwich", bounds))
 
 
 def _simulated(latents: Latents, joint: bool) -> tuple[Chunk, Tensor, Any]:
@@ -65,9 +64,10 @@ def _simulated(latents: Latents, joint: bool) -> tuple[Chunk, Tensor, Any]:
     arguments cannot be simulated data.
     """
     chunk = latents.chunk
-    sites = samples(latents.trace()).items()
+    model = latents.pair.model
+    sites = samples(latents.trace(model)).items()
     observed = {name: site for name, site in sites if site["is_observed"] and (joint or not is_condition(site))}
-    drawn_trace = latents.trace(Regenerated(joint=joint))
+    drawn_trace = latents.trace(Regenerated(joint=joint)(model))
     drawn = samples(drawn_trace)
     args, simulated = list(chunk.args), {}
     for name, site in observed.items():
@@ -103,7 +103,7 @@ def _check_same(latents: Latents, made: Chunk, drawn_trace: poutine.Trace, obser
     """
     drawn = samples(drawn_trace)
     given = Substitute({name: site["value"] for name, site in drawn.items() if name not in observed})
-    again = Latents(latents.pair, made, latents.structure, "prior").trace(given)
+    again = Latents(latents.pair, made, latents.structure, "prior").trace(given(latents.pair.model))
     before, after = (
         log_prob_by_datum(trace, samples(trace), latents.structure, made.size)[:, : made.num_data]
         for trace in (drawn_trace, again)
@@ -119,7 +119,7 @@ def _check_same(latents: Latents, made: Chunk, drawn_trace: poutine.Trace, obser
 def _holds(arg: Tensor, chunk: Chunk, site: Site) -> bool:
     """Return whether an argument holds just what a site observes."""
     value = site["value"]
-    part = arg if chunk.subsample is None else arg[chunk.subsample.to(arg.device)]
+    part = chunk.part(arg)
     if part.numel() != value.numel():
         return False
     one, other = part.reshape(-1), value.reshape(-1).to(part.dtype)

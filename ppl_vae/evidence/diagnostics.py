@@ -174,7 +174,7 @@ class Statistics(NamedTuple):
         ['bias', 'draws', 'elbo', 'elbo_mcse', 'ess', 'khat', 'log_px', 'log_px_psis', 'mcse']
         """
         draws = np.full(log_weights.shape[1], float(len(log_weights)))
-        numbers = estimates(log_weights) | pareto(log_weights) | {"draws": draws}
+        numbers = {"draws": draws, **estimates(log_weights), **pareto(log_weights)}
         return cls(numbers, bound_curve(log_weights, base))
 
     @classmethod

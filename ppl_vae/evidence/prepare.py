@@ -43,6 +43,10 @@ class Chunk:
         """How many data a run on this chunk evaluates."""
         return len(self.args[0] if self.subsample is None else self.subsample)
 
+    def part(self, arg: Tensor) -> Tensor:
+        """Return what of an argument a run evaluates."""
+        return arg if self.subsample is None else arg[self.subsample.to(arg.device)]
+
     def select(self, index: Tensor) -> "Chunk":
         """Return these data of the chunk only."""
         return Chunk(tuple(t[index.to(t.device)] for t in self.args), None, len(index))
@@ -82,10 +86,20 @@ class Prepared:
         """Return how many (sample, datum) pairs are evaluated at once."""
         return chunk_size or min(CHUNK_ROWS, max(1, CHUNK_NUMBERS // self.structure.numel))
 
+    def taken(self, data_at_once: int) -> int:
+        """Return how many data a run takes where it is given so many: a subset's, all, or these."""
+        if self.structure.subsampled:
+            return self.structure.size
+        return len(self.source) if self.whole_only else data_at_once
+
+    def num_chunks(self, data_at_once: int) -> int:
+        """Return how many chunks there are."""
+        return -(-len(self.source) // self.taken(data_at_once))
+
     def chunks(self, data_at_once: int) -> Iterator[Chunk]:
         """Yield the data in order, about `data_at_once` at a time."""
         if not self.structure.subsampled:
-            for batch in self.source.batches(len(self.source) if self.whole_only else data_at_once):
+            for batch in self.source.batches(self.taken(data_at_once)):
                 yield Chunk(self.pair.to_device(batch), None, len(batch[0]))
             return
         everything = self.pair.to_device(next(self.source.batches(len(self.source))))

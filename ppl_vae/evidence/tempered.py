@@ -12,6 +12,7 @@ is, or compiled, where there is work enough: once for all chunks of one size, as
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -30,8 +31,17 @@ from ppl_vae.evidence.hmc import Evaluate, State, with_gradients
 from ppl_vae.evidence.prepare import Chunk
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Site, Structure, from_kn, log_prob_by_datum, samples, sum_by_datum, to_kn
-from ppl_vae.traces.run import enumerating, fixed, get_traces, one_more_plate, plate_of
+from ppl_vae.traces.plates import (
+    Site,
+    Structure,
+    from_kn,
+    log_prob_by_datum,
+    samples,
+    sum_by_datum,
+    to_kn,
+    unobserved,
+)
+from ppl_vae.traces.run import enumerating, fixed, one_more_plate, plate_of, run_pair
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
@@ -58,16 +68,16 @@ class Latents:
     """The densities of one chunk of data over its unconstrained latents; the base is the guide or the prior."""
 
     def __init__(self, pair: Pair, chunk: Chunk, structure: Structure, proposal: str) -> None:
-        self.pair, self.chunk, self.structure = pair, chunk, structure
+        # Nothing is summed out but in densities: what is drawn is drawn whole.
+        self.pair, self.chunk, self.structure = pair, chunk, replace(structure, enumerated=False)
         self.from_guide = proposal != "prior"
-        model_trace, guide_trace = self._drawn(1)
-        model, guide = samples(model_trace), None if guide_trace is None else samples(guide_trace)
-        latent = {name: site for name, site in model.items() if not site["is_observed"]}
+        model, guide = map(samples, self._drawn(1))
+        latent = unobserved(model)
         self.names = [name for name, site in latent.items() if not site["fn"].support.is_discrete]
         self.discrete = len(self.names) < len(latent)
         # Other plates and event of a site's u; dimensions of the event.
         self.layouts: dict[str, tuple[torch.Size, int]] = {}
-        _check(latent, guide)
+        _check(latent, guide if self.from_guide else None)
         self.flatten(model, 1)
 
     def draw(self, num_chains: int) -> Tensor:
@@ -105,39 +115,31 @@ class Latents:
 
     def _densities(self, u: Tensor) -> tuple[Tensor, Tensor]:
         given, shape, num_data = _Unconstrained(self.unflatten(u)), self.structure, self.chunk.size
-        with self._plates(len(u)):
-            model = self._traced(self.pair.model, given)
-            guide = self._traced(self.pair.guide, Substitute(given.constrained)) if self.from_guide else None
+        model = self.trace(given(self._summed_out(self.pair.model)), len(u))
         sites = samples(model)
         joint = log_prob_by_datum(model, sites, shape, num_data)
-        if guide is None:
-            latent = [name for name, site in sites.items() if not site["is_observed"]]
-            base = log_prob_by_datum(model, latent, shape, num_data)
-        else:
+        if self.from_guide:
+            guide = self.trace(Substitute(given.constrained)(self._summed_out(self.pair.guide)), len(u))
             base = log_prob_by_datum(guide, samples(guide), shape, num_data).to(u.device)
+        else:
+            base = log_prob_by_datum(model, unobserved(sites), shape, num_data)
         jacobians = [sum_by_datum(term, shape, num_data) for term in given.log_jacobian.values()]
         return sum(jacobians, base).expand(u.shape[:2]), (joint - base).expand(u.shape[:2])
 
-    def trace(self, handler: Callable[[Program], Program] = lambda program: program) -> poutine.Trace:
-        """Run the model under a handler, with one chain, and return its trace."""
-        with self._plates(1):
-            return poutine.trace(handler(self.pair.model)).get_trace(*self.chunk.args)
-
-    def _drawn(self, num_chains: int) -> tuple[poutine.Trace, poutine.Trace | None]:
-        with self._plates(num_chains):
-            if not self.from_guide:
-                return poutine.trace(self.pair.model).get_trace(*self.chunk.args), None
-            return get_traces(self.pair, self.chunk.args)
-
-    def _traced(self, program: Any, given: Messenger) -> poutine.Trace:
-        if self.discrete:
-            program = enumerating(poutine.infer_config(program, _in_parallel), self.structure)
-        return poutine.trace(given(program)).get_trace(*self.chunk.args)
-
-    @contextmanager
-    def _plates(self, num_chains: int) -> Iterator[None]:
+    def trace(self, program: Program, num_chains: int = 1) -> poutine.Trace:
+        """Run a program on the chunk with so many chains, and return its trace."""
         with fixed(self.structure, self.chunk.subsample), plate_of(num_chains, self.structure):
-            yield
+            return poutine.trace(program).get_trace(*self.chunk.args)
+
+    def _drawn(self, num_chains: int) -> tuple[poutine.Trace, poutine.Trace]:
+        guide = self.pair.guide if self.from_guide else None
+        with fixed(self.structure, self.chunk.subsample):
+            return run_pair(self.pair.model, guide, self.chunk.args, num_samples=num_chains, structure=self.structure)
+
+    def _summed_out(self, program: Any) -> Program:
+        if not self.discrete:
+            return program
+        return enumerating(poutine.infer_config(program, _in_parallel), self.structure)
 
 
 def _to_support(fn: Any) -> Any:

@@ -88,19 +88,18 @@ REFINED_AT_ONCE = 256  # data whose guide is refined together
 class Sampler:
     """Draws samples for each datum of a chunk and weighs them: `num_samples` in the first round."""
 
-    def __init__(self, prepared: Prepared, options: ImportanceOptions, num_samples: int, threads: Threads) -> None:
+    def __init__(self, prepared: Prepared, options: ImportanceOptions, threads: Threads) -> None:
         self.prepared, self.options, self.threads = prepared, options, threads
         self.refined = options.proposal == "refined"
         self.proposal = "guide" if self.refined else options.proposal
+        once = prepared.exact and not options.num_draws  # all weights of a datum are the same
+        self.num_samples = 1 if once else options.num_samples
         rows = prepared.rows(options.chunk_size)
-        if prepared.divisible:
-            together = min(REFINED_AT_ONCE, len(prepared.source)) if self.refined else 1
-        else:
-            together = prepared.structure.size if prepared.structure.subsampled else len(prepared.source)
-        room = max(1, rows // together)
-        self.at_once = -(-num_samples // -(-num_samples // room))  # runs of one size, but for the last
+        together = prepared.taken(min(REFINED_AT_ONCE, len(prepared.source)) if self.refined else 1)
+        runs = -(-self.num_samples // max(1, rows // together))
+        self.at_once = -(-self.num_samples // runs)  # runs of one size, but for the last
         self.data_at_once = max(together, rows // self.at_once)
-        self.calls = -(-len(prepared.source) // self.data_at_once) * -(-num_samples // self.at_once)
+        self.calls = prepared.num_chunks(self.data_at_once) * runs
         self._compiled: LogWeights | None = None
         self._refined: tuple[Chunk, Pair] | None = None
 

@@ -8,7 +8,7 @@ and the estimate would be of something else. Discrete sites that Pyro enumerates
 
 import functools
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,11 @@ def samples(trace: poutine.Trace) -> dict[str, Site]:
     nodes: dict[str, Any] = prune_subsample_sites(trace).nodes
     sites = {name: site for name, site in nodes.items() if site["type"] == "sample"}
     return {name: site for name, site in sites.items() if not site["infer"].get("_deterministic")}
+
+
+def unobserved(sites: Mapping[str, Site]) -> dict[str, Site]:
+    """Return the latent ones of some sites, by name."""
+    return {name: site for name, site in sites.items() if not site["is_observed"]}
 
 
 def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ppl_vae.errors import InputError, reason
 from ppl_vae.traces.handlers import FixedSubsample
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Args, Site, Structure, samples
+from ppl_vae.traces.plates import Args, Site, Structure, samples, unobserved
 
 
 def get_traces(pair: Pair, args: Args) -> tuple[poutine.Trace, poutine.Trace]:
@@ -33,7 +33,7 @@ def latent_sites(pair: Pair, *args: Any) -> dict[str, Site]:
     """
     with pair.running(), torch.no_grad(), torch.random.fork_rng():
         trace = poutine.trace(pair.model).get_trace(*args)
-    return {name: site for name, site in samples(trace).items() if not site["is_observed"]}
+    return unobserved(samples(trace))
 
 
 def plate_of(num_samples: int, structure: Structure) -> Any:
