@@ -1,8 +1,7 @@
 """As many samples as a tolerance takes, for each datum that needs them.
 
-One set of samples decides K, by doubling it until the standard error and the bias of log P(x) are small enough; the
-answer is from K fresh ones. Were it from the same, it would be too low and too sure of itself: a datum stops
-early where the heavy tail of its weights has not yet shown.
+One set of samples decides K, by doubling it; the answer is from K fresh ones. From the same it would be too low and too
+sure of itself: a datum stops early where the heavy tail of its weights has not yet shown.
 """
 
 from typing import Any
@@ -29,10 +28,8 @@ def reach(sampler: Sampler, pilots: list[Array], tolerance: float) -> list[Stati
         for pilot, chunk in zip(pilots, sampler.prepared.chunks(sampler.data_at_once), strict=True):
             counts = _enough(sampler, chunk, pilot, tolerance * MARGIN, most)
             groups = [np.flatnonzero(counts == count) for count in np.unique(counts)]
-            fresh = [
-                Statistics.of(_selected(sampler, chunk, index, int(counts[index[0]])), base)  # one K for all of a group
-                for index in groups
-            ]
+            draws = [_selected(sampler, chunk, index, int(counts[index[0]])) for index in groups]  # a group has one K
+            fresh = [Statistics.of(weights, base) for weights in draws]
             found.append(Statistics.joined(fresh, np.argsort(np.concatenate(groups))))
             bar.update(chunk.num_data)
     return found

@@ -3,9 +3,8 @@
     log w = sum_t (beta_t - beta_(t-1)) log ratio(u_(t-1)),    u_0 ~ base,    u_t ~ HMC at beta_t from u_(t-1),
 
 along f_beta = base * ratio^beta, with base = Q(z | x) (or the prior) and base * ratio = P(x, z). The average of w is
-an unbiased estimate of P(x) for any T, so its logarithm is in expectation a lower bound; run backwards from an exact
-draw of the posterior the same weights give an upper bound. The step size of HMC is found for each datum
-in a pilot run and then held: adapted inside the run, the transitions would leave no distribution invariant.
+an unbiased estimate of P(x) for any T; its logarithm is in expectation a lower bound. The step size of HMC is found for
+each datum in a pilot run and then held: adapted inside the run, the transitions would leave no distribution invariant.
 
 Source: Neal, Annealed Importance Sampling, Statistics and Computing 11 (2001); Wu et al., arXiv 1611.04273.
 """
@@ -40,7 +39,7 @@ Tick = Callable[[], Any]
 
 
 class AnnealingPath(NamedTuple):
-    """How to go along the path."""
+    """The path, and how to go along it."""
 
     betas: list[float]  # from 0 to 1, or back, [T + 1]
     step_sizes: Tensor  # of HMC at each of them, [T + 1, N]
@@ -135,18 +134,6 @@ def one_datum(prepared: Prepared, options: AnnealingOptions) -> Latents:
     return Latents(prepared.pair, next(iter(prepared.chunks(1))), prepared.structure, options.proposal)
 
 
-def statistics(annealed: Annealed, path: AnnealingPath) -> dict[str, Array]:
-    """Return log_px, mcse, ess, bias, acceptance, step_size and chain_spread of an annealing run, each [N]."""
-    log_weights = annealed.log_weights.cpu().numpy()
-    numbers = estimates(log_weights)
-    spread = log_weights.std(0, ddof=1) if len(log_weights) > 1 else np.full_like(numbers["ess"], np.nan)
-    return {key: numbers[key] for key in ("log_px", "mcse", "ess", "bias")} | {
-        "acceptance": annealed.acceptance.double().cpu().numpy(),
-        "step_size": path.step_sizes.median(0).values.double().cpu().numpy(),
-        "chain_spread": spread,
-    }
-
-
 class Annealer:
     """Gives each chunk of data its chains, which will be annealed so many times (`runs`)."""
 
@@ -183,12 +170,23 @@ class Chains:
 
     def forward(self) -> dict[str, Array]:
         """Return the statistics of annealing from draws of the base to the posterior."""
-        return statistics(anneal(self.evaluate, self._from_base(), self.path, self.tick), self.path)
+        return self._statistics(self._from_base(), self.path)
 
     def backward(self, position: Tensor) -> dict[str, Array]:
         """Return those of annealing from exact draws of the posterior, [1, N, D], to the base."""
         start = self.evaluate(position.expand(self.num_chains, -1, -1).contiguous())
-        return statistics(anneal(self.evaluate, start, self.path.backwards(), self.tick), self.path)
+        return self._statistics(start, self.path.backwards())
 
     def _from_base(self) -> State:
         return self.evaluate(self.latents.draw(self.num_chains))
+
+    def _statistics(self, start: State, path: AnnealingPath) -> dict[str, Array]:
+        """Return log_px, mcse, ess, bias, acceptance, step_size and chain_spread of an annealing run, each [N]."""
+        annealed = anneal(self.evaluate, start, path, self.tick)
+        log_weights = annealed.log_weights.cpu().numpy()
+        numbers = estimates(log_weights)
+        return {key: numbers[key] for key in ("log_px", "mcse", "ess", "bias")} | {
+            "acceptance": annealed.acceptance.double().cpu().numpy(),
+            "step_size": path.step_sizes.median(0).values.double().cpu().numpy(),
+            "chain_spread": log_weights.std(0, ddof=1),
+        }

@@ -1,11 +1,9 @@
 """log P(x) between two bounds: bidirectional Monte Carlo on data that were simulated from the model.
 
-For x drawn together with its z from the model, z is an exact draw from the posterior P(z | x). Annealing forwards
-gives weights w with E[w] = P(x), annealing backwards from that z weights w' with E[w'] = 1 / P(x), so that
+For x drawn together with its z from the model, z is an exact draw from P(z | x). Annealing forwards gives weights w
+with E[w] = P(x), annealing backwards from that z weights w' with E[w'] = 1 / P(x), so that
 
     E[log mean w]  <=  log P(x)  <=  E[-log mean w'].
-
-How far apart the two are is how wrong annealing can be on data like the model's own.
 
 Source: Grosse et al., Sandwiching the marginal likelihood using bidirectional Monte Carlo, arXiv 1511.02543;
 Wu et al., arXiv 1611.04273.
@@ -58,11 +56,7 @@ def bidirectional(prepared: Prepared, options: AnnealingOptions, threads: Thread
 
 
 def _simulated(latents: Latents, joint: bool) -> tuple[Chunk, Tensor, Any]:
-    """Draw x and z from the model; return a chunk that holds this x, z as u [1, N, D], and x itself.
-
-    Its conditions are given, unless they are scored (`joint`): then they are drawn, too. Models are refused whose
-    arguments cannot be simulated data.
-    """
+    """Draw x, z and, if they are scored (`joint`), conditions; return a chunk of them, z as u [1, N, D], and x."""
     chunk = latents.chunk
     model = latents.pair.model
     sites = samples(latents.trace(model)).items()
@@ -96,10 +90,9 @@ def _simulated(latents: Latents, joint: bool) -> tuple[Chunk, Tensor, Any]:
 
 
 def _check_same(latents: Latents, made: Chunk, drawn_trace: poutine.Trace, observed: list[str]) -> None:
-    """Check that the model, given the simulated data, has just the density of what it simulated.
+    """Refuse a model that has another density once it is given what it simulated.
 
-    A program that scores y but goes on with its argument, not with what pyro.sample returns, has not: the z
-    that it drew do not belong to the y it drew, and the upper bound would be none.
+    It goes on with its argument y, not with what pyro.sample returns: the z it drew do not belong to the y it drew.
     """
     drawn = samples(drawn_trace)
     given = Substitute({name: site["value"] for name, site in drawn.items() if name not in observed})

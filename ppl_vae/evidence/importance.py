@@ -1,8 +1,8 @@
 """log P(x) by importance sampling, one datum at a time, with the guide as the proposal.
 
-The logarithm of an average of weights is, in expectation, below log P(x) and above the ELBO (the average of their
-logarithms), and rises to log P(x) as K grows (Burda et al., arXiv 1509.00519). The data go through in
-chunks of samples x data, so memory does not grow with the data, and by one number only with K.
+The logarithm of an average of weights is, in expectation, below log P(x) and above the ELBO, and rises to log P(x) as K
+grows (Burda et al., arXiv 1509.00519). The data go through in chunks of samples x data: memory grows by one number only
+with K.
 """
 
 from collections.abc import Iterator

@@ -206,10 +206,9 @@ class Numbers:
             attrs["settings"] = json.loads(attrs["settings"])
             attrs["is_exact"] = attrs["settings"].pop("exact", None) is not None
             attrs["diagnostics"] = {name: arrays.pop(name) for name in json.loads(attrs["diagnostics"])}
-            curve = {k.removeprefix("curve_"): arrays.pop(k) for k in list(arrays) if k.startswith("curve_")}
-            bounds = {k.removeprefix("sandwich_"): arrays.pop(k) for k in list(arrays) if k.startswith("sandwich_")}
-            attrs["curve"] = Curve(**curve) if curve else None
-            attrs["sandwich"] = Sandwich(**bounds) if bounds else None
+            for name, kind in (("curve", Curve), ("sandwich", Sandwich)):
+                own = {key.removeprefix(f"{name}_"): arrays.pop(key) for key in list(arrays) if key.startswith(name)}
+                attrs[name] = kind(**own) if own else None
             return cls(**arrays, **attrs)
         except (OSError, ValueError, TypeError, KeyError) as problem:
             raise InputError(

@@ -22,10 +22,9 @@ from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Args, Structure, samples, structure_of
 from ppl_vae.utils.rng import seeded
 
-# What is held at once decides which numbers are drawn for which datum, so it must not depend on the machine or on
-# timings: a seed gives the same answer anywhere. tests/benchmarks/log_px.py finds the compiled log-weights of a
-# 784-400-50 VAE equally fast, within 7%, from 512 to 8192 rows, and a quarter slower at 16384, where the
-# 51 MB of the decoder's answer no longer fit the last-level cache of 32 MB. 16 MB fit most caches.
+# What is held at once decides which numbers are drawn for which datum, so it must not depend on the machine. By
+# tests/benchmarks/log_px.py the log-weights of a 784-400-50 VAE are equally fast, within 7%, from 512 to 8192 rows, and
+# a quarter slower at 16384, where the decoder's answer no longer fits the last-level cache.
 CHUNK_NUMBERS = 2**22  # values of the largest site held at once: 16 MB in single precision
 CHUNK_ROWS = 2**12  # (sample, datum) pairs held at once
 

@@ -54,27 +54,18 @@ class Diagnostics:
 
 def of_importance(numbers: Numbers) -> Diagnostics:
     """Return those of importance sampling: k-hat, effective sample sizes, the bias of a finite K."""
-    what, ess, samples, tolerance = (
-        numbers.quantity,
-        numbers.ess,
-        numbers.num_samples,
-        numbers.settings.get("tolerance"),
-    )
+    what, samples, ess = numbers.quantity, numbers.num_samples, numbers.ess
     draws, bias, khat = (numbers.diagnostics[name] for name in ("draws", "bias", "khat"))
     limit = khat_threshold(draws)
     heavy, few = doubtful_weights(ess, khat, draws)
-    text = "k-hat {:.3f} is above {:.3f}: the proposal is narrower than the posterior, or lies elsewhere"
+    narrow = "k-hat {:.3f} is above {:.3f}: the proposal is narrower than the posterior, or lies elsewhere"
+    size = "the effective sample size is {:.1f} of {:.0f}"
     rules = [
         _not_finite(numbers),
-        Rule("k-hat above its limit", heavy, text, (khat, limit)),
-        Rule(
-            f"effective sample size below {LOW_ESS:.0f}",
-            few,
-            "the effective sample size is {:.1f} of {:.0f}",
-            (ess, draws),
-        ),
+        Rule("k-hat above its limit", heavy, narrow, (khat, limit)),
+        Rule(f"effective sample size below {LOW_ESS:.0f}", few, size, (ess, draws)),
     ]
-    if tolerance is not None:
+    if (tolerance := numbers.settings.get("tolerance")) is not None:
         text = f"the tolerance {tolerance:g} was not reached: " + "MCSE {:.3f}, bias {:.3f} after {:.0f} draws"
         missed = ~within(numbers.mcse, bias, tolerance)
         rules.append(Rule("a tolerance that was not reached", missed, text, (numbers.mcse, bias, draws)))
@@ -90,10 +81,8 @@ def of_importance(numbers: Numbers) -> Diagnostics:
         too_few = f"k-hat needs {MIN_SAMPLES} samples or more for each datum. Raise num_samples."
     else:
         too_few = f"with one sample for each datum {what} is the ELBO. Raise num_samples."
-    most = f" to {draws.max():.0f}" if draws.max() > samples else ""
-    headline = (
-        f"{what} of {len(numbers)} data by importance sampling, K = {samples}{most} samples from {_source(numbers)}"
-    )
+    most = f"{samples} to {draws.max():.0f}" if draws.max() > samples else f"{samples}"
+    headline = f"{what} of {len(numbers)} data by importance sampling, K = {most} samples from {_source(numbers)}"
     return Diagnostics(headline, lines, rules, _more_samples(numbers), _blind_spot(numbers), too_few)
 
 
@@ -112,17 +101,13 @@ def of_annealing(numbers: Numbers) -> Diagnostics:
     with np.errstate(invalid="ignore"):  # both are minus infinity where the model cannot make a datum
         above = plain - numbers.log_px
     more = above > 4 * np.hypot(numbers.mcse, found["mcse_importance"]) + ROUNDING
-    text = "one chain of {1:.0f} outweighs the others: they count as {0:.1f}"
+    outweighs = "one chain of {1:.0f} outweighs the others: they count as {0:.1f}"
+    higher = "importance sampling finds {:.2f} nats more, and both are lower bounds"
     rules = [
         _not_finite(numbers),
-        Rule("chains whose weights differ", differ, text, (numbers.ess, chains)),
+        Rule("chains whose weights differ", differ, outweighs, (numbers.ess, chains)),
         Rule("a low accepted rate", acceptance < LOW_ACCEPTANCE, "HMC accepted {:.0%} of its moves", (acceptance,)),
-        Rule(
-            "more by importance sampling",
-            more,
-            "importance sampling finds {:.2f} nats more, and both are lower bounds",
-            (above,),
-        ),
+        Rule("more by importance sampling", more, higher, (above,)),
     ]
     lines = [
         f"HMC: accepted rate {spread(acceptance)}; chains: standard deviation of log w {spread(found['chain_spread'])}",

@@ -5,9 +5,8 @@ support, which may depend on other sites, and
 
     log base(u) = log Q(z | x) + log |dz/du|  (or log P(z) + ...),    log ratio(u) = log P(x, z) - log Q(z | x).
 
-Discrete sites are summed out by Pyro's enumeration. Pyro is run once for each chunk of data while its operations are
-recorded; what does not depend on the latents (the encoder's answer) is computed then. What was recorded is run as it
-is, or compiled, where there is work enough: once for all chunks of one size, as the data are arguments.
+Discrete sites are summed out by Pyro's enumeration. Pyro is run once for each chunk while its operations are recorded;
+what does not depend on the latents is computed then. What was recorded is run as it is, or compiled where that pays.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,8 +1,8 @@
 """How many threads: one, or all that the process has, whichever does the work at hand sooner.
 
-OpenMP's threads wait for each other at the end of every operation, so all of them stand still while another program
-holds one of them up. Small networks gain little from threads, and beside a busy neighbour steps of theirs have taken
-fifty times as long with two as with one. No rule knows the neighbours; a short trial does.
+OpenMP's threads wait for each other at the end of every operation, so all stand still while another program holds one
+up: beside a busy neighbour, steps of small networks have taken fifty times as long with two as with one. No rule knows
+the neighbours; a short trial does.
 """
 
 import math
@@ -120,10 +120,7 @@ def check_threads(wanted: int | str) -> None:
 
 
 def seconds_of(work: Work) -> float:
-    """Return how long work takes, as far as it can be told without what other programs take.
-
-    That is the processor's time where there is one thread only, and else the clock's.
-    """
+    """Return how long work takes: the processor's time where there is one thread only, and else the clock's."""
     on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
     clock = time.thread_time if torch.get_num_threads() == 1 and not on_gpu else time.perf_counter
     start = clock()
