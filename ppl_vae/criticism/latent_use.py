@@ -337,7 +337,7 @@ def _log_mixture(
         n, parts = len(args[0]), []
         for index in torch.arange(len(total), device=pair.device).split(max(1, rows // n)):
             same = {name: z[index].unsqueeze(1).expand(-1, n, *z.shape[1:]) for name, z in flat.items()}
-            given = {name: from_kn(value, event_dims[name], structure) for name, value in same.items()}
+            given = {name: from_kn(value, structure) for name, value in same.items()}
             with pyro.validation_enabled(False), Substitute(given), plate_of(len(index), structure):
                 guided = samples(poutine.trace(pair.guide).get_trace(*args))
             parts.append(total_log_prob(guided.values(), structure, n).logsumexp(1))

@@ -74,8 +74,7 @@ class Latents:
         latent = unobserved(model)
         self.names = [name for name, site in latent.items() if not site["fn"].support.is_discrete]
         self.discrete = len(self.names) < len(latent)
-        # Other plates and event of a site's u; dimensions of the event.
-        self.layouts: dict[str, tuple[torch.Size, int]] = {}
+        self.layouts: dict[str, torch.Size] = {}  # other plates and event of a site's u
         _check(latent, guide if self.from_guide else None)
         self.flatten(model, 1)
 
@@ -88,20 +87,16 @@ class Latents:
         parts = [torch.zeros(num_chains, self.chunk.size, 0, device=self.pair.device)]
         for name in self.names:
             transform = _to_support(sites[name]["fn"])
-            event_dim = transform.domain.event_dim
-            u = to_kn(transform.inv(sites[name]["value"]), event_dim, self.structure)
-            self.layouts[name] = u.shape[2:], event_dim
+            u = to_kn(transform.inv(sites[name]["value"]), transform.domain.event_dim, self.structure)
+            self.layouts[name] = u.shape[2:]
             parts.append(u.reshape(*u.shape[:2], -1))
         return torch.cat(parts, dim=-1)
 
     def unflatten(self, u: Tensor) -> dict[str, Tensor]:
         """Return the unconstrained value of each site, [C, other plates and the data, event]."""
-        values, start = {}, 0
-        for name, (rest, event_dim) in self.layouts.items():
-            part = u[..., start : start + rest.numel()].reshape(*u.shape[:2], *rest)
-            values[name] = from_kn(part, event_dim, self.structure)
-            start += rest.numel()
-        return values
+        parts = u.split([rest.numel() for rest in self.layouts.values()], dim=-1)
+        layouts = zip(self.layouts.items(), parts, strict=True)
+        return {name: from_kn(part.reshape(*u.shape[:2], *rest), self.structure) for (name, rest), part in layouts}
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return log base and log ratio, [C, N] each, in nats, for u [C, N, D]."""

@@ -165,7 +165,7 @@ def _impute(
 
     def whole(latents: dict[str, Tensor], values: Callable[[Site], Tensor], count: int) -> Tensor:
         """Return what the model says of x at these latents, [count, N, *event_shape]."""
-        z = {name: from_kn(value, value.dim() - structure.num_plates - 1, structure) for name, value in latents.items()}
+        z = {name: from_kn(value, structure) for name, value in latents.items()}
         with fixed(structure, chunk.subsample), plate_of(count, structure):
             site = _data_site(samples(poutine.trace(Substitute(z)(pair.model)).get_trace(*chunk.args)))
         return _whole(pair, site, values(site), structure, x).expand(count, *x.shape)
