@@ -7,17 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.evidence.diagnostics import (
-    LOW_ESS,
-    MIN_SAMPLES,
-    ROUNDING,
-    Array,
-    doubtful_weights,
-    khat_threshold,
-    within,
-)
+from ppl_vae.evidence.diagnostics import LOW_ESS, MIN_SAMPLES, ROUNDING, doubtful_weights, khat_threshold, within
 from ppl_vae.evidence.numbers import Numbers
-from ppl_vae.utils.report import Row, number, spread
+from ppl_vae.utils.report import Array, Row, number, spread
 
 FEW_CHAINS = 8  # fewer say too little of their own spread
 LOW_CHAINS = 0.2  # effective ones, as a share of all: below it the weights rest on one or two of them

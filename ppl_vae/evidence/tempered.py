@@ -30,16 +30,7 @@ from ppl_vae.evidence.hmc import Evaluate, State, with_gradients
 from ppl_vae.evidence.prepare import Chunk
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import (
-    Site,
-    Structure,
-    from_kn,
-    log_prob_by_datum,
-    samples,
-    sum_by_datum,
-    to_kn,
-    unobserved,
-)
+from ppl_vae.traces.plates import Site, Structure, from_kn, log_prob_by_datum, samples, sum_by_datum, to_kn, unobserved
 from ppl_vae.traces.run import enumerating, fixed, one_more_plate, plate_of, run_pair
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads

@@ -15,15 +15,7 @@ from torch import Tensor
 
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.errors import InputError, positive_int
-from ppl_vae.evidence.diagnostics import (
-    LOW_ESS,
-    MIN_SAMPLES,
-    Array,
-    doubtful_weights,
-    estimates,
-    khat_threshold,
-    pareto,
-)
+from ppl_vae.evidence.diagnostics import LOW_ESS, MIN_SAMPLES, doubtful_weights, estimates, khat_threshold, pareto
 from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
 from ppl_vae.evidence.resampling import choose, pick
 from ppl_vae.traces.handlers import Substitute, is_condition
@@ -33,7 +25,7 @@ from ppl_vae.traces.plates import Site, Structure, data_name, from_kn, samples, 
 from ppl_vae.traces.run import fixed, plate_of, run_pair
 from ppl_vae.utils.chunks import run_sizes
 from ppl_vae.utils.progress import progress_bar
-from ppl_vae.utils.report import counted, number
+from ppl_vae.utils.report import Array, counted, number
 
 
 @dataclass(frozen=True, eq=False, repr=False)
