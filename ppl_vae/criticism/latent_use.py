@@ -280,10 +280,8 @@ def latent_use(
 def _draw(pair: Pair, args: Args, structure: Structure, num_samples: int, paired: int) -> _Drawn:
     """Draw K samples for each datum of a batch, and keep what is needed of them; M = `paired`."""
     n = len(args[0])
-    try:
+    with one_more_plate("Let them take any leading batch dimensions."):
         traces = run_pair(pair.model, pair.guide, args, num_samples=num_samples, structure=structure)
-    except (ValueError, RuntimeError) as problem:
-        raise one_more_plate(problem, "Let them take any leading batch dimensions.") from problem
     sites, guided = map(samples, traces)
     latent = [name for name, site in sites.items() if not site["is_observed"]]
     model = {name: sites[name] for name in latent if name in guided}

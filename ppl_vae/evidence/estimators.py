@@ -171,9 +171,7 @@ def to_arviz(model: Program, guide: Program | None, data: Any, *, num_draws: int
     than once, which ArviZ's own error of a mean does not know of: `evidence.ess` says how many count.
 
     Args:
-        model: P(x, z), called as `model(*batch)`.
-        guide: Q(z | x), called the same way; may be None with `proposal="prior"`.
-        data: as for `estimate_evidence`.
+        model, guide, data: as for `estimate_evidence`.
         num_draws: S, how many of the K are drawn again, with replacement, as the posterior's.
         options: of `estimate_evidence` with method="importance", as the others keep no draws.
 

@@ -27,11 +27,7 @@ class Doubt(NamedTuple):
 
 
 class Evidence(Reported, Numbers):
-    """Estimates of log P(x) for N data, each with its error and whether to believe it; print it.
-
-    The numbers are the attributes of `Numbers`: log_px, elbo, mcse, ess and gap per datum, [N], in nats, and how they
-    were made.
-    """
+    """Estimates of log P(x) for N data, the attributes of `Numbers`, and whether to believe them; print it."""
 
     def doubts(self) -> list[Doubt]:
         """Return the data whose log P(x) is not to be trusted, each with every reason there is, in words.
@@ -71,10 +67,9 @@ class Evidence(Reported, Numbers):
 
     def _may_be_off(self, doubtful: list[int]) -> float:
         """Return how much they may move the mean: by their errors, biases, and what smoothing would change."""
-        smoothed = self.diagnostics.get("log_px_psis", self.log_px)
-        signs = np.abs(np.stack([self.mcse, self.diagnostics["bias"], smoothed - self.log_px]))
-        worst = np.nan_to_num(signs, nan=np.inf, posinf=np.inf).max(0)
-        return float(worst[doubtful].sum() / len(self))
+        smoothing = self.diagnostics.get("log_px_psis", self.log_px) - self.log_px
+        signs = np.abs(np.stack([self.mcse, self.diagnostics["bias"], smoothing]))
+        return float(np.nan_to_num(signs, nan=np.inf, posinf=np.inf).max(0)[doubtful].sum() / len(self))
 
     def report(self) -> Report:
         """Return what is printed: means with their errors, diagnostics, and the verdict."""

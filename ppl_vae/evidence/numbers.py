@@ -21,7 +21,7 @@ NESTED = ("diagnostics", "settings", "is_exact", "curve", "sandwich", "draws")  
 
 @dataclass(frozen=True)
 class Sandwich:
-    """Bounds from both sides on log P(x) of data that were simulated from the model, with the z that made them.
+    """Bounds from both sides on log P(x) of data that were simulated from the model.
 
     Attributes:
         lower: by forward annealed importance sampling, [M], in nats; in expectation below log P(x).

@@ -91,23 +91,16 @@ class Latents:
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return log base and log ratio, [C, N] each, in nats, for u [C, N, D]."""
-        try:
-            return self._densities(u)
-        except (ValueError, RuntimeError) as problem:
-            if isinstance(problem, InputError):
-                raise
-            raise one_more_plate(problem, "Mend that, or use method='importance'.") from problem
-
-    def _densities(self, u: Tensor) -> tuple[Tensor, Tensor]:
         given, shape, num_data = _Unconstrained(self.unflatten(u)), self.structure, self.chunk.size
-        model = self.trace(given(self._summed_out(self.pair.model)), len(u))
-        sites = samples(model)
-        joint = log_prob_by_datum(model, sites, shape, num_data)
-        if self.from_guide:
-            guide = self.trace(Substitute(given.constrained)(self._summed_out(self.pair.guide)), len(u))
-            base = log_prob_by_datum(guide, samples(guide), shape, num_data).to(u.device)
-        else:
-            base = log_prob_by_datum(model, unobserved(sites), shape, num_data)
+        with one_more_plate("Mend that, or use method='importance'."):
+            model = self.trace(given(self._summed_out(self.pair.model)), len(u))
+            sites = samples(model)
+            joint = log_prob_by_datum(model, sites, shape, num_data)
+            if self.from_guide:
+                guide = self.trace(Substitute(given.constrained)(self._summed_out(self.pair.guide)), len(u))
+                base = log_prob_by_datum(guide, samples(guide), shape, num_data).to(u.device)
+            else:
+                base = log_prob_by_datum(model, unobserved(sites), shape, num_data)
         jacobians = [sum_by_datum(term, shape, num_data) for term in given.log_jacobian.values()]
         return sum(jacobians, base).expand(u.shape[:2]), (joint - base).expand(u.shape[:2])
 

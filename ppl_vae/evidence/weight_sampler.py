@@ -41,13 +41,12 @@ def log_weights_function(
 ) -> LogWeights:
     """Return a compiled function that gives the log-weights of data shaped like these, in nats, [num_samples, N].
 
-    Each call draws anew: for the same seed the weights are those of `log_weights`, up to rounding. It uses the values
-    that parameters and buffers have when it is called. Before it is returned it is held against plain Pyro, on these
-    data and on the same in another order. Arguments as for `log_weights`; call it within `pair.evaluating()`, too.
+    Each call draws anew, as `log_weights` does, with the values that parameters and buffers have then. Before it is
+    returned it is held against plain Pyro, on these data and on the same in another order. Arguments as for
+    `log_weights`; call it within `pair.evaluating()`, too.
 
     Raises:
-        CannotCapture: the programs cannot be recorded or compiled (Python that depends on values, a plate that takes
-            a random subset of the data, no C++ compiler).
+        CannotCapture: the programs cannot be recorded or compiled.
     """
     if structure.subsampled:
         raise CannotCapture("the program takes a random subset of its data")

@@ -15,7 +15,7 @@ from ppl_vae.conditional import ConditionalModel
 from ppl_vae.data.as_source import as_source
 from ppl_vae.distributions.unwrap import family_of
 from ppl_vae.errors import InputError, positive_int, reason
-from ppl_vae.generation.ancestral import Ancestral, AtMean, check_range, generated
+from ppl_vae.generation.ancestral import Ancestral, check_range, generated
 from ppl_vae.traces.handlers import Regenerated
 from ppl_vae.traces.pair import Pair, Program, call_signature, program_name
 from ppl_vae.traces.plates import data_name, samples, unobserved
@@ -150,18 +150,15 @@ def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True,
         for batch in as_source(data, pair, ordered=True).batches(CHUNK):
             args = pair.to_device(batch)
             guide_trace = poutine.trace(guide).get_trace(*args)
-            again = poutine.replay(Regenerated()(model), trace=guide_trace)
-            with AtMean(mean):
-                trace = poutine.trace(again).get_trace(*args)
-            parts.append(generated(model, trace, mean).reshape(args[0].shape))
+            x, _ = generated(poutine.replay(Regenerated()(model), trace=guide_trace), mean, *args)
+            parts.append(x.reshape(args[0].shape))
     return torch.cat(parts)
 
 
 def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
     """Decode a two-dimensional z on a grid of prior quantiles: the map of what the model knows.
 
-    The grid runs over the quantiles (i + 1/2) / grid of each dimension of z under the prior, found from
-    draws, so any prior will do.
+    The grid runs over the quantiles (i + 1/2) / grid of each dimension of z, found from draws of the prior.
 
     Returns:
         E[x | z], [grid, grid, *event_shape]; the first dimension of z grows to the right, the second upwards.
@@ -193,8 +190,7 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
         levels = (torch.arange(grid) + 0.5) / grid
         across, up = (torch.quantile(draws[:, d].float().cpu(), levels) for d in (0, 1))
         z = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), dim=-1).reshape(-1, 2).to(draws)
-        with AtMean(True):
-            x = generated(model, poutine.trace(poutine.condition(model, {name: z})).get_trace(size=len(z)), mean=True)
+        x, _ = generated(poutine.condition(model, {name: z}), True, size=len(z))
     return x.reshape(grid, grid, *x.shape[1:])
 
 

@@ -67,13 +67,9 @@ def log_weights(
             for _ in range(num_samples)
         ]
         return torch.cat(one)
-    try:
+    with one_more_plate("Mend that, or pass vectorize=False."):
         weighted = draw(pair, args, num_samples, structure, proposal=proposal, subsample=subsample, vectorize=vectorize)
         return (checked(weighted, num_samples) if vectorize else weighted).log_weights
-    except (ValueError, RuntimeError) as problem:
-        if isinstance(problem, InputError):
-            raise
-        raise one_more_plate(problem, "Mend that, or pass vectorize=False.") from problem
 
 
 class Weighted(NamedTuple):

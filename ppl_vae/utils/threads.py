@@ -35,10 +35,8 @@ _process_has: ContextVar[int | None] = ContextVar("_process_has", default=None) 
 class Threads:
     """Within it work is done by so many threads; at the end, however it ends, the process has as many as before.
 
-    More threads round sums in another order, so results are the same up to rounding only.
-
-    Args:
-        wanted: how many, or "auto": one, until a trial says that all that the process has are faster.
+    With "auto" it is one, until a trial says that all that the process has are faster. More threads round sums in
+    another order.
 
     Raises:
         InputError: it is neither a whole number of at least 1 nor "auto".
