@@ -20,7 +20,7 @@ MARGIN = 0.8  # of the tolerance, for the samples that decide: the fresh ones sc
 
 
 def reach(sampler: Sampler, pilots: list[Array], tolerance: float) -> list[Statistics]:
-    """Return the statistics of all chunks, from the first log-weights of each, [K, n], and as many more as it takes."""
+    """Return the statistics of all chunks, after their first log-weights, [K, n], and as many more as it takes."""
     base, most = len(pilots[0]), sampler.options.most_samples
     _check_reachable(pilots, tolerance, most)
     found = []

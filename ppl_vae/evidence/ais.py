@@ -85,10 +85,9 @@ def anneal(evaluate: Evaluate, state: State, path: AnnealingPath, tick: Tick) ->
 
 
 def pilot(evaluate: Evaluate, state: State, betas: list[float], num_leapfrog: int, tick: Tick) -> AnnealingPath:
-    """Return the path whose step sizes accept about 65% of moves, found along the path with chains of its own.
+    """Return the path whose step sizes accept about 65% of moves, found at some fifty temperatures with other chains.
 
-    At each of some fifty temperatures log(step size) moves by the accepted rate minus 0.65; what was found is
-    interpolated to all of them. Source: Andrieu & Thoms, Statistics and Computing 18 (2008), section 4.2.
+    Source: Andrieu & Thoms, Statistics and Computing 18 (2008), section 4.2.
     """
     log_step = torch.full_like(state.log_base[0], FIRST_STEP_SIZE).log()
     rungs = np.unique(np.linspace(min(1, len(betas) - 1), len(betas) - 1, min(RUNGS, len(betas) - 1)).astype(int))
@@ -105,10 +104,7 @@ def pilot(evaluate: Evaluate, state: State, betas: list[float], num_leapfrog: in
 
 
 def annealed_importance_sampling(prepared: Prepared, options: AnnealingOptions, threads: Threads) -> Evidence:
-    """Estimate log P(x) of each datum by annealed importance sampling: `estimate_evidence(method="ais")`.
-
-    Importance sampling with K = `num_samples` comes first: it gives the ELBO, and what to hold the result against.
-    """
+    """Estimate log P(x) of each datum by annealing, after importance sampling: `estimate_evidence(method="ais")`."""
     with seeded(0):
         one_datum(prepared, options)  # refuse what cannot be annealed
     plain = importance_sampling(prepared, options.of_importance(prepared.pair.guide is not None), threads)

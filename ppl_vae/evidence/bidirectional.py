@@ -37,22 +37,18 @@ def sandwich(prepared: Prepared, options: AnnealingOptions, threads: Threads) ->
         _simulated(one_datum(prepared, options), options.joint)  # refuse before the long work
     evidence = annealed_importance_sampling(prepared, options, threads)
     with prepared.drawing(options.seed + 1, options.proposal) as ready:
-        return replace(evidence, method="sandwich", sandwich=bidirectional(ready, options, threads))
+        annealer = Annealer(ready, options, threads, runs=2)
 
+        def bounds(chunk: Chunk, tick: Tick) -> dict[str, Array]:
+            latents = Latents(ready.pair, chunk, ready.structure, options.proposal)
+            simulated, z, x = _simulated(latents, options.joint)
+            chains = annealer.chains(simulated, tick)
+            lower, upper = chains.forward(), chains.backward(z)
+            mcse = {"lower_mcse": lower["mcse"], "upper_mcse": upper["mcse"]}
+            return {"lower": lower["log_px"], "upper": -upper["log_px"], **mcse, "x": x}
 
-def bidirectional(prepared: Prepared, options: AnnealingOptions, threads: Threads) -> Sandwich:
-    """Return bounds from both sides on log P(x) of data simulated from the model, as many as there are data."""
-    annealer = Annealer(prepared, options, threads, runs=2)
-
-    def bounds(chunk: Chunk, tick: Tick) -> dict[str, Array]:
-        latents = Latents(prepared.pair, chunk, prepared.structure, options.proposal)
-        simulated, z, x = _simulated(latents, options.joint)
-        chains = annealer.chains(simulated, tick)
-        lower, upper = chains.forward(), chains.backward(z)
-        mcse = {"lower_mcse": lower["mcse"], "upper_mcse": upper["mcse"]}
-        return {"lower": lower["log_px"], "upper": -upper["log_px"], **mcse, "x": x}
-
-    return Sandwich(**annealer.over_chunks("sandwich", bounds))
+        found = Sandwich(**annealer.over_chunks("sandwich", bounds))
+    return replace(evidence, method="sandwich", sandwich=found)
 
 
 def _simulated(latents: Latents, joint: bool) -> tuple[Chunk, Tensor, Any]:

@@ -175,14 +175,11 @@ class Numbers:
         settings = self.settings | ({"exact": 1.0} if self.is_exact else {})  # as in every file before
         attrs |= {"diagnostics": json.dumps(list(self.diagnostics)), "settings": json.dumps(settings)}
         if self.curve is not None:
-            arrays["curve_num_samples"] = ("point", self.curve.num_samples)
-            arrays |= {f"curve_{k}": (("point", "datum"), getattr(self.curve, k)) for k in ("bound", "mcse")}
+            dims: tuple[str, ...] = ("point", "datum")
+            arrays |= {f"curve_{name}": (dims[: v.ndim], v) for name, v in self.curve._asdict().items()}
         if self.sandwich is not None:
-            dims = [f"x_dim_{i}" for i in range(self.sandwich.x.ndim - 1)]
-            arrays |= {
-                f"sandwich_{f.name}": (("simulated", *(dims if f.name == "x" else [])), getattr(self.sandwich, f.name))
-                for f in fields(self.sandwich)
-            }
+            dims = ("simulated", *(f"x_dim_{i}" for i in range(self.sandwich.x.ndim - 1)))
+            arrays |= {f"sandwich_{name}": (dims[: v.ndim], v) for name, v in vars(self.sandwich).items()}
         return xarray.Dataset(arrays, attrs=attrs)
 
     def save(self, path: str | os.PathLike[str]) -> None:

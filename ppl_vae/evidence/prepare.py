@@ -63,7 +63,7 @@ class Prepared:
     exact: bool  # no latent site is sampled: there is none, or all are summed out; then one sample says all
     scored: str  # what the observed sites are scored by, see `ppl_vae.evidence.scale`
     num_levels: int  # how many grey levels x has, 0 if that is not known
-    num_missing: int  # how many values of all data are missing
+    event_size: float  # how many numbers of a datum are observed and scored; where some are missing, the mean
 
     @property
     def whole_only(self) -> bool:
@@ -74,12 +74,6 @@ class Prepared:
     def divisible(self) -> bool:
         """Whether the programs take any part of the data."""
         return not (self.whole_only or self.structure.subsampled)
-
-    @property
-    def event_size(self) -> float:
-        """How many numbers of a datum are observed and scored; where some are missing, the mean."""
-        size = self.structure.observed_numel
-        return size - self.num_missing / len(self.source) if self.num_missing else size
 
     def rows(self, chunk_size: int | None) -> int:
         """Return how many (sample, datum) pairs are evaluated at once."""
@@ -109,10 +103,7 @@ class Prepared:
 
     @contextmanager
     def drawing(self, seed: int, proposal: str) -> Iterator["Prepared"]:
-        """Within it, an estimate is drawn anew from a seed, perhaps from another proposal: as if prepared for it.
-
-        The data are not looked at again; the programs are run again, as random numbers follow on that.
-        """
+        """Within it an estimate is drawn anew, as if prepared with this seed and proposal; the data are known."""
         tried = TensorSource(next(self.source.batches(self.num_run)))
         with seeded(seed):
             size = None if self.whole_only else self.num_run
@@ -127,9 +118,6 @@ def prepared(
     """Check a pair against its data; within it both programs can be run, without gradients.
 
     What the model is given, its conditions, is not scored, unless the joint log P(x, y) is asked for.
-
-    Raises:
-        InputError: data or programs that cannot be used, sites outside the plate over the data.
     """
     pair = Pair(model if joint else GivenConditions()(model), guide)
     with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
@@ -142,9 +130,11 @@ def prepared(
         sites = samples(traces[0])
         what = quantity(traces[0], () if joint else condition_names(sites))
         exact = all(site["is_observed"] for site in samples(traces[-1]).values())
+        size: float = structure.observed_numel
+        if num_missing:
+            size -= num_missing / len(source)
         with all_known(num_missing == 0):
-            scored = scored_as(sites.values(), source)
-            yield Prepared(pair, source, structure, num_run, what, exact, *scored, num_missing)
+            yield Prepared(pair, source, structure, num_run, what, exact, *scored_as(sites.values(), source), size)
 
 
 def _check_densities(traces: list[Trace]) -> None:

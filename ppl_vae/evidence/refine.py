@@ -103,10 +103,6 @@ def zeros(guide_trace: poutine.Trace) -> Shifts:
     """Return shifts of zero for every site of a guide, leaf tensors that ask for gradients.
 
     A shift has the shape of its parameter in one run of the guide, and broadcasts under one more plate to the left.
-
-    Raises:
-        InputError: sites that cannot be drawn by reparameterization, families whose parameters are not known, or no
-            density at all.
     """
     sites = {n: s for n, s in samples(guide_trace).items() if not isinstance(parameters_of(s["fn"]), dist.Delta)}
     if not sites:
@@ -156,11 +152,10 @@ def _zeros(name: str, fn: Any) -> dict[str, Tensor]:
     try:
         rebuilt(fn, gather, fn.batch_shape)
         shifted(fn, found)
-        known = bool(found)
-        why = "none that are known"
+        why = "" if found else "none that are known"
     except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as problem:
-        known, why = False, reason(problem)
-    if not known:
+        why = reason(problem)
+    if why:
         raise InputError(
             f"Expected site {name!r} of the guide to have a family that can be made from its parameters; got "
             f"{type(parameters_of(fn)).__name__} ({why}). Use a family of pyro.distributions, or the guide as it is."
@@ -191,7 +186,10 @@ def refine(
     where its ELBO, of 256 fresh samples, is higher with it than without, both drawn from the same random numbers. The
     networks are not touched, nor their gradients.
 
-    Call it within `pair.running()` and `pair.evaluating()`; arguments as for `log_weights`, errors as of `zeros`.
+    Call it within `pair.running()` and `pair.evaluating()`; arguments as for `log_weights`.
+
+    Raises:
+        InputError: sites that cannot be drawn by reparameterization, unknown families, no density at all.
 
     Source: Cremer et al., arXiv 1801.03558; Roeder et al., arXiv 1703.09194, for the gradient.
     """

@@ -139,6 +139,7 @@ def _in_parallel(site: Any) -> Any:
 
 
 def _check(latent: dict[str, Site], guide: dict[str, Site] | None) -> None:
+    """Refuse latents that cannot be annealed, and guides whose density is not known everywhere."""
     endless = [n for n, s in latent.items() if s["fn"].support.is_discrete and not s["fn"].has_enumerate_support]
     if endless:
         raise InputError(
@@ -150,9 +151,8 @@ def _check(latent: dict[str, Site], guide: dict[str, Site] | None) -> None:
     left_out = [n for n, s in latent.items() if not s["fn"].support.is_discrete and n not in guide]
     points = [n for n, s in guide.items() if s["infer"].get("is_auxiliary") or isinstance(s["fn"], Delta)]
     if left_out or points:
-        what = (
-            f"leaves out {', '.join(left_out)}" if left_out else f"has auxiliary or Delta sites ({', '.join(points)})"
-        )
+        named = ", ".join(left_out or points)
+        what = f"leaves out {named}" if left_out else f"has auxiliary or Delta sites ({named})"
         raise InputError(
             f"Expected a guide whose density can be evaluated at any z, for annealing; got one that {what}. "
             f"Anneal from the prior: proposal='prior'."
@@ -163,10 +163,7 @@ Fast = Callable[[Tensor], Tensors]
 
 
 class Densities:
-    """Gives for each chunk what evaluates log base and log ratio and their gradients at u [C, N, D].
-
-    It is compiled if wanted, or "auto" and so many evaluations, all chunks together, are long enough to pay for it.
-    """
+    """Gives for each chunk what evaluates both terms and their gradients at u [C, N, D], compiled where that pays."""
 
     def __init__(self, num_evaluations: int, wanted: bool | str, threads: Threads) -> None:
         self.num_evaluations, self.wanted, self.threads = num_evaluations, wanted, threads

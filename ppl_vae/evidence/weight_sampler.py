@@ -42,11 +42,8 @@ def log_weights_function(
     """Return a compiled function that gives the log-weights of data shaped like these, in nats, [num_samples, N].
 
     Each call draws anew, as `log_weights` does, with the values that parameters and buffers have then. Before it is
-    returned it is held against plain Pyro, on these data and on the same in another order. Arguments as for
-    `log_weights`; call it within `pair.evaluating()`, too.
-
-    Raises:
-        CannotCapture: the programs cannot be recorded or compiled.
+    returned it is held against plain Pyro, on these data and on the same in another order; CannotCapture is raised
+    where that fails. Arguments as for `log_weights`; call it within `pair.evaluating()`, too.
     """
     if structure.subsampled:
         raise CannotCapture("the program takes a random subset of its data")

@@ -188,11 +188,9 @@ def _weighted(pair: Pair, chunk: Chunk, count: int, structure: Structure) -> tup
 
 
 def weighted_mean(log_weights: Tensor, runs: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return a self-normalized weighted mean and its standard error, [N, ...] each; values are held run by run.
+    """Return a weighted mean and its standard error, [N, ...] each, of log-weights [K, N] and runs of f, [k, N, ...].
 
         m = sum_k w_k f_k / sum_k w_k,    MCSE^2 = sum_k w_k^2 (f_k - m)^2 / (sum_k w_k)^2
-
-    Log-weights are [K, N], runs hold some f each, [k, N, ...].
 
     Source: Owen, Monte Carlo theory, methods and examples, chapter 9.
 
