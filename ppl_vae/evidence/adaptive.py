@@ -62,7 +62,7 @@ def _check_reachable(pilots: list[Array], tolerance: float, most: int) -> None:
     """Refuse a tolerance that no datum will come near to, before the long work."""
     count = len(pilots[0])
     mcse = np.concatenate([estimates(pilot)["mcse"] for pilot in pilots])
-    best = float(np.nanmin(np.where(np.isfinite(mcse), mcse, np.inf)))
+    best = mcse[np.isfinite(mcse)].min(initial=np.inf)
     times = 2 ** int(np.log2(most / count))
     if best / np.sqrt(times) > 2 * tolerance:
         raise InputError(

@@ -92,5 +92,5 @@ def _free(site: str) -> str:
 
 def _finite(khat: Array) -> Array:
     known = khat[np.isfinite(khat)]
-    low, high = (known.min(), known.max()) if len(known) else (NO_TAIL, ALL_TAIL)
-    return np.nan_to_num(khat, nan=np.nan, neginf=min(low, NO_TAIL), posinf=max(high, ALL_TAIL))
+    low, high = known.min(initial=NO_TAIL), known.max(initial=ALL_TAIL)
+    return np.nan_to_num(khat, nan=np.nan, neginf=low, posinf=high)
