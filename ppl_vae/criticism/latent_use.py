@@ -21,7 +21,17 @@ from ppl_vae.evidence.prepare import Prepared, prepared
 from ppl_vae.traces.divergence import in_order, kl_by_dimension
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Program
-from ppl_vae.traces.plates import Args, Site, Structure, from_kn, log_prob_by_datum, numbers_by_datum, samples, to_kn
+from ppl_vae.traces.plates import (
+    Args,
+    Site,
+    Structure,
+    from_kn,
+    latents,
+    log_prob_by_datum,
+    numbers_by_datum,
+    samples,
+    to_kn,
+)
 from ppl_vae.traces.run import one_more_plate, plate_of, run_pair
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, number
@@ -162,7 +172,6 @@ class _Drawn(NamedTuple):
 
     sites: dict[str, SiteDraws]
     latents: dict[str, Tensor]  # site of the guide -> [M, n, other plates, event]
-    event_dims: dict[str, int]
     log_prior: Tensor  # log P(z), [M, n]
 
 
@@ -240,12 +249,10 @@ def latent_use(
 def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
     """Draw K samples for each datum of a batch, and keep what is needed of them; M = `paired`."""
     pair, structure, n = work.pair, work.structure, len(args[0])
-    try:
+    with one_more_plate("Let them take any leading batch dimensions."):
         traces = run_pair(pair.model, pair.guide, args, num_samples=num_samples, structure=structure)
-    except (ValueError, RuntimeError) as problem:
-        raise one_more_plate(problem, "Let them take any leading batch dimensions.") from problem
     sites, guided = map(samples, traces)
-    latent = [name for name, site in sites.items() if not site["is_observed"]]
+    latent = list(latents(sites))
     left_out = [name for name in latent if name not in guided]
     model = {name: sites[name] for name in latent if name in guided}
     if not model or (left_out and not structure.enumerated):
@@ -268,26 +275,27 @@ def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
                 log_p, log_q = (log_prob_by_datum(trace, [name], structure, n) for trace in traces)
                 kl = (log_q - log_p)[..., None]
             drawn[name] = SiteDraws.of(kl.expand(num_samples, n, -1), [site], structure, per_dimension=per_dimension)
-    kept = {name: site for name, site in guided.items() if not isinstance(site["fn"], Delta)}
-    event_dims = {name: site["fn"].event_dim for name, site in kept.items()}
-    latents = {name: to_kn(site["value"][:paired], event_dims[name], structure) for name, site in kept.items()}
-    return _Drawn(drawn, latents, event_dims, log_prior[:paired])
+    values = {
+        name: to_kn(site["value"][:paired], site["fn"].event_dim, structure)
+        for name, site in guided.items()
+        if not isinstance(site["fn"], Delta)
+    }
+    return _Drawn(drawn, values, log_prior[:paired])
 
 
 def _log_mixture(work: Prepared, drawn: list[_Drawn], rows: int, bar: Any) -> Tensor:
     """Return log Q(z) = log 1/N sum_n Q(z | x_n) of M samples for each of N data, [M, N]."""
     pair, source, structure = work.pair, work.source, work.structure
     at_once = len(source) if work.whole_only else min(len(source), PAIRED_DATA, rows)
-    event_dims, num_data = drawn[0].event_dims, len(source)
-    flat = {name: torch.cat([d.latents[name] for d in drawn], 1).flatten(0, 1) for name in event_dims}
-    num_paired = len(drawn[0].log_prior)
+    num_data, num_paired = len(source), len(drawn[0].log_prior)
+    flat = {name: torch.cat([d.latents[name] for d in drawn], 1).flatten(0, 1) for name in drawn[0].latents}
     total = torch.full((num_paired * num_data,), -torch.inf, device=pair.device)
     for batch in source.batches(at_once):
         args = pair.to_device(batch)
         n, parts = len(args[0]), []
         for index in torch.arange(len(total), device=pair.device).split(max(1, rows // n)):
             same = {name: z[index].unsqueeze(1).expand(-1, n, *z.shape[1:]) for name, z in flat.items()}
-            given = {name: from_kn(value, event_dims[name], structure) for name, value in same.items()}
+            given = {name: from_kn(value, structure) for name, value in same.items()}
             with pyro.validation_enabled(False), Substitute(given), plate_of(len(index), structure):
                 trace = poutine.trace(pair.guide).get_trace(*args)
             parts.append(log_prob_by_datum(trace, samples(trace), structure, n).logsumexp(1))

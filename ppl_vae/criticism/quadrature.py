@@ -21,7 +21,7 @@ from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Program
-from ppl_vae.traces.plates import log_prob_by_datum, samples
+from ppl_vae.traces.plates import latents, log_prob_by_datum, samples
 from ppl_vae.traces.run import get_traces, run_pair
 
 NODES = 12  # of the rule on one panel
@@ -167,18 +167,17 @@ def _integrals(work: Prepared, chunk: Chunk) -> tuple[Tensor, Tensor]:
 def _latent(work: Prepared, chunk: Chunk) -> tuple[str, torch.Size, Moments, Moments]:
     """Return the latent's name and event shape, and the moments of its prior and of Q."""
     model, guide = map(samples, get_traces(work.pair, chunk.args))
-    latents = {name: site for name, site in model.items() if not site["is_observed"]}
-    shapes = {name: tuple(site["fn"].event_shape) for name, site in latents.items()}
+    shapes = {name: tuple(site["fn"].event_shape) for name, site in latents(model).items()}
     structure = work.structure
-    if list(latents) != list(guide) or list(shapes.values()) not in ([()], [(1,)]) or structure.num_plates > 1:
+    if list(shapes) != list(guide) or list(shapes.values()) not in ([()], [(1,)]) or structure.num_plates > 1:
         raise InputError(
             f"Expected one latent of one dimension, in one plate over the data, for quadrature; got {shapes}. "
             f"Use estimate_evidence."
         )
-    (name,) = latents
+    (name,) = shapes
     value = guide[name]["value"]
     moments: list[Tensor] = []
-    for site in (latents[name], guide[name]):
+    for site in (model[name], guide[name]):
         with suppress(NotImplementedError, AttributeError):  # what distributions without a mean do
             moments += [m.to(value).expand(value.shape).reshape(-1) for m in (site["fn"].mean, site["fn"].stddev)]
     if len(moments) < 4 or not all(bool(torch.isfinite(m).all()) for m in moments):

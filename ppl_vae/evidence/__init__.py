@@ -4,6 +4,5 @@ In the order of reading: `estimators` (`estimate_evidence`) and its `options`; t
 many samples as a tolerance takes), `ais` (annealed importance sampling), `bidirectional` (bounds from both sides); what
 they are made of, `prepare`, `weight_sampler`, `tempered`, `hmc`, `refine`, `resampling`; the result, `evidence` (which
 estimates to doubt) and its `numbers`, `scale` (probability or density), `diagnostics` (error, effective sample size,
-k-hat), what each method says of its own by its `rules`, `importance_diagnostics`, `annealing_diagnostics`; `to_arviz`,
-`arviz_versions`.
+k-hat), what each method says of its own by its `rules`; `to_arviz`, `arviz_versions`.
 """

@@ -1,8 +1,7 @@
 """As many samples as a tolerance takes, for each datum that needs them.
 
-One set of samples decides K, by doubling it until the standard error and the bias of log P(x) are small enough; the
-answer is from K fresh ones. Were it from the same, it would be too low and too sure of itself: a datum stops
-early where the heavy tail of its weights has not yet shown.
+One set of samples decides K, by doubling it; the answer is from K fresh ones. From the same it would be too low and too
+sure of itself: a datum stops early where the heavy tail of its weights has not yet shown.
 """
 
 from typing import Any
@@ -21,7 +20,7 @@ MARGIN = 0.8  # of the tolerance, for the samples that decide: the fresh ones sc
 
 
 def reach(sampler: Sampler, pilots: list[Array], tolerance: float) -> list[Statistics]:
-    """Return the statistics of all chunks, from the first log-weights of each, [K, n], and as many more as it takes."""
+    """Return the statistics of all chunks, after their first log-weights, [K, n], and as many more as it takes."""
     base, most = len(pilots[0]), sampler.options.most_samples
     _check_reachable(pilots, tolerance, most)
     found = []
@@ -29,10 +28,8 @@ def reach(sampler: Sampler, pilots: list[Array], tolerance: float) -> list[Stati
         for pilot, chunk in zip(pilots, sampler.prepared.chunks(sampler.data_at_once), strict=True):
             counts = _enough(sampler, chunk, pilot, tolerance * MARGIN, most)
             groups = [np.flatnonzero(counts == count) for count in np.unique(counts)]
-            fresh = [
-                Statistics.of(_selected(sampler, chunk, index, int(counts[index[0]])), base)  # one K for all of a group
-                for index in groups
-            ]
+            draws = [_selected(sampler, chunk, index, int(counts[index[0]])) for index in groups]  # a group has one K
+            fresh = [Statistics.of(weights, base) for weights in draws]
             found.append(Statistics.joined(fresh, np.argsort(np.concatenate(groups))))
             bar.update(chunk.num_data)
     return found
@@ -65,7 +62,7 @@ def _check_reachable(pilots: list[Array], tolerance: float, most: int) -> None:
     """Refuse a tolerance that no datum will come near to, before the long work."""
     count = len(pilots[0])
     mcse = np.concatenate([estimates(pilot)["mcse"] for pilot in pilots])
-    best = float(np.nanmin(np.where(np.isfinite(mcse), mcse, np.inf)))
+    best = mcse[np.isfinite(mcse)].min(initial=np.inf)
     times = 2 ** int(np.log2(most / count))
     if best / np.sqrt(times) > 2 * tolerance:
         raise InputError(

@@ -3,9 +3,8 @@
     log w = sum_t (beta_t - beta_(t-1)) log ratio(u_(t-1)),    u_0 ~ base,    u_t ~ HMC at beta_t from u_(t-1),
 
 along f_beta = base * ratio^beta, with base = Q(z | x) (or the prior) and base * ratio = P(x, z). The average of w is
-an unbiased estimate of P(x) for any T, so its logarithm is in expectation a lower bound; run backwards from an exact
-draw of the posterior the same weights give an upper bound. The step size of HMC is found for each datum
-in a pilot run and then held: adapted inside the run, the transitions would leave no distribution invariant.
+an unbiased estimate of P(x) for any T; its logarithm is in expectation a lower bound. The step size of HMC is found for
+each datum in a pilot run and then held: adapted inside the run, the transitions would leave no distribution invariant.
 
 Source: Neal, Annealed Importance Sampling, Statistics and Computing 11 (2001); Wu et al., arXiv 1611.04273.
 """
@@ -40,7 +39,7 @@ Tick = Callable[[], Any]
 
 
 class AnnealingPath(NamedTuple):
-    """How to go along the path."""
+    """The path, and how to go along it."""
 
     betas: list[float]  # from 0 to 1, or back, [T + 1]
     step_sizes: Tensor  # of HMC at each of them, [T + 1, N]
@@ -86,10 +85,9 @@ def anneal(evaluate: Evaluate, state: State, path: AnnealingPath, tick: Tick) ->
 
 
 def pilot(evaluate: Evaluate, state: State, betas: list[float], num_leapfrog: int, tick: Tick) -> AnnealingPath:
-    """Return the path whose step sizes accept about 65% of moves, found along the path with chains of its own.
+    """Return the path whose step sizes accept about 65% of moves, found at some fifty temperatures with other chains.
 
-    At each of some fifty temperatures log(step size) moves by the accepted rate minus 0.65; what was found is
-    interpolated to all of them. Source: Andrieu & Thoms, Statistics and Computing 18 (2008), section 4.2.
+    Source: Andrieu & Thoms, Statistics and Computing 18 (2008), section 4.2.
     """
     log_step = torch.full_like(state.log_base[0], FIRST_STEP_SIZE).log()
     rungs = np.unique(np.linspace(min(1, len(betas) - 1), len(betas) - 1, min(RUNGS, len(betas) - 1)).astype(int))
@@ -105,27 +103,18 @@ def pilot(evaluate: Evaluate, state: State, betas: list[float], num_leapfrog: in
     return AnnealingPath(betas, torch.as_tensor(np.stack(columns, axis=1)).exp().to(log_step), num_leapfrog)
 
 
-def annealed_importance_sampling(prepared: Prepared, options: AnnealingOptions) -> Evidence:
-    """Estimate log P(x) of each datum by annealed importance sampling: `estimate_evidence(method="ais")`.
-
-    Importance sampling with K = `num_samples` comes first: it gives the ELBO, and what to hold the result against.
-    """
+def annealed_importance_sampling(prepared: Prepared, options: AnnealingOptions, threads: Threads) -> Evidence:
+    """Estimate log P(x) of each datum by annealing, after importance sampling: `estimate_evidence(method="ais")`."""
     with seeded(0):
         one_datum(prepared, options)  # refuse what cannot be annealed
-    plain = importance_sampling(prepared, options.of_importance(prepared.pair.guide is not None))
-    parts = []
-    with Threads(options.threads) as threads, prepared.drawing(options.seed, options.proposal) as ready:
+    plain = importance_sampling(prepared, options.of_importance(prepared.pair.guide is not None), threads)
+    with prepared.drawing(options.seed, options.proposal) as ready:
         annealer = Annealer(ready, options, threads)
-        with progress_bar(annealer.num_transitions, "annealing", "step", options.progress) as bar:
-            for chunk in ready.chunks(annealer.data_at_once):
-                result = annealer.chains(chunk, bar.update).forward()
-                parts.append({key: values[: chunk.num_data] for key, values in result.items()})
-    found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        found = annealer.over_chunks("annealing", lambda chunk, tick: annealer.chains(chunk, tick).forward())
+    estimated: dict[str, Any] = {name: found.pop(name) for name in ("log_px", "mcse", "ess")}
     return replace(
         plain,
-        log_px=found.pop("log_px"),
-        mcse=found.pop("mcse"),
-        ess=found.pop("ess"),
+        **estimated,
         num_samples=options.num_chains,
         proposal=options.proposal,
         method="ais",
@@ -141,29 +130,22 @@ def one_datum(prepared: Prepared, options: AnnealingOptions) -> Latents:
     return Latents(prepared.pair, next(iter(prepared.chunks(1))), prepared.structure, options.proposal)
 
 
-def statistics(annealed: Annealed, path: AnnealingPath) -> dict[str, Array]:
-    """Return log_px, mcse, ess, bias, acceptance, step_size and chain_spread of an annealing run, each [N]."""
-    log_weights = annealed.log_weights.cpu().numpy()
-    numbers = estimates(log_weights)
-    spread = log_weights.std(0, ddof=1) if len(log_weights) > 1 else np.full_like(numbers["ess"], np.nan)
-    return {key: numbers[key] for key in ("log_px", "mcse", "ess", "bias")} | {
-        "acceptance": annealed.acceptance.double().cpu().numpy(),
-        "step_size": path.step_sizes.median(0).values.double().cpu().numpy(),
-        "chain_spread": spread,
-    }
-
-
 class Annealer:
     """Gives each chunk of data its chains, which will be annealed so many times (`runs`)."""
 
     def __init__(self, prepared: Prepared, options: AnnealingOptions, threads: Threads, *, runs: int = 1) -> None:
         self.prepared, self.options = prepared, options
         self.data_at_once = max(1, prepared.rows(options.chunk_size) // options.num_chains)
-        together = prepared.structure.size if prepared.structure.subsampled else self.data_at_once
-        chunks = 1 if prepared.whole_only else -(-len(prepared.source) // together)
         rungs = WARM_UP + PER_RUNG * (min(RUNGS, options.num_temperatures) - 1)
-        self.num_transitions = chunks * (rungs + runs * options.num_temperatures)
+        self.num_transitions = prepared.num_chunks(self.data_at_once) * (rungs + runs * options.num_temperatures)
         self.densities = Densities(self.num_transitions * options.num_leapfrog, options.compile, threads)
+
+    def over_chunks(self, name: str, of_chunk: Callable[[Chunk, Tick], dict[str, Array]]) -> dict[str, Array]:
+        """Return numbers of all data, by name, from those of a chunk's."""
+        with progress_bar(self.num_transitions, name, "step", self.options.progress) as bar:
+            chunks = self.prepared.chunks(self.data_at_once)
+            parts = [(chunk.num_data, of_chunk(chunk, bar.update)) for chunk in chunks]
+        return {key: np.concatenate([found[key][:size] for size, found in parts]) for key in parts[0][1]}
 
     def chains(self, chunk: Chunk, tick: Tick) -> "Chains":
         """Return the chains of a chunk's data, with the guide refined for them if so asked."""
@@ -184,12 +166,23 @@ class Chains:
 
     def forward(self) -> dict[str, Array]:
         """Return the statistics of annealing from draws of the base to the posterior."""
-        return statistics(anneal(self.evaluate, self._from_base(), self.path, self.tick), self.path)
+        return self._statistics(self._from_base(), self.path)
 
     def backward(self, position: Tensor) -> dict[str, Array]:
         """Return those of annealing from exact draws of the posterior, [1, N, D], to the base."""
         start = self.evaluate(position.expand(self.num_chains, -1, -1).contiguous())
-        return statistics(anneal(self.evaluate, start, self.path.backwards(), self.tick), self.path)
+        return self._statistics(start, self.path.backwards())
 
     def _from_base(self) -> State:
         return self.evaluate(self.latents.draw(self.num_chains))
+
+    def _statistics(self, start: State, path: AnnealingPath) -> dict[str, Array]:
+        """Return log_px, mcse, ess, bias, acceptance, step_size and chain_spread of an annealing run, each [N]."""
+        annealed = anneal(self.evaluate, start, path, self.tick)
+        log_weights = annealed.log_weights.cpu().numpy()
+        numbers = estimates(log_weights)
+        return {key: numbers[key] for key in ("log_px", "mcse", "ess", "bias")} | {
+            "acceptance": annealed.acceptance.double().cpu().numpy(),
+            "step_size": path.step_sizes.median(0).values.double().cpu().numpy(),
+            "chain_spread": log_weights.std(0, ddof=1),
+        }

@@ -1,8 +1,4 @@
-"""What stands elsewhere in each ArviZ, and what each wants: imported when it is used, as that takes seconds.
-
-ArviZ was rewritten: up to 0.23 its container is `InferenceData` and its `ELPDData` a pandas series; from 1.0, on Python
-3.12 and later, they are `xarray.DataTree` and a data class, and `psislw` takes log-weights negated.
-"""
+"""What differs between ArviZ up to 0.23 and from 1.0 (Python 3.12 and later), imported when it is used: it is slow."""
 
 import importlib
 import math

@@ -1,11 +1,9 @@
 """log P(x) between two bounds: bidirectional Monte Carlo on data that were simulated from the model.
 
-For x drawn together with its z from the model, z is an exact draw from the posterior P(z | x). Annealing forwards
-gives weights w with E[w] = P(x), annealing backwards from that z weights w' with E[w'] = 1 / P(x), so that
+For x drawn together with its z from the model, z is an exact draw from P(z | x). Annealing forwards gives weights w
+with E[w] = P(x), annealing backwards from that z weights w' with E[w'] = 1 / P(x), so that
 
     E[log mean w]  <=  log P(x)  <=  E[-log mean w'].
-
-How far apart the two are is how wrong annealing can be on data like the model's own.
 
 Source: Grosse et al., Sandwiching the marginal likelihood using bidirectional Monte Carlo, arXiv 1511.02543;
 Wu et al., arXiv 1611.04273.
@@ -14,13 +12,13 @@ Wu et al., arXiv 1611.04273.
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.errors import InputError
-from ppl_vae.evidence.ais import Annealer, annealed_importance_sampling, one_datum
+from ppl_vae.evidence.ais import Annealer, Tick, annealed_importance_sampling, one_datum
+from ppl_vae.evidence.diagnostics import Array
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.numbers import Sandwich
 from ppl_vae.evidence.options import AnnealingOptions
@@ -29,45 +27,37 @@ from ppl_vae.evidence.tempered import Latents
 from ppl_vae.missing import filled, missing_as
 from ppl_vae.traces.handlers import Regenerated, Substitute, is_condition
 from ppl_vae.traces.plates import Site, log_prob_by_datum, samples
-from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
 
-def sandwich(prepared: Prepared, options: AnnealingOptions) -> Evidence:
+def sandwich(prepared: Prepared, options: AnnealingOptions, threads: Threads) -> Evidence:
     """Anneal the data, and as many simulated ones in both directions: `estimate_evidence(method="sandwich")`."""
     with seeded(0):
         _simulated(one_datum(prepared, options), options.joint)  # refuse before the long work
-    evidence = annealed_importance_sampling(prepared, options)
-    with Threads(options.threads) as threads, prepared.drawing(options.seed + 1, options.proposal) as ready:
-        return replace(evidence, method="sandwich", sandwich=bidirectional(ready, options, threads))
+    evidence = annealed_importance_sampling(prepared, options, threads)
+    with prepared.drawing(options.seed + 1, options.proposal) as ready:
+        annealer = Annealer(ready, options, threads, runs=2)
 
-
-def bidirectional(prepared: Prepared, options: AnnealingOptions, threads: Threads) -> Sandwich:
-    """Return bounds from both sides on log P(x) of data simulated from the model, as many as there are data."""
-    parts = []
-    annealer = Annealer(prepared, options, threads, runs=2)
-    with progress_bar(annealer.num_transitions, "sandwich", "step", options.progress) as bar:
-        for chunk in prepared.chunks(annealer.data_at_once):
-            latents = Latents(prepared.pair, chunk, prepared.structure, options.proposal)
+        def bounds(chunk: Chunk, tick: Tick) -> dict[str, Array]:
+            latents = Latents(ready.pair, chunk, ready.structure, options.proposal)
             simulated, z, x = _simulated(latents, options.joint)
-            chains = annealer.chains(simulated, bar.update)
+            chains = annealer.chains(simulated, tick)
             lower, upper = chains.forward(), chains.backward(z)
-            found = (lower["log_px"], -upper["log_px"], lower["mcse"], upper["mcse"], x)
-            parts.append([values[: chunk.num_data] for values in found])
-    return Sandwich(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+            mcse = {"lower_mcse": lower["mcse"], "upper_mcse": upper["mcse"]}
+            return {"lower": lower["log_px"], "upper": -upper["log_px"], **mcse, "x": x}
+
+        found = Sandwich(**annealer.over_chunks("sandwich", bounds))
+    return replace(evidence, method="sandwich", sandwich=found)
 
 
 def _simulated(latents: Latents, joint: bool) -> tuple[Chunk, Tensor, Any]:
-    """Draw x and z from the model; return a chunk that holds this x, z as u [1, N, D], and x itself.
-
-    Its conditions are given, unless they are scored (`joint`): then they are drawn, too. Models are refused whose
-    arguments cannot be simulated data.
-    """
+    """Draw x, z and, if they are scored (`joint`), conditions; return a chunk of them, z as u [1, N, D], and x."""
     chunk = latents.chunk
-    sites = samples(latents.trace()).items()
+    model = latents.pair.model
+    sites = samples(latents.trace(model)).items()
     observed = {name: site for name, site in sites if site["is_observed"] and (joint or not is_condition(site))}
-    drawn_trace = latents.trace(Regenerated(joint=joint))
+    drawn_trace = latents.trace(Regenerated(joint=joint)(model))
     drawn = samples(drawn_trace)
     args, simulated = list(chunk.args), {}
     for name, site in observed.items():
@@ -96,14 +86,13 @@ def _simulated(latents: Latents, joint: bool) -> tuple[Chunk, Tensor, Any]:
 
 
 def _check_same(latents: Latents, made: Chunk, drawn_trace: poutine.Trace, observed: list[str]) -> None:
-    """Check that the model, given the simulated data, has just the density of what it simulated.
+    """Refuse a model that has another density once it is given what it simulated.
 
-    A program that scores y but goes on with its argument, not with what pyro.sample returns, has not: the z
-    that it drew do not belong to the y it drew, and the upper bound would be none.
+    It goes on with its argument y, not with what pyro.sample returns: the z it drew do not belong to the y it drew.
     """
     drawn = samples(drawn_trace)
     given = Substitute({name: site["value"] for name, site in drawn.items() if name not in observed})
-    again = Latents(latents.pair, made, latents.structure, "prior").trace(given)
+    again = Latents(latents.pair, made, latents.structure, "prior").trace(given(latents.pair.model))
     before, after = (
         log_prob_by_datum(trace, samples(trace), latents.structure, made.size)[:, : made.num_data]
         for trace in (drawn_trace, again)
@@ -119,7 +108,7 @@ def _check_same(latents: Latents, made: Chunk, drawn_trace: poutine.Trace, obser
 def _holds(arg: Tensor, chunk: Chunk, site: Site) -> bool:
     """Return whether an argument holds just what a site observes."""
     value = site["value"]
-    part = arg if chunk.subsample is None else arg[chunk.subsample.to(arg.device)]
+    part = chunk.part(arg)
     if part.numel() != value.numel():
         return False
     one, other = part.reshape(-1), value.reshape(-1).to(part.dtype)

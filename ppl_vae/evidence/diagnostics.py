@@ -1,9 +1,7 @@
 """What K log-weights of a datum say: log P(x), its error, and whether to believe it.
 
-Everything takes log-weights [K, N], draws x data, and returns one number for each datum, [N], in nats. The two ways
-an importance estimate goes wrong are too few draws (the Monte Carlo standard error and the bias of a logarithm of an
-average say so) and a proposal narrower than the posterior, whose weights have no variance to speak of: Pareto's k
-of their tail says that.
+Log-weights are [K, N], draws x data; what is returned is one number for each datum, [N], in nats. Too few draws show in
+the Monte Carlo standard error and the bias, a proposal narrower than the posterior in Pareto's k of the tail.
 """
 
 import math
@@ -43,8 +41,7 @@ def estimates(log_weights: Array) -> dict[str, Array]:
         log P(x) ~ log (1/K) sum_k w_k,    ESS = (sum_k w_k)^2 / sum_k w_k^2,
         MCSE^2 = (1/ESS - 1/K) K / (K - 1),    bias = (K - 1) (mean_k L_(-k) - L)
 
-    MCSE is the delta method's: the standard error of the mean weight, relative to it. The bias of L, the logarithm of
-    the average, is the jackknife's, with L_(-k) the estimate without draw k; it is below zero.
+    MCSE is the delta method's, the bias of L, the logarithm of the average, the jackknife's: L_(-k) is without draw k.
     Source: Owen, Monte Carlo theory, methods and examples, chapter 9; Burda et al., arXiv 1509.00519, for the
     bound; Nowozin, Debiasing Evidence Approximations (ICLR 2018), for the jackknife.
 
@@ -74,9 +71,8 @@ def estimates(log_weights: Array) -> dict[str, Array]:
 def pareto(log_weights: Array) -> dict[str, Array]:
     """Return khat and log_px_psis, each [N]: how heavy the tail of the weights is, and the estimate with it smoothed.
 
-    Above k = 1/2 the weights have no variance, above 1 no mean, and with K draws an estimate cannot be trusted above
-    min(1 - 1 / log10 K, 0.7). A tail of equal weights, as discrete latents have, is none: k is minus infinity. With
-    fewer than 25 draws both are NaN.
+    Above k = 1/2 the weights have no variance, above 1 no mean. A tail of equal weights, as discrete latents have, is
+    none: k is minus infinity. With fewer than 25 draws both are NaN.
     Computed by ArviZ. Source: Vehtari et al., Pareto smoothed importance sampling, arXiv 1507.02646.
 
     >>> heavy = np.random.default_rng(0).exponential(0.8, size=(40_000, 1))  # weights whose tail is Pareto's, k = 0.8
@@ -174,7 +170,7 @@ class Statistics(NamedTuple):
         ['bias', 'draws', 'elbo', 'elbo_mcse', 'ess', 'khat', 'log_px', 'log_px_psis', 'mcse']
         """
         draws = np.full(log_weights.shape[1], float(len(log_weights)))
-        numbers = estimates(log_weights) | pareto(log_weights) | {"draws": draws}
+        numbers = {"draws": draws, **estimates(log_weights), **pareto(log_weights)}
         return cls(numbers, bound_curve(log_weights, base))
 
     @classmethod

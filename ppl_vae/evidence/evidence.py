@@ -10,19 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppl_vae.evidence.annealing_diagnostics import AnnealingDiagnostics, SandwichDiagnostics
-from ppl_vae.evidence.importance_diagnostics import ExactDiagnostics, ImportanceDiagnostics
 from ppl_vae.evidence.numbers import Numbers
-from ppl_vae.evidence.rules import Diagnostics
+from ppl_vae.evidence.rules import DIAGNOSTICS, Diagnostics, of_exact
 from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, PROBABILITY
 from ppl_vae.evidence.to_arviz import container, elpd
 from ppl_vae.utils.report import Report, Reported, counted
 
-DIAGNOSTICS: dict[str, type[Diagnostics]] = {
-    "importance": ImportanceDiagnostics,
-    "ais": AnnealingDiagnostics,
-    "sandwich": SandwichDiagnostics,
-}
 FEW, SMALL = 0.25, 0.05  # the mean stands with at most so many doubtful data (a share), off by so little (nats)
 
 
@@ -34,11 +27,7 @@ class Doubt(NamedTuple):
 
 
 class Evidence(Reported, Numbers):
-    """Estimates of log P(x) for N data, each with its error and whether to believe it; print it.
-
-    The numbers are the attributes of `Numbers`: log_px, elbo, mcse, ess and gap per datum, [N], in nats, and how they
-    were made.
-    """
+    """Estimates of log P(x) for N data, the attributes of `Numbers`, and whether to believe them; print it."""
 
     def doubts(self) -> list[Doubt]:
         """Return the data whose log P(x) is not to be trusted, each with every reason there is, in words.
@@ -47,39 +36,40 @@ class Evidence(Reported, Numbers):
         that was not reached; of annealing, chains whose weights differ, a low accepted rate of HMC, or an
         importance estimate that lies above.
         """
-        rules = list(self._diagnostics().rules())
-        reasons = ([rule.words[datum] for rule in rules if rule.breaks[datum]] for datum in range(len(self)))
-        return [Doubt(datum, "; ".join(found)) for datum, found in enumerate(reasons) if found]
+        rules = self._diagnostics().rules
+        reasons = ("; ".join(rule.words(n) for rule in rules if rule.breaks[n]) for n in range(len(self)))
+        return [Doubt(datum, why) for datum, why in enumerate(reasons) if why]
 
     def verdict(self) -> str:
         """Return one line on whether the mean log P(x) can be believed."""
         diagnostics = self._diagnostics()
-        if too_few := diagnostics.too_few():
-            return f"Cannot be judged: {too_few}"
-        if refuted := diagnostics.refuted():
-            return f"Not to be believed: {refuted} {diagnostics.remedy()}"
+        if diagnostics.too_few:
+            return f"Cannot be judged: {diagnostics.too_few}"
+        if diagnostics.refuted:
+            return f"Not to be believed: {diagnostics.refuted} {diagnostics.remedy}"
         doubtful = [doubt.datum for doubt in self.doubts()]
+        if not doubtful and self.is_exact:
+            return "Exact: nothing is estimated."
         if not doubtful:
-            return diagnostics.undoubted()
-        counts = Counter({rule.short: int(rule.breaks.sum()) for rule in diagnostics.rules() if rule.breaks.any()})
+            return f"To be believed: nothing speaks against any of the {len(self)} data.{diagnostics.blind_spot}"
+        counts = Counter({rule.short: int(rule.breaks.sum()) for rule in diagnostics.rules if rule.breaks.any()})
         why = counted(dict(counts.most_common()), len(self))
         off = self._may_be_off(doubtful)
         stands = len(doubtful) <= FEW * len(self) and off <= SMALL
         start = f"To be believed as a mean, to about {max(off, 0.01):.2f} nats" if stands else "Not to be believed"
         return (
             f"{start}: {why}; {self.quantity} is more likely too low. They are listed by .doubts(). "
-            f"{diagnostics.remedy()}{diagnostics.blind_spot()}"
+            f"{diagnostics.remedy}{diagnostics.blind_spot}"
         )
 
     def _diagnostics(self) -> Diagnostics:
-        return ExactDiagnostics(self) if self.is_exact else DIAGNOSTICS[self.method](self)
+        return of_exact(self) if self.is_exact else DIAGNOSTICS[self.method](self)
 
     def _may_be_off(self, doubtful: list[int]) -> float:
         """Return how much they may move the mean: by their errors, biases, and what smoothing would change."""
-        smoothed = self.diagnostics.get("log_px_psis", self.log_px)
-        signs = np.abs(np.stack([self.mcse, self.diagnostics["bias"], smoothed - self.log_px]))
-        worst = np.nan_to_num(signs, nan=np.inf, posinf=np.inf).max(0)
-        return float(worst[doubtful].sum() / len(self))
+        smoothing = self.diagnostics.get("log_px_psis", self.log_px) - self.log_px
+        signs = np.abs(np.stack([self.mcse, self.diagnostics["bias"], smoothing]))
+        return float(np.nan_to_num(signs, nan=np.inf, posinf=np.inf).max(0)[doubtful].sum() / len(self))
 
     def report(self) -> Report:
         """Return what is printed: means with their errors, diagnostics, and the verdict."""
@@ -93,13 +83,12 @@ class Evidence(Reported, Numbers):
             (what, means["log_px"], "nats"),
             *([] if self.is_exact else bounds),
             ("bits per dim", means["bits_per_dim"], self._bits_in_words()),
-            *diagnostics.rows(),
+            *diagnostics.rows,
         ]
-        lines = diagnostics.lines()
         never = int(np.isneginf(self.elbo).sum())
-        if never:
-            lines.append(f"the ELBO of {never} data is minus infinity: draws of {of} that the model rules out")
-        return Report(diagnostics.headline(), rows, [*lines, self.verdict()])
+        ruled_out = f"the ELBO of {never} data is minus infinity: draws of {of} that the model rules out"
+        lines = [*diagnostics.lines, *([ruled_out] if never else []), self.verdict()]
+        return Report(diagnostics.headline, rows, lines)
 
     def _bits_in_words(self) -> str:
         formula, levels = f"-{self.quantity} / ({self.event_size:.4g} ln 2)", self.num_levels

@@ -1,11 +1,10 @@
 """Hamiltonian Monte Carlo for many chains of many data at once, on tensors; it knows nothing of programs.
 
-The density to be sampled lies on the geometric path from a base to a target,
+The density lies on the geometric path from a base to a target, for each of C chains x N data,
 
-    log f_beta(u) = log base(u) + beta log ratio(u),    u in R^D,    0 <= beta <= 1,
+    log f_beta(u) = log base(u) + beta log ratio(u),    u in R^D,    0 <= beta <= 1.
 
-one for each of C chains x N data, with a step size for each datum. Values and gradients of both terms are
-kept with the position, so that changing beta costs nothing.
+Values and gradients of both terms are kept with the position, so that changing beta costs nothing.
 """
 
 from collections.abc import Callable
@@ -64,8 +63,7 @@ def transition(
 ) -> tuple[State, Tensor]:
     """Move every chain by one HMC transition, which leaves f_beta invariant; return the state and what was accepted.
 
-    Step sizes are [N]; the probability of acceptance is that of each chain, [C, N]. A move to where the density
-    is not finite is rejected.
+    Step sizes are [N], the probability of acceptance [C, N]. A move to where the density is not finite is rejected.
 
     Source: Neal, MCMC using Hamiltonian dynamics, arXiv 1206.1901.
     """

@@ -1,8 +1,8 @@
 """log P(x) by importance sampling, one datum at a time, with the guide as the proposal.
 
-The logarithm of an average of weights is, in expectation, below log P(x) and above the ELBO (the average of their
-logarithms), and rises to log P(x) as K grows (Burda et al., arXiv 1509.00519). The data go through in
-chunks of samples x data, so memory does not grow with the data, and by one number only with K.
+The logarithm of an average of weights is, in expectation, below log P(x) and above the ELBO, and rises to log P(x) as K
+grows (Burda et al., arXiv 1509.00519). The data go through in chunks of samples x data: memory grows by one number only
+with K.
 """
 
 from collections.abc import Iterator
@@ -23,32 +23,23 @@ from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.threads import Threads
 
 
-def importance_sampling(prepared: Prepared, options: ImportanceOptions) -> Evidence:
+def importance_sampling(prepared: Prepared, options: ImportanceOptions, threads: Threads) -> Evidence:
     """Estimate log P(x) of each datum by importance sampling: `estimate_evidence(method="importance")`."""
     num_samples, tolerance = options.num_samples, options.tolerance
-    once = prepared.exact and not options.num_draws  # all weights of a datum are the same
-    parts: list[Statistics] = []
-    pilots: list[Array] = []
+    sampler = Sampler(prepared, options, threads)
     kept: list[Draws] = []
-    with Threads(options.threads) as threads:
-        sampler = Sampler(prepared, options, 1 if once else num_samples, threads)
-        with progress_bar(len(prepared.source), "log P(x)", "datum", options.progress) as bar:
-            for weights, draws in _weights(sampler, once, bar):
-                if tolerance is None:
-                    parts.append(Statistics.of(weights, num_samples))
-                else:
-                    pilots.append(weights)
-                kept += draws
-        if tolerance is not None:
-            parts = reach(sampler, pilots, tolerance)
+    with progress_bar(len(prepared.source), "log P(x)", "datum", options.progress) as bar:
+        if tolerance is None:
+            parts = [Statistics.of(weights, num_samples) for weights in _weights(sampler, kept, bar)]
+        else:
+            pilots = list(_weights(sampler, kept, bar))
+    if tolerance is not None:
+        parts = reach(sampler, pilots, tolerance)
     numbers, curve = Statistics.joined(parts)
     _check_not_nan(numbers["log_px"])
+    estimated: dict[str, Any] = {name: numbers.pop(name) for name in ("log_px", "elbo", "mcse", "elbo_mcse", "ess")}
     return Evidence(
-        log_px=numbers["log_px"],
-        elbo=numbers["elbo"],
-        mcse=numbers["mcse"],
-        elbo_mcse=numbers["elbo_mcse"],
-        ess=numbers["ess"],
+        **estimated,
         num_samples=num_samples,
         proposal=options.proposal,
         elbo_proposal=options.proposal,
@@ -58,7 +49,7 @@ def importance_sampling(prepared: Prepared, options: ImportanceOptions) -> Evide
         quantity=prepared.quantity,
         scored=prepared.scored,
         num_levels=prepared.num_levels,
-        diagnostics={key: numbers[key] for key in ("draws", "bias", "khat", "log_px_psis")},
+        diagnostics=numbers,
         settings={} if tolerance is None else {"tolerance": tolerance, "max_samples": float(options.most_samples)},
         is_exact=prepared.exact,
         curve=curve,
@@ -66,20 +57,21 @@ def importance_sampling(prepared: Prepared, options: ImportanceOptions) -> Evide
     )
 
 
-def _weights(sampler: Sampler, once: bool, bar: Any) -> Iterator[tuple[Array, list[Draws]]]:
-    """Yield the log-weights of one chunk of data after the other, [K, n], and draws from the posterior, if kept."""
+def _weights(sampler: Sampler, kept: list[Draws], bar: Any) -> Iterator[Array]:
+    """Yield the log-weights of one chunk of data after the other, [K, n]; add draws from the posterior, if wanted."""
     options = sampler.options
     for number, chunk in enumerate(sampler.prepared.chunks(sampler.data_at_once)):
         if options.num_draws:
             weighted = sampler.weighted(chunk, options.num_samples)
+            kept.append(resampled(weighted, options.num_draws, chunk.num_data))
             weights = weighted.log_weights.double().cpu().numpy()
-            yield weights[:, : chunk.num_data], [resampled(weighted, options.num_draws, chunk.num_data)]
         else:
             if number == 0:
                 sampler.compile(chunk)
                 bar.set_description("log P(x), compiled" if sampler.compiled else "log P(x)")
-            weights = sampler.weights(chunk, 1 if once else options.num_samples)
-            yield np.broadcast_to(weights, (options.num_samples, chunk.size))[:, : chunk.num_data], []
+            weights = sampler.weights(chunk, sampler.num_samples)
+            weights = np.broadcast_to(weights, (options.num_samples, chunk.size))
+        yield weights[:, : chunk.num_data]
         bar.update(chunk.num_data)
 
 

@@ -21,7 +21,7 @@ NESTED = ("diagnostics", "settings", "is_exact", "curve", "sandwich", "draws")  
 
 @dataclass(frozen=True)
 class Sandwich:
-    """Bounds from both sides on log P(x) of data that were simulated from the model, with the z that made them.
+    """Bounds from both sides on log P(x) of data that were simulated from the model.
 
     Attributes:
         lower: by forward annealed importance sampling, [M], in nats; in expectation below log P(x).
@@ -175,14 +175,11 @@ class Numbers:
         settings = self.settings | ({"exact": 1.0} if self.is_exact else {})  # as in every file before
         attrs |= {"diagnostics": json.dumps(list(self.diagnostics)), "settings": json.dumps(settings)}
         if self.curve is not None:
-            arrays["curve_num_samples"] = ("point", self.curve.num_samples)
-            arrays |= {f"curve_{k}": (("point", "datum"), getattr(self.curve, k)) for k in ("bound", "mcse")}
+            dims: tuple[str, ...] = ("point", "datum")
+            arrays |= {f"curve_{name}": (dims[: v.ndim], v) for name, v in self.curve._asdict().items()}
         if self.sandwich is not None:
-            dims = [f"x_dim_{i}" for i in range(self.sandwich.x.ndim - 1)]
-            arrays |= {
-                f"sandwich_{f.name}": (("simulated", *(dims if f.name == "x" else [])), getattr(self.sandwich, f.name))
-                for f in fields(self.sandwich)
-            }
+            dims = ("simulated", *(f"x_dim_{i}" for i in range(self.sandwich.x.ndim - 1)))
+            arrays |= {f"sandwich_{name}": (dims[: v.ndim], v) for name, v in vars(self.sandwich).items()}
         return xarray.Dataset(arrays, attrs=attrs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -206,10 +203,9 @@ class Numbers:
             attrs["settings"] = json.loads(attrs["settings"])
             attrs["is_exact"] = attrs["settings"].pop("exact", None) is not None
             attrs["diagnostics"] = {name: arrays.pop(name) for name in json.loads(attrs["diagnostics"])}
-            curve = {k.removeprefix("curve_"): arrays.pop(k) for k in list(arrays) if k.startswith("curve_")}
-            bounds = {k.removeprefix("sandwich_"): arrays.pop(k) for k in list(arrays) if k.startswith("sandwich_")}
-            attrs["curve"] = Curve(**curve) if curve else None
-            attrs["sandwich"] = Sandwich(**bounds) if bounds else None
+            for name, kind in (("curve", Curve), ("sandwich", Sandwich)):
+                own = {key.removeprefix(f"{name}_"): arrays.pop(key) for key in list(arrays) if key.startswith(name)}
+                attrs[name] = kind(**own) if own else None
             return cls(**arrays, **attrs)
         except (OSError, ValueError, TypeError, KeyError) as problem:
             raise InputError(

@@ -22,10 +22,9 @@ from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Args, Structure, samples, structure_of
 from ppl_vae.utils.rng import seeded
 
-# What is held at once decides which numbers are drawn for which datum, so it must not depend on the machine or on
-# timings: a seed gives the same answer anywhere. tests/benchmarks/log_px.py finds the compiled log-weights of a
-# 784-400-50 VAE equally fast, within 7%, from 512 to 8192 rows, and a quarter slower at 16384, where the
-# 51 MB of the decoder's answer no longer fit the last-level cache of 32 MB. 16 MB fit most caches.
+# What is held at once decides which numbers are drawn for which datum, so it must not depend on the machine. By
+# tests/benchmarks/log_px.py the log-weights of a 784-400-50 VAE are equally fast, within 7%, from 512 to 8192 rows, and
+# a quarter slower at 16384, where the decoder's answer no longer fits the last-level cache.
 CHUNK_NUMBERS = 2**22  # values of the largest site held at once: 16 MB in single precision
 CHUNK_ROWS = 2**12  # (sample, datum) pairs held at once
 
@@ -42,6 +41,10 @@ class Chunk:
     def size(self) -> int:
         """How many data a run on this chunk evaluates."""
         return len(self.args[0] if self.subsample is None else self.subsample)
+
+    def part(self, arg: Tensor) -> Tensor:
+        """Return what of an argument a run evaluates."""
+        return arg if self.subsample is None else arg[self.subsample.to(arg.device)]
 
     def select(self, index: Tensor) -> "Chunk":
         """Return these data of the chunk only."""
@@ -60,7 +63,7 @@ class Prepared:
     exact: bool  # no latent site is sampled: there is none, or all are summed out; then one sample says all
     scored: str  # what the observed sites are scored by, see `ppl_vae.evidence.scale`
     num_levels: int  # how many grey levels x has, 0 if that is not known
-    num_missing: int  # how many values of all data are missing
+    event_size: float  # how many numbers of a datum are observed and scored; where some are missing, the mean
 
     @property
     def whole_only(self) -> bool:
@@ -72,20 +75,24 @@ class Prepared:
         """Whether the programs take any part of the data."""
         return not (self.whole_only or self.structure.subsampled)
 
-    @property
-    def event_size(self) -> float:
-        """How many numbers of a datum are observed and scored; where some are missing, the mean."""
-        size = self.structure.observed_numel
-        return size - self.num_missing / len(self.source) if self.num_missing else size
-
     def rows(self, chunk_size: int | None) -> int:
         """Return how many (sample, datum) pairs are evaluated at once."""
         return chunk_size or min(CHUNK_ROWS, max(1, CHUNK_NUMBERS // self.structure.numel))
 
+    def taken(self, data_at_once: int) -> int:
+        """Return how many data a run takes where it is given so many: a subset's, all, or these."""
+        if self.structure.subsampled:
+            return self.structure.size
+        return len(self.source) if self.whole_only else data_at_once
+
+    def num_chunks(self, data_at_once: int) -> int:
+        """Return how many chunks there are."""
+        return -(-len(self.source) // self.taken(data_at_once))
+
     def chunks(self, data_at_once: int) -> Iterator[Chunk]:
         """Yield the data in order, about `data_at_once` at a time."""
         if not self.structure.subsampled:
-            for batch in self.source.batches(len(self.source) if self.whole_only else data_at_once):
+            for batch in self.source.batches(self.taken(data_at_once)):
                 yield Chunk(self.pair.to_device(batch), None, len(batch[0]))
             return
         everything = self.pair.to_device(next(self.source.batches(len(self.source))))
@@ -96,10 +103,7 @@ class Prepared:
 
     @contextmanager
     def drawing(self, seed: int, proposal: str) -> Iterator["Prepared"]:
-        """Within it, an estimate is drawn anew from a seed, perhaps from another proposal: as if prepared for it.
-
-        The data are not looked at again; the programs are run again, as random numbers follow on that.
-        """
+        """Within it an estimate is drawn anew, as if prepared with this seed and proposal; the data are known."""
         tried = TensorSource(next(self.source.batches(self.num_run)))
         with seeded(seed):
             size = None if self.whole_only else self.num_run
@@ -114,9 +118,6 @@ def prepared(
     """Check a pair against its data; within it both programs can be run, without gradients.
 
     What the model is given, its conditions, is not scored, unless the joint log P(x, y) is asked for.
-
-    Raises:
-        InputError: data or programs that cannot be used, sites outside the plate over the data.
     """
     pair = Pair(model if joint else GivenConditions()(model), guide)
     with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
@@ -129,9 +130,11 @@ def prepared(
         sites = samples(traces[0])
         what = quantity(traces[0], () if joint else condition_names(sites))
         exact = all(site["is_observed"] for site in samples(traces[-1]).values())
+        size: float = structure.observed_numel
+        if num_missing:
+            size -= num_missing / len(source)
         with all_known(num_missing == 0):
-            scored = scored_as(sites.values(), source)
-            yield Prepared(pair, source, structure, num_run, what, exact, *scored, num_missing)
+            yield Prepared(pair, source, structure, num_run, what, exact, *scored_as(sites.values(), source), size)
 
 
 def _check_densities(traces: list[Trace]) -> None:

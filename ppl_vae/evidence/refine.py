@@ -2,17 +2,14 @@
 
     lambda*_n = argmax_lambda E_{Q(z; lambda)}[log P(x_n, z) - log Q(z; lambda)],    starting at lambda(x_n)
 
-A guide says lambda(x) by one network for all data. Here each datum gets a free shift of its own, added to the
-unconstrained value of every parameter of the guide's distributions, and the shifts are fitted while all
-networks stay as they are. Sources: Cremer et al., arXiv 1801.03558 (the gap split in two by it); Kim et al.,
-arXiv 1802.02550 (semi-amortized inference).
-
-Any guide will do: at each site the base distribution is found under its wrappers, its parameters are unconstrained,
-shifted and constrained again, and the distribution is built anew from them.
+Each datum gets a free shift of its own, added to the unconstrained value of every parameter of the guide's
+distributions, each built anew from them; the networks stay as they are.
+Sources: Cremer et al., arXiv 1801.03558; Kim et al., arXiv 1802.02550 (semi-amortized inference).
 """
 
 import copy
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pyro.distributions as dist
@@ -38,17 +35,13 @@ class Shifted(Messenger):
 
         lambda_s = T(T^-1(lambda_s(x, z_<s)) + shift_s),    T: the real numbers -> where the parameter may lie
 
-    A site whose distribution does not depend on other latents reaches every member of its family. In an
-    autoregressive or hierarchical guide the parameters stay functions of the latents before, with a residual
-    for each datum: semi-amortized. The same holds inside a site that is a transformed distribution (a flow):
-    its base distribution is shifted, its transforms stay. Sites that only carry a value which was drawn
-    elsewhere (the Delta sites of Pyro's automatic guides) stay.
+    A site whose distribution does not depend on other latents reaches every member of its family. In a hierarchical
+    guide its parameters stay functions of the latents before, with a residual for each datum; of a transformed
+    distribution (a flow) the base is shifted. Delta sites, which carry a value that was drawn elsewhere, stay.
 
-    Shifts are as `zeros` makes them, and belong to the data they were made for, in their order.
-
-    With `sticking=True` samples are drawn with the shifts, and scored with a copy that has no gradient, which
-    leaves only the path through the samples (Roeder et al., arXiv 1703.09194): that gradient has no noise
-    where Q is the posterior.
+    Shifts are as `zeros` makes them, and belong to the data they were made for, in their order. With `sticking=True`
+    samples are scored with a copy of the shifts that has no gradient, which leaves the path through the samples only
+    (Roeder et al., arXiv 1703.09194): that gradient has no noise where Q is the posterior.
     """
 
     def __init__(self, shifts: Shifts, *, sticking: bool = False) -> None:
@@ -56,11 +49,11 @@ class Shifted(Messenger):
         self.shifts, self.sticking = shifts, sticking
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] not in self.shifts:
-            return
-        shifts, fn = self.shifts[msg["name"]], msg["fn"]
-        live = shifted(fn, shifts)
-        msg["fn"] = _Sticking(live, shifted(fn, {k: v.detach() for k, v in shifts.items()})) if self.sticking else live
+        if (shifts := self.shifts.get(msg["name"])) is not None:
+            fn, detached = msg["fn"], {k: v.detach() for k, v in shifts.items()}
+            msg["fn"] = shifted(fn, shifts)
+            if self.sticking:
+                msg["fn"] = _Sticking(msg["fn"], shifted(fn, detached))
 
 
 class _Sticking(dist.TorchDistribution):
@@ -110,10 +103,6 @@ def zeros(guide_trace: poutine.Trace) -> Shifts:
     """Return shifts of zero for every site of a guide, leaf tensors that ask for gradients.
 
     A shift has the shape of its parameter in one run of the guide, and broadcasts under one more plate to the left.
-
-    Raises:
-        InputError: sites that are discrete or cannot be drawn by reparameterization, families whose
-            parameters are not known, or no density at all.
     """
     sites = {n: s for n, s in samples(guide_trace).items() if not isinstance(parameters_of(s["fn"]), dist.Delta)}
     if not sites:
@@ -163,11 +152,10 @@ def _zeros(name: str, fn: Any) -> dict[str, Tensor]:
     try:
         rebuilt(fn, gather, fn.batch_shape)
         shifted(fn, found)
-        known = bool(found)
-        why = "none that are known"
+        why = "" if found else "none that are known"
     except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as problem:
-        known, why = False, reason(problem)
-    if not known:
+        why = reason(problem)
+    if why:
         raise InputError(
             f"Expected site {name!r} of the guide to have a family that can be made from its parameters; got "
             f"{type(parameters_of(fn)).__name__} ({why}). Use a family of pyro.distributions, or the guide as it is."
@@ -194,12 +182,14 @@ def refine(
 ) -> Pair:
     """Return the pair with the best Q of the guide's family for each of these data, in their order, as Adam finds it.
 
-    Each datum is fitted by its own ELBO, with a learning rate that falls linearly to zero, in units of the
-    unconstrained parameters. What is returned is never worse than the guide but by the noise of the choice: each
-    datum keeps its shift only where the mean of log P(x, z) - log Q(z) over 256 fresh samples is higher with it than
-    without, both drawn from the same random numbers. The networks are not touched, nor their gradients.
+    The learning rate falls linearly to zero, in units of the unconstrained parameters. Each datum keeps its shift only
+    where its ELBO, of 256 fresh samples, is higher with it than without, both drawn from the same random numbers. The
+    networks are not touched, nor their gradients.
 
-    Call it within `pair.running()` and `pair.evaluating()`; arguments as for `log_weights`, errors as of `zeros`.
+    Call it within `pair.running()` and `pair.evaluating()`; arguments as for `log_weights`.
+
+    Raises:
+        InputError: sites that cannot be drawn by reparameterization, unknown families, no density at all.
 
     Source: Cremer et al., arXiv 1801.03558; Roeder et al., arXiv 1703.09194, for the gradient.
     """
@@ -208,38 +198,42 @@ def refine(
         guide_trace = poutine.trace(guide).get_trace(*args)
     shifts = zeros(guide_trace)
 
-    def weights(messenger: Messenger | None, count: int) -> Tensor:
+    def weights(messenger: Shifted | None = None) -> Tensor:
         other = pair if messenger is None else _with_guide(pair, messenger(guide))
-        return log_weights(other, args, count, structure, subsample=subsample, vectorize=vectorize)
+        return log_weights(other, args, num_particles, structure, subsample=subsample, vectorize=vectorize)
 
     leaves = [shift for site in shifts.values() for shift in site.values()]
     optimizer = torch.optim.Adam(leaves, lr=learning_rate)
     falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=num_steps)
     with torch.enable_grad():
-        sticking = Shifted(shifts, sticking=True)
         for _ in range(num_steps):
-            loss = -weights(sticking, num_particles).mean(0).sum()
+            loss = -weights(Shifted(shifts, sticking=True)).mean(0).sum()
             # Asked for the shifts only, so that nothing gathers in the networks' own gradients.
             for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
                 leaf.grad = gradient.nan_to_num(0.0, 0.0, 0.0)  # a datum that diverges stops; the others go on
             optimizer.step()
             falling.step()
 
-    with torch.no_grad():
-        found = {n: {k: v.detach() for k, v in site.items()} for n, site in shifts.items()}
-        gain = torch.zeros((), device=pair.device)
-        for _ in range(-(-NUM_CHOOSING // num_particles)):  # no more at once than in a step
-            seed = int(torch.randint(2**31, ()))
-            with seeded(seed):
-                before = weights(None, num_particles)
-            with seeded(seed):
-                gain = gain + (weights(Shifted(found), num_particles) - before).sum(0)
-        better = torch.isfinite(gain) & (gain > 0)
+    found = {n: {k: v.detach() for k, v in site.items()} for n, site in shifts.items()}
+    better = _is_better(weights, Shifted(found), -(-NUM_CHOOSING // num_particles))  # no more at once than in a step
     kept = {}
     for name, site in found.items():
         axis = len(guide_trace.nodes[name]["fn"].batch_shape) + structure.dim
         kept[name] = {k: torch.where(better.reshape(-1, *(1,) * (v.dim() - axis - 1)), v, 0.0) for k, v in site.items()}
     return _with_guide(pair, Shifted(kept)(guide))
+
+
+@torch.no_grad()
+def _is_better(weights: Callable[..., Tensor], moved: Shifted, num_rounds: int) -> Tensor:
+    """Return for each datum whether its ELBO is higher with its shift than without, by the same random numbers, [N]."""
+    gain: Any = 0.0
+    for _ in range(num_rounds):
+        seed = int(torch.randint(2**31, ()))
+        with seeded(seed):
+            before = weights()
+        with seeded(seed):
+            gain = gain + (weights(moved) - before).sum(0)
+    return torch.isfinite(gain) & (gain > 0)
 
 
 def _with_guide(pair: Pair, guide: Any) -> Pair:

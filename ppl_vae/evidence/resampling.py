@@ -26,20 +26,17 @@ class Draws:
     def concatenated(cls, parts: list["Draws"]) -> "Draws":
         """Return the draws of several chunks of data as one."""
 
-        def joined(name: str, axis: int) -> dict[str, Values]:
+        def joined(name: str, axis: int) -> Any:
             values = [getattr(part, name) for part in parts]
-            return {key: np.concatenate([v[key] for v in values], axis) for key in values[0]}
+            if isinstance(values[0], dict):
+                return {key: np.concatenate([v[key] for v in values], axis) for key in values[0]}
+            return np.concatenate(values, axis)
 
-        return cls(
-            joined("posterior", 1),
-            np.concatenate([part.log_likelihood for part in parts], axis=1),
-            np.concatenate([part.log_weights for part in parts], axis=1),
-            joined("observed", 0),
-        )
+        return cls(joined("posterior", 1), joined("log_likelihood", 1), joined("log_weights", 1), joined("observed", 0))
 
 
 def resampled(weighted: Weighted, num_draws: int, num_data: int) -> Draws:
-    """Draw from the posterior of the first `num_data` data by resampling, with replacement: the chosen z_k of `choose`.
+    """Draw from the posterior of the first `num_data` data by resampling: the z_k that are chosen by `choose`.
 
     Source: Rubin, Using the SIR algorithm to simulate posterior distributions, Bayesian Statistics 3 (1988).
 
@@ -70,11 +67,7 @@ def pick(values: Tensor, index: Tensor) -> Tensor:
 
 
 def choose(log_weights: Tensor, num_draws: int, num_data: int) -> Tensor:
-    """Return numbers k with probability w_k / sum_j w_j for each datum, [num_draws, N], for log-weights [K, N].
-
-    Raises:
-        InputError: a datum, of the first `num_data`, without a weight above zero, or with one that is no number.
-    """
+    """Return numbers k with probability w_k / sum_j w_j for each datum, [num_draws, N], for log-weights [K, N]."""
     probabilities = torch.softmax(log_weights.double(), dim=0).T
     empty = (~torch.isfinite(probabilities[:num_data])).any(1).nonzero()
     if len(empty):

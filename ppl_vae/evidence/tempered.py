@@ -5,13 +5,13 @@ support, which may depend on other sites, and
 
     log base(u) = log Q(z | x) + log |dz/du|  (or log P(z) + ...),    log ratio(u) = log P(x, z) - log Q(z | x).
 
-Discrete sites are summed out by Pyro's enumeration. Pyro is run once for each chunk of data while its operations are
-recorded; what does not depend on the latents (the encoder's answer) is computed then. What was recorded is run as it
-is, or compiled, where there is work enough: once for all chunks of one size, as the data are arguments.
+Discrete sites are summed out by Pyro's enumeration. Pyro is run once for each chunk while its operations are recorded;
+what does not depend on the latents is computed then. What was recorded is run as it is, or compiled where that pays.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -30,8 +30,8 @@ from ppl_vae.evidence.hmc import Evaluate, State, with_gradients
 from ppl_vae.evidence.prepare import Chunk
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Site, Structure, from_kn, log_prob_by_datum, samples, sum_by_datum, to_kn
-from ppl_vae.traces.run import enumerating, fixed, get_traces, one_more_plate, plate_of
+from ppl_vae.traces.plates import Site, Structure, from_kn, latents, log_prob_by_datum, samples, sum_by_datum, to_kn
+from ppl_vae.traces.run import enumerating, fixed, one_more_plate, plate_of, run_pair
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
@@ -58,16 +58,15 @@ class Latents:
     """The densities of one chunk of data over its unconstrained latents; the base is the guide or the prior."""
 
     def __init__(self, pair: Pair, chunk: Chunk, structure: Structure, proposal: str) -> None:
-        self.pair, self.chunk, self.structure = pair, chunk, structure
+        # Nothing is summed out but in densities: what is drawn is drawn whole.
+        self.pair, self.chunk, self.structure = pair, chunk, replace(structure, enumerated=False)
         self.from_guide = proposal != "prior"
-        model_trace, guide_trace = self._drawn(1)
-        model, guide = samples(model_trace), None if guide_trace is None else samples(guide_trace)
-        latent = {name: site for name, site in model.items() if not site["is_observed"]}
+        model, guide = map(samples, self._drawn(1))
+        latent = latents(model)
         self.names = [name for name, site in latent.items() if not site["fn"].support.is_discrete]
         self.discrete = len(self.names) < len(latent)
-        # Other plates and event of a site's u; dimensions of the event.
-        self.layouts: dict[str, tuple[torch.Size, int]] = {}
-        _check(latent, guide)
+        self.layouts: dict[str, torch.Size] = {}  # other plates and event of a site's u
+        _check(latent, guide if self.from_guide else None)
         self.flatten(model, 1)
 
     def draw(self, num_chains: int) -> Tensor:
@@ -79,65 +78,46 @@ class Latents:
         parts = [torch.zeros(num_chains, self.chunk.size, 0, device=self.pair.device)]
         for name in self.names:
             transform = _to_support(sites[name]["fn"])
-            event_dim = transform.domain.event_dim
-            u = to_kn(transform.inv(sites[name]["value"]), event_dim, self.structure)
-            self.layouts[name] = u.shape[2:], event_dim
+            u = to_kn(transform.inv(sites[name]["value"]), transform.domain.event_dim, self.structure)
+            self.layouts[name] = u.shape[2:]
             parts.append(u.reshape(*u.shape[:2], -1))
         return torch.cat(parts, dim=-1)
 
     def unflatten(self, u: Tensor) -> dict[str, Tensor]:
         """Return the unconstrained value of each site, [C, other plates and the data, event]."""
-        values, start = {}, 0
-        for name, (rest, event_dim) in self.layouts.items():
-            part = u[..., start : start + rest.numel()].reshape(*u.shape[:2], *rest)
-            values[name] = from_kn(part, event_dim, self.structure)
-            start += rest.numel()
-        return values
+        parts = u.split([rest.numel() for rest in self.layouts.values()], dim=-1)
+        layouts = zip(self.layouts.items(), parts, strict=True)
+        return {name: from_kn(part.reshape(*u.shape[:2], *rest), self.structure) for (name, rest), part in layouts}
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return log base and log ratio, [C, N] each, in nats, for u [C, N, D]."""
-        try:
-            return self._densities(u)
-        except (ValueError, RuntimeError) as problem:
-            if isinstance(problem, InputError):
-                raise
-            raise one_more_plate(problem, "Mend that, or use method='importance'.") from problem
-
-    def _densities(self, u: Tensor) -> tuple[Tensor, Tensor]:
         given, shape, num_data = _Unconstrained(self.unflatten(u)), self.structure, self.chunk.size
-        with self._plates(len(u)):
-            model = self._traced(self.pair.model, given)
-            guide = self._traced(self.pair.guide, Substitute(given.constrained)) if self.from_guide else None
-        sites = samples(model)
-        joint = log_prob_by_datum(model, sites, shape, num_data)
-        if guide is None:
-            latent = [name for name, site in sites.items() if not site["is_observed"]]
-            base = log_prob_by_datum(model, latent, shape, num_data)
-        else:
-            base = log_prob_by_datum(guide, samples(guide), shape, num_data).to(u.device)
+        with one_more_plate("Mend that, or use method='importance'."):
+            model = self.trace(given(self._summed_out(self.pair.model)), len(u))
+            sites = samples(model)
+            joint = log_prob_by_datum(model, sites, shape, num_data)
+            if self.from_guide:
+                guide = self.trace(Substitute(given.constrained)(self._summed_out(self.pair.guide)), len(u))
+                base = log_prob_by_datum(guide, samples(guide), shape, num_data).to(u.device)
+            else:
+                base = log_prob_by_datum(model, latents(sites), shape, num_data)
         jacobians = [sum_by_datum(term, shape, num_data) for term in given.log_jacobian.values()]
         return sum(jacobians, base).expand(u.shape[:2]), (joint - base).expand(u.shape[:2])
 
-    def trace(self, handler: Callable[[Program], Program] = lambda program: program) -> poutine.Trace:
-        """Run the model under a handler, with one chain, and return its trace."""
-        with self._plates(1):
-            return poutine.trace(handler(self.pair.model)).get_trace(*self.chunk.args)
-
-    def _drawn(self, num_chains: int) -> tuple[poutine.Trace, poutine.Trace | None]:
-        with self._plates(num_chains):
-            if not self.from_guide:
-                return poutine.trace(self.pair.model).get_trace(*self.chunk.args), None
-            return get_traces(self.pair, self.chunk.args)
-
-    def _traced(self, program: Any, given: Messenger) -> poutine.Trace:
-        if self.discrete:
-            program = enumerating(poutine.infer_config(program, _in_parallel), self.structure)
-        return poutine.trace(given(program)).get_trace(*self.chunk.args)
-
-    @contextmanager
-    def _plates(self, num_chains: int) -> Iterator[None]:
+    def trace(self, program: Program, num_chains: int = 1) -> poutine.Trace:
+        """Run a program on the chunk with so many chains, and return its trace."""
         with fixed(self.structure, self.chunk.subsample), plate_of(num_chains, self.structure):
-            yield
+            return poutine.trace(program).get_trace(*self.chunk.args)
+
+    def _drawn(self, num_chains: int) -> tuple[poutine.Trace, poutine.Trace]:
+        guide = self.pair.guide if self.from_guide else None
+        with fixed(self.structure, self.chunk.subsample):
+            return run_pair(self.pair.model, guide, self.chunk.args, num_samples=num_chains, structure=self.structure)
+
+    def _summed_out(self, program: Any) -> Program:
+        if not self.discrete:
+            return program
+        return enumerating(poutine.infer_config(program, _in_parallel), self.structure)
 
 
 def _to_support(fn: Any) -> Any:
@@ -159,6 +139,7 @@ def _in_parallel(site: Any) -> Any:
 
 
 def _check(latent: dict[str, Site], guide: dict[str, Site] | None) -> None:
+    """Refuse latents that cannot be annealed, and guides whose density is not known everywhere."""
     endless = [n for n, s in latent.items() if s["fn"].support.is_discrete and not s["fn"].has_enumerate_support]
     if endless:
         raise InputError(
@@ -170,9 +151,8 @@ def _check(latent: dict[str, Site], guide: dict[str, Site] | None) -> None:
     left_out = [n for n, s in latent.items() if not s["fn"].support.is_discrete and n not in guide]
     points = [n for n, s in guide.items() if s["infer"].get("is_auxiliary") or isinstance(s["fn"], Delta)]
     if left_out or points:
-        what = (
-            f"leaves out {', '.join(left_out)}" if left_out else f"has auxiliary or Delta sites ({', '.join(points)})"
-        )
+        named = ", ".join(left_out or points)
+        what = f"leaves out {named}" if left_out else f"has auxiliary or Delta sites ({named})"
         raise InputError(
             f"Expected a guide whose density can be evaluated at any z, for annealing; got one that {what}. "
             f"Anneal from the prior: proposal='prior'."
@@ -183,10 +163,7 @@ Fast = Callable[[Tensor], Tensors]
 
 
 class Densities:
-    """Gives for each chunk what evaluates log base and log ratio and their gradients at u [C, N, D].
-
-    It is compiled if wanted, or "auto" and so many evaluations, all chunks together, are long enough to pay for it.
-    """
+    """Gives for each chunk what evaluates both terms and their gradients at u [C, N, D], compiled where that pays."""
 
     def __init__(self, num_evaluations: int, wanted: bool | str, threads: Threads) -> None:
         self.num_evaluations, self.wanted, self.threads = num_evaluations, wanted, threads

@@ -13,7 +13,7 @@ from ppl_vae.evidence.numbers import Numbers
 
 DRAWS, DATUM, SAMPLE = ("chain", "draw"), "datum", "sample"
 TAKEN = (*DRAWS, DATUM, SAMPLE)
-NO_TAIL, ALL_TAIL = -1.0, 2.0  # where an infinite k-hat is shown; -1 is that of a uniform distribution's tail
+NO_TAIL, ALL_TAIL = -1.0, 2.0  # where pictures show an infinite k-hat: of equal weights, of one that has it all
 
 
 def container(numbers: Numbers, num_doubtful: int) -> Any:
@@ -35,17 +35,15 @@ def container(numbers: Numbers, num_doubtful: int) -> Any:
 
 
 def elpd(numbers: Numbers, num_doubtful: int) -> Any:
-    """Return log P(x) as ArviZ's `ELPDData`, as `Evidence.to_elpd` describes it.
-
-    The k-hat of weights that are all equal, minus infinity, is put at -1, and that of one weight that has it all,
-    infinity, at 2 (or at the least and the largest of the others), so that pictures show them.
-    """
+    """Return log P(x) as ArviZ's `ELPDData`, as `Evidence.to_elpd` describes it."""
     import xarray
 
     coords = {DATUM: np.arange(len(numbers))}
+    with np.errstate(invalid="ignore"):  # the log P(x) of a datum that the model cannot make is minus infinity
+        deviation = float(numbers.log_px.std())
     values: dict[str, Any] = {
         "elpd": float(numbers.log_px.sum()),
-        "se": float(np.sqrt(len(numbers)) * _deviation(numbers.log_px)),
+        "se": float(np.sqrt(len(numbers)) * deviation),
         "p": np.nan,
         "n_samples": numbers.num_samples,
         "n_data_points": len(numbers),
@@ -92,12 +90,7 @@ def _free(site: str) -> str:
     return f"{name}_" if name in TAKEN else name
 
 
-def _deviation(values: Array) -> float:
-    with np.errstate(invalid="ignore"):  # the log P(x) of a datum that the model cannot make is minus infinity
-        return float(values.std())
-
-
 def _finite(khat: Array) -> Array:
     known = khat[np.isfinite(khat)]
-    low, high = (known.min(), known.max()) if len(known) else (NO_TAIL, ALL_TAIL)
-    return np.nan_to_num(khat, nan=np.nan, neginf=min(low, NO_TAIL), posinf=max(high, ALL_TAIL))
+    low, high = known.min(initial=NO_TAIL), known.max(initial=ALL_TAIL)
+    return np.nan_to_num(khat, nan=np.nan, neginf=low, posinf=high)

@@ -41,15 +41,9 @@ def log_weights_function(
 ) -> LogWeights:
     """Return a compiled function that gives the log-weights of data shaped like these, in nats, [num_samples, N].
 
-    Each call draws anew from PyTorch's global generator: for the same seed the weights are those of
-    `log_weights`, up to rounding. It uses the values that parameters and buffers have when it is called;
-    everything else that the programs read (numbers, Python's attributes) is as it was here. Before it is
-    returned it is held against plain Pyro, on these data and on the same in another order. Arguments as for
-    `log_weights`; call it within `pair.evaluating()`, too.
-
-    Raises:
-        CannotCapture: the programs cannot be recorded or compiled (Python that depends on values, a plate that takes
-            a random subset of the data, no C++ compiler).
+    Each call draws anew, as `log_weights` does, with the values that parameters and buffers have then. Before it is
+    returned it is held against plain Pyro, on these data and on the same in another order; CannotCapture is raised
+    where that fails. Arguments as for `log_weights`; call it within `pair.evaluating()`, too.
     """
     if structure.subsampled:
         raise CannotCapture("the program takes a random subset of its data")
@@ -88,19 +82,18 @@ REFINED_AT_ONCE = 256  # data whose guide is refined together
 class Sampler:
     """Draws samples for each datum of a chunk and weighs them: `num_samples` in the first round."""
 
-    def __init__(self, prepared: Prepared, options: ImportanceOptions, num_samples: int, threads: Threads) -> None:
+    def __init__(self, prepared: Prepared, options: ImportanceOptions, threads: Threads) -> None:
         self.prepared, self.options, self.threads = prepared, options, threads
         self.refined = options.proposal == "refined"
         self.proposal = "guide" if self.refined else options.proposal
+        once = prepared.exact and not options.num_draws  # all weights of a datum are the same
+        self.num_samples = 1 if once else options.num_samples
         rows = prepared.rows(options.chunk_size)
-        if prepared.divisible:
-            together = min(REFINED_AT_ONCE, len(prepared.source)) if self.refined else 1
-        else:
-            together = prepared.structure.size if prepared.structure.subsampled else len(prepared.source)
-        room = max(1, rows // together)
-        self.at_once = -(-num_samples // -(-num_samples // room))  # runs of one size, but for the last
+        together = prepared.taken(min(REFINED_AT_ONCE, len(prepared.source)) if self.refined else 1)
+        runs = -(-self.num_samples // max(1, rows // together))
+        self.at_once = -(-self.num_samples // runs)  # runs of one size, but for the last
         self.data_at_once = max(together, rows // self.at_once)
-        self.calls = -(-len(prepared.source) // self.data_at_once) * -(-num_samples // self.at_once)
+        self.calls = prepared.num_chunks(self.data_at_once) * runs
         self._compiled: LogWeights | None = None
         self._refined: tuple[Chunk, Pair] | None = None
 

@@ -21,18 +21,14 @@ from ppl_vae.data.checks import outside_message
 from ppl_vae.distributions.unwrap import base_of
 from ppl_vae.errors import InputError
 from ppl_vae.traces.pair import Pair, Program, unchanged
-from ppl_vae.traces.plates import data_name, samples
+from ppl_vae.traces.plates import Site, data_name, samples
 from ppl_vae.utils.threads import Threads, Work
 
 Conditions = dict[str, Tensor]
 
 
 class Ancestral:
-    """Generates data by a model, from PyTorch's global generator; the draws are the same compiled and not.
-
-    With `mean`, E[x | z] instead of a draw. Make and call it within `pair.running()` and `pair.evaluating()`, without
-    gradients.
-    """
+    """Generates data by a model, E[x | z] with `mean`, within `pair.running()` and `pair.evaluating()`."""
 
     def __init__(self, pair: Pair, mean: bool, threads: Threads) -> None:
         self.pair, self.mean, self.threads = pair, mean, threads
@@ -54,10 +50,7 @@ class Ancestral:
         return self._by_pyro(size, given)  # which says what is wrong
 
     def compile(self, size: int, chunks: list[Conditions], wanted: bool | str) -> None:
-        """Choose the number of threads; compile chunks of a size, if wanted (True), or "auto" and they pay for it.
-
-        Where that cannot be done, one warning says why, and plain Pyro is used. Nothing is changed by it.
-        """
+        """Choose the number of threads; compile chunks of a size, if wanted, or "auto" and they pay for it."""
         if not chunks:
             return
         trial = partial(self._trial, size, chunks[0])
@@ -92,22 +85,18 @@ class Ancestral:
             yield partial(self._run, size, copies)
 
     def _by_pyro(self, size: int, given: Conditions) -> Tensor:
-        trace = self._trace(size, given)
-        for name, site in _observed(trace).items():
-            check_range(name, site["fn"], site["value"])
-        return generated(self.pair.model, trace, self.mean)
+        x, sites = generated(self.pair.model, self.mean, size=size, **given)
+        for name, site in sites.items():
+            if site["is_observed"]:
+                check_range(name, site["fn"], site["value"])
+        return x
 
     def _with_flags(self, size: int, given: Conditions) -> tuple[Tensor, ...]:
         """Return x, and what has to be true of it and of its conditions, as numbers."""
-        trace = self._trace(size, given)
-        x = generated(self.pair.model, trace, self.mean)
-        flags = [in_support(site["fn"], site["value"]) for site in _observed(trace).values()]
-        flags += [flag for site in samples(trace).values() for flag in _in_domain(site["fn"])]
+        x, sites = generated(self.pair.model, self.mean, size=size, **given)
+        flags = [in_support(site["fn"], site["value"]) for site in sites.values() if site["is_observed"]]
+        flags += [flag for site in sites.values() for flag in _in_domain(site["fn"])]
         return (x, *(flag.to(x.device).float() for flag in (torch.isfinite(x).all(), *flags)))
-
-    def _trace(self, size: int, given: Conditions) -> poutine.Trace:
-        with AtMean(self.mean):
-            return poutine.trace(self.pair.model).get_trace(size=size, **given)
 
     def _agree(self, plain: Function, function: Function, values: tuple[Tensor, ...], seed: int) -> bool:
         """Return whether both generate the same for the same noise, and have drawn as much of it."""
@@ -145,15 +134,16 @@ class AtMean(Messenger):
             msg["value"] = msg["fn"].mean
 
 
-def generated(model: Program, trace: poutine.Trace, mean: bool) -> Tensor:
-    """Return the data of a run (under `AtMean`)."""
-    if isinstance(Pair(model).modules.get("model"), base.Model):
-        returned: Any = trace.nodes["_RETURN"]["value"]
-        return returned
+def generated(program: Program, mean: bool, /, *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Site]]:
+    """Run a program; return the data it generates, or E[x | z] with `mean`, and its sites."""
+    with AtMean(mean):
+        trace = poutine.trace(program).get_trace(*args, **kwargs)
     sites = samples(trace)
+    if isinstance(Pair(program).modules.get("model"), base.Model):
+        x: Any = trace.nodes["_RETURN"]["value"]
+        return x, sites
     site = sites[data_name(sites)]
-    value: Tensor = site["fn"].mean if mean else site["value"]
-    return value
+    return site["fn"].mean if mean else site["value"], sites
 
 
 def check_range(name: str, fn: Any, value: Tensor) -> None:
@@ -173,7 +163,3 @@ def _in_domain(fn: Any) -> list[Tensor]:
     given = {name: constraint for name, constraint in fn.arg_constraints.items() if name in vars(fn)}
     known = {name: constraint for name, constraint in given.items() if not constraints.is_dependent(constraint)}
     return [torch.as_tensor(constraint.check(getattr(fn, name)).all()) for name, constraint in known.items()]
-
-
-def _observed(trace: poutine.Trace) -> dict[str, Any]:
-    return {name: site for name, site in samples(trace).items() if site["is_observed"]}

@@ -15,10 +15,10 @@ from ppl_vae.conditional import ConditionalModel
 from ppl_vae.data.as_source import as_source
 from ppl_vae.distributions.unwrap import family_of
 from ppl_vae.errors import InputError, positive_int, reason
-from ppl_vae.generation.ancestral import Ancestral, AtMean, check_range, generated
+from ppl_vae.generation.ancestral import Ancestral, check_range, generated
 from ppl_vae.traces.handlers import Regenerated
 from ppl_vae.traces.pair import Pair, Program, call_signature, program_name
-from ppl_vae.traces.plates import data_name, samples
+from ppl_vae.traces.plates import data_name, latents, samples
 from ppl_vae.utils.chunks import run_sizes
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
@@ -78,16 +78,8 @@ def sample(
         given[name] = value.expand(size, *value.shape[1:]).clone(memory_format=torch.contiguous_format)
     check_compile(compile)
     sizes = run_sizes(size, CHUNK)
-    each = [value.split(sizes) for value in given.values()]
-    chunks = [dict(zip(given, values, strict=True)) for values in zip(*each, strict=True)] or [{}] * len(sizes)
-    with (
-        Threads(threads) as chosen,
-        seeded(seed),
-        pair.running(),
-        pair.evaluating(),
-        torch.no_grad(),
-        _in_one_sentence(),
-    ):
+    chunks = [{name: v[start : start + CHUNK] for name, v in given.items()} for start in range(0, size, CHUNK)]
+    with Threads(threads) as chosen, _running(pair, seed):
         generate = Ancestral(pair, mean, chosen)
         parts = [generate(sizes[0], chunks[0])]  # parameters that do not exist yet are made by it
         generate.compile(CHUNK, chunks[1 : size // CHUNK], compile)
@@ -121,9 +113,9 @@ def same_latents(model: Program, size: int, *, seed: int = 0, **conditions: Any)
     positive_int("size", size)
     first: dict[str, Any] = {name: value[:1].expand(size, *value.shape[1:]) for name, value in given.items()}
     sample(model, size, seed=seed, **first)  # refuse what cannot be generated
-    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
+    with _running(pair, seed):
         sites = samples(poutine.trace(model).get_trace(size=size, **first))
-    z = {name: site["value"] for name, site in sites.items() if not site["is_observed"] and name != data_name(sites)}
+    z = {name: site["value"] for name, site in latents(sites).items() if name != data_name(sites)}
     fixed = poutine.condition(model, z)
     count = min(len(value) for value in given.values())
     each = [{name: value[m : m + 1] for name, value in given.items()} for m in range(count)]
@@ -154,22 +146,19 @@ def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True,
     """
     pair = Pair(model, guide)
     parts = []
-    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad(), _in_one_sentence():
+    with _running(pair, seed):
         for batch in as_source(data, pair, ordered=True).batches(CHUNK):
             args = pair.to_device(batch)
             guide_trace = poutine.trace(guide).get_trace(*args)
-            again = poutine.replay(Regenerated()(model), trace=guide_trace)
-            with AtMean(mean):
-                trace = poutine.trace(again).get_trace(*args)
-            parts.append(generated(model, trace, mean).reshape(args[0].shape))
+            x, _ = generated(poutine.replay(Regenerated()(model), trace=guide_trace), mean, *args)
+            parts.append(x.reshape(args[0].shape))
     return torch.cat(parts)
 
 
 def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
     """Decode a two-dimensional z on a grid of prior quantiles: the map of what the model knows.
 
-    The grid runs over the quantiles (i + 1/2) / grid of each dimension of z under the prior, found from
-    draws, so any prior will do.
+    The grid runs over the quantiles (i + 1/2) / grid of each dimension of z, found from draws of the prior.
 
     Returns:
         E[x | z], [grid, grid, *event_shape]; the first dimension of z grows to the right, the second upwards.
@@ -186,7 +175,7 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
     """
     positive_int("grid", grid)
     pair = Pair(model)
-    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
+    with _running(pair, seed):
         sites = samples(poutine.trace(model).get_trace(size=1))
         data = data_name(sites)
         latents = {n: tuple(s["fn"].event_shape) for n, s in sites.items() if n != data}
@@ -201,8 +190,7 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
         levels = (torch.arange(grid) + 0.5) / grid
         across, up = (torch.quantile(draws[:, d].float().cpu(), levels) for d in (0, 1))
         z = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), dim=-1).reshape(-1, 2).to(draws)
-        with AtMean(True):
-            x = generated(model, poutine.trace(poutine.condition(model, {name: z})).get_trace(size=len(z)), mean=True)
+        x, _ = generated(poutine.condition(model, {name: z}), True, size=len(z))
     return x.reshape(grid, grid, *x.shape[1:])
 
 
@@ -215,8 +203,9 @@ def _as_given(pair: Pair, conditions: dict[str, Any]) -> dict[str, Tensor]:
         try:
             given[name] = torch.as_tensor(value, device=pair.device)
         except (TypeError, ValueError, RuntimeError):
-            got = f"{type(value).__name__} {value!r:.40}"
-            raise InputError(f"Expected {name} as numbers; got {got}. Give a tensor of them.") from None
+            raise InputError(
+                f"Expected {name} as numbers; got {type(value).__name__} {value!r:.40}. Give a tensor of them."
+            ) from None
         if not given[name].numel():
             raise InputError(f"Expected at least one {name}; got none. Give one, or leave {name} out.")
     model = pair.modules.get("model")
@@ -239,16 +228,17 @@ def _checked(model: ConditionalModel, y: Tensor) -> Tensor:
 
 
 @contextmanager
-def _in_one_sentence() -> Iterator[None]:
-    """Leave out the table of all shapes that Pyro adds to what a program refuses."""
+def _running(pair: Pair, seed: int) -> Iterator[None]:
+    """Within it programs generate, from a seed; refusals are without the table of all shapes that Pyro adds."""
     try:
-        yield
+        with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
+            yield
     except InputError as problem:
         raise InputError(reason(problem)) from None
 
 
 def takes_binary_data(model: base.Model) -> bool:
     """Return whether a model's data are zeros and ones, read off the site that generates them."""
-    with seeded(0), Pair(model).running(), torch.no_grad(), _in_one_sentence():
+    with _running(Pair(model), 0):
         sites = samples(poutine.trace(model).get_trace(*model.example()))
     return family_of(sites[data_name(sites)]["fn"]).support is constraints.boolean

@@ -4,7 +4,7 @@ Self-normalized importance sampling, z_k ~ Q(z | x_obs); a draw of x_mis is one 
 among them with probability proportional to w_k. Source: Mattei & Frellsen, arXiv 1812.02633, section 3.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,25 +15,17 @@ from torch import Tensor
 
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.errors import InputError, positive_int
-from ppl_vae.evidence.diagnostics import (
-    LOW_ESS,
-    MIN_SAMPLES,
-    Array,
-    doubtful_weights,
-    estimates,
-    khat_threshold,
-    pareto,
-)
+from ppl_vae.evidence.diagnostics import LOW_ESS, MIN_SAMPLES, doubtful_weights, estimates, khat_threshold, pareto
 from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
 from ppl_vae.evidence.resampling import choose, pick
 from ppl_vae.traces.handlers import Substitute, is_condition
 from ppl_vae.traces.log_weights import checked, weigh
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Site, Structure, data_name, from_kn, samples, to_kn, value_by_datum
+from ppl_vae.traces.plates import Site, Structure, data_name, from_kn, latents, samples, to_kn, value_by_datum
 from ppl_vae.traces.run import fixed, plate_of, run_pair
 from ppl_vae.utils.chunks import run_sizes
 from ppl_vae.utils.progress import progress_bar
-from ppl_vae.utils.report import counted, number
+from ppl_vae.utils.report import Array, counted, number
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -156,40 +148,25 @@ def _impute(
     prepared: Prepared, chunk: Chunk, num_samples: int, num_draws: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Array, Array]:
     """Return of some data x, mean, mcse, draws, ess and khat, as `Imputation` has them."""
+    pair, x, n = prepared.pair, chunk.part(chunk.args[0]), chunk.num_data
     # A discrete latent that is summed out elsewhere is drawn from its prior here: E[x | z] depends on it.
-    pair, structure = prepared.pair, replace(prepared.structure, enumerated=False)
-    x = chunk.args[0] if chunk.subsample is None else chunk.args[0][chunk.subsample.to(chunk.args[0].device)]
-    at_once = max(1, prepared.rows(None) // chunk.size)
-    runs = []
-    latents: dict[str, list[Tensor]] = {}
-    event_dims: dict[str, int] = {}
-    for count in run_sizes(num_samples, at_once):
-        with fixed(structure, chunk.subsample):
-            traces = run_pair(pair.model, pair.guide, chunk.args, num_samples=count, structure=structure)
-        runs.append(checked(weigh(*traces, count, structure, chunk.size), count).log_weights)
-        for name, site in samples(traces[0]).items():
-            if not site["is_observed"]:
-                event_dims[name] = site["fn"].event_dim
-                value = to_kn(site["value"], event_dims[name], structure)
-                latents.setdefault(name, []).append(value.expand(count, *value.shape[1:]))
-    log_weights = torch.cat(runs)
+    structure = replace(prepared.structure, enumerated=False)
+    counts = run_sizes(num_samples, max(1, prepared.rows(None) // chunk.size))
+    runs = [_weighted(pair, chunk, count, structure) for count in counts]
+    log_weights = torch.cat([weights for weights, _ in runs])
 
-    def site_of_x(z: dict[str, Tensor], count: int) -> Site:
-        values = Substitute({name: from_kn(value, event_dims[name], structure) for name, value in z.items()})
+    def whole(latents: dict[str, Tensor], values: Callable[[Site], Tensor], count: int) -> Tensor:
+        """Return what the model says of x at these latents, [count, N, *event_shape]."""
+        z = {name: from_kn(value, structure) for name, value in latents.items()}
         with fixed(structure, chunk.subsample), plate_of(count, structure):
-            return _data_site(samples(poutine.trace(values(pair.model)).get_trace(*chunk.args)), x)
+            site = _data_site(samples(poutine.trace(Substitute(z)(pair.model)).get_trace(*chunk.args)))
+        return _whole(pair, site, values(site), structure, x).expand(count, *x.shape)
 
-    def means() -> Iterator[Tensor]:
-        for run, one in enumerate(runs):
-            site = site_of_x({name: values[run] for name, values in latents.items()}, len(one))
-            yield _whole(pair, site, _mean(site), structure, x).expand(len(one), *x.shape)
-
-    mean, mcse = weighted_mean(log_weights, means())
-    index = choose(log_weights, num_draws, chunk.num_data)
-    site = site_of_x({name: pick(torch.cat(values), index) for name, values in latents.items()}, num_draws)
-    draws = _whole(pair, site, site["fn"].sample(), structure, x)
-    missing, n = x.isnan(), chunk.num_data
-    numbers = log_weights[:, :n].double().cpu().numpy()
+    mean, mcse = weighted_mean(log_weights, (whole(z, _mean, len(weights)) for weights, z in runs))
+    index = choose(log_weights, num_draws, n)
+    chosen = {name: pick(torch.cat([z[name] for _, z in runs]), index) for name in runs[0][1]}
+    draws = whole(chosen, lambda site: site["fn"].sample(), num_draws)
+    missing, numbers = x.isnan(), log_weights[:, :n].double().cpu().numpy()
     return (
         x[:n].cpu(),
         torch.where(missing, mean, x)[:n].cpu(),
@@ -200,12 +177,20 @@ def _impute(
     )
 
 
+def _weighted(pair: Pair, chunk: Chunk, count: int, structure: Structure) -> tuple[Tensor, dict[str, Tensor]]:
+    """Draw so many z; return their log-weights [count, N], and them as `to_kn` lays them out."""
+    with fixed(structure, chunk.subsample):
+        traces = run_pair(pair.model, pair.guide, chunk.args, num_samples=count, structure=structure)
+    weighted = checked(weigh(*traces, count, structure, chunk.size), count)
+    sites = latents(samples(traces[0]))
+    values = {name: to_kn(site["value"], site["fn"].event_dim, structure) for name, site in sites.items()}
+    return weighted.log_weights, {name: z.expand(count, *z.shape[1:]) for name, z in values.items()}
+
+
 def weighted_mean(log_weights: Tensor, runs: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return a self-normalized weighted mean and its standard error, [N, ...] each; values are held run by run.
+    """Return a weighted mean and its standard error, [N, ...] each, of log-weights [K, N] and runs of f, [k, N, ...].
 
         m = sum_k w_k f_k / sum_k w_k,    MCSE^2 = sum_k w_k^2 (f_k - m)^2 / (sum_k w_k)^2
-
-    Log-weights are [K, N], runs hold some f each, [k, N, ...].
 
     Source: Owen, Monte Carlo theory, methods and examples, chapter 9.
 
@@ -229,7 +214,7 @@ def weighted_mean(log_weights: Tensor, runs: Iterable[Tensor]) -> tuple[Tensor, 
     return center + mean, variance.clamp(min=0.0).sqrt()
 
 
-def _data_site(sites: dict[str, Site], x: Tensor) -> Site:
+def _data_site(sites: dict[str, Site]) -> Site:
     """Return the site at which x is observed."""
     observed = {name: site for name, site in sites.items() if site["is_observed"] and not is_condition(site)}
     if not observed:

@@ -46,13 +46,9 @@ def log_weights(
     if not vectorize and num_samples > 1:
         one = partial(log_weights, pair, args, 1, structure, proposal=proposal, subsample=subsample, vectorize=False)
         return torch.cat([one() for _ in range(num_samples)])
-    try:
+    with one_more_plate("Mend that, or pass vectorize=False."):
         weighted = draw(pair, args, num_samples, structure, proposal=proposal, subsample=subsample, vectorize=vectorize)
         return (checked(weighted, num_samples) if vectorize else weighted).log_weights
-    except InputError:
-        raise
-    except (ValueError, RuntimeError) as problem:
-        raise one_more_plate(problem, "Mend that, or pass vectorize=False.") from problem
 
 
 class Weighted(NamedTuple):

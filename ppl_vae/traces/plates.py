@@ -7,7 +7,7 @@ mix before the log-mean-exp. Discrete sites that Pyro enumerates are summed out 
 
 import functools
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +47,8 @@ def samples(trace: poutine.Trace) -> dict[str, Site]:
     return {name: site for name, site in sites.items() if not site["infer"].get("_deterministic")}
 
 
-def latents(sites: dict[str, Site]) -> dict[str, Site]:
-    """Return the sites that are not observed."""
+def latents(sites: Mapping[str, Site]) -> dict[str, Site]:
+    """Return the latent ones of some sites, by name."""
     return {name: site for name, site in sites.items() if not site["is_observed"]}
 
 
@@ -124,14 +124,15 @@ def numbers_by_datum(value: Tensor, event_dim: int, shape: Structure) -> Tensor:
     return value.reshape(*value.shape[:2], -1)
 
 
-def from_kn(value: Tensor, event_dim: int, shape: Structure) -> Tensor:
+def from_kn(value: Tensor, shape: Structure) -> Tensor:
     """Return [K, N, other plates, event] laid out as Pyro does: the opposite of `to_kn`."""
-    return value.movedim(-shape.num_plates - event_dim, shape.dim - event_dim)
+    event_dim = value.dim() - shape.num_plates - 1
+    return value.movedim(1, shape.dim - event_dim)
 
 
 def like_site(value: Tensor, dims: int, shape: Structure) -> Tensor:
     """Return numbers [K, N] in so many dimensions that they broadcast over a site's value, laid out as Pyro does."""
-    return from_kn(value.reshape(*value.shape, *(1,) * (dims - 2)), dims - shape.num_plates - 1, shape)
+    return from_kn(value.reshape(*value.shape, *(1,) * (dims - 2)), shape)
 
 
 def log_prob_by_datum(trace: poutine.Trace, names: Iterable[str], shape: Structure, num_data: int) -> Tensor:

@@ -3,7 +3,8 @@
 The plate of the samples stands left of all plates of the pair, and the dimensions of enumerated sites left of it.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pyro
@@ -67,9 +68,15 @@ def run_pair(
         return run_against(guide_trace, model, args, kwargs, structure=structure), guide_trace
 
 
-def one_more_plate(problem: Exception, fix: str) -> InputError:
-    """Return what to say of programs that do not run on many samples at once."""
-    return InputError(
-        f"Expected programs that work under one more plate to the left of theirs, with values inside their supports; "
-        f"got {type(problem).__name__}: {reason(problem)}. {fix}"
-    )
+@contextmanager
+def one_more_plate(fix: str) -> Iterator[None]:
+    """Say of programs that do not run on many samples at once what they should, and how to mend it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, RuntimeError) as problem:
+        raise InputError(
+            f"Expected programs that work under one more plate to the left of theirs, with values inside their "
+            f"supports; got {type(problem).__name__}: {reason(problem)}. {fix}"
+        ) from problem

@@ -1,4 +1,4 @@
-"""Files: a person's own arrays and images read with an error that says what is wrong, results written whole."""
+"""Files: a person's own arrays read with an error that says what is wrong, results written whole."""
 
 import zipfile
 import zlib

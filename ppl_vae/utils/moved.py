@@ -1,7 +1,6 @@
 """Old module paths that people's files name, and where those modules stand now.
 
-`ppl-vae new` copied model files that import two of these, run folders keep such copies, and notebooks imported the
-others. Each is looked up here when it is imported, and nowhere else.
+`ppl-vae new` copied model files that import two of these, run folders keep such copies, notebooks imported the others.
 """
 
 import importlib

@@ -1,7 +1,6 @@
 """Random states that come and go: inside `seeded`, draws depend on its numbers only.
 
-Seeding each epoch by (seed, epoch) is what lets an interrupted run go on bit for bit as if it had not
-been interrupted (with the same number of threads), without a random state on disk.
+Epochs seeded by (seed, epoch) let an interrupted run go on bit for bit, without a random state on disk.
 """
 
 from collections.abc import Iterator

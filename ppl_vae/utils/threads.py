@@ -1,8 +1,8 @@
 """How many threads: one, or all that the process has, whichever does the work at hand sooner.
 
-OpenMP's threads wait for each other at the end of every operation, so all of them stand still while another program
-holds one of them up. Small networks gain little from threads, and beside a busy neighbour steps of theirs have taken
-fifty times as long with two as with one. No rule knows the neighbours; a short trial does.
+OpenMP's threads wait for each other at the end of every operation, so all stand still while another program holds one
+up: beside a busy neighbour, steps of small networks have taken fifty times as long with two as with one. No rule knows
+the neighbours; a short trial does.
 """
 
 import math
@@ -35,10 +35,8 @@ _process_has: ContextVar[int | None] = ContextVar("_process_has", default=None) 
 class Threads:
     """Within it work is done by so many threads; at the end, however it ends, the process has as many as before.
 
-    More threads round sums in another order, so results are the same up to rounding only.
-
-    Args:
-        wanted: how many, or "auto": one, until a trial says that all that the process has are faster.
+    With "auto" it is one, until a trial says that all that the process has are faster. More threads round sums in
+    another order.
 
     Raises:
         InputError: it is neither a whole number of at least 1 nor "auto".
@@ -120,10 +118,7 @@ def check_threads(wanted: int | str) -> None:
 
 
 def seconds_of(work: Work) -> float:
-    """Return how long work takes, as far as it can be told without what other programs take.
-
-    That is the processor's time where there is one thread only, and else the clock's.
-    """
+    """Return how long work takes: the processor's time where there is one thread only, and else the clock's."""
     on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
     clock = time.thread_time if torch.get_num_threads() == 1 and not on_gpu else time.perf_counter
     start = clock()

@@ -47,7 +47,7 @@ def test_any_layout_by_sample_and_datum_and_back(dim, plates, event):
     assert kn.shape == (K, N, *others, *event)
     at = (slice(None), *(3 if d == dim else slice(None) for d in range(-len(plates), 0)))
     torch.testing.assert_close(kn[:, 3], value[at])  # the fourth datum
-    torch.testing.assert_close(from_kn(kn, event_dim, shape), value)
+    torch.testing.assert_close(from_kn(kn, shape), value)
     assert numbers_by_datum(value, event_dim, shape).shape == (K, N, kn[0, 0].numel())
     weights = torch.randn(K, N)
     expected = weights.reshape(K, N, *[1] * (kn.dim() - 2)) * kn
