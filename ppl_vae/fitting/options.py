@@ -78,3 +78,25 @@ class FitOptions:
         """Return what sets the optimizer's learning rate, once an epoch."""
         schedule = self.schedule if callable(self.schedule) else SCHEDULES[self.schedule]
         return schedule(optimizer, self.epochs)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a run that is resumed must have in common with the one that was interrupted."""
+        found: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "objective": f"{name_of(self.objective)}({self.objective.num_particles})",
+            "learning_rate": float(self.learning_rate),
+            "schedule": name_of(self.schedule),
+        }
+        if self.weight_decay:
+            found["weight_decay"] = float(self.weight_decay)
+        if self.precision != "single":
+            found["precision"] = self.precision
+        if self.schedule != "constant":
+            found["epochs"] = self.epochs
+        return found
+
+
+def name_of(thing: Any) -> str:
+    """Return what to call an objective, an optimizer or a schedule."""
+    return thing if isinstance(thing, str) else str(getattr(thing, "__name__", type(thing).__name__))

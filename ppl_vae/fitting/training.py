@@ -16,7 +16,7 @@ from torch import Tensor
 from ppl_vae.data.sources import Batch, Source
 from ppl_vae.errors import NonFiniteLossError
 from ppl_vae.fitting.history import Fit, History, Row
-from ppl_vae.fitting.options import FitOptions
+from ppl_vae.fitting.options import FitOptions, name_of
 from ppl_vae.fitting.steps import Steps
 from ppl_vae.traces.log_weights import non_finite_site
 from ppl_vae.traces.pair import Pair
@@ -73,22 +73,8 @@ class Training:
 
     def identity(self) -> dict[str, Any]:
         """Return what a run that is resumed must have in common with the one that was interrupted."""
-        options, objective = self.options, self.objective
-        found: dict[str, Any] = {
-            "batch_size": options.batch_size,
-            "seed": options.seed,
-            "objective": f"{_name_of(objective)}({objective.num_particles})",
-            "learning_rate": float(options.learning_rate),
-            "schedule": _name_of(options.schedule),
-        }
-        if options.weight_decay:
-            found["weight_decay"] = float(options.weight_decay)
-        if options.precision != "single":
-            found["precision"] = options.precision
-        if options.schedule != "constant":
-            found["epochs"] = options.epochs
         shapes = {name: list(value.shape) for name, value in self.best.items()}
-        return found | {"optimizer": _name_of(self.optimizer), "shapes": shapes}
+        return self.options.identity() | {"optimizer": name_of(self.optimizer), "shapes": shapes}
 
     def prepare(self) -> bool:
         """Choose the number of threads; compile the steps to come, if wanted or worth it; return whether any are."""
@@ -216,7 +202,3 @@ class Training:
         self.scheduler.load_state_dict(state["scheduler"])
         vars(self).update({name: state[name] for name in KEPT if name in state})  # older ones have no "compiled"
         self.rows = [tuple(row) for row in self.rows]
-
-
-def _name_of(thing: Any) -> str:
-    return thing if isinstance(thing, str) else str(getattr(thing, "__name__", type(thing).__name__))
