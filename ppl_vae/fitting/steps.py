@@ -141,8 +141,12 @@ def loss_and_grads(objective: Any, pair: Pair, args: Args, precision: str) -> Te
     """Return the loss of a Pyro objective, a scalar, in nats, summed over the data, and leave its gradients."""
     with products_in(precision, pair.device):
         loss = objective.loss_and_grads(pair.model, pair.guide, *args)
-    # Wake-sleep objectives have a loss for the model and one for the guide; the model's is the bound.
-    return torch.as_tensor(loss[0] if isinstance(loss, tuple) else loss).detach()
+    return torch.as_tensor(bound_of(loss)).detach()
+
+
+def bound_of(loss: Any) -> Any:
+    """Return the loss that is the bound: of wake-sleep's two, one for each program, the model's."""
+    return loss[0] if isinstance(loss, tuple) else loss
 
 
 def _laid_out_like(gradient: Tensor, parameter: Tensor) -> Tensor:

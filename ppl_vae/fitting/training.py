@@ -17,7 +17,7 @@ from ppl_vae.data.sources import Batch, Source
 from ppl_vae.errors import NonFiniteLossError
 from ppl_vae.fitting.history import Fit, History, Row
 from ppl_vae.fitting.options import FitOptions, name_of
-from ppl_vae.fitting.steps import Steps
+from ppl_vae.fitting.steps import Steps, bound_of
 from ppl_vae.traces.log_weights import non_finite_site
 from ppl_vae.traces.pair import Pair
 from ppl_vae.utils.rng import seeded
@@ -157,9 +157,7 @@ class Training:
         return -float(total) / count
 
     def _evaluate(self, args: Batch) -> float:
-        loss = self.objective.loss(self.pair.model, self.pair.guide, *args)
-        # Wake-sleep objectives have a loss for the model and one for the guide; the model's is the bound.
-        return float(loss[0] if isinstance(loss, tuple) else loss)
+        return float(bound_of(self.objective.loss(self.pair.model, self.pair.guide, *args)))
 
     def _begin_epoch(self) -> None:
         self.pair.train(True)
