@@ -10,7 +10,7 @@ from ppl_vae.base import Model
 from ppl_vae.distributions.gaussian import diagonal_normal
 from ppl_vae.errors import positive_int
 from ppl_vae.likelihoods import Bernoulli, Likelihood
-from ppl_vae.networks import MLP, NetworkFactory, of_images
+from ppl_vae.networks import MLP, NetworkFactory, made_for_images
 from ppl_vae.priors import Prior, StandardNormal
 
 
@@ -42,7 +42,7 @@ class Hierarchical(Model):
         self.likelihood = (likelihood or Bernoulli()).bind(event_shape)
         top = self.prior.latent_dim
         bottom = top if latent_dim is None else positive_int("latent_dim", latent_dim)
-        between = MLP if of_images(decoder) else decoder
+        between = MLP if made_for_images(decoder) else decoder
         self.between = between((top,), (2 * bottom,))
         self.decoder = decoder((top + bottom,), self.likelihood.h_shape)
 

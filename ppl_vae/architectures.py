@@ -56,7 +56,7 @@ class Concatenated(Architecture):
         return Joined([s for s in (z_shape, c_shape) if s is not None], out_shape, self.network)
 
     def encoder(self, x_shape: Shape, c_shape: Shape, out_shape: Shape, decoder: Any) -> nn.Module:
-        if networks.of_images(self.network) and len(x_shape) == 3:
+        if networks.made_for_images(self.network) and len(x_shape) == 3:
             return WithChannels(x_shape, c_shape, out_shape, self.network)
         return Joined([x_shape, c_shape], out_shape, self.network)
 
@@ -64,7 +64,8 @@ class Concatenated(Architecture):
 class Gated(Concatenated):
     """A gated perceptron, `networks.GatedMLP`, on the concatenation of what it reads.
 
-    The arguments are those of that network.
+    Args:
+        hidden: the width of each hidden layer.
 
     >>> Gated(hidden=64).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
     torch.Size([3, 5, 1, 8, 8])
@@ -77,7 +78,9 @@ class Gated(Concatenated):
 class Convolutional(Concatenated):
     """`networks.Convolutional`, for data that are images: c is more channels, or stands beside z.
 
-    The arguments are those of that network.
+    Args:
+        channels: of each layer, from the one at the image on.
+        activation: one of relu, tanh, silu, elu.
 
     >>> Convolutional(channels=4).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
     torch.Size([3, 5, 1, 8, 8])
@@ -90,7 +93,10 @@ class Convolutional(Concatenated):
 class Residual(Concatenated):
     """`networks.Residual`, for data that are images: c is more channels, or stands beside z.
 
-    The arguments are those of that network.
+    Args:
+        channels: of each size of image, from the largest on.
+        blocks: how many for each size.
+        activation: one of relu, tanh, silu, elu.
 
     >>> Residual(channels=4).decoder((8,), (10,), (1, 8, 8))(torch.zeros(3, 5, 8), torch.zeros(5, 10)).shape
     torch.Size([3, 5, 1, 8, 8])

@@ -243,7 +243,8 @@ def measure(run: Path, against: Path | None = None, **options: Any) -> None:
 
     measured, other = ppl_vae.load(run), None if against is None else ppl_vae.load(against)
     found = ppl_vae.measure(measured, against=other, **options)
-    click.echo("\n".join([f"{found}\n", *map(str, keep_measures(found, measured, other))]))
+    click.echo(f"{found}\n")  # before the pictures, which may fail
+    click.echo("\n".join(map(str, keep_measures(found, measured, other))))
 
 
 @app.command(cls=Command)

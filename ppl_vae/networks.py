@@ -51,6 +51,7 @@ class MLP(Network):
     """A multi-layer perceptron between any two shapes.
 
     Args:
+        in_shape, out_shape: the shapes of one input and of one output.
         hidden: the width of each hidden layer; () gives a linear map.
         activation: one of relu, tanh, silu, elu.
 
@@ -84,6 +85,7 @@ class GatedMLP(MLP):
     """A multi-layer perceptron whose units are gated, h' = (A h + a) * sigmoid(B h + b).
 
     Args:
+        in_shape, out_shape: the shapes of one input and of one output.
         hidden: the width of each hidden layer.
 
     Raises:
@@ -222,7 +224,7 @@ def vectors(x: Tensor, shape: torch.Size) -> Tensor:
     return x.flatten(-len(shape)) if shape else x.unsqueeze(-1)
 
 
-def of_images(network: Any) -> bool:
+def made_for_images(network: Any) -> bool:
     """Return whether a network, or what makes one, is for images on one side."""
     return getattr(getattr(network, "func", network), "of_images", False)
 

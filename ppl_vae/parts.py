@@ -97,8 +97,11 @@ class Likelihood(nn.Module):
         """Return options of the constructor with which it takes all these numbers, or None where it takes them not."""
         return {} if bool(cls().support.check(x).all()) else None
 
-    def distribution(self, *params: Any, **_: Any) -> TorchDistribution:
-        """Return the distribution of x given its parameters, each shaped like x: elementwise, or over all of x."""
+    def distribution(self, *params: Any, **by_name: Any) -> TorchDistribution:
+        """Return the distribution of x given its parameters, each shaped like x: elementwise, or over all of x.
+
+        A subclass says what they are: `distribution(self, mean, log_scale)`, or `*params` for any number of them.
+        """
         raise TypeError(f"{type(self).__name__} has to define distribution(*params).")
 
     def forward(self, h: Tensor) -> TorchDistribution:

@@ -80,7 +80,10 @@ class InverseAutoregressive(Posterior):
     To evaluate a z that it has not just drawn takes as many passes as z has dimensions.
 
     Args:
-        kind, transforms, hidden: of T, as those of `priors.Flow`.
+        latent_dim: the size of z.
+        kind: "neural_spline" or "masked_autoregressive", of each transform of T.
+        transforms: how many are composed; the order of the dimensions is reversed from one to the next.
+        hidden: the widths of the network of each.
         context_dim: how many numbers of h all transforms read.
 
     Raises:

@@ -25,6 +25,9 @@ __all__ = ["ConditionalNormal", "Flow", "Laplace", "Mixture", "Prior", "Standard
 class StandardNormal(Prior):
     """The standard normal prior, P(z) = N(0, I).
 
+    Args:
+        latent_dim: the size of z.
+
     Source: Kingma & Welling, arXiv 1312.6114.
 
     >>> StandardNormal(8)().sample().shape
@@ -37,6 +40,9 @@ class StandardNormal(Prior):
 
 class Laplace(Prior):
     """Independent Laplace distributions, P(z) = prod_i exp(-|z_i|) / 2: sparser codes than the Gaussian's.
+
+    Args:
+        latent_dim: the size of z.
 
     Source: the sparse prior of Barello, Charles & Pillow, Sparse-Coding Variational Auto-Encoders, bioRxiv 399246.
 
@@ -52,6 +58,7 @@ class StudentT(Prior):
     """Independent Student-t distributions, P(z) = prod_i t_df(z_i): heavy tails, for outlying codes.
 
     Args:
+        latent_dim: the size of z.
         df: degrees of freedom: a number is fixed, None lets it be learned, one for each dimension, from 5 on.
 
     Raises:
@@ -76,6 +83,7 @@ class Mixture(Prior):
     """A learned mixture of diagonal Gaussians, P(z) = sum_c pi_c N(z; mu_c, diag(s_c^2)).
 
     Args:
+        latent_dim: the size of z.
         num_components: the number of Gaussians.
 
     Source: the "mixture of Gaussians" prior of Tomczak & Welling, arXiv 1705.07120.
@@ -99,6 +107,7 @@ class ConditionalNormal(Prior):
     """A learned conditional prior, P(z | y) = N(z; m(y), diag(s(y)^2)), for conditional models.
 
     Args:
+        latent_dim: the size of z.
         hidden: the widths of the network that gives m and s.
 
     Raises:
@@ -140,6 +149,7 @@ class VampPrior(Prior):
     multimodal as the aggregate posterior, and keeps up with it.
 
     Args:
+        latent_dim: the size of z.
         num_components: C, the number of pseudo-inputs; they start at noise about 0.5.
         inputs: a tensor: start at these instead, [C, *event_shape], for instance some training data.
 
@@ -209,6 +219,7 @@ class Flow(Prior):
     To draw z takes as many passes as z has dimensions.
 
     Args:
+        latent_dim: the size of z.
         kind: "neural_spline" (monotonic rational-quadratic splines on [-5, 5]) or "masked_autoregressive" (affine).
         transforms: how many are composed; the order of the dimensions is reversed from one to the next.
         hidden: the widths of the network of each.

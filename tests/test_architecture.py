@@ -5,6 +5,8 @@ Models and guides are installed from beside the package, and the kinds of parts 
 
 import ast
 import graphlib
+import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
@@ -114,3 +116,18 @@ def test_the_doc_of_a_room_names_every_module_in_it():
         if all(isinstance(node, ast.Expr) for node in body):  # a room of machinery: a docstring and no imports
             missing = [p.stem for p in room.glob("*.py") if p.stem != "__init__" and f"`{p.stem}`" not in text]
             assert missing == [], f"{room.name}/__init__.py"
+
+
+def test_what_is_public_in_a_part_is_documented_by_it_or_by_what_it_overrides():
+    """Ruff does not ask it of these modules (D102), as a class says by its formula what its `forward` returns."""
+    rooms = ("architectures", "conditions", "likelihoods", "networks", "posteriors", "priors")
+    parts = [name for name in FILES if name.split(".")[1:2] and name.split(".")[1] in rooms]
+    for module in map(importlib.import_module, parts):
+        for cls in filter(inspect.isclass, vars(module).values()):
+            for name, member in vars(cls).items() if cls.__module__ == module.__name__ else ():
+                if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
+                    assert inspect.getdoc(getattr(cls, name)), f"{cls.__name__}.{name}"
+
+
+def test_library_code_does_not_mock():
+    assert [name for name in FILES if "unittest" in FILES[name].read_text()] == []

@@ -6,6 +6,7 @@ go together or not, so a regressor's are as diverse as the data. It is the mean 
 answer only if z says something.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,7 @@ class OneToMany(Reported):
         one = self.against if against and self.against is not None else self.model
         above, below = _mean((one.means if mean else one.draws).diversity), self._real(self._is_grey(mean))
         if not below.value:
-            return Mean(*[float("nan")] * 3)
+            return Mean(math.nan, math.nan, math.nan)
         share = above.value / below.value
         # By the delta method, each error standing on its own, though both come from the same test data.
         return Mean(share, float(np.hypot(above.se, share * below.se) / below.value), float("nan"))
@@ -132,14 +133,15 @@ class OneToMany(Reported):
             for one, (label, mean, remark) in zip(self._both, own, strict=True):
                 share = self.share_of_real(mean=kind == "means", against=one is self.against)
                 yield label, mean, f"{remark}: {share.value:.3f} (s.e. {number(share.se)}) of real"
-            yield "  real data", self._real(grey), f"of one condition{', grey levels' * grey}"
+            yield "  real data", self._real(grey), "of one condition" + (", grey levels" if grey else "")
         if self.classifier is None:
             return
         for kind in KINDS:
             grey = self._is_grey(kind == "means")
             limit = self.classifier.accuracy_of_grey if grey else self.classifier.accuracy
             yield from self._of_each(kind, f"{kind} read right", lambda a: a.read_right, "by a classifier")
-            yield "  limit", limit, f"real test images{', grey levels' * grey}, read by it"
+            levels = ", grey levels" if grey else ""
+            yield "  limit", limit, f"real test images{levels}, read by it"
 
     def _of_each(self, kind: str, label: str, of: Callable[[Answers], Any], remark: str = "") -> Iterator[Row]:
         """Yield a row for each model, with a remark in the first."""

@@ -7,13 +7,12 @@ everything else by fixed noise that belongs to the datum and the position, whate
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from operator import attrgetter
 
 import torch
 from torch import Tensor
 
 from ppl_vae.data.noise import STRINGS, fixed_noise
-from ppl_vae.data.splits import Split, whole_labels
+from ppl_vae.data.splits import Dequantize, Split, whole_labels
 from ppl_vae.errors import InputError
 
 NUM_DIGITS = 10
@@ -32,13 +31,6 @@ class StringSplit:
     length: int  # L, the number of images in a string
 
     partly_labelled = False  # no string is without
-    x = property(attrgetter("images.x"))
-    labels = property(attrgetter("images.y"))
-    event_shape = property(attrgetter("images.event_shape"))
-    num_levels = property(attrgetter("images.num_levels"))
-    dequantize = property(attrgetter("images.dequantize"))
-    take = property(attrgetter("images.take"))
-    draw = property(attrgetter("images.draw"))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,6 +70,39 @@ class StringSplit:
     def num_images(self) -> int:
         """One, and those of its string."""
         return 1 + self.length
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one image."""
+        return self.images.event_shape
+
+    @property
+    def num_levels(self) -> int | None:
+        """How many grey levels x has, where it is known."""
+        return self.images.num_levels
+
+    @property
+    def dequantize(self) -> Dequantize:
+        """How x is dequantized."""
+        return self.images.dequantize
+
+    @property
+    def x(self) -> Tensor:
+        """The images that succeed, [N, *event_shape]."""
+        return self.images.x
+
+    @property
+    def labels(self) -> Tensor:
+        """The label of each x, [N]."""
+        return self.images.take_y(torch.arange(len(self)))
+
+    def take(self, index: Tensor) -> Tensor:
+        """Return these x as an estimator sees them: the same numbers every time."""
+        return self.images.take(index)
+
+    def draw(self, index: Tensor) -> Tensor:
+        """Return these x as training sees them: binarized afresh."""
+        return self.images.draw(index)
 
     @property
     def y(self) -> Tensor:

@@ -60,6 +60,8 @@ class Data:
 
     def changed(self, **options: Any) -> "Data":
         """Return the same data with other options of `load`; nothing is read again."""
+        if unknown := options.keys() - self.options.keys():
+            raise TypeError(f"Unknown options of data.load: {', '.join(sorted(unknown))}.")
         if options.get("binarize") == "default":
             options["binarize"] = _usual(self.name, options.get("dequantize", self.dequantize))
         return _made(replace(self, **options)) if options else self

@@ -136,7 +136,11 @@ class Split:
         return torch.where(noise < self.missing, math.nan, x)
 
     def hide(self, missing: float) -> "Split":
-        """Return the split with each value missing (NaN) with this probability, whatever it is: the same every time."""
+        """Return the split with each value missing (NaN) with this probability, whatever it is: the same every time.
+
+        Raises:
+            InputError: a probability that is not between 0 and 1.
+        """
         if isinstance(missing, bool) or not isinstance(missing, int | float) or not 0 < missing < 1:
             raise InputError(f"Expected missing to be a probability above 0 and below 1; got {missing!r}.")
         return replace(self, missing=float(missing))
@@ -169,6 +173,9 @@ class Split:
 
         Those that stay are chosen at random, the same every time, and balanced: each class in turn keeps one
         more while it has any. Those of n labels are among those of n + 1.
+
+        Raises:
+            InputError: no labels, labels that are not whole numbers from 0 on, or fewer data than `num_labels`.
         """
         classes = whole_labels(self.y)
         if classes is None or bool((classes < 0).any()):

@@ -23,7 +23,7 @@ START = 0.01  # of the last weights of each network, as a part of PyTorch's: f s
 
 def autoregressive(kind: str, features: int, context: int, transforms: int, hidden: Sequence[int]) -> Any:
     """Return a lazy transform of zuko's, z given a context -> f, made of so many autoregressive ones."""
-    if kind not in KINDS:
+    if kind not in tuple(KINDS):  # whatever it is
         raise InputError(f"Unknown kind of flow {kind!r}: {did_you_mean(str(kind), KINDS)}.")
     make = getattr(_import_zuko(), KINDS[kind])
     options = {"transforms": positive_int("transforms", transforms), "hidden_features": hidden}

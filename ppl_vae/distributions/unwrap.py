@@ -109,4 +109,4 @@ def in_words(support: Any) -> str:
     if isinstance(support, constraints.integer_interval):
         low, high = (float(torch.as_tensor(bound).max()) for bound in (support.lower_bound, support.upper_bound))
         return f"whole numbers from {low:.0f} to {high:.0f}"
-    return WORDS.get(support, str(support))
+    return next((words for known, words in WORDS.items() if support is known), str(support))

@@ -1,7 +1,6 @@
 """log P(x) by any of the methods, under one name."""
 
 import functools
-import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -43,25 +42,41 @@ def options_of(method: str) -> list[str]:
     return [field.name for field in fields(METHODS[method].options)]
 
 
-def _refusing_others(function: Callable[P, R]) -> Callable[P, R]:
-    """Refuse, in words, unknown methods, and options that the method does not have; the signature stays."""
+def _refusing_others(check: Callable[[Any], str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Refuse, in words, methods that `check` does, and options that the method does not have; signatures stay."""
 
-    @functools.wraps(function)
-    def refusing(*args: P.args, **options: P.kwargs) -> R:
-        method = options.get("method", "importance")
-        if method not in METHODS:
-            raise InputError(f"Unknown method {method!r}: {did_you_mean(str(method), METHODS)}.")
-        known = options_of(str(method))
-        for name in (name for name in options if name not in {*known, "model", "guide", "data", "method"}):
-            others = [repr(other) for other in METHODS if name in options_of(other)]
-            where = f"it belongs to method={' or '.join(others)}" if others else did_you_mean(name, known)
-            raise InputError(f"method={method!r} has no option {name}: {where}.")
-        return function(*args, **options)
+    def refuse(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def refusing(*args: P.args, **options: P.kwargs) -> R:
+            method = check(options.get("method", "importance"))
+            known = options_of(method)
+            for name in (name for name in options if name not in {*known, "model", "guide", "data", "method"}):
+                others = [repr(other) for other in METHODS if name in options_of(other)]
+                where = f"it belongs to method={' or '.join(others)}" if others else did_you_mean(name, known)
+                raise InputError(f"method={method!r} has no option {name}: {where}.")
+            return function(*args, **options)
 
-    return refusing
+        return refusing
+
+    return refuse
 
 
-@_refusing_others
+def _known(method: Any) -> str:
+    if method not in METHODS:
+        raise InputError(f"Unknown method {method!r}: {did_you_mean(str(method), METHODS)}.")
+    return str(method)
+
+
+def _keeps_draws(method: Any) -> str:
+    if method != "importance":
+        raise InputError(
+            f"Expected method='importance' for draws from the posterior; got {method!r}, which keeps none. Leave it "
+            f"out, or use estimate_evidence(..., method={method!r}).to_arviz(), which is without draws."
+        )
+    return "importance"
+
+
+@_refusing_others(_known)
 def estimate_evidence(
     model: Program,
     guide: Program | None,
@@ -151,18 +166,26 @@ def estimate_evidence(
         return wanted.estimate(pair_and_data, options, chosen)
 
 
-def _with_the_options_of_importance(function: Callable[P, R]) -> Callable[P, R]:
-    """Show the options of importance sampling in the signature of a function that hands them on."""
-    own = inspect.signature(function).parameters
-    shown = inspect.signature(estimate_evidence).parameters
-    names = ["model", "guide", "data", "method", *options_of("importance")]
-    signature = inspect.Signature([own.get(name, shown[name]) for name in shown if name in names])
-    vars(function)["__signature__"] = signature
-    return function
-
-
-@_with_the_options_of_importance
-def to_arviz(model: Program, guide: Program | None, data: Any, *, num_draws: int = 100, **options: Any) -> Any:
+@_refusing_others(_keeps_draws)
+def to_arviz(
+    model: Program,
+    guide: Program | None,
+    data: Any,
+    *,
+    method: str = "importance",
+    num_samples: int = 1000,
+    num_draws: int = 100,
+    proposal: str = "guide",
+    joint: bool = False,
+    tolerance: float | None = None,
+    max_samples: int | None = None,
+    vectorize: bool = True,
+    chunk_size: int | None = None,
+    compile: bool | str = "auto",
+    threads: int | str = "auto",
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Any:
     """Draw from the posterior of each datum by importance resampling, and return ArviZ's container.
 
         z_s = z_k with probability w_k / sum_j w_j,    w_k = P(x, z_k) / Q(z_k | x),    z_k ~ Q(z | x),  k = 1 .. K
@@ -171,9 +194,14 @@ def to_arviz(model: Program, guide: Program | None, data: Any, *, num_draws: int
     than once, which ArviZ's own error of a mean does not know of: `evidence.ess` says how many count.
 
     Args:
-        model, guide, data: as for `estimate_evidence`.
-        num_draws: S, how many of the K are drawn again, with replacement, as the posterior's.
-        options: of `estimate_evidence` with method="importance", as the others keep no draws.
+        model: P(x, z), called as `model(*batch)`.
+        guide: Q(z | x), called the same way; may be None with `proposal="prior"`.
+        data: as for `estimate_evidence`.
+        method: importance, as the others keep no draws.
+        num_samples: K, how many z are drawn from the guide for each datum.
+        num_draws: S, how many of them are drawn again, with replacement, as the posterior's.
+        proposal, joint, tolerance, max_samples, vectorize, chunk_size, compile, threads, seed, progress: of
+            `estimate_evidence`.
 
     Returns:
         An `arviz.InferenceData` (up to 0.23) or `xarray.DataTree` (from 1.0), with the groups of `Evidence.to_arviz`.
@@ -191,11 +219,6 @@ def to_arviz(model: Program, guide: Program | None, data: Any, *, num_draws: int
     >>> dict(container["posterior"]["z"].sizes)
     {'chain': 1, 'draw': 10, 'datum': 5, 'z_dim_0': 4}
     """
-    method = options.get("method", "importance")
-    if method != "importance":
-        raise InputError(
-            f"Expected method='importance' for draws from the posterior; got {method!r}, which keeps none. Leave it "
-            f"out, or use estimate_evidence(..., method={method!r}).to_arviz(), which is without draws."
-        )
+    given = locals()
     positive_int("num_draws", num_draws)
-    return estimate_evidence(model, guide, data, num_draws=num_draws, **options).to_arviz()
+    return estimate_evidence(**given).to_arviz()

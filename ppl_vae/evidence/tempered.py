@@ -94,15 +94,17 @@ class Latents:
         given, shape, num_data = _Unconstrained(self.unflatten(u)), self.structure, self.chunk.size
         with one_more_plate("Mend that, or use method='importance'."):
             model = self.trace(given(self._summed_out(self.pair.model)), len(u))
+            guide = self._summed_out(self.pair.guide) if self.from_guide else None
+            if guide is not None:
+                traced = self.trace(Substitute(given.constrained)(guide), len(u))
             sites = samples(model)
             joint = log_prob_by_datum(model, sites, shape, num_data)
-            if self.from_guide:
-                guide = self.trace(Substitute(given.constrained)(self._summed_out(self.pair.guide)), len(u))
-                base = log_prob_by_datum(guide, samples(guide), shape, num_data).to(u.device)
-            else:
+            if guide is None:
                 base = log_prob_by_datum(model, latents(sites), shape, num_data)
-        jacobians = [sum_by_datum(term, shape, num_data) for term in given.log_jacobian.values()]
-        return sum(jacobians, base).expand(u.shape[:2]), (joint - base).expand(u.shape[:2])
+            else:
+                base = log_prob_by_datum(traced, samples(traced), shape, num_data).to(u.device)
+            jacobians = [sum_by_datum(term, shape, num_data) for term in given.log_jacobian.values()]
+            return sum(jacobians, base).expand(u.shape[:2]), (joint - base).expand(u.shape[:2])
 
     def trace(self, program: Program, num_chains: int = 1) -> poutine.Trace:
         """Run a program on the chunk with so many chains, and return its trace."""

@@ -12,6 +12,7 @@
 A killed run leaves every file whole; last.pt is written first, and resuming begins by writing the rest anew from it.
 """
 
+import csv
 import io
 import json
 import os
@@ -76,8 +77,11 @@ class RunFolder:
         for role in ("model", "guide"):
             weights = {k.removeprefix(f"{role}."): v for k, v in state["best"].items() if k.startswith(f"{role}.")}
             self.write(f"{role}.safetensors", save({k: v.contiguous().cpu() for k, v in weights.items()}))
-        rows = [[field.name for field in fields(History)], *([int(epoch), *elbos] for epoch, *elbos in state["rows"])]
-        self.write("history.csv", "".join(f"{','.join(map(str, row))}\n" for row in rows).encode())
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(field.name for field in fields(History))
+        writer.writerows([int(row[0]), *row[1:]] for row in state["rows"])
+        self.write("history.csv", text.getvalue().encode())
 
     def read_state(self, settings: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
         """Read last.pt, if it is there, to go on with a run of just these settings."""
@@ -91,7 +95,9 @@ class RunFolder:
             )
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-            held, _, _ = state["settings"], state["rows"], state["best"]
+            held = state["settings"]
+            if not {"rows", "best"} <= state.keys():
+                raise KeyError("rows, best")
         except Exception as problem:  # torch.load raises half a dozen kinds for a broken file
             raise InputError(
                 f"Expected {path} to hold a state to resume; got a file that cannot be read "

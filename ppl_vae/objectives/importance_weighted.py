@@ -107,7 +107,6 @@ class IWAE(ParticleObjective):
 class PathObjective(ParticleObjective):
     """An objective whose gradient goes through the samples z(phi) of the guide, not through log Q(z; phi) itself."""
 
-    damped = False  # whether the gradient of each sample is multiplied by its normalized weight
     _frozen: Frozen
 
     def look_at(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Structure:
@@ -137,10 +136,14 @@ class PathObjective(ParticleObjective):
             )
         return structure
 
+    def damping(self, structure: Structure) -> "Damping | None":
+        """Return what the gradient of each sample is multiplied by, where it is not 1."""
+        return None
+
     def differentiable_particles(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Particles:
         """Return the samples of a step; their log Q depends on z, and on phi through z alone."""
         structure = self.meet(model, guide, args, kwargs)
-        damping = Damping(structure) if self.damped else None
+        damping = self.damping(structure)
         with plate_of(self.num_particles, structure):
             drawn = poutine.trace(guide).get_trace(*args, **kwargs)
             # The next site of the guide follows from the value drawn, not from the damped one: damped once.
@@ -200,7 +203,9 @@ class DoublyReparameterized(IWAE, PathObjective):
     >>> fitted = fit(model, MeanField(model), x, objective=DoublyReparameterized(num_particles=5), epochs=1)
     """
 
-    damped = True  # by u_k; the bound's own gradient has the other u_k
+    def damping(self, structure: Structure) -> Damping:
+        """Return what multiplies the gradient of sample k by u_k; the bound's own gradient has the other u_k."""
+        return Damping(structure)
 
 
 class StickingTheLanding(PathObjective):

@@ -143,8 +143,9 @@ def parameters_of(cls: Callable[..., Any], shapes: int = 0) -> dict[str, inspect
     found = {p.name: p for p in parameters[shapes:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     if inspect.isclass(cls) and any(p.kind == p.VAR_KEYWORD for p in parameters):
         made_by = [c for c in cls.__mro__ if "__init__" in vars(c) and c is not object]
-        for above in made_by[1:2]:
-            found |= {name: option for name, option in parameters_of(above).items() if name not in found}
+        if len(made_by) > 1:
+            above = parameters_of(made_by[1])
+            found |= {name: option for name, option in above.items() if name not in found}
     return found
 
 

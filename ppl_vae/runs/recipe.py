@@ -23,20 +23,27 @@ FOR_SPEED = ("compile", "threads")  # of fit: the same weights, sooner
 # the hash they had, and the one that they have (the first twelve digits). tests/stories/test_old_runs.py holds it.
 SAME_PROGRAMS = {
     "4b328fbdbe69": "3aedb651f266",  # models/cvae.py
+    "3462b8268cd1": "3aedb651f266",  # models/cvae.py
     "da0a47ca61b4": "53fdd2aaa749",  # models/discrete.py
-    "d289d077d7ed": "86b79b61a493",  # models/hierarchical.py
+    "d289d077d7ed": "becd52bc9a68",  # models/hierarchical.py
+    "98a9adb17ab7": "becd52bc9a68",  # models/hierarchical.py
     "014f6cf53070": "b2cd4b512195",  # models/image_completion.py
+    "d1d7fd7e3302": "b2cd4b512195",  # models/image_completion.py
     "be0ce7084369": "c102dac33cd0",  # models/next_digit.py
+    "e9ba7febf116": "c102dac33cd0",  # models/next_digit.py
     "fea638d018cb": "5044100e0713",  # models/regressor.py
+    "38c69cb5e675": "5044100e0713",  # models/regressor.py
     "7c9028394f3f": "774ed92dc478",  # models/vae.py
     "bf2b9842aa52": "d64706d389df",  # guides/conditional.py
     "fc10d44d02f6": "658b03c62ea3",  # guides/discrete.py
+    "9ba4493c11d8": "658b03c62ea3",  # guides/discrete.py
     "21e72d2462b1": "b2772efa27f6",  # guides/hierarchical.py
     "f0b9516ad68b": "ce5091299d26",  # guides/linear_gaussian.py
     "cee63f7c3b75": "db646cfba60b",  # guides/mean_field.py
     "c34f7b79a973": "7a6ac65cf732",  # guides/no_latents.py
     "8655c99508dd": "536144cb8121",  # guides/quantile_map.py
     "071fb9a3aaa4": "d4ae55aab4f5",  # guides/semi_supervised.py
+    "b1ceaa6fcb61": "d4ae55aab4f5",  # guides/semi_supervised.py
 }
 
 
@@ -88,13 +95,15 @@ class Recipe:
             copied, seed = list(config["copied"]), config["seed"]
             programs = {role: _of_today(role, build[role], digest) for role, digest in config["programs"].items()}
             own = {role: build[role] for role in copied}
-        except (KeyError, TypeError) as problem:
+            fit = OPTIONS["fit"] | config.get("fit", {})
+            chosen = _chosen(build, copied, folder).written()
+        except InputError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as problem:
             raise InputError(
                 f"Expected a whole run.json in {folder}; got one without {problem}. Train again."
             ) from None
-        chosen = _chosen(build, copied, folder).written()
         objective = {"name": "classifying" if "weight" in objective else "trace_elbo"} | objective
-        fit = OPTIONS["fit"] | config.get("fit", {})
         return cls(chosen | own, OPTIONS["data"] | data, fit, objective, seed, programs, copied)
 
     def make(self, folder: Path) -> tuple[Model, Guide]:

@@ -90,7 +90,7 @@ def train(
         its_guide = _resolved(guide) if guide and is_file(guide) else guide or usual_guide
         programs = choose(model, its_guide, settings=asked["programs"], defaults=_suggested(parts), **named)
         with seeded(seed):
-            pair = built, built_guide = programs.make(parts.event_shape)
+            built, built_guide = programs.make(parts.event_shape)
         own_files = [sys.modules[type(program).__module__] for program in (built_guide, built)]
         chosen = choose_objective(built_guide, objective, asked["objective"], own_files)
         parts = _as_wanted(built, parts, asked["data"])
@@ -107,7 +107,7 @@ def train(
         )
         names = (model, guide and its_guide, *map(named.get, PARTS), objective, data)
         path = Path(out or Path("runs", "-".join(Path(name).stem for name in names if name)))
-        run = Run(path, *pair, History.of([]), recipe, recipe.to_json() | {"versions": _versions()}, parts)
+        run = Run(path, built, built_guide, History.of([]), recipe, recipe.to_json() | {"versions": _versions()}, parts)
         _fit(run, chosen, asked["fit"], resume=resume, progress=progress)
         evaluate(run, num_samples=num_samples, threads=threads, progress=progress)
         draw_figures(run)
@@ -157,13 +157,13 @@ def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, pro
     run.guide.eval()
 
 
-def _ready(objective: Choice, pair: Pair, source: Source, *, seed: int) -> Any:
+def _ready(objective: Choice, pair: Pair, data: Source, *, seed: int) -> Any:
     """Check the pair against data, try the objective on a few of them, and return one that is as new.
 
     What it has to know of the plates (`max_plate_nesting`) is read off the traces. Call it within `pair.running()`.
     """
     options = objective.options
-    for part in source.kinds.values() or [source]:
+    for part in data.kinds.values() or [data]:
         with seeded(seed):
             traces, num_run, _ = check(pair, part)
             pair.see(traces)

@@ -192,11 +192,15 @@ def _empty_store() -> Store:
     return {"params": {}, "constraints": {}}
 
 
-# Pyro (1.9) gives no local state to a PyroModule that was made while the setting was off: it is made on demand.
+class _LocalState:
+    """Pyro (1.9) gives no local state to a PyroModule that was made while the setting was off: it is made on demand."""
+
+    def __get__(self, context: Any, owner: type[Any] | None = None) -> Any:
+        return _empty_store() if context is None else vars(context).setdefault("param_state", _empty_store())
+
+
 if not hasattr(_Context, "param_state"):
-    _local_state = functools.cached_property(lambda _: _empty_store())
-    _local_state.__set_name__(_Context, "param_state")
-    _Context.param_state = cast(Any, _local_state)
+    _Context.param_state = cast(Any, _LocalState())
 
 
 @contextmanager

@@ -70,6 +70,8 @@ def test_threshold_and_none():
     assert 2 < len(grey.test.x.unique()) <= 17
     assert grey.changed(binarize="default").binarize == "dynamic"
     assert grey.changed(binarize="default", dequantize="uniform").binarize is None
+    with pytest.raises(TypeError, match="Unknown options of data.load: stored"):
+        grey.changed(stored=())
 
 
 def test_a_random_threshold_is_one_for_all_pixels_of_an_image():

@@ -11,6 +11,7 @@ from ppl_vae.distributions.unwrap import (
     elementwise,
     elementwise_support,
     family_of,
+    in_words,
     is_improper,
     is_real,
     parameters_of,
@@ -107,3 +108,13 @@ def test_a_distribution_is_built_anew_in_the_same_wrappers(fn, make):
 def test_what_is_over_all_real_numbers(fn, real):
     """The posterior of such a latent can be a Gaussian; a mixture is where its components are."""
     assert is_real(fn) is real
+
+
+def test_a_support_of_ones_own_need_not_be_hashable():
+    class Above(constraints.Constraint):
+        __hash__ = None
+
+        def __repr__(self):
+            return "above"
+
+    assert in_words(Above()) == "above"

@@ -242,6 +242,9 @@ def test_broken_run_folders(run):
     assert "run folder" in with_file("run.json", b'{"format": 1')
     assert "another version" in with_file("run.json", whole["run.json"].replace(b'"format": 1', b'"format": 99'))
     assert "history" in with_file("history.csv", b"epoch\nx\n")
+    for broken in ({"fit": None}, {"fit": [1]}, {"build": {"model": 3}}, {"build": {"model": "vae", "settings": [1]}}):
+        damaged = json.dumps(json.loads(whole["run.json"]) | broken).encode()
+        assert "Expected a whole run.json" in with_file("run.json", damaged), broken
     other = json.loads(whole["run.json"])
     other["build"]["settings"]["prior.latent_dim"] = 3
     assert "Expected weights in" in with_file("run.json", json.dumps(other).encode())
