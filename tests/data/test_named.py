@@ -70,7 +70,7 @@ def test_threshold_and_none():
     assert 2 < len(grey.test.x.unique()) <= 17
     assert grey.changed(binarize="default").binarize == "dynamic"
     assert grey.changed(binarize="default", dequantize="uniform").binarize is None
-    with pytest.raises(TypeError, match="Unknown options of data.load: stored"):
+    with pytest.raises(TypeError, match=r"Unknown options of data\.load"):
         grey.changed(stored=())
 
 
