@@ -94,7 +94,7 @@ def test_the_stated_errors_are_the_spread_of_repeated_estimates(linear_gaussian)
 
     model, x = linear_gaussian
     x = x[:4]
-    own, best = shifted_guide(model, 0.3, 1.4), shifted_guide(model, 0.0, 1.2)
+    own, best = shifted_guide(model, 0.1, 1.4), shifted_guide(model, 0.0, 1.2)
     runs = []
     for seed in range(100):
         found = []
@@ -118,7 +118,9 @@ def test_the_stated_errors_are_the_spread_of_repeated_estimates(linear_gaussian)
     }
     for name, found in (values | differences).items():
         if f"{name}_mcse" in values:
-            assert values[f"{name}_mcse"].mean() == pytest.approx(spread(found), rel=0.25), name
+            # A standard deviation of 100 numbers is off by 1 / sqrt(2 * 99); the data of a run have the same noise.
+            off = limit(6) / math.sqrt(2 * (len(runs) - 1))
+            assert values[f"{name}_mcse"].mean() == pytest.approx(spread(found), rel=off), name
     assert values["amortization_mcse"].mean() < 0.9 * math.hypot(spread(values["best_elbo"]), spread(values["elbo"]))
 
 

@@ -232,8 +232,8 @@ def test_hmc_finds_its_way_and_the_weights_have_mean_one():
     np.testing.assert_allclose(run.state.position.mean((0, 2)), 1.0, atol=limit(3) * 0.5 / math.sqrt(500) + 0.035)
     back = anneal(evaluate, evaluate(1 + 0.5 * torch.randn(500, 3, 1)), plan.backwards(), lambda: None)
     check_log_px(*weighed(back), 0.0, 500)
-    np.testing.assert_allclose(run.acceptance, 0.65, atol=0.12)
-    np.testing.assert_allclose(back.acceptance, 0.65, atol=0.12)
+    # Tuned on 500 other chains, it is off by 0.045 (the standard deviation over sixty seeds).
+    np.testing.assert_allclose([run.acceptance, back.acceptance], 0.65, atol=limit(6) * 0.045)
 
 
 def test_a_density_that_is_not_finite_is_not_entered():
