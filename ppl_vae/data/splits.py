@@ -117,7 +117,8 @@ class Split:
         """Return these data as training sees them: binarized or dequantized afresh, by PyTorch's global generator."""
         if self.dequantize is None and self.binarize not in ("dynamic", "random_threshold"):
             return self.take(index)
-        if self.binarize == "dynamic" and self.scale == 255 and (levels := self._stored(index)).dtype == torch.uint8:
+        of_bytes = self.dequantize is None and self.binarize == "dynamic" and self.scale == 255
+        if of_bytes and (levels := self._stored(index)).dtype == torch.uint8:
             return self._hidden(bernoulli_of_bytes(levels), index)
         x = self.grey(index)
         if self.dequantize is not None:
