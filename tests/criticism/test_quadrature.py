@@ -181,8 +181,9 @@ def test_the_ring_is_learned_from_a_gaussian_z():
     model = VAE((2,), prior=StandardNormal(2), likelihood=Gaussian(), decoder=network)
     ppl_vae.fit(model, MeanField(model, encoder=network), ring, epochs=100, learning_rate=1e-2, progress=False)
     drawn = ppl_vae.sample(model, 2000).norm(dim=-1)
-    assert float(drawn.mean()) == pytest.approx(float(radius.mean()), abs=0.06)
-    # The hole stays nearly empty: a Gaussian with the ring's moments has a third of its draws there.
+    # A Gaussian with the ring's moments is too small by 0.13 and has a third of its draws in the hole; the fit (over
+    # sixteen seeds) by 0.054, with a standard deviation of 0.004, and 0.037 of them.
+    assert float(drawn.mean()) == pytest.approx(float(radius.mean()), abs=0.054 + limit(2) * 0.004)
     assert float((drawn < 0.7).float().mean()) < 0.06
 
 
