@@ -52,9 +52,9 @@ def compare(models: Mapping[str, Evidence] | Iterable[Run | str | os.PathLike[st
     >>> from ppl_vae.models import LinearGaussian
     >>> from ppl_vae.guides import LinearGaussian as Posterior
     >>> models = {f"sigma {s}": LinearGaussian((20,), latent_dim=4, sigma=s) for s in (0.5, 1.0)}
-    >>> x = models["sigma 1.0"](size=64).detach()
+    >>> x = models["sigma 1.0"](size=640).detach()
     >>> table = compare({name: estimate_evidence(model, Posterior(model), x) for name, model in models.items()})
-    >>> list(table.index), list(table["rank"]), table["weight"].round(2).tolist()
+    >>> list(table.index), list(table["rank"]), table["weight"].round(1).tolist()
     (['sigma 1.0', 'sigma 0.5'], [0, 1], [1.0, 0.0])
     """
     return compare_evidence(dict(models) if isinstance(models, Mapping) else _of_runs(models))
