@@ -7,9 +7,9 @@ import torch
 
 from ppl_vae.data.as_source import as_source
 from ppl_vae.errors import InputError
-from ppl_vae.evidence.diagnostics import Array
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.traces.pair import Pair, Program
+from ppl_vae.utils.report import Array
 
 ERRORS = 4.0  # Monte Carlo standard errors of a mean that count as agreement
 WORST = 5.5  # of the worst of many data

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from ppl_vae.errors import InputError
-from ppl_vae.evidence.diagnostics import Array
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, MIXED, PROBABILITY
-from ppl_vae.utils.report import Mean
+from ppl_vae.utils.report import Array, Mean
 
 NAMES = {
     PROBABILITY: "probability",

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError, positive_int, positive_number
-from ppl_vae.evidence.diagnostics import Array
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Program
 from ppl_vae.traces.plates import latents, log_prob_by_datum, samples
 from ppl_vae.traces.run import get_traces, run_pair
+from ppl_vae.utils.report import Array
 
 NODES = 12  # of the rule on one panel
 REACH = 10.0  # standard deviations from the mean that panels cover: 1e-23 of a Gaussian is outside

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from ppl_vae.errors import InputError
-from ppl_vae.evidence.diagnostics import Array, Statistics, estimates, within
+from ppl_vae.evidence.diagnostics import Statistics, estimates, within
 from ppl_vae.evidence.prepare import Chunk
 from ppl_vae.evidence.weight_sampler import Sampler
 from ppl_vae.utils.progress import progress_bar
+from ppl_vae.utils.report import Array
 
 MARGIN = 0.8  # of the tolerance, for the samples that decide: the fresh ones scatter
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_vae.evidence.diagnostics import Array, estimates
+from ppl_vae.evidence.diagnostics import estimates
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.hmc import Evaluate, State, transition
 from ppl_vae.evidence.importance import importance_sampling
@@ -27,6 +27,7 @@ from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.refine import refine
 from ppl_vae.evidence.tempered import Densities, Latents
 from ppl_vae.utils.progress import progress_bar
+from ppl_vae.utils.report import Array
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.ais import Annealer, Tick, annealed_importance_sampling, one_datum
-from ppl_vae.evidence.diagnostics import Array
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.numbers import Sandwich
 from ppl_vae.evidence.options import AnnealingOptions
@@ -27,6 +26,7 @@ from ppl_vae.evidence.tempered import Latents
 from ppl_vae.missing import filled, missing_as
 from ppl_vae.traces.handlers import Regenerated, Substitute, is_condition
 from ppl_vae.traces.plates import Site, log_prob_by_datum, samples
+from ppl_vae.utils.report import Array
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 

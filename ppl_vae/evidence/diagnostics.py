@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl_vae.evidence.arviz_versions import psislw
-
-Array = NDArray[np.float64]
+from ppl_vae.utils.report import Array
 
 LOW_ESS = 10.0  # effective samples: below it the weights of a datum rest on a handful of draws
 ROUNDING = 1e-3

@@ -13,13 +13,14 @@ import numpy as np
 from ppl_vae.data.as_source import fingerprint
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.adaptive import reach
-from ppl_vae.evidence.diagnostics import Array, Statistics
+from ppl_vae.evidence.diagnostics import Statistics
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.options import ImportanceOptions
 from ppl_vae.evidence.prepare import Prepared
 from ppl_vae.evidence.resampling import Draws, resampled
 from ppl_vae.evidence.weight_sampler import Sampler
 from ppl_vae.utils.progress import progress_bar
+from ppl_vae.utils.report import Array
 from ppl_vae.utils.threads import Threads
 
 

@@ -11,10 +11,10 @@ from typing import Any, Self
 import numpy as np
 
 from ppl_vae.errors import InputError, reason
-from ppl_vae.evidence.diagnostics import MIN_SAMPLES, Array, Curve
+from ppl_vae.evidence.diagnostics import MIN_SAMPLES, Curve
 from ppl_vae.evidence.scale import DEQUANTIZED
 from ppl_vae.utils.files import written_whole
-from ppl_vae.utils.report import Mean
+from ppl_vae.utils.report import Array, Mean
 
 NESTED = ("diagnostics", "settings", "is_exact", "curve", "sandwich", "draws")  # what a file holds in another shape
 

@@ -153,6 +153,7 @@ def _zeros(name: str, fn: Any) -> dict[str, Tensor]:
         rebuilt(fn, gather, fn.batch_shape)
         shifted(fn, found)
         why = "" if found else "none that are known"
+    # A person's own family, made anew from numbers, may fail in any of these ways: the message below says which.
     except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as problem:
         why = reason(problem)
     if why:

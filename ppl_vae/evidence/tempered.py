@@ -128,7 +128,7 @@ def _to_support(fn: Any) -> Any:
         fn = fn.component_distribution
     try:
         return biject_to(fn.support)
-    except NotImplementedError:
+    except NotImplementedError:  # PyTorch has no transform to this support, or the distribution does not say which
         raise InputError(
             f"Expected latents on supports that PyTorch can transform, for annealing; got {type(fn).__name__} on "
             f"{fn.support}. Use method='importance'."

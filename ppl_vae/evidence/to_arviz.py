@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ppl_vae.evidence.arviz_versions import container_of, elpd_of
-from ppl_vae.evidence.diagnostics import Array, khat_threshold
+from ppl_vae.evidence.diagnostics import khat_threshold
 from ppl_vae.evidence.numbers import Numbers
+from ppl_vae.utils.report import Array
 
 DRAWS, DATUM, SAMPLE = ("chain", "draw"), "datum", "sample"
 TAKEN = (*DRAWS, DATUM, SAMPLE)

@@ -22,7 +22,6 @@ from ppl_vae.compilation.capture import (
 )
 from ppl_vae.compilation.record import LOG_WEIGHTS, alike
 from ppl_vae.errors import InputError
-from ppl_vae.evidence.diagnostics import Array
 from ppl_vae.evidence.options import ImportanceOptions
 from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.refine import refine
@@ -30,6 +29,7 @@ from ppl_vae.traces.log_weights import Weighted, checked, draw, log_weights
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import Args, Structure
 from ppl_vae.utils.chunks import run_sizes
+from ppl_vae.utils.report import Array
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads, Work
 

@@ -225,7 +225,7 @@ def _data_site(sites: dict[str, Site]) -> Site:
 def _mean(site: Site) -> Tensor:
     try:
         mean: Tensor = site["fn"].mean
-    except NotImplementedError:
+    except NotImplementedError:  # as PyTorch says that there is none; others say NaN
         mean = torch.tensor(torch.nan)
     if bool(mean.isnan().any()):
         raise InputError(

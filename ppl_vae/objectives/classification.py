@@ -81,6 +81,7 @@ class Classifying(ELBO):
             self.elbo.set_epoch(epoch)
 
     def _get_trace(self, *_: Any) -> Any:
+        # Pyro's ELBO declares it abstract; all that would call it goes to the inner objective.
         raise NotImplementedError("the inner objective runs the programs")
 
     def adds(self, args: tuple[Any, ...]) -> bool:

@@ -53,5 +53,5 @@ def kl_by_dimension(q: Site, p: Site, shape: Structure, *, exact: bool) -> Tenso
 def _known(q: Any, p: Any) -> Tensor | None:
     try:
         return kl_divergence(q, p)
-    except NotImplementedError:
+    except NotImplementedError:  # PyTorch has no formula for these two: the samples have to do
         return None
