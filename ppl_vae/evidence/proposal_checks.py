@@ -7,6 +7,7 @@ trace says of that is in `ppl_vae.traces.sites`; what only draws and derivatives
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ from ppl_vae.traces.plates import (
     sum_by_datum,
     total_log_prob,
 )
-from ppl_vae.traces.run import enumerating, get_traces
+from ppl_vae.traces.run import enumerating, get_traces, run_pair
 from ppl_vae.traces.sites import Kind, Site, answers, counted, of_kind, unequal_supports
 from ppl_vae.utils.rng import seeded
 
@@ -54,10 +55,11 @@ def check_proposal(pair: Pair, args: Args, traces: list[Trace], structure: Struc
         if unequal := unequal_supports(latent, answer):
             raise InputError(
                 f"Expected site {name!r} to live on one space; got {unequal}. Their ratio is no weight: use a family "
-                f"of the same kind in the guide, leave a discrete site out and mark it infer={{'enumerate': "
-                f"'parallel'}} in the model, or use proposal='prior'."
+                f"of the same kind in the guide, or proposal='prior'."
             )
     with seeded(0):
+        if structure.summed:
+            _check_summed(pair, args, structure)
         trial = _Trial(pair, args, model, guide, structure)
         trial.check_points()
         trial.check_covered()
@@ -65,6 +67,19 @@ def check_proposal(pair: Pair, args: Args, traces: list[Trace], structure: Struc
             _check_ends(name, latent, answer)
         if structure.masked:
             trial.check_left_out()
+
+
+def _check_summed(pair: Pair, args: Args, structure: Structure) -> None:
+    """Refuse discrete latents without a probability in the guide, in a model that cannot run on all their values."""
+    if structure.enumerated:
+        with suppress(ValueError, RuntimeError, IndexError):
+            run_pair(pair.model, pair.guide, args, num_samples=1, structure=structure)
+            return
+    raise InputError(
+        f"Expected a guide with a probability at {few(list(structure.summed))}, a discrete latent; got a density or a "
+        f"point, whose weights say nothing about log P(x), and a model that does not run on all its values at once. "
+        f"Give the guide a discrete family there, or use proposal='prior'."
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ppl_vae.distributions.supports import is_corrected, support_of
 from ppl_vae.errors import InputError
-from ppl_vae.traces.sites import Kind, Site, counted, is_computed, is_masked, names_of_q, of_kind
+from ppl_vae.traces.sites import Kind, Site, counted, is_computed, is_masked, names_of_q, names_of_summed, of_kind
 
 Args = tuple[Any, ...]
 Frame = Any  # of Pyro's plates: name, dim, size, full_size
@@ -39,8 +39,9 @@ class Structure:
     num_plates: int  # how many dimensions the plates of the pair take
     numel: int  # the largest number of values that a site of the model holds for one datum
     observed_numel: int  # how many values of one datum are observed and scored
-    enumerated: bool  # whether all latents that the guide leaves out are discrete and marked to be enumerated
+    enumerated: bool  # whether all latents that the guide leaves out are discrete and summed out
     q: tuple[str, ...] = ()  # the sites of the guide that log Q is made of, see `ppl_vae.traces.sites`
+    summed: tuple[str, ...] = ()  # discrete latents that are summed out though the guide draws something there
     masked: bool = False  # whether anything of a latent may be left out
 
 
@@ -119,6 +120,7 @@ def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
         observed_numel=sum(numel[n] for n, s in of_kind(model, Kind.OBSERVED).items() if s["mask"] is not False),
         enumerated=len(traces) > 1 and _left_out_are_enumerable(model, guide),
         q=names_of_q(model, guide),
+        summed=names_of_summed(model, guide),
         masked=any(is_masked(site) for site in (*of_kind(model, Kind.LATENT).values(), *latents(guide).values())),
     )
 
@@ -143,9 +145,10 @@ def few(names: list[str]) -> str:
 
 
 def _left_out_are_enumerable(model: dict[str, Site], guide: dict[str, Site]) -> bool:
+    summed = names_of_summed(model, guide)
     left_out = [site for name, site in of_kind(model, Kind.LATENT).items() if name not in guide]
     marked = [site["infer"].get("enumerate") == "parallel" and site["fn"].has_enumerate_support for site in left_out]
-    return len(left_out) > 0 and all(marked)
+    return len(left_out) + len(summed) > 0 and all(marked)
 
 
 def _frames(site: Site) -> list[Frame]:

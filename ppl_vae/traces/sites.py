@@ -11,14 +11,15 @@
 | --- | --- | --- |
 | answer | a density (or probability) at a latent of the model | - log Q, where the model scores the latent |
 | point | a Delta at a latent: a value that auxiliary sites determine, or a point, which has no density | see below |
-| auxiliary | a draw that answers no latent | nothing, but for the sites that points are made of |
+| auxiliary | a draw that answers no latent, or gives a discrete one no probability | nothing; points are made of it |
 | observed | a site that is given its value | nothing: it is no draw |
 | factor | `pyro.factor` | nothing |
 | computed | as in the model | nothing |
 
 The guide draws as it says, whatever it masks: so an answer is scored just where the model scores its latent. What an
 auxiliary u says of itself is left out: for any Q(u), E[P(x, z) / Q(z | u, x)] = P(x). Only where a latent is made of u
-by a transform (an automatic guide: z = Delta(T(u), log_density=-log |dT/du|)) is the density of z that of u.
+by a transform (an automatic guide: z = Delta(T(u), log_density=-log |dT/du|)) is the density of z that of u. A discrete
+latent at which the guide has a density (a relaxation) or a point is summed out in the model, whatever the guide draws.
 """
 
 from collections.abc import Iterable, Mapping
@@ -70,6 +71,8 @@ def kind_in_guide(site: Site, model: Sites) -> Kind:
     answered = model.get(site["name"])
     if answered is None or answered["is_observed"]:
         return Kind.COMPUTED if is_point(site) else Kind.AUXILIARY
+    if is_discrete(answered["fn"]) and (is_point(site) or not is_discrete(site["fn"])):
+        return Kind.AUXILIARY if answered["fn"].has_enumerate_support else Kind.POINT
     return Kind.POINT if is_point(site) else Kind.ANSWER
 
 
@@ -101,7 +104,14 @@ def _never_scored(fn: Any) -> bool:
 def names_of_q(model: Sites, guide: Sites) -> tuple[str, ...]:
     """Return the names of a guide's sites whose log-probabilities make log Q(z | x)."""
     made_of = [Kind.AUXILIARY] if of_kind(guide, Kind.POINT, model=model) else []
-    return tuple(of_kind(guide, Kind.ANSWER, Kind.POINT, *made_of, model=model))
+    summed = names_of_summed(model, guide)
+    return tuple(n for n in of_kind(guide, Kind.ANSWER, Kind.POINT, *made_of, model=model) if n not in summed)
+
+
+def names_of_summed(model: Sites, guide: Sites) -> tuple[str, ...]:
+    """Return the names of discrete latents to which a guide gives no probability: they are summed out instead."""
+    latent = of_kind(model, Kind.LATENT)
+    return tuple(name for name in of_kind(guide, Kind.AUXILIARY, model=model) if name in latent)
 
 
 def scored_as_latent(answer: Site, latent: Site) -> Site:
@@ -176,9 +186,15 @@ def why_no_bound(model: Sites, guide: Sites) -> list[str]:
         )
         for name in of_kind(guide, kind, model=model)
         if not (kind in (Kind.AUXILIARY, Kind.POINT) and _transformed(model, guide))
+        and name not in names_of_summed(model, guide)
     ]
-    for name, latent, answer in answers(model, guide):
-        if unequal := unequal_supports(latent, answer):
+    for name, latent in of_kind(model, Kind.LATENT).items():
+        if (answer := guide.get(name)) is None:
+            continue
+        if name in names_of_summed(model, guide):
+            what = "a point" if is_point(answer) else "a density"
+            reasons.append(f"{name!r} has a probability in the model and {what} in the guide")
+        elif unequal := unequal_supports(latent, answer):
             reasons.append(f"{name!r} is {unequal}")
         elif not alike_masked(latent, answer):
             reasons.append(f"{name!r} is not masked alike in model and guide")
@@ -192,6 +208,7 @@ def _transformed(model: Sites, guide: Sites) -> bool:
 
 def answers(model: Sites, guide: Sites) -> Iterable[tuple[str, Site, Site]]:
     """Yield the name of each latent that a guide answers, with its site in the model and in the guide."""
+    answered = of_kind(guide, Kind.ANSWER, Kind.POINT, model=model)
     for name, latent in of_kind(model, Kind.LATENT).items():
-        if name in guide:
+        if name in answered:
             yield name, latent, guide[name]

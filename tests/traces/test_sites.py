@@ -205,16 +205,19 @@ def one_point_of_two(model):
 def test_points_are_refused():
     for one in (point, dense_point, automatic(AutoDelta, model)):
         refused("a point .Delta. at site 'z'", model, one)
-    refused("a point .Delta. at site 'c'", discrete_model, discrete_point)
+    refused("a point .Delta. at site 'c'", endless_model, endless_point)
     refused("a point .Delta. at site 'w'", two_latents, automatic(one_point_of_two, two_latents))
 
 
-# Supports.
-
-
-def bernoulli_for_three(x):
+def endless_model(x):
     with pyro.plate("data", len(x)):
-        pyro.sample("c", dist.Bernoulli(0.5))
+        c = pyro.sample("c", dist.Poisson(1.0))
+        pyro.sample("x", dist.Normal(c, 1.0), obs=x)
+
+
+def endless_point(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("c", dist.Delta((x > 0.5).float()))
 
 
 def relaxed(x):
@@ -227,6 +230,54 @@ def one_hot_model(x):
     with pyro.plate("data", len(x)):
         c = pyro.sample("c", dist.OneHotCategorical(torch.tensor([0.2, 0.3, 0.5])))
         pyro.sample("x", dist.Normal(c @ torch.arange(3.0), 1.0), obs=x)
+
+
+def relaxed_and_more(x):
+    """A relaxed c beside a z whose density depends on it, as in a Gumbel-softmax VAE with two kinds of latents."""
+    relaxed(x)
+    with pyro.plate("again", len(x)):
+        pyro.sample("z", dist.Normal(x / 2, 0.9))
+
+
+def mixed_model(x):
+    with pyro.plate("data", len(x)):
+        c = pyro.sample("c", dist.OneHotCategorical(torch.tensor([0.2, 0.3, 0.5])))
+        z = pyro.sample("z", dist.Normal(c @ torch.arange(3.0), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def summed_over(probs, scale):
+    return (dist.Normal(torch.arange(3.0), scale).log_prob(X[:, None]) + torch.tensor(probs).log()).logsumexp(1)
+
+
+@pytest.mark.parametrize(("model", "guide"), [(discrete_model, discrete_point), (one_hot_model, relaxed)])
+def test_discrete_latents_without_a_probability_are_summed_out(model, guide):
+    evidence = evidence_of(model, guide)
+    assert evidence.is_exact
+    assert evidence.log_px == pytest.approx(summed_over([0.2, 0.3, 0.5], 1.0).numpy(), rel=1e-5)
+
+
+def test_beside_others_they_are_summed_out_as_well():
+    check_evidence(evidence_of(mixed_model, relaxed_and_more), summed_over([0.2, 0.3, 0.5], math.sqrt(2)))
+
+
+def test_a_model_that_cannot_run_on_all_values_is_refused():
+    def picky(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(torch.tensor([0.2, 0.3, 0.5])))
+            mean = torch.stack([torch.arange(3.0)[i] for i in c.reshape(len(x))])
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    with pytest.raises(InputError, match="a guide with a probability at c"):
+        evidence_of(picky, discrete_point)
+
+
+# Supports.
+
+
+def bernoulli_for_three(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("c", dist.Bernoulli(0.5))
 
 
 def drawing_z(family):
@@ -247,7 +298,6 @@ def with_prior(prior, link=lambda z: z):
 
 
 def test_supports_have_to_agree():
-    refused(r"OneHotCategorical in the model \(a probability\) and Relaxed.* \(a density\)", one_hot_model, relaxed)
     refused("may draw every 'c'", discrete_model, bernoulli_for_three)
     refused("may draw every 'z'", model, drawing_z(lambda x: dist.LogNormal(x, 1.0)))
     refused("may draw every 'z'", model, drawing_z(lambda x: dist.Uniform(x / 2 - 4, x / 2 + 4)))
