@@ -41,6 +41,9 @@ def main():
                 sentences[(bool(pair.unsound), in_short(outcome.text))].append(seed)
             if outcome.kind == "unlucky":
                 unlucky.append(f"  {seed} by {outcome.method}, guide: {pair.guide_kind}: {outcome.text}")
+            if outcome.kind in FAULTS and options.brief:
+                parts = ", ".join(sorted(pair.productions))
+                print(f"{seed} {outcome.kind} {outcome.method}: {outcome.text[:160]!r} | {parts}", flush=True)
             if outcome.kind in FAULTS:
                 failures.append((pair, outcome))
                 errors[(outcome.kind, outcome.method, in_short(outcome.text) if outcome.kind == "CRASHED" else "")] += 1
@@ -56,10 +59,6 @@ def main():
     print("\nfailures:")
     for key, count in errors.most_common():
         print(f"  {count:4} {' '.join(key)}")
-    for pair, outcome in failures:
-        if options.brief:
-            parts = ", ".join(sorted(pair.productions))
-            print(f"  {pair.seed} {outcome.kind} {outcome.method}: {outcome.text[:160]!r} | {parts}")
     for pair, outcome in failures[: options.show]:
         print(f"\n# {'-' * 100}\n# {outcome.kind} by {outcome.method}: {outcome.text.splitlines()[0]}")
         print(reproduction(pair))

@@ -174,7 +174,7 @@ def _simulated(rng, model, num_data):
 
     values = {name: constant[None] for name, constant in model.constants.items()}
     for site in model.sites:
-        args = [np.asarray(eval(a, _functions(), values), dtype=float) for a in site.args]  # noqa: S307
+        args = [np.asarray(eval(a, _functions(), values), dtype=float) for a in site.args]
         shape = (num_data, model.members) if site.member else (num_data, 1)
         values[site.name] = FAMILIES[site.family].draw(rng, *(np.broadcast_to(a, shape) for a in args))
     return {

@@ -4,11 +4,12 @@ Outcomes: right, doubted (wrong, and said to be in doubt), refused (an InputErro
 other exception). A datum is believed where the verdict says so and `doubts()` does not list it.
 
 What is wrong. An average of K weights with mean P(x) is off by so much at most: too high by Student's t, too low by
-Bernstein's inequality with the larger of its own variance and the mean over data (as in `tests/bounds.py`), each datum at
-`FALSE_ALARM`. Where weights have heavy tails neither holds. So a datum outside of that is simulated by the described
-guide, unless it is a point or lies on another support than the prior, in NumPy, `REPLICATES` times with K draws each: an estimate within the range of those is one that honest importance
-sampling gives, which no draw could have told to be off (`unlucky`, counted but not a fault); by exchangeability a right
-estimate is outside in 2 of `REPLICATES` + 1 cases at most, and only where the first bound failed, too.
+Bernstein's inequality with the larger of its own variance and the mean over data (as in `tests/bounds.py`), each datum
+at `FALSE_ALARM`. Where weights have heavy tails neither holds. So a datum outside of that is simulated from the
+described guide in NumPy, `REPLICATES` times with K draws each, unless the guide is a point or lies on another support than the
+prior. An estimate within the range of those is one that honest importance sampling gives, and no draw could have told
+that it is off: `unlucky`, counted but no fault. By exchangeability an honest estimate is outside of it in 2 of
+`REPLICATES` + 1 cases at most, and that only where the first bound failed, too.
 """
 
 import math
@@ -17,10 +18,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pyro
-import torch
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from scipy import stats
 
@@ -36,6 +37,7 @@ from .source import programs
 FALSE_ALARM = 1e-7  # of a datum
 REPLICATES, SLACK = 400, 2e-3
 NUM_SAMPLES = {"importance": 4000, "prior": 8000}
+ANNEALING = {"method": "ais", "num_temperatures": 12, "num_chains": 8, "num_samples": 200}
 TILES, EPOCHS = 40, 10  # of `fit`: the data so many times over, and how often their ELBO is seen
 FAULTS = ("WRONG", "CRASHED")
 
@@ -54,19 +56,14 @@ def judged(pair: Pair, methods=("fit", "importance", "prior", "ais")) -> Iterato
         model, guide, data = programs(pair)
         for method in methods:
             if method == "fit" and guide is not None:
-                yield _settled(pair, method, lambda: _fitted(pair, model, guide, data))
+                yield _settled(pair, method, partial(_fitted, pair, model, guide, data))
             elif method == "importance" and guide is not None:
-                yield _settled(pair, method, lambda: _estimated(pair, method, model, guide, data))
-            elif method == "prior" and (guide is None or pair.seed % 3 == 0) and not _reparameterized(pair):
-                yield _settled(pair, method, lambda: _estimated(pair, method, model, None, data, proposal="prior"))
+                yield _settled(pair, method, partial(_estimated, pair, method, model, guide, data))
+            elif method == "prior" and (guide is None or pair.seed % 3 == 0) and "reparam" not in pair.extras:
+                yield _settled(pair, method, partial(_estimated, pair, method, model, None, data, proposal="prior"))
             elif method == "ais" and guide is not None and pair.seed % 8 == 0:
-                options = {"method": "ais", "num_temperatures": 12, "num_chains": 8, "num_samples": 200}
                 few = tuple(t[:2] for t in data)
-                yield _settled(pair, method, lambda: _estimated(pair, method, model, guide, few, **options))  # noqa: B023
-
-
-def _reparameterized(pair):
-    return "reparam" in pair.extras
+                yield _settled(pair, method, partial(_estimated, pair, method, model, guide, few, **ANNEALING))
 
 
 @contextmanager
@@ -84,7 +81,7 @@ def _settled(pair, method, run):
         return Outcome(method, "refused", str(refusal), _pyro_runs(pair))
     except NonFiniteLossError as refusal:
         return Outcome(method, "refused" if pair.unsound else "CRASHED", str(refusal), _pyro_runs(pair))
-    except Exception as problem:  # noqa: BLE001
+    except Exception as problem:
         runs = _pyro_runs(pair)
         return Outcome(
             method, "CRASHED" if runs else "crashed, as in Pyro", f"{type(problem).__name__}: {problem}", runs
@@ -102,7 +99,7 @@ def _pyro_runs(pair):
             pyro.poutine.trace(model).get_trace(*data).compute_log_prob()
             return True
         return math.isfinite(SVI(model, guide, pyro.optim.Adam({"lr": 1e-9}), elbo).step(*data))
-    except Exception:  # noqa: BLE001
+    except Exception:
         return False
 
 
@@ -212,7 +209,7 @@ def simulated_weights(pair, datum, replicates, draws, *, prior=False):
         family = FAMILIES.get(site.family)
         if family is None or site.how.get("reparam") or (pair.extras & {"reparam"}):
             return None
-        args = [np.asarray(eval(a, _functions(), values), dtype=float) for a in site.args]  # noqa: S307
+        args = [np.asarray(eval(a, _functions(), values), dtype=float) for a in site.args]
         shape = (count, model.members) if site.member else (count, 1)
         args = [np.broadcast_to(a, shape) for a in args]
         value = family.draw(rng, *args)

@@ -96,7 +96,7 @@ def log_terms(model, data, fixed=None, order=ORDER):
     outer, inner = np.zeros((1,) * space.dims), np.zeros((1,) * space.dims)
     for site in model.sites:
         family = FAMILIES[site.family]
-        args = [eval(a, _functions(), values) for a in site.args]  # noqa: S307
+        args = [eval(a, _functions(), values) for a in site.args]
         if site.observed or site.name in fixed:
             given = data[site.observed] if site.observed else fixed[site.name]
             value = space.placed(given, site.member)
@@ -122,7 +122,7 @@ def log_terms(model, data, fixed=None, order=ORDER):
         else:
             outer = outer + term
     if model.factor:
-        outer = outer + eval(model.factor, _functions(), values)  # noqa: S307
+        outer = outer + eval(model.factor, _functions(), values)
     if any(s.member for s in model.sites) and inner.shape[1 + len(space.outer)] != model.members:
         inner = inner + space.members(np.zeros(model.members))
     return outer, inner, values, space
@@ -143,6 +143,7 @@ def posterior(model, data):
     """Return the values of each latent on its axis, and its posterior probabilities, [N, (J,) G] both, by name."""
     outer, inner, values, space = log_terms(model, data)
     m, num_data = 1 + len(space.outer), len(next(iter(data.values())))
+    outer, inner = np.maximum(outer, -1e6), np.maximum(inner, -1e6)  # what has no mass has a place, too
     by_member = _reduce(inner, space.inner_axes())  # [S, ..., J]
     total = outer.reshape(outer.shape[:m]) + by_member.sum(m)
     found = {}
@@ -159,7 +160,7 @@ def posterior(model, data):
         log_p = log_p - log_p.max(tuple(i for i in range(1, space.dims) if i != m or not site.member), keepdims=True)
         p = np.exp(log_p)
         drop = tuple(i for i in range(space.dims) if i not in keep)
-        p = np.maximum(p, 1e-250)  # so that what has no mass has a place
+        p = np.maximum(p, 1e-250)
         mass = p.sum(drop)
         # Where the grid moves with its parents, a node's value is the mean of those that it takes.
         mean, square = (p * value).sum(drop) / mass, (p * value**2).sum(drop) / mass
@@ -189,7 +190,7 @@ def converged(model, data, limit=1e-5):
 
 def normal_log_px(x, mean, covariance):
     """log N(x; mean, covariance) of each row: a closed form to test the oracle by."""
-    sign, logdet = np.linalg.slogdet(covariance)
+    _, logdet = np.linalg.slogdet(covariance)
     centered = x - mean
     return -0.5 * (centered * np.linalg.solve(covariance, centered.T).T).sum(1) - 0.5 * (
         logdet + x.shape[1] * math.log(2 * math.pi)

@@ -112,9 +112,9 @@ class Writer:
             args[-2] = f"{args[-2]} + g"
         if event:
             args = [f"{a} + 0 * w" if i == len(args) - 1 else a for i, a in enumerate(args)]
-        elif self.pair.plate in ("no size", "none") and not guide:
-            args[0] = f"{args[0]} + zeros"
-        elif guide and not any("T_" in a for a in site.args):
+        elif (self.pair.plate in ("no size", "none") and not guide) or (
+            guide and not any("T_" in a for a in site.args)
+        ):
             args[0] = f"{args[0]} + zeros"
         families = {
             "Categorical": "dist.Categorical(together({}))",

@@ -116,11 +116,11 @@ def test_posterior():
 
 def a_plain_pair():
     """The first pair that fits, without anything odd."""
-    pairs = (described(seed) for seed in range(1000))
-    return next(
-        p for p in pairs
-        if p.plate == "sized" and p.guide_kind == "fits" and not p.mask and p.extras <= {"modules"} and len(p.guide) == 1
-    )  # fmt: skip
+    for pair in map(described, range(1000)):
+        plain = pair.plate == "sized" and pair.guide_kind == "fits" and not pair.mask and pair.extras <= {"modules"}
+        if plain and len(pair.guide) == 1:
+            return pair
+    raise AssertionError("no plain pair")
 
 
 def test_a_broken_estimate_is_caught(monkeypatch):
