@@ -4,7 +4,7 @@ Each choice is a production with a name; failures are counted by them. What is u
 may be refused; all else that Pyro runs should not be. Either way a number that is believed has to be right.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,13 +32,14 @@ PLATES = {
     "stands for more": 1.5,
     "subsample": 1,
     "none": 0.4,
+    "sizes differ": 0.4,
 }
 MASKS = {"": 10, "observed": 1.5, "observed fn": 1, "obs_mask": 1, "both": 1, "guide only": 1, "model only": 0.7}
 EXTRAS = {
     "factor in the model": 0.05, "likelihood by factor": 0.05, "factor in the guide": 0.07, "auxiliary": 0.06,
     "auxiliary, unmarked": 0.05, "observed in the guide": 0.06, "observed in the guide, marked": 0.04,
     "deterministic": 0.08, "scale": 0.06, "reparam": 0.08, "condition": 0.07, "second observed": 0.15,
-    "missing": 0.25, "global": 0.03, "left to its prior": 0.04, "modules": 0.3,
+    "missing": 0.25, "global": 0.03, "left to its prior": 0.04, "vector": 0.15, "another order": 0.15, "modules": 0.3,
 }  # fmt: skip
 
 
@@ -291,10 +292,43 @@ def _compatible(pair, rng):
         pair.unsound.append("a global latent")
     if pair.mask == "model only":
         pair.unsound.append("a mask on the whole model only")
+    if pair.plate == "sizes differ":
+        pair.unsound.append("plates that stand for different numbers of data")
+    if "vector" in extras and not _as_vector(pair):
+        extras.discard("vector")
     if pair.plate == "none":
         pair.unsound.append("no plate")
     if layout == "markov" and pair.guide_kind not in ("fits", "none"):
         pair.guide_kind = "fits"
+
+
+def _as_vector(pair):
+    """Make the first latent two numbers of one site; return whether it can be."""
+    sites = pair.model.sites
+    first = next(s for s in sites if not s.observed)
+    plain = pair.guide_kind in ("fits", "wide", "narrow", "misplaced", "prior", "none")
+    small = all(
+        s is first or s.family in ("Bernoulli", "Categorical", "OneHotCategorical") for s in sites if not s.observed
+    )
+    if (
+        first.family != "Normal"
+        or not plain
+        or not small
+        or pair.extras & {"reparam", "left to its prior"}
+        or not _constant(first)
+    ):
+        return False
+    at = sites.index(first)
+    other = replace(first, name=f"{first.name}b", args=("0.20", "0.80"), how={"vector": first.name})
+    first.how["vector"] = first.name
+    sites.insert(at + 1, other)
+    main = next(s for s in reversed(sites) if s.observed)
+    place = {"StudentT": 1}.get(main.family, 0)
+    if main.family in ("Normal", "Laplace", "StudentT", "LogNormal", "VonMises"):
+        args = list(main.args)
+        args[place] = f"{args[place]} + 0.70 * {other.name}"
+        main.args = tuple(args)
+    return True
 
 
 def _constant(site):
@@ -326,6 +360,10 @@ def _guide(pair, rng):
         if "left to its prior" in pair.extras and site.name == odd:
             continue
         pair.guide.append(_of_site(pair, rng, site, found[site.name], odd, reparam))
+    if "another order" in pair.extras and len(pair.guide) > 1 and not pair.extras & {"vector"} and kind != "prior":
+        pair.guide.reverse()
+    else:
+        pair.extras.discard("another order")
     if not pair.guide:
         pair.extras -= {"auxiliary", "auxiliary, unmarked", "factor in the guide", "reparam", "left to its prior"}
         pair.guide_kind = "all summed out" if pair.enumerated else pair.guide_kind
@@ -349,7 +387,7 @@ def _table(pair, site, what, values):
 def _of_site(pair, rng, site, found, odd, reparam):
     kind, family = pair.guide_kind, site.family
     chosen = site.name == odd or rng.random() < 0.3
-    guide = Site(site.name, family, (), member=site.member)
+    guide = Site(site.name, family, (), member=site.member, how={k: v for k, v in site.how.items() if k == "vector"})
     if kind == "prior" and not site.how.get("reparam"):
         guide.args = site.args
         return guide
@@ -446,7 +484,7 @@ def _posterior(pair, rng, site, guide, found, reparam):
     if guide.how.get("reparam"):
         guide.args = (loc, scale)
     elif space == "real":
-        heavy = site.family != "Normal" or rng.random() < 0.2
+        heavy = site.family != "Normal" or (rng.random() < 0.2 and not site.how.get("vector"))
         guide.family, guide.args = ("StudentT", ("4.0", loc, scale)) if heavy else ("Normal", (loc, scale))
     elif space == "positive":
         guide.family, guide.args = "LogNormal", (loc, scale)

@@ -39,6 +39,7 @@ REPLICATES, SLACK = 400, 2e-3
 NUM_SAMPLES = {"importance": 4000, "prior": 8000}
 ANNEALING = {"method": "ais", "num_temperatures": 12, "num_chains": 8, "num_samples": 200}
 TILES, EPOCHS = 40, 10  # of `fit`: the data so many times over, and how often their ELBO is seen
+METHODS = ("fit", "importance", "prior", "ais", "latent_use", "to_arviz")
 FAULTS = ("WRONG", "CRASHED")
 
 
@@ -50,7 +51,7 @@ class Outcome:
     pyro_runs: bool = True
 
 
-def judged(pair: Pair, methods=("fit", "importance", "prior", "ais")) -> Iterator[Outcome]:
+def judged(pair: Pair, methods=METHODS) -> Iterator[Outcome]:
     """Run a pair by each method."""
     with _in_quiet():
         model, guide, data = programs(pair)
@@ -61,6 +62,10 @@ def judged(pair: Pair, methods=("fit", "importance", "prior", "ais")) -> Iterato
                 yield _settled(pair, method, partial(_estimated, pair, method, model, guide, data))
             elif method == "prior" and (guide is None or pair.seed % 3 == 0) and "reparam" not in pair.extras:
                 yield _settled(pair, method, partial(_estimated, pair, method, model, None, data, proposal="prior"))
+            elif method == "latent_use" and guide is not None and pair.seed % 4 == 1:
+                yield _settled(pair, method, partial(_used, pair, model, guide, data))
+            elif method == "to_arviz" and guide is not None and pair.seed % 8 == 2:
+                yield _settled(pair, method, partial(_resampled, pair, model, guide, data))
             elif method == "ais" and guide is not None and pair.seed % 8 == 0:
                 few = tuple(t[:2] for t in data)
                 yield _settled(pair, method, partial(_estimated, pair, method, model, guide, few, **ANNEALING))
@@ -136,6 +141,38 @@ def _estimated(pair, name, model, guide, data, **options):
     return verdict_on(pair, evidence, name)
 
 
+def _used(pair, model, guide, data):
+    """I(x; z) is between 0 and log N, and KL[Q(z | x) || P(z)] is that of the description."""
+    use = ppl_vae.latent_use(model, guide, data, num_samples=100, progress=False)
+    if pair.truth is None:
+        return "WRONG", "KL of each datum where it has none"
+    spread = stats.norm.isf(FALSE_ALARM) * max(use.marginal_kl_mcse, use.kl_mcse) + SLACK
+    if not -spread <= use.mutual_information <= use.bound + spread:
+        return "WRONG", f"I(x; z) {use.mutual_information:.3f} +- {use.marginal_kl_mcse:.3f}, at most {use.bound:.3f}"
+    found = [simulated_weights(pair, n, 1, 4000, latent_only=True) for n in range(len(data[0]))]
+    if any(f is None for f in found) or pair.mask in ("guide only", "model only") or pair.unsound:
+        return "right", "not judged"
+    kl, error = -np.mean(found), np.sqrt(sum(f.var() / f.size for f in found)) / len(found)
+    if abs(use.kl - kl) > stats.norm.isf(FALSE_ALARM) * np.hypot(use.kl_mcse, error) + SLACK:
+        return "WRONG", f"KL {use.kl:.3f} +- {use.kl_mcse:.3f} for {kl:.3f} +- {error:.3f}"
+    return "right", ""
+
+
+def _resampled(pair, model, guide, data):
+    """Draws from the posterior are finite."""
+    container = ppl_vae.to_arviz(
+        model, guide, data, num_samples=200, num_draws=10, compile=False, threads=1, progress=False
+    )
+    if pair.truth is None:
+        return "WRONG", "draws where each datum has no posterior"
+    try:
+        posterior = container["posterior"]
+    except KeyError:
+        return "right", "nothing to draw"
+    fine = all(np.isfinite(v.values).all() for v in posterior.data_vars.values())
+    return ("right" if fine else "WRONG"), ""
+
+
 def believed(evidence):
     """Return which data are believed, [N]."""
     mask = np.zeros(len(evidence), dtype=bool)
@@ -191,12 +228,17 @@ def _as_simulated(pair, evidence, datum, method):
     return bool(found.min() - SLACK <= evidence.log_px[datum] <= found.max() + SLACK)
 
 
-def simulated_weights(pair, datum, replicates, draws, *, prior=False):
+def simulated_weights(pair, datum, replicates, draws, *, prior=False, latent_only=False):
     """Draw log-weights [replicates, draws] of a datum from the described guide; None where it has no density."""
     rng = np.random.default_rng([pair.seed, datum])
     count = replicates * draws
+    if latent_only and {s.name for s in pair.model.sites if not s.observed} - {s.name for s in pair.guide}:
+        return None
     one = {name: np.broadcast_to(v[datum : datum + 1], (count, *v.shape[1:])) for name, v in pair.data.items()}
-    model = replace(pair.model, seen=_one(pair.model.seen, datum), scored=_one(pair.model.scored, datum))
+    model = pair.model
+    if latent_only:
+        model = replace(model, sites=[s for s in model.sites if not s.observed or s.name in model.given], factor="")
+    model = replace(model, seen=_one(pair.model.seen, datum), scored=_one(pair.model.scored, datum))
     if model.scored is not None and not model.scored[0]:
         return np.zeros((replicates, draws))
     values = {n: c[None] for n, c in model.constants.items()}

@@ -139,6 +139,8 @@ class Writer:
 
     def site(self, site, *, guide=False):
         pair, observed = self.pair, bool(site.observed)
+        if site.how.get("vector"):
+            return self.vector(site, guide=guide)
         name = f'f"{site.name}_{{j}}"' if self.looped and site.member else f'"{site.name}"'
         fn, options, infer = self.fn(site, guide=guide), [], dict(site.infer)
         if site.how.get("auxiliary") and "auxiliary" in pair.extras:
@@ -161,6 +163,21 @@ class Writer:
         call = f"pyro.sample({', '.join([name, fn, *options])})"
         return call if observed and not conditioned else f"{site.name} = {call}"
 
+    def vector(self, site, *, guide):
+        """Two numbers as one site: written where the first of them stands."""
+        name = site.how["vector"]
+        if site.name != name:
+            return f"{site.name} = {name}_all[..., 1]\n{name} = {name}_all[..., 0]"
+        pair = self.pair.guide if guide else self.pair.model.sites
+        other = next(s for s in pair if s.how.get("vector") == name and s.name != name)
+        args = [
+            f"together({self.expr(a, site, guide)}{' + zeros' * (i == 0)}, {self.expr(b, site, guide)})"
+            for i, (a, b) in enumerate(zip(site.args, other.args, strict=True))
+        ]
+        if guide:
+            args[0] += " + g"
+        return f'{name}_all = pyro.sample("{name}", dist.Normal({", ".join(args)}).to_event(1))'
+
     def data_of(self, site):
         if self.layout == "markov":
             return f"x[:, {site.observed[2:]}]"
@@ -181,7 +198,13 @@ class Writer:
         first = True
         for site in of_datum:
             lines += self.wrapped(site, guide)
-            if not site.observed and first and "deterministic" in pair.extras and site.family != "OneHotCategorical":
+            if (
+                not site.observed
+                and first
+                and not site.how.get("vector")
+                and "deterministic" in pair.extras
+                and site.family != "OneHotCategorical"
+            ):
                 lines.append(f'pyro.deterministic("{"e" if guide and pair.seed % 2 else "d"}", 2.0 * {site.name} + 1)')
             first = first and bool(site.observed)
         if of_member:
@@ -233,6 +256,7 @@ class Writer:
             "no size": f'pyro.plate("data"{dim})',
             "own name": f'pyro.plate("documents", n{dim})',
             "two names": f'pyro.plate("{"rows" if guide else "data"}", n{dim})',
+            "sizes differ": f'pyro.plate("data", {"n" if guide else "300"}, subsample=torch.arange(n){dim})',
             "stands for more": f'pyro.plate("data", 300, subsample=torch.arange(n){dim})',
             "subsample": f'pyro.plate("data", n, subsample=x{dim})',
             "none": "nullcontext()",
