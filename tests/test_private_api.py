@@ -52,7 +52,7 @@ USED = {
         "buffers that a step tried out has changed are not put back",
         lambda: torch.zeros(1)._version,
     ),
-    ("traces/plates.py", "_deterministic"): (
+    ("traces/sites.py", "_deterministic"): (
         "values that a program only computes count as latents",
         lambda: in_keys("_deterministic", a_deterministic_site()),
     ),
@@ -69,6 +69,10 @@ USED = {
         lambda: pack(torch.zeros(2), {-1: "a"})._pyro_dims,
     ),
     ("distributions/unwrap.py", "_mask"): (
+        "a guide with masked sites cannot be refined",
+        lambda: dist.Normal(torch.zeros(2), 1.0).mask(torch.tensor([True, False]))._mask,
+    ),
+    ("distributions/masks.py", "_mask"): (
         "a guide with masked sites cannot be refined",
         lambda: dist.Normal(torch.zeros(2), 1.0).mask(torch.tensor([True, False]))._mask,
     ),

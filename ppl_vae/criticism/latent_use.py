@@ -30,9 +30,10 @@ from ppl_vae.traces.plates import (
     numbers_by_datum,
     samples,
     to_kn,
+    total_log_prob,
 )
 from ppl_vae.traces.run import one_more_plate, plate_of, run_pair
-from ppl_vae.traces.sites import Kind, Site, counted, is_point, of_kind
+from ppl_vae.traces.sites import Kind, Site, counted, is_point, of_kind, without_masks
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, number
 
@@ -314,7 +315,8 @@ def _log_mixture(work: Prepared, drawn: list[_Drawn], rows: int, bar: Any) -> Te
             given = {name: from_kn(value, structure) for name, value in same.items()}
             with pyro.validation_enabled(False), Substitute(given), plate_of(len(index), structure):
                 trace = poutine.trace(pair.guide).get_trace(*args)
-            parts.append(log_prob_by_datum(trace, structure.q, structure, n).logsumexp(1))
+            sites = [without_masks(trace.nodes[name]) for name in structure.q]
+            parts.append(total_log_prob(sites, structure, n, pair.device).logsumexp(1))
         total = torch.logaddexp(total, torch.cat(parts))
         bar.update(n)
     return (total - np.log(num_data)).reshape(num_paired, num_data)

@@ -1,4 +1,5 @@
 """Distributions that Pyro lacks or does not get right; they know PyTorch, Pyro and zuko only.
 
-In the order of reading: `gaussian`, `one_hot`, `pixels`, `counts`, `flows`, and `unwrap`, which looks under wrappers.
+In the order of reading: `gaussian`, `one_hot`, `pixels`, `counts`, `flows`, `unwrap`, which looks under
+wrappers, `supports` (where values lie) and `masks` (inside distributions).
 """

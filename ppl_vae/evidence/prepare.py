@@ -1,5 +1,6 @@
 """What every estimator of log P(x) takes: a pair that was checked against its data, and the data in chunks."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from ppl_vae.evidence.scale import scored_as
 from ppl_vae.missing import all_known
 from ppl_vae.traces.handlers import GivenConditions, check_proper, condition_names, quantity
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Args, Structure, observed_numbers, samples, structure_of
+from ppl_vae.traces.plates import Args, Structure, few, observed_numbers, samples, structure_of
 from ppl_vae.traces.sites import Kind, has_mask, of_kind
 from ppl_vae.utils.rng import seeded
 
@@ -125,6 +126,7 @@ def prepared(
         traces, num_run, num_missing = check(pair, source, proposal=proposal)
         structure = structure_of(traces, num_run)
         if len(traces) > 1:
+            _warn_of_left_out(traces, structure)
             check_proposal(pair, pair.to_device(next(source.batches(num_run))), traces, structure)
         if joint:
             check_proper(traces)
@@ -134,6 +136,17 @@ def prepared(
         size = _event_size(pair, source, traces, structure, num_missing)
         with all_known(num_missing == 0):
             yield Prepared(pair, source, structure, num_run, what, exact, *scored_as(sites.values(), source), size)
+
+
+def _warn_of_left_out(traces: list[Trace], structure: Structure) -> None:
+    model, guide = map(samples, traces)
+    left_out = [name for name in of_kind(model, Kind.LATENT) if name not in guide]
+    if left_out and not structure.enumerated:
+        warnings.warn(
+            f"The guide does not sample {few(left_out)}: drawn from the model itself, given what comes before. Sample "
+            f"it in the guide, or mark a discrete site infer={{'enumerate': 'parallel'}} to sum it out.",
+            stacklevel=5,
+        )
 
 
 def _is_exact(traces: list[Trace], structure: Structure) -> bool:

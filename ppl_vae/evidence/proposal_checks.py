@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
@@ -26,7 +27,6 @@ from ppl_vae.traces.plates import (
     Args,
     Structure,
     few,
-    latents,
     log_prob_by_datum,
     numbers_by_datum,
     samples,
@@ -97,9 +97,10 @@ class _Trial:
         """How many data a run evaluates."""
         return self.structure.size if self.structure.subsampled else len(self.args[0])
 
-    def run_model(self, values: dict[str, Tensor]) -> Trace:
+    def run_model(self, values: dict[str, Tensor], *, summed_out: bool = True) -> Trace:
         """Run the model with these values of its latents; discrete ones left out of the guide are enumerated."""
-        model = self.pair.model if not self.structure.enumerated else enumerating(self.pair.model, self.structure)
+        enumerated = summed_out and self.structure.enumerated
+        model = enumerating(self.pair.model, self.structure) if enumerated else self.pair.model
         return poutine.trace(Substitute(values)(model)).get_trace(*self.args)
 
     def run_guide(self, values: dict[str, Tensor]) -> dict[str, Site]:
@@ -165,8 +166,12 @@ class _Trial:
         pairs = list(answers(self.model, self.guide))
         narrower = [n for n, p, q in pairs if not holds_support(support_of(q["fn"]), support_of(p["fn"]))]
         for values in self.possible(narrower) if narrower else ():
-            trace, guided = self.run_model(values), self.run_guide(values)
-            possible = torch.isfinite(self.log_joint(trace))
+            try:
+                with pyro.validation_enabled(False):
+                    trace, guided = self.run_model(values), self.run_guide(values)
+                    possible = torch.isfinite(self.log_joint(trace))
+            except (ValueError, RuntimeError, IndexError):  # the programs do not run there: it is not possible
+                continue
             for name in narrower:
                 if bool((_outside(guided[name], self.structure, self.num_data) & possible).any()):
                     raise InputError(
@@ -192,11 +197,12 @@ class _Trial:
 
     def check_left_out(self) -> None:
         """Refuse a model that masks latents on which the rest of it depends."""
-        again = samples(get_traces(self.pair, self.args)[1])
-        drawn = {n: s["value"] for n, s in latents(self.guide).items() if n in again}
-        seen = {n: counted(s) for n, s in of_kind(self.model, Kind.LATENT).items() if n in drawn}
-        other = drawn | {n: torch.where(mask, drawn[n], again[n]["value"]) for n, mask in seen.items()}
-        one, two = (self.log_joint(self.run_model(values)) for values in (drawn, other))
+        again = samples(get_traces(self.pair, self.args)[0])
+        latent = {n: s for n, s in of_kind(self.model, Kind.LATENT).items() if n in again}
+        drawn = {name: site["value"] for name, site in latent.items()}
+        seen = {name: counted(site) for name, site in latent.items()}
+        other = {name: torch.where(seen[name], value, again[name]["value"]) for name, value in drawn.items()}
+        one, two = (self.log_joint(self.run_model(values, summed_out=False)) for values in (drawn, other))
         if not torch.allclose(one, two, rtol=1e-4, atol=1e-3, equal_nan=True):
             hidden = [name for name, mask in seen.items() if not bool(mask.all())]
             raise InputError(

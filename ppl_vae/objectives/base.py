@@ -8,7 +8,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from ppl_vae.errors import positive_int
-from ppl_vae.objectives.checks import check_reparameterized, check_scales
+from ppl_vae.objectives.checks import check_answered, check_reparameterized, check_scales
 from ppl_vae.objectives.particles import Particles
 from ppl_vae.traces.log_weights import check_sites
 from ppl_vae.traces.pair import Pair, Program
@@ -100,6 +100,7 @@ class ParticleObjective(ELBO):
             check_sites(pair, model_trace, guide_trace)
             structure = structure_of((model_trace, guide_trace), len(args[0]) if args else 0)
             guided = samples(guide_trace)
+            check_answered(samples(model_trace), guided, type(self).__name__, enumerates=True)
             check_reparameterized(guided)
         check_scales(samples(model_trace) | {f"{name} of the guide": site for name, site in guided.items()}, structure)
         return structure

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.poutine import Trace
 
 from ppl_vae.distributions.supports import is_corrected, support_of
@@ -15,12 +15,11 @@ from ppl_vae.objectives.particles import inner_scale, outer_scale
 from ppl_vae.traces.divergence import in_order
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import Args, Structure, check_one_for_each, data_plate, few, outside_of, samples
-from ppl_vae.traces.sites import Kind, Site, answers, contains, of_kind, unequal_supports, why_no_bound
+from ppl_vae.traces.sites import Kind, Site, Sites, answers, contains, of_kind, unequal_supports, why_no_bound
 
 # What Pyro's own objectives ask of a pair; ours say it themselves, by a method `meet`.
 NEED_PARAMETERS_SEEN = (Trace_ELBO, TraceEnum_ELBO, RenyiELBO)
 NEED_ORDER = (TraceMeanField_ELBO,)
-NEED_ALL_LATENTS = (Trace_ELBO, TraceGraph_ELBO, RenyiELBO)
 
 
 def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: Args) -> None:
@@ -42,12 +41,22 @@ def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: 
             f"TraceMeanField_ELBO, whose divergences would not be those of the ELBO; got {', '.join(theirs)}. "
             f"Use Trace_ELBO (--objective trace_elbo)."
         )
-    left_out = sorted(n for n in latent if n not in guide or guide[n]["is_observed"])
-    if left_out and isinstance(objective, NEED_ALL_LATENTS):
+    check_answered(model, guide, name, enumerates=isinstance(objective, TraceEnum_ELBO) or hasattr(objective, "meet"))
+
+
+def check_answered(model: Sites, guide: Sites, name: str, *, enumerates: bool) -> None:
+    """Refuse latents that a guide leaves out and an objective would count as if Q were nothing there."""
+    left_out = sorted(
+        n
+        for n, site in of_kind(model, Kind.LATENT).items()
+        if n not in guide and not (enumerates and site["infer"].get("enumerate"))
+    )
+    if left_out:
         raise InputError(
             f"Expected a guide that samples {', '.join(map(repr, left_out))}, which is not given; got none with "
             f"{name}, which cannot sum over it. Give it, or use a guide that samples it, or "
-            f"TraceEnum_ELBO(max_plate_nesting=1)."
+            f"TraceEnum_ELBO(max_plate_nesting=1)"
+            + (" and infer={'enumerate': 'parallel'} at the site." if enumerates else ".")
         )
 
 

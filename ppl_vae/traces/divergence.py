@@ -52,7 +52,8 @@ def kl_by_dimension(q: Site, p: Site, shape: Structure, *, exact: bool) -> Tenso
 
 
 def _known(q: Any, p: Any) -> Tensor | None:
+    shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)  # PyTorch's formulas do not all broadcast
     try:
-        return kl_divergence(q, p)
+        return kl_divergence(*(fn if fn.batch_shape == shape else fn.expand(shape) for fn in (q, p)))
     except NotImplementedError:  # PyTorch has no formula for these two: the samples have to do
         return None

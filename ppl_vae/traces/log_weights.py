@@ -180,8 +180,8 @@ def check_sites(pair: Pair, model_trace: poutine.Trace, guide_trace: poutine.Tra
     sites, guided = samples(model_trace), samples(guide_trace)
     latent, drawn = of_kind(sites, Kind.LATENT), latents(guided)
     missing = [n for n, s in latent.items() if n not in guided and not s["infer"].get("enumerate")]
-    if missing:
-        unmarked = sorted(n for n, s in drawn.items() if not s["infer"].get("is_auxiliary"))
+    unmarked = sorted(n for n, s in drawn.items() if not s["infer"].get("is_auxiliary"))
+    if missing and not set(unmarked) <= set(sites):  # one is the other under another name
         raise InputError(
             f"Expected a guide that samples the latent sites of the model; got {sorted(latent)} in the model {model} "
             f"and {unmarked} in the guide {guide}. Give both the same pyro.sample names."

@@ -19,6 +19,7 @@ from pyro.ops.packed import pack, unpack
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from ppl_vae.distributions.masks import unmasked
 from ppl_vae.distributions.supports import is_corrected, support_of
 from ppl_vae.errors import InputError
 from ppl_vae.traces.sites import Kind, Site, counted, is_computed, is_masked, names_of_q, names_of_summed, of_kind
@@ -269,11 +270,13 @@ def total_log_prob(
 
 
 def _log_prob(site: Site) -> Tensor:
-    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    fn = unmasked(site["fn"]) if enumerates(site) else site["fn"]
+    log_prob = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
     if is_corrected(site["fn"]):  # its density goes on where it should end
         support: Any = support_of(site["fn"])
         log_prob = torch.where(support.check(site["value"]), log_prob, -torch.inf)
-    return scale_and_mask(log_prob, mask=site["mask"])
+    # A site that is summed out is a distribution even where it is masked: Pyro would count its values there.
+    return log_prob if enumerates(site) else scale_and_mask(log_prob, mask=site["mask"])
 
 
 def sum_by_datum(log_prob: Tensor, shape: Structure, num_data: int) -> Tensor:

@@ -28,10 +28,9 @@ from typing import Any
 
 import torch
 from pyro.distributions import Delta, Unit
-from pyro.distributions.torch_distribution import MaskedDistribution
 from torch import Tensor
 
-from ppl_vae.distributions.masks import masks_in, with_masks
+from ppl_vae.distributions.masks import masks_in, unmasked, with_masks
 from ppl_vae.distributions.supports import is_discrete, support_of
 from ppl_vae.distributions.unwrap import elementwise_support, family_of
 
@@ -94,11 +93,8 @@ def is_computed(site: Site) -> bool:
         return True
     if not (site["is_observed"] and is_point(site)):
         return False
-    return _never_scored(site["fn"]) or site["value"].data_ptr() == family_of(site["fn"]).v.data_ptr()
-
-
-def _never_scored(fn: Any) -> bool:
-    return isinstance(fn, MaskedDistribution) and fn._mask is False
+    never_scored = any(mask is False for _, mask in masks_in(site["fn"]))
+    return never_scored or site["value"].data_ptr() == family_of(site["fn"]).v.data_ptr()
 
 
 def names_of_q(model: Sites, guide: Sites) -> tuple[str, ...]:
@@ -120,6 +116,11 @@ def scored_as_latent(answer: Site, latent: Site) -> Site:
     if not masks and not masks_in(answer["fn"]) and latent["mask"] is answer["mask"]:
         return answer
     return answer | {"fn": with_masks(answer["fn"], masks), "mask": latent["mask"]}
+
+
+def without_masks(site: Any) -> Site:
+    """Return a site that is scored for all data."""
+    return {**site, "fn": unmasked(site["fn"]), "mask": None} if is_masked(site) else site
 
 
 def is_masked(site: Site) -> bool:
@@ -190,6 +191,8 @@ def why_no_bound(model: Sites, guide: Sites) -> list[str]:
     ]
     for name, latent in of_kind(model, Kind.LATENT).items():
         if (answer := guide.get(name)) is None:
+            if is_masked(latent):
+                reasons.append(f"{name!r} is masked and summed out, where Pyro counts its values")
             continue
         if name in names_of_summed(model, guide):
             what = "a point" if is_point(answer) else "a density"
