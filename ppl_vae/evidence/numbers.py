@@ -67,7 +67,8 @@ class Numbers:
         seed: of the samples.
         quantity: what was estimated: "log P(x)", or for conditional models "log P(x | y)" or "log P(x, y)".
         scored: what log P(x) is the logarithm of: "probability", "density", "dequantized" (a density of dequantized
-            levels) or "mixed" (of several sites); "" where it is not known.
+            levels) or "mixed" (of several sites); "" where it is not known. With " given totals" at its end where the
+            total of each datum is given and not scored, as a multinomial's: log P(x | n).
         num_levels: how many grey levels x has, or had before it was dequantized; 0 where it is not known.
         elbo_proposal: what those of the ELBO were drawn from: annealing from the prior has the guide's, too.
         method: "importance", "ais" or "sandwich".

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+WIDTH = 120  # of what is printed
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Mean:
     def of(cls, values: Array, mcse: Array) -> "Mean":
         """Return the mean of one number per datum, [N], each with its own Monte Carlo standard error, [N]."""
         n = len(values)
-        se = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-        return cls(float(values.mean()), se, float(np.sqrt((mcse**2).sum()) / n))
+        with np.errstate(invalid="ignore"):  # the log P(x) of a datum that the model cannot make is minus infinity
+            se = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+            return cls(float(values.mean()), se, float(np.sqrt((mcse**2).sum()) / n))
 
 
 Row = tuple[str, Mean, str]  # a label, the mean, a remark
