@@ -103,8 +103,9 @@ def _check_pair(first_name: str, first: Evidence, name: str, other: Evidence) ->
         whole = name if given == [first_name] else first_name
         raise InputError(
             f"Expected log P(x) of one kind; got log P(x | n) for {given[0]!r}, given the total n of each datum, and "
-            f"log P(x) for {whole!r}, which pays for n, too. Give the first a site that scores n, for instance "
-            f'pyro.sample("n", dist.Poisson(rate), obs=x.sum(-1)), or compare models that are all given n.'
+            f"log P(x) for {whole!r}, which pays for n, too. Compare models that are all given n, or, where log P(n) "
+            f"of each datum is known, add it: dataclasses.replace(e, log_px=e.log_px + log_pn, elbo=e.elbo + log_pn, "
+            f"scored={first.scored.removesuffix(GIVEN)!r})."
         )
     together = {first.scored, other.scored}
     if together not in ({first.scored}, {PROBABILITY, DEQUANTIZED}):

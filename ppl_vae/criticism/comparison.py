@@ -206,6 +206,7 @@ def combined_error(values: Array, models: Sequence[Model], beside: Sequence[Mode
 
 def _table(models: Sequence[Model]) -> Comparison:
     best, rows, notes = models[0], [], []
+    has_luck = any(len(model.runs) > 1 for model in models)
     for rank, (model, weight) in enumerate(zip(models, _weights(models), strict=True)):
         diff = best.log_px - model.log_px
         dse, dof = (0.0, float("inf")) if rank == 0 else combined_error(diff, [best, model], models)
@@ -231,7 +232,7 @@ def _table(models: Sequence[Model]) -> Comparison:
             }
         )
         if rank:
-            notes.append(_judged(best, model, float(diff.mean()), dse, dof))
+            notes.append(_judged(best, model, float(diff.mean()), (dse, dof), has_luck))
     table = Comparison(pd.DataFrame(rows).set_index("model"))
     table = table if table["scored"].nunique() > 1 else table.drop(columns="scored")
     table.attrs = {
@@ -262,8 +263,9 @@ def _short(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
 
 
-def _judged(best: Model, model: Model, diff: float, dse: float, dof: float) -> str:
-    """Return in words whether a model differs from the best by more than the error."""
+def _judged(best: Model, model: Model, diff: float, error: tuple[float, float], has_luck: bool) -> str:
+    """Return in words whether a model differs from the best by more than the error, with its degrees of freedom."""
+    dse, dof = error
     names = f"{_short(model.name)} {{}} {_short(best.name)}"
     if not np.isfinite(diff):
         never = [int(np.isneginf(one.log_px).sum()) for one in (model, best)]
@@ -272,7 +274,7 @@ def _judged(best: Model, model: Model, diff: float, dse: float, dof: float) -> s
     if not np.isfinite(dse):
         return f"{names.format('is below')} by {diff:.3f} nats for the one datum: no error is known."
     limit = float(stats.t.isf(LEVEL / 2, dof))
-    over = "over data" if max(len(best.runs), len(model.runs)) == 1 else "over data and seeds"
+    over = "over data and seeds" if has_luck else "over data"
     size = f"{diff / dse:.1f} standard errors {over}" if dse else "the same for each datum"
     if diff > limit * dse:
         return f"{names.format('is below')}: {size}, more than the {limit:.1f} of chance (95%)."

@@ -115,17 +115,19 @@ def _by_model(runs: Sequence[Run]) -> dict[str, list[Run]]:
                 break
         else:
             groups.append([run])
-    names = names_of([group[0] for group in groups])
-    return {_of_several(name, group): group for name, group in zip(names, groups, strict=True)}
+    names = [_of_several(name, group) for name, group in zip(names_of([g[0] for g in groups]), groups, strict=True)]
+    if len(set(names)) < len(names):
+        names = [_of_several(str(group[0].path), group) for group in groups]
+    return dict(zip(names, groups, strict=True))
 
 
 def _of_several(name: str, runs: Sequence[Run]) -> str:
     """Return the name of a model by that of its first run."""
     if len(runs) == 1:
         return name
-    folder, _, own = name.rpartition("/")
-    others = f"{len(runs) - 1} other{'s' * (len(runs) > 2)}"
-    return folder if folder and own.startswith(SEED) else f"{name} and {others}"
+    if len({run.path.resolve().parent for run in runs}) == 1 and all(run.path.name.startswith(SEED) for run in runs):
+        return name.removesuffix(f"/{runs[0].path.name}")
+    return f"{name} and {len(runs) - 1} other{'s' * (len(runs) > 2)}"
 
 
 def _evidence(run: Any) -> Any:
