@@ -91,7 +91,7 @@ class Evidence(Reported, Numbers):
         return Report(diagnostics.headline, rows, lines)
 
     def _given_in_words(self) -> str:
-        given = "; the total n of each datum is given and not scored: log P(x | n), above log P(x) by -log P(n)"
+        given = ", log P(x | n): the total n of each datum is given, not scored"
         return given if self.scored.endswith(GIVEN) else ""
 
     def _bits_in_words(self) -> str:

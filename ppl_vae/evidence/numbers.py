@@ -14,13 +14,13 @@ from ppl_vae.errors import InputError, reason
 from ppl_vae.evidence.diagnostics import MIN_SAMPLES, Curve
 from ppl_vae.evidence.scale import DEQUANTIZED
 from ppl_vae.utils.files import written_whole
-from ppl_vae.utils.report import Array, Mean
+from ppl_vae.utils.report import Array, Mean, Report, Reported
 
 NESTED = ("diagnostics", "settings", "is_exact", "curve", "sandwich", "draws")  # what a file holds in another shape
 
 
-@dataclass(frozen=True)
-class Sandwich:
+@dataclass(frozen=True, eq=False, repr=False)
+class Sandwich(Reported):
     """Bounds from both sides on log P(x) of data that were simulated from the model.
 
     Attributes:
@@ -48,6 +48,12 @@ class Sandwich:
         """Return where the mean log P(x) of the simulated data lies: the two bounds, two MCSE wider."""
         lower, upper = self.means()["lower"], self.means()["upper"]
         return lower.value - 2 * lower.mcse, upper.value + 2 * upper.mcse
+
+    def report(self) -> Report:
+        """Return what is printed: both bounds, and their distance."""
+        remarks = {"lower": "forward annealing", "upper": "reverse annealing", "width": "upper - lower"}
+        rows = [(name, mean, f"nats, {remarks[name]}") for name, mean in self.means().items()]
+        return Report(f"Bounds on log P(x) of {len(self.lower)} data simulated from the model", rows)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
