@@ -273,9 +273,11 @@ def _judged(best: Model, model: Model, diff: float, error: tuple[float, float], 
         return f"{first} gives probability 0 to {never[0]} of the data, {second} to {never[1]}: no error is known."
     if not np.isfinite(dse):
         return f"{names.format('is below')} by {diff:.3f} nats for the one datum: no error is known."
+    if not dse:
+        return f"{names.format('is below')} by {diff:.3f} nats, the same for each datum."
     limit = float(stats.t.isf(LEVEL / 2, dof))
     over = "over data and seeds" if has_luck else "over data"
-    size = f"{diff / dse:.1f} standard errors {over}" if dse else "the same for each datum"
+    size = f"{diff / dse:.1f} standard errors {over}"
     if diff > limit * dse:
         return f"{names.format('is below')}: {size}, more than the {limit:.1f} of chance (95%)."
     return f"{names.format('cannot be told from')}: {size}, within the {limit:.1f} of chance (95%)."
