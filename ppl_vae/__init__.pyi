@@ -14,7 +14,8 @@ from .fitting.svi import fit
 from .generation.generate import manifold, reconstruct, sample
 from .generation.impute import Imputation, impute
 from .runs.build import new
-from .runs.evaluate import compare, evaluate, explain, measure
+from .runs.compare import compare
+from .runs.evaluate import evaluate, explain, measure
 from .runs.listing import list_parts
 from .runs.run import Run, load
 from .runs.train import train

@@ -122,21 +122,34 @@ def train(settings: Sequence[tuple[str, Any]] = (), **given: Any) -> None:
     ppl-vae train models/vae.py --data freyfaces --likelihood discretized_logistic
     ppl-vae train image_completion --data mnist --networks tutorial --set condition.visible=quadrant
     ppl-vae train cvae --set data.num_labels=100
+    ppl-vae train vae --seeds 5
     """  # noqa: D301  (click reads the control character)
     shorthand = {f"{part}.{name}": given.pop(name) for part in SET_BY_NAME for name in settable(part) if name in given}
     try:
-        run = ppl_vae.train(**given, settings=dict(settings) | shorthand)
+        trained = ppl_vae.train(**given, settings=dict(settings) | shorthand)
     except KeyboardInterrupt:
         click.echo("\nInterrupted. Go on with the same command and --resume.", err=True)
         sys.exit(130)
+    if not isinstance(trained, list):
+        click.echo(_told(trained))
+        return
+    for run in trained:
+        click.echo(f"seed {run.recipe.seed}: {_told(run)}\n")
+    click.echo(str(ppl_vae.compare(trained)))
+
+
+def _told(run: Any) -> str:
+    """Return what is said of a run that was trained."""
     result = run.config["result"]
     how = " (compiled)" if result["compiled"] else ""
-    click.echo(f"fitted in {result['seconds']} s{how}, best epoch {result['best_epoch']} of {len(run.history.epoch)}\n")
-    click.echo(str(run.evidence))
+    lines = [
+        f"fitted in {result['seconds']} s{how}, best epoch {result['best_epoch']} of {len(run.history.epoch)}\n",
+        str(run.evidence),
+    ]
     if "accuracy" in result:
-        click.echo(f"\nQ(y | x) is right for {result['accuracy']:.2%} of the test data")
+        lines.append(f"\nQ(y | x) is right for {result['accuracy']:.2%} of the test data")
     figures = sorted((run.path / "figures").glob("*.png"))
-    click.echo("\n".join([f"\n{run.path}/: weights, history.csv, evidence.nc", *map(str, figures)]))
+    return "\n".join([*lines, f"\n{run.path}/: weights, history.csv, evidence.nc", *map(str, figures)])
 
 
 @app.command(cls=Command)
@@ -199,8 +212,22 @@ def sample(run: Path, **options: Any) -> None:
 @app.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN ...")
 def compare(runs: tuple[Path, ...]) -> None:
-    """Compare runs by log P(x) on the same test data, pair by pair; the best comes first."""
-    click.echo(ppl_vae.compare(runs).to_string(float_format="{:.3f}".format))
+    """Compare models by log P(x) on the same test data, datum by datum; the best comes first.
+
+    RUN is the folder of a run, or one that holds several (train --seeds). Runs that differ in their seed only are taken
+    together, as one model: its mean over seeds, with the errors of differences from data and from luck in training.
+
+    \b
+    ppl-vae compare runs/vae-digits runs/vae-mixture-digits
+    ppl-vae train vae --seeds 5
+    ppl-vae train vae --prior mixture --seeds 5
+    ppl-vae compare runs/vae-digits runs/vae-mixture-digits
+    ppl-vae compare runs/*/seed-*
+
+    log_px, se, log_px_diff, dse, run_sd, mcse and gap are in nats per datum: log P(x), its standard error, how far it
+    is below the best, the error of that, its standard deviation over seeds, its Monte Carlo error, and log P(x) - ELBO.
+    """  # noqa: D301  (click reads the control character)
+    click.echo(str(ppl_vae.compare(runs)))
 
 
 @app.command(cls=Command)

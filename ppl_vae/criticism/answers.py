@@ -19,14 +19,14 @@ from ppl_vae.errors import InputError
 from ppl_vae.generation.generate import sample
 from ppl_vae.traces.pair import Pair
 from ppl_vae.utils.progress import progress_bar
-from ppl_vae.utils.report import Array
+from ppl_vae.utils.report import Array, Mean, Report, Reported
 
 ROWS = 4000  # answers held at once
 DATA_AT_ONCE = 500
 
 
-@dataclass(frozen=True, eq=False)
-class Answers:
+@dataclass(frozen=True, eq=False, repr=False)
+class Answers(Reported):
     """What A answers to each of N conditions are like, on average over the D pixels that are generated."""
 
     errors: Array  # |x_a - x|^2 / D of each answer x_a from the truth x, [A, N]
@@ -36,6 +36,22 @@ class Answers:
     def best_of(self, count: int) -> Array:
         """Return the expected smallest error of so many answers, [N]: see `expected_smallest`."""
         return expected_smallest(self.errors, count)
+
+    def report(self) -> Report:
+        """Return what is printed: means over the conditions."""
+        count = len(self.errors)
+        rows = [
+            ("error", _mean(self.best_of(1)), "of an answer, squared, per pixel"),
+            ("  the best", _mean(self.best_of(count)), f"of {count} answers"),
+            ("diversity", _mean(self.diversity), "of two answers, squared, per pixel"),
+        ]
+        if self.read_right is not None:
+            rows.append(("read right", _mean(self.read_right), "share of answers, by a classifier"))
+        return Report(f"{count} answers to each of {self.errors.shape[1]} conditions", rows)
+
+
+def _mean(values: Array) -> Mean:
+    return Mean.of(values, np.full(1, np.nan))
 
 
 def expected_smallest(values: Array, count: int) -> Array:
@@ -90,13 +106,23 @@ def answer(
     return Answers(torch.cat(errors, 1).numpy(), torch.cat(diversity).numpy(), read_right)
 
 
-@dataclass(frozen=True, eq=False)
-class Real:
+@dataclass(frozen=True, eq=False, repr=False)
+class Real(Reported):
     """How different real data with one condition are, on average over the other data x' with the condition of x."""
 
     distance: Array  # |x - x'|^2 / D, [N]
     distance_of_grey: Array | None  # the same before dynamic binarization added noise to each pixel on its own
     nearness: Array | None  # |y - y'|^2 / V over the V visible pixels, [N]; None where conditions are just the same
+
+    def report(self) -> Report:
+        """Return what is printed: means over the conditions."""
+        known = {
+            "distance": (self.distance, "of two data of one condition, squared, per pixel"),
+            "  grey levels": (self.distance_of_grey, "the same before binarization"),
+            "nearness": (self.nearness, "of their conditions, squared, per visible pixel"),
+        }
+        rows = [(name, _mean(values), words) for name, (values, words) in known.items() if values is not None]
+        return Report(f"Real data with the conditions of {len(self.distance)} data", rows)
 
 
 def real_answers(

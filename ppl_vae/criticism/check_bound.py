@@ -9,7 +9,7 @@ from ppl_vae.data.as_source import as_source
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.utils.report import Array
+from ppl_vae.utils.report import Array, Words
 
 ERRORS = 4.0  # Monte Carlo standard errors of a mean that count as agreement
 WORST = 5.5  # of the worst of many data
@@ -69,8 +69,8 @@ def check_bound(
     if sure.any():
         slack = np.hypot(evidence.mcse, error) + np.abs(evidence.diagnostics["bias"])
         _check(truth, exact[sure], f"{name} (no doubts)", evidence.log_px[sure], slack[sure])
-    return (
-        f"ELBO {evidence.elbo.mean():.3f} <= {name} {evidence.log_px.mean():.3f} <= log P(x) {exact.mean():.3f} "
+    return Words(
+        f"ELBO {evidence.elbo.mean():.3f} <= {name} {evidence.log_px.mean():.3f} <= log P(x) {exact.mean():.3f} nats "
         f"({source}) on {len(evidence)} data, within {ERRORS:.0f} Monte Carlo standard errors; "
         f"{int(sure.sum())} of them without doubts, which reach it."
     )

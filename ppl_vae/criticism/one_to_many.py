@@ -30,7 +30,7 @@ KINDS = {"means": "E[x | z, y]", "draws": "a draw of x"}
 COUNTS = (1, 2, 5, 10, 20, 50, 100)  # K in "the best of K answers"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Measured:
     """One model on N conditions: log P(x | y) of the truth, and its answers, draws of x and means E[x | z, y]."""
 
@@ -38,6 +38,10 @@ class Measured:
     evidence: Evidence
     draws: Answers
     means: Answers
+
+    def __repr__(self) -> str:
+        parts = {"evidence": self.evidence, "draws": self.draws, "means": self.means}
+        return "\n\n".join([f"{self.name}:", *(f"{name}: {part!r}" for name, part in parts.items())])
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -23,7 +23,7 @@ from ppl_vae.traces.log_weights import log_q_by_datum
 from ppl_vae.traces.pair import Program
 from ppl_vae.traces.plates import latents, log_prob_by_datum, samples
 from ppl_vae.traces.run import get_traces, run_pair
-from ppl_vae.utils.report import Array
+from ppl_vae.utils.report import Array, Mean, Report
 
 NODES = 12  # of the rule on one panel
 REACH = 10.0  # standard deviations from the mean that panels cover: 1e-23 of a Gaussian is outside
@@ -40,6 +40,19 @@ class Quadrature(NamedTuple):
     log_px: Array
     elbo: Array  # log P(x) - kl
     kl: Array  # KL(Q(z | x) || P(z | x))
+
+    def __repr__(self) -> str:
+        return self.report().wrapped()
+
+    def _repr_html_(self) -> str:
+        return self.report().html()
+
+    def report(self) -> Report:
+        """Return what is printed: means over the data."""
+        none = np.zeros_like(self.log_px)
+        words = {"log P(x)": "", "ELBO": ", log P(x) >= ELBO", "KL": ", KL(Q(z | x) || P(z | x)) = log P(x) - ELBO"}
+        rows = [(name, Mean.of(v, none), f"nats{more}") for (name, more), v in zip(words.items(), self, strict=True)]
+        return Report(f"log P(x) of {len(self.log_px)} data by quadrature over z, exact up to rounding", rows)
 
 
 def quadrature(model: Program, guide: Program, data: Any) -> Quadrature:

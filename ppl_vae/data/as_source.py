@@ -1,9 +1,11 @@
 """Any data a person may bring, as a `Source` of batches: splits of ours, tensors, arrays, what PyTorch has for data."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset, default_collate
 
@@ -11,6 +13,8 @@ from ppl_vae.data.digit_strings import Part
 from ppl_vae.data.sources import LoaderSource, PartlyLabelled, Source, SplitSource, TensorSource, as_tuple
 from ppl_vae.errors import InputError
 from ppl_vae.traces.pair import Pair, call_signature, program_name
+
+NUMBERS = "numbers:"  # before a hash of numbers alone
 
 
 def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
@@ -43,16 +47,31 @@ def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
 
 def fingerprint(source: Source) -> str:
     """Return a hash of the data in their order, however they are batched; of dequantized data, that of their levels."""
+    return _hash(source, lambda t: f"{t.dtype}{tuple(t.shape[1:])}", lambda t: t)
+
+
+def fingerprint_of_numbers(source: Source) -> str:
+    """Return the same of the numbers alone, to single precision: in another shape or dtype they are the same data."""
+    return NUMBERS + _hash(source, lambda t: "", _as_numbers)
+
+
+def _hash(source: Source, kind_of: Callable[[Tensor], str], values_of: Callable[[Tensor], Tensor]) -> str:
     if source.kinds:
-        return "".join(kind + fingerprint(part) for kind, part in source.kinds.items())
+        return "".join(kind + _hash(part, kind_of, values_of) for kind, part in source.kinds.items())
     if isinstance(source, SplitSource):
         source = SplitSource(source.split.without_dequantizing(), source.with_y)
     digests: list[Any] = []
     for batch in source.batches(1000):
-        digests = digests or [hashlib.sha256(f"{t.dtype}{tuple(t.shape[1:])}".encode()) for t in batch]
+        digests = digests or [hashlib.sha256(kind_of(t).encode()) for t in batch]
         for digest, tensor in zip(digests, batch, strict=True):
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(values_of(tensor.detach().cpu()).contiguous().numpy().tobytes())
     return "".join(digest.hexdigest()[:16] for digest in digests)
+
+
+def _as_numbers(t: Tensor) -> Tensor:
+    """Return numbers in one dtype, with one zero and one NaN."""
+    t = t.float() + 0.0
+    return torch.where(t.isnan(), torch.nan, t)
 
 
 def _source(data: Any, pair: Pair) -> Source:

@@ -19,10 +19,11 @@ from ppl_vae.data.own_files import checked_part, own_data, split_at_random
 from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.utils.files import read_arrays
+from ppl_vae.utils.report import Report, Reported
 
 
-@dataclass(frozen=True)
-class Data:
+@dataclass(frozen=True, eq=False, repr=False)
+class Data(Reported):
     """A data set in three fixed parts, with the settings that suit it.
 
     Attributes:
@@ -65,6 +66,15 @@ class Data:
         if options.get("binarize") == "default":
             options["binarize"] = _usual(self.name, options.get("dequantize", self.dequantize))
         return _made(replace(self, **options)) if options else self
+
+    def report(self) -> Report:
+        """Return what is printed: the parts, and what was made of them."""
+        parts: dict[str, Part] = {"train": self.train, "validation": self.validation, "test": self.test}
+        said = {name: repr(part).partition(" of ")[2].removesuffix(">") for name, part in parts.items()}
+        suited = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        lines = [f"suits it where nothing else is said: {suited}"] if suited else []
+        rows = [("part", "data"), *said.items()]
+        return Report(f"Data set {self.name}: x of shape {tuple(self.event_shape)}", words=rows, lines=lines)
 
     def as_stored(self) -> "Data":
         """Return the data with all values and labels, as they are stored."""

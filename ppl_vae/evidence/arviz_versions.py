@@ -49,3 +49,16 @@ def elpd_of(numbers: Mapping[str, Any]) -> Any:
             return arviz.ELPDData(data=list(numbers.values()), index=[old.get(name, name) for name in numbers])
         kinds: Any = importlib.import_module("arviz_stats.utils")
         return kinds.ELPDDataLOO(**numbers) if hasattr(kinds, "ELPDDataLOO") else kinds.ELPDData(kind="loo", **numbers)
+
+
+def compared_of(table: Any, num_data: int) -> Any:
+    """Return a table of means over so many data as one of sums with the columns of ArviZ's `compare`."""
+    with _arviz() as (_, is_old):
+        names = {"rank": "rank", "log_px": "elpd_loo" if is_old else "elpd", "log_px_diff": "elpd_diff"}
+        names |= {name: name for name in ("weight", "se", "dse", "warning")}
+        found = table[list(names)].rename(columns=names)
+        for name in names.values():
+            if name not in ("rank", "weight", "warning"):
+                found[name] = found[name] * num_data
+        found.insert(2, "p_loo" if is_old else "p", math.nan)
+        return found.assign(scale="log") if is_old else found

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl_vae.evidence.arviz_versions import psislw
-from ppl_vae.utils.report import Array
+from ppl_vae.utils.report import Array, Mean, Report
 
 LOW_ESS = 10.0  # effective samples: below it the weights of a datum rest on a handful of draws
 ROUNDING = 1e-3
@@ -32,6 +32,17 @@ class Curve(NamedTuple):
     num_samples: NDArray[np.int64]
     bound: Array
     mcse: Array
+
+    def __repr__(self) -> str:
+        return self.report().wrapped()
+
+    def report(self) -> Report:
+        """Return what is printed: the mean of the bound over the data for each number of samples."""
+        rows = [
+            (f"K = {count}", Mean.of(bound[known], mcse[known]), f"nats, of {int(known.sum())} data")
+            for count, bound, mcse, known in zip(*self, ~np.isnan(self.bound), strict=True)
+        ]
+        return Report("The bound IWAE_K on log P(x), from the ELBO (K = 1) on", rows)
 
 
 def estimates(log_weights: Array) -> dict[str, Array]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ppl_vae.evidence.numbers import Numbers
 from ppl_vae.evidence.rules import DIAGNOSTICS, Diagnostics, of_exact
-from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, PROBABILITY
+from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, GIVEN, PROBABILITY
 from ppl_vae.evidence.to_arviz import container, elpd
 from ppl_vae.utils.report import Report, Reported, counted
 
@@ -80,7 +80,7 @@ class Evidence(Reported, Numbers):
             ("gap", means["gap"], f"nats, KL({of} || P(z | {self.observed})) = {what} - ELBO"),
         ]
         rows = [
-            (what, means["log_px"], "nats"),
+            (what, means["log_px"], "nats" + self._given_in_words()),
             *([] if self.is_exact else bounds),
             *([("bits per dim", means["bits_per_dim"], self._bits_in_words())] if "bits_per_dim" in means else []),
             *diagnostics.rows,
@@ -89,6 +89,10 @@ class Evidence(Reported, Numbers):
         ruled_out = f"the ELBO of {never} data is minus infinity: draws of {of} that the model rules out"
         lines = [*diagnostics.lines, *([ruled_out] if never else []), self.verdict()]
         return Report(diagnostics.headline, rows, lines)
+
+    def _given_in_words(self) -> str:
+        given = ", log P(x | n): the total n of each datum is given, not scored"
+        return given if self.scored.endswith(GIVEN) else ""
 
     def _bits_in_words(self) -> str:
         formula, levels = f"-{self.quantity} / ({self.event_size:.4g} ln 2)", self.num_levels

@@ -14,13 +14,13 @@ from ppl_vae.errors import InputError, reason
 from ppl_vae.evidence.diagnostics import MIN_SAMPLES, Curve
 from ppl_vae.evidence.scale import DEQUANTIZED
 from ppl_vae.utils.files import written_whole
-from ppl_vae.utils.report import Array, Mean
+from ppl_vae.utils.report import Array, Mean, Report, Reported
 
 NESTED = ("diagnostics", "settings", "is_exact", "curve", "sandwich", "draws")  # what a file holds in another shape
 
 
-@dataclass(frozen=True)
-class Sandwich:
+@dataclass(frozen=True, eq=False, repr=False)
+class Sandwich(Reported):
     """Bounds from both sides on log P(x) of data that were simulated from the model.
 
     Attributes:
@@ -49,6 +49,12 @@ class Sandwich:
         lower, upper = self.means()["lower"], self.means()["upper"]
         return lower.value - 2 * lower.mcse, upper.value + 2 * upper.mcse
 
+    def report(self) -> Report:
+        """Return what is printed: both bounds, and their distance."""
+        remarks = {"lower": "forward annealing", "upper": "reverse annealing", "width": "upper - lower"}
+        rows = [(name, mean, f"nats, {remarks[name]}") for name, mean in self.means().items()]
+        return Report(f"Bounds on log P(x) of {len(self.lower)} data simulated from the model", rows)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Numbers:
@@ -68,7 +74,8 @@ class Numbers:
         seed: of the samples.
         quantity: what was estimated: "log P(x)", or for conditional models "log P(x | y)" or "log P(x, y)".
         scored: what log P(x) is the logarithm of: "probability", "density", "dequantized" (a density of dequantized
-            levels) or "mixed" (of several sites); "" where it is not known.
+            levels) or "mixed" (of several sites); "" where it is not known. With " given totals" at its end where the
+            total of each datum is given and not scored, as a multinomial's: log P(x | n).
         num_levels: how many grey levels x has, or had before it was dequantized; 0 where it is not known.
         elbo_proposal: what those of the ELBO were drawn from: annealing from the prior has the guide's, too.
         method: "importance", "ais" or "sandwich".

@@ -5,11 +5,14 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from ppl_vae.utils.report import Report, Reported, number
+
 Row = tuple[float, ...]
+SHOWN = 8  # epochs
 
 
-@dataclass(frozen=True)
-class History:
+@dataclass(frozen=True, eq=False, repr=False)
+class History(Reported):
     """Training over epochs, one entry an epoch; ELBOs are means per datum, in nats.
 
     Attributes:
@@ -28,6 +31,17 @@ class History:
     def of(cls, rows: list[Row]) -> "History":
         """Make a history of one row an epoch."""
         return cls(*np.array(rows, dtype=float).reshape(-1, len(fields(cls))).T)
+
+    def report(self) -> Report:
+        """Return what is printed: some epochs, the last of them among them."""
+        count = len(self.epoch)
+        head = ("epoch", "train ELBO", "validation ELBO", "learning rate")
+        rows = [
+            (f"{self.epoch[i]:.0f}", number(self.train_elbo[i]), number(self.validation_elbo[i]), f"{rate:.2g}")
+            for i in np.unique(np.linspace(0, count - 1, min(count, SHOWN)).astype(int))
+            for rate in self.learning_rate[i : i + 1]
+        ]
+        return Report(f"{count} epochs; ELBO in nats per datum", words=[head, *rows] if rows else [])
 
 
 @dataclass(frozen=True)

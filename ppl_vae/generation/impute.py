@@ -26,11 +26,11 @@ from ppl_vae.traces.run import fixed, plate_of, run_pair
 from ppl_vae.traces.sites import Site
 from ppl_vae.utils.chunks import run_sizes
 from ppl_vae.utils.progress import progress_bar
-from ppl_vae.utils.report import Array, counted, number
+from ppl_vae.utils.report import Array, Report, Reported, counted, number
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Imputation:
+class Imputation(Reported):
     """Data whose missing values are filled in.
 
     Attributes:
@@ -68,21 +68,22 @@ class Imputation:
             return "Nothing speaks against any of the data: this is what the model says of them."
         return f"{counted(reasons, len(self))}: theirs is nearer to the guide than to the model. Raise num_samples."
 
-    def __str__(self) -> str:
+    def report(self) -> Report:
+        """Return what is printed: how much was imputed, with which errors, and the verdict."""
         missing = self.x.isnan()
         spread = _median(self.draws[:, missing].std(0, correction=0))
-        lines = [
+        headline = (
             f"{int(missing.sum())} of {missing.numel()} values ({float(missing.float().mean()):.1%}) of {len(self)} "
-            f"data imputed, K = {self.num_samples} samples, {len(self.draws)} draws",
+            f"data imputed, K = {self.num_samples} samples, {len(self.draws)} draws"
+        )
+        lines = [
             f"Monte Carlo standard error of E[x | observed]: median "
             f"{number(_median(self.mcse[missing]))}; standard deviation of the draws: median {number(spread)}",
             f"effective sample size: median {np.median(self.ess):.1f}, smallest {self.ess.min():.1f}",
         ]
         if self.num_samples >= MIN_SAMPLES:
             lines[-1] += f"; Pareto k-hat: median {np.median(self.khat):.2f}, largest {self.khat.max():.2f}"
-        return "\n".join([*lines, self.verdict()])
-
-    __repr__ = __str__
+        return Report(headline, lines=[*lines, self.verdict()])
 
 
 def impute(

@@ -1,11 +1,10 @@
 """Questions to a run folder: what log P(x) is, why the ELBO is lower, what one condition is answered."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ppl_vae.criticism.comparison import compare_evidence
 from ppl_vae.criticism.gaps import Gap, explain_gap
 from ppl_vae.criticism.image_classifier import fit_classifier
 from ppl_vae.criticism.latent_use import LatentUse, latent_use
@@ -15,69 +14,9 @@ from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.plots import is_picture
+from ppl_vae.runs.compare import data_in_words, names_of
 from ppl_vae.runs.figures import beside, save_figure
 from ppl_vae.runs.run import Run, load
-
-
-def compare(models: Mapping[str, Evidence] | Iterable[Run | str | os.PathLike[str]]) -> Any:
-    """Compare models by log P(x) on the same data: a pandas table, the best first.
-
-    Columns, all means over the data, in nats per datum:
-        rank: 0 is the best.
-        log_px: log P(x).
-        log_px_diff: the paired difference log P_best(x) - log P(x), 0 for the best and above it for the others.
-        weight: of the mixture of the models that predicts these data best (stacking), see `stacking`.
-        se: standard error of log_px over the data.
-        dse: standard error of log_px_diff: below se by far where the models find the same data hard.
-        warning: whether there are data whose estimate is in doubt: `Evidence.doubts` lists them.
-        mcse: Monte Carlo standard error of log_px.
-        num_samples, method: K, and how log P(x) was estimated. With fewer samples an estimate is rather lower, and a
-            difference cannot tell that from a worse model.
-        elbo, gap: the evidence lower bound, and how far it is below.
-        scored: only where some x are levels and some these levels dequantized: "probability", or "dequantized". Then
-            log_px and elbo of the dequantized are D log L lower than `Evidence` has them: bounds on those of levels.
-
-    Args:
-        models: evidence by the name of its model, or runs, or the paths of run folders.
-
-    Raises:
-        InputError: nothing to compare, a run without an estimate, estimates on different data, or densities beside
-            probabilities.
-
-    Source: the columns of `arviz.compare`, whose differences and errors are sums over the data; Vehtari et al.,
-    arXiv 1507.04544.
-
-    >>> import torch
-    >>> from ppl_vae import estimate_evidence
-    >>> from ppl_vae.models import LinearGaussian
-    >>> from ppl_vae.guides import LinearGaussian as Posterior
-    >>> models = {f"sigma {s}": LinearGaussian((20,), latent_dim=4, sigma=s) for s in (0.5, 1.0)}
-    >>> x = models["sigma 1.0"](size=640).detach()
-    >>> table = compare({name: estimate_evidence(model, Posterior(model), x) for name, model in models.items()})
-    >>> list(table.index), list(table["rank"]), table["weight"].round(1).tolist()
-    (['sigma 1.0', 'sigma 0.5'], [0, 1], [1.0, 0.0])
-    """
-    return compare_evidence(dict(models) if isinstance(models, Mapping) else _of_runs(models))
-
-
-def _of_runs(runs: Iterable[Run | str | os.PathLike[str]]) -> dict[str, Evidence]:
-    """Return the estimates kept with runs, by name."""
-    given = list(runs)
-    if any(isinstance(one, Evidence) for one in given):
-        raise InputError("Expected evidence with the names of its models; got a list. Pass {'vae': e1, 'mixture': e2}.")
-    read = [load(run) for run in given]
-    evidences = {}
-    for run, name in zip(read, _names(read), strict=True):
-        if run.evidence is None:
-            raise InputError(f"Expected an estimate in {run.path}; got none. Make one: ppl-vae evaluate {run.path}")
-        evidences[name] = run.evidence
-    return evidences
-
-
-def _names(runs: Sequence[Run]) -> list[str]:
-    """Return the names of their folders, in full where two have one name."""
-    names = [run.path.resolve().name for run in runs]
-    return [name if names.count(name) == 1 else str(run.path) for run, name in zip(runs, names, strict=True)]
 
 
 def evaluate(
@@ -194,7 +133,7 @@ def measure(
     run = load(run)
     runs = [run] if against is None else [run, load(against)]
     model, data = conditional(run.model), run.data()
-    tested = [_in_words(one.config["data"]) for one in runs]
+    tested = [data_in_words(one.config["data"]) for one in runs]
     if tested[0] != tested[-1]:
         raise InputError(
             f"Expected two runs on the same test data; got {run.path} on {tested[0]} and {runs[-1].path} on "
@@ -210,15 +149,10 @@ def measure(
         num_samples=num_samples,
         num_answers=num_answers,
         num_data=num_data,
-        names=_names(runs),
+        names=names_of(runs),
         seed=seed,
         progress=progress,
     )
-
-
-def _in_words(data: Mapping[str, Any]) -> str:
-    options = (f"data.{key}={data[key]}" for key in ("binarize", "dequantize", "strings") if data.get(key) is not None)
-    return " ".join((str(data["name"]), *options))
 
 
 def keep_measures(

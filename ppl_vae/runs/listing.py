@@ -32,6 +32,17 @@ UNSAID = (
 )  # fmt: skip
 
 
+class Parts(pd.DataFrame):
+    """The table of `list_parts`, shown as the command line shows it; a part of it is a plain table."""
+
+    def __repr__(self) -> str:
+        return as_text(self) if list(self.columns) == COLUMNS else str(super().__repr__())
+
+    def _repr_html_(self) -> str:
+        with pd.option_context("display.max_colwidth", None):
+            return pd.DataFrame(self).to_html(index=False, border=0)
+
+
 def list_parts(kind: str | None = None, *, model: str | None = None, guide: str | None = None) -> pd.DataFrame:
     """List what a program can be made of: models, guides, priors, likelihoods, networks, objectives, ...
 
@@ -57,7 +68,7 @@ def list_parts(kind: str | None = None, *, model: str | None = None, guide: str 
     rows = [row for role in ROLES if kind in (None, role) for row in _program_rows(role, files.get(role))]
     for shelf in dict.fromkeys(KINDS[name].shelf for name in KINDS if kind in (None, name)):
         rows += _part_rows([name for name in KINDS if KINDS[name].shelf == shelf], own)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return Parts(pd.DataFrame(rows, columns=COLUMNS))
 
 
 def as_text(table: pd.DataFrame, width: int | None = None) -> str:

@@ -16,13 +16,14 @@ from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import History
 from ppl_vae.runs.recipe import Recipe
 from ppl_vae.traces.pair import Pair
+from ppl_vae.utils.report import Report, Reported
 from ppl_vae.utils.rng import seeded
 
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(eq=False, repr=False)
-class Run:
+class Run(Reported):
     """A trained pair, and its run folder.
 
     Attributes:
@@ -48,8 +49,20 @@ class Run:
         self._file = self.path / "evidence.nc"
         self._evidence: tuple[int, Evidence] | None = None  # with the time at which it was written
 
-    def __repr__(self) -> str:
-        return f"<Run {self.path}: {type(self.model).__name__} with {type(self.guide).__name__}>"
+    def report(self) -> Report:
+        """Return what is printed: what was run, how the fit ended, and log P(x) of the test data."""
+        names = f"{type(self.model).__name__} with {type(self.guide).__name__}"
+        headline = f"Run {self.path}: {names} on {self.config['data']['name']}, seed {self.recipe.seed}"
+        if "result" not in self.config:
+            return Report(headline, lines=["not trained yet"])
+        result = self.config["result"]
+        ended = f"best epoch {result.get('best_epoch', '?')} of {len(self.history.epoch)}"
+        ended += f", {result['seconds']} s" if "seconds" in result else ""
+        try:
+            said = self.evidence.report() if self.evidence is not None else Report("no estimate of log P(x) yet")
+        except InputError as problem:  # a broken file
+            said = Report(str(problem))
+        return Report(headline, said.rows[:1], [ended, said.headline, *said.lines[-1:]])
 
     @property
     def evidence(self) -> Evidence | None:

@@ -78,7 +78,7 @@ def options_of(function: str) -> dict[str, Option]:
     """
     module, _, name = function.partition(":")
     body = ast.parse(PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text()).body
-    found = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == name)
+    *_, found = (node for node in body if isinstance(node, ast.FunctionDef) and node.name == name)  # after overloads
     texts = _texts(ast.get_docstring(found) or "")
     options = {}
     for arg, default in zip(found.args.kwonlyargs, found.args.kw_defaults, strict=True):

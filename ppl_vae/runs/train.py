@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from ppl_vae.fitting.svi import fit
 from ppl_vae.generation.generate import takes_binary_data
 from ppl_vae.runs import kinds
 from ppl_vae.runs.build import choose, choose_objective, guide_for, is_file, source, written_objective
+from ppl_vae.runs.compare import SEED, seed_folders
 from ppl_vae.runs.evaluate import evaluate
 from ppl_vae.runs.figures import draw_figures
 from ppl_vae.runs.kinds import PARTS, Choice
@@ -39,6 +40,10 @@ from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
 
+@overload
+def train(model: str = ..., *, seeds: None = ..., **options: Any) -> Run: ...
+@overload
+def train(model: str = ..., *, seeds: int, **options: Any) -> list[Run]: ...
 def train(
     model: str = "vae",
     *,
@@ -49,10 +54,11 @@ def train(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     seed: int = 0,
+    seeds: int | None = None,
     num_samples: int = 1000,
     progress: bool | None = None,
     **named: str | None,
-) -> Run:
+) -> Run | list[Run]:
     """Train a model on a data set, check the bound on its test split, and write a run folder.
 
     Args:
@@ -67,13 +73,16 @@ def train(
         out: the run folder; by default runs/ and the names of what was chosen.
         resume: go on with the run in that folder, if there is one.
         seed: of weights, batches and noise.
+        seeds: train so many runs, of seeds seed, seed + 1, and so on, each in its own folder OUT/seed-SEED, so that
+            `ppl_vae.compare` knows luck in training; by default one run.
         num_samples: K of the bound check.
         progress: show progress bars; None shows them in a terminal and in a notebook.
         named: class names in snake case by kind: prior, likelihood, condition, networks, decoder, encoder, classifier.
             `ppl_vae.list_parts` lists them with their options.
 
     Returns:
-        `Run`, with the trained pair, its history and its evidence, and the accuracy of a guide that classifies.
+        `Run`, with the trained pair, its history and its evidence, and the accuracy of a guide that classifies; with
+        `seeds` a list of them.
 
     Raises:
         InputError: a name, an option, a file or data that cannot be used; a folder with another run in it.
@@ -82,20 +91,53 @@ def train(
     positive_int("num_samples", num_samples)
     asked = _sorted_out(_with_mask_read(settings or {}))
     threads = asked["fit"].get("threads", "auto")
+    names = (model, guide, *map(named.get, PARTS), objective, data)
+    path = Path(out or Path("runs", "-".join(Path(name).stem for name in names if name)))
+    folders = {seed: path}
+    if seeds is not None:
+        folders = {seed + i: path / f"{SEED}{seed + i}" for i in range(positive_int("seeds", seeds))}
+    _refuse_both(path, seeds)
+    programs: dict[str, Any] = {"guide": guide, "data": data, "objective": objective, "asked": asked, "named": named}
     with Threads(threads):
-        data = _resolved(data) if data not in datasets.NAMED and Path(data).exists() else data
-        parts = datasets.load(data, **asked["data"])
-        model = _resolved(model) if is_file(model) else model
-        usual_guide = guide_for(model, partly_labelled=parts.train.partly_labelled)
-        its_guide = _resolved(guide) if guide and is_file(guide) else guide or usual_guide
-        programs = choose(model, its_guide, settings=asked["programs"], defaults=_suggested(parts), **named)
+        runs, chosen = _made(model, **programs, folders=folders)
+        for run in runs:  # before the first is trained
+            refuse_other_run(RunFolder(run.path), run.recipe, resume)
+        for run in runs:
+            _fit(run, chosen, asked["fit"], resume=resume, progress=progress)
+            evaluate(run, num_samples=num_samples, threads=threads, progress=progress)
+            draw_figures(run)
+    return runs[0] if seeds is None else runs
+
+
+def _made(
+    model: str,
+    *,
+    guide: str | None,
+    data: str,
+    objective: str | None,
+    asked: dict[str, dict[str, Any]],
+    named: Mapping[str, str | None],
+    folders: Mapping[int, Path],
+) -> tuple[list[Run], Choice]:
+    """Make the programs of a run for each seed, and their objective; nothing is trained or written yet."""
+    data = _resolved(data) if data not in datasets.NAMED and Path(data).exists() else data
+    parts = datasets.load(data, **asked["data"])
+    model = _resolved(model) if is_file(model) else model
+    usual_guide = guide_for(model, partly_labelled=parts.train.partly_labelled)
+    its_guide = _resolved(guide) if guide and is_file(guide) else guide or usual_guide
+    programs = choose(model, its_guide, settings=asked["programs"], defaults=_suggested(parts), **named)
+    pairs = {}
+    for seed in folders:
         with seeded(seed):
-            built, built_guide = programs.make(parts.event_shape)
-        own_files = [sys.modules[type(program).__module__] for program in (built_guide, built)]
-        chosen = choose_objective(built_guide, objective, asked["objective"], own_files)
-        parts = _as_wanted(built, parts, asked["data"])
-        fit_options = OPTIONS["fit"] | _of("fit", parts.settings) | asked["fit"]
-        FitOptions(**fit_options)  # refuse what is out of range before anything is held against another run
+            pairs[seed] = programs.make(parts.event_shape)
+    built, built_guide = next(iter(pairs.values()))
+    own_files = [sys.modules[type(program).__module__] for program in (built_guide, built)]
+    chosen = choose_objective(built_guide, objective, asked["objective"], own_files)
+    parts = _as_wanted(built, parts, asked["data"])
+    fit_options = OPTIONS["fit"] | _of("fit", parts.settings) | asked["fit"]
+    FitOptions(**fit_options)  # refuse what is out of range before anything is held against another run
+    runs = []
+    for seed, path in folders.items():
         recipe = Recipe(
             programs.written(),
             {"name": data, "event_shape": parts.event_shape} | parts.options,
@@ -105,19 +147,25 @@ def train(
             {role: hash_of(role, name) for role, name in programs.names.items()},
             [role for role, name in programs.names.items() if is_file(name)],
         )
-        names = (model, guide and its_guide, *map(named.get, PARTS), objective, data)
-        path = Path(out or Path("runs", "-".join(Path(name).stem for name in names if name)))
-        run = Run(path, built, built_guide, History.of([]), recipe, recipe.to_json() | {"versions": _versions()}, parts)
-        _fit(run, chosen, asked["fit"], resume=resume, progress=progress)
-        evaluate(run, num_samples=num_samples, threads=threads, progress=progress)
-        draw_figures(run)
-        return run
+        config = recipe.to_json() | {"versions": _versions()}
+        runs.append(Run(path, *pairs[seed], History.of([]), recipe, config, parts))
+    return runs, chosen
+
+
+def _refuse_both(path: Path, seeds: int | None) -> None:
+    """Refuse one run in a folder of several seeds, and several seeds in the folder of one run."""
+    is_run, holds_seeds = (path / "run.json").exists(), bool(seed_folders(path))
+    if is_run if seeds else holds_seeds:
+        got = "one run" if is_run else f"a folder of each seed ({seed_folders(path)[0].name}, ...)"
+        raise InputError(
+            f"Expected {path} to be free for {'a folder of each seed' if seeds else 'one run'}; got {got} there "
+            f"already. Choose another folder (--out){'' if seeds else ', or say how many --seeds'}."
+        )
 
 
 def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, progress: bool | None) -> None:
     """Fit a run that is made but not yet trained, and write its folder."""
     recipe, folder, pair = run.recipe, RunFolder(run.path), Pair(run.model, run.guide)
-    refuse_other_run(folder, recipe, resume)
     train, validation, test = map(run.source, SPLITS)
     with pair.running(), seeded(recipe.seed):
         check(pair, test)  # fit looks at the others

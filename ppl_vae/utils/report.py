@@ -1,6 +1,7 @@
 """Results as people read them: one small table of means, with what is to be said above and below it."""
 
 import html
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+WIDTH = 120  # of what is shown
+WIDTHS = (19, 11, 9, 9)  # of the columns of a table of means
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Mean:
     """A mean over the data, in nats unless said otherwise.
 
@@ -25,12 +28,16 @@ class Mean:
     se: float
     mcse: float
 
+    def __repr__(self) -> str:
+        return f"Mean({_value(self.value)}, se={number(self.se)}, mcse={number(self.mcse)})"
+
     @classmethod
     def of(cls, values: Array, mcse: Array) -> "Mean":
         """Return the mean of one number per datum, [N], each with its own Monte Carlo standard error, [N]."""
         n = len(values)
-        se = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-        return cls(float(values.mean()), se, float(np.sqrt((mcse**2).sum()) / n))
+        with np.errstate(invalid="ignore"):  # the log P(x) of a datum that the model cannot make is minus infinity
+            se = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+            return cls(float(values.mean()), se, float(np.sqrt((mcse**2).sum()) / n))
 
 
 Row = tuple[str, Mean, str]  # a label, the mean, a remark
@@ -38,37 +45,75 @@ Row = tuple[str, Mean, str]  # a label, the mean, a remark
 
 @dataclass(frozen=True)
 class Report:
-    """A headline, a table of means, and lines below it; as text and as HTML."""
+    """A headline, a table of means or of words, and lines below it; as text and as HTML.
+
+    Attributes:
+        headline: what it is of.
+        rows: a label, its mean, and a remark.
+        lines: what stands below.
+        words: instead of `rows`, the cells of a table, its header first; the first column is of labels.
+    """
 
     headline: str
-    rows: Sequence[Row]
-    lines: Sequence[str]
+    rows: Sequence[Row] = ()
+    lines: Sequence[str] = ()
+    words: Sequence[Sequence[str]] = ()
 
     def __str__(self) -> str:
-        table = [f"{a:<19}{b:>11}{c:>9}{d:>9}  {e}".rstrip() for a, b, c, d, e in self._cells()]
-        return "\n".join([self.headline, *table, *self.lines])
+        return "\n".join([self.headline, *self._table(), *self.lines])
+
+    def wrapped(self) -> str:
+        """Return the same with lines of at most 120 characters."""
+        indent = " " * (sum(WIDTHS) + 2) if self.rows else "  "
+        table = [part for line in self._table() for part in _wrapped(line, indent)]
+        return "\n".join([*_wrapped(self.headline), *table, *(part for line in self.lines for part in _wrapped(line))])
 
     def html(self) -> str:
         """Return the same as HTML."""
-        (_, *head, _), *rows = self._cells()
-        heads = "".join(f"<th>{text}</th>" for text in ("", *head, ""))
+        (_, *head), *rows = self._cells() or [("",)]
+        heads = "".join(f"<th>{html.escape(text)}</th>" for text in ("", *head))
         cells = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(a)}</th><td>{b}</td><td>{c}</td><td>{d}</td>"
-            f"<td style='text-align:left'>{html.escape(e)}</td></tr>"
-            for a, b, c, d, e in rows
+            f"<tr><th style='text-align:left'>{html.escape(label)}</th>{''.join(map(self._cell, texts))}</tr>"
+            for label, *texts in rows
         )
+        table = f"<tr>{heads}</tr>{cells}" if rows else ""
         return (
-            f"<table><caption style='text-align:left'>{html.escape(self.headline)}</caption>"
-            f"<tr>{heads}</tr>{cells}</table><p>{'<br>'.join(map(html.escape, self.lines))}</p>"
+            f"<table><caption style='text-align:left'>{html.escape(self.headline)}</caption>{table}</table>"
+            f"<p>{'<br>'.join(map(html.escape, self.lines))}</p>"
         )
 
-    def _cells(self) -> list[tuple[str, str, str, str, str]]:
+    @staticmethod
+    def _cell(text: str) -> str:
+        side = "" if text[-1:].isdigit() or text in ("", "-") else " style='text-align:left'"
+        return f"<td{side}>{html.escape(text)}</td>"
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        if not self.rows:
+            return [tuple(row) for row in self.words]
         shown = [(label, _value(m.value), number(m.se), number(m.mcse), note) for label, m, note in self.rows]
         return [("", "mean", "s.e.", "MCSE", ""), *shown]
 
+    def _table(self) -> list[str]:
+        cells = self._cells()
+        if self.rows:
+            a, b, c, d = WIDTHS
+            return [f"{label:<{a}}{v:>{b}}{se:>{c}}{mcse:>{d}}  {e}".rstrip() for label, v, se, mcse, e in cells]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        padded = ([f"{text:<{width}}" for text, width in zip(row, widths, strict=True)] for row in cells)
+        return ["  ".join(row).rstrip() for row in padded]
+
+
+class Words(str):
+    """A sentence that is shown as it is written, not in quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "\n".join(_wrapped(self))
+
 
 class Reported(ABC):
-    """A result that is printed, and shown in a notebook, as its report."""
+    """A result that is printed, and shown in a notebook, as its report; at a prompt in lines that are not too long."""
 
     @abstractmethod
     def report(self) -> Report:
@@ -77,7 +122,8 @@ class Reported(ABC):
     def __str__(self) -> str:
         return str(self.report())
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return self.report().wrapped()
 
     def _repr_html_(self) -> str:
         return self.report().html()
@@ -120,4 +166,13 @@ def counted(reasons: Mapping[str, int], num_data: int) -> str:
 
 
 def _value(value: float) -> str:
+    if 0 < abs(value) < 0.0005:
+        return number(value)
     return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.4g}"
+
+
+def _wrapped(line: str, indent: str = "") -> list[str]:
+    """Return a line as lines of at most `WIDTH` characters, with what stands before its first word."""
+    if len(line) <= WIDTH:
+        return [line]
+    return textwrap.wrap(line, WIDTH, subsequent_indent=indent, drop_whitespace=True, replace_whitespace=False)

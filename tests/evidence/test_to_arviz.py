@@ -184,7 +184,7 @@ def test_our_comparison_by_hand_and_beside_arviz(evidences):
     table = compare(dict(reversed(evidences.items())))
     best, *_ = order = sorted(evidences, key=lambda name: -evidences[name].log_px.mean())
     assert list(table.index) == order  # of 64 data: the truth need not be the best
-    columns = "rank log_px log_px_diff weight se dse warning mcse num_samples method elbo gap"
+    columns = "rank log_px log_px_diff weight se dse warning mcse num_samples method elbo gap num_runs run_sd"
     assert list(table.columns) == columns.split()
     assert list(table["rank"]) == [0, 1, 2]
     theirs = arviz.compare({k: e.to_elpd() for k, e in evidences.items()}, method="stacking", **UNROUNDED)
@@ -203,6 +203,22 @@ def test_our_comparison_by_hand_and_beside_arviz(evidences):
         assert other["se"] == pytest.approx(64 * row["se"] * finite)
         assert other["dse"] == pytest.approx(64 * row["dse"] * finite)
         assert other["weight"] == pytest.approx(row["weight"], abs=1e-3)
+
+
+def test_arviz_draws_our_table(evidences):
+    """In sums over the data, as its own: the shade of its next version is four nats wide, of all data together."""
+    models = {"<other>": evidences["sigma 0.9"], "truth": evidences["truth"]}
+    table = compare(models)
+    ours = table.to_arviz()
+    theirs = arviz.compare({k: e.to_elpd() for k, e in models.items()}, method="stacking", **UNROUNDED)
+    assert list(ours.index) == list(theirs.index) and set(ours.columns) == set(theirs.columns)
+    for name, factor in (("elpd" if REWRITTEN else "elpd_loo", 1), ("se", np.sqrt(64 / 63)), ("dse", np.sqrt(64 / 63))):
+        np.testing.assert_allclose(ours[name].astype(float), theirs[name].astype(float) * factor, rtol=1e-6)
+    np.testing.assert_allclose(abs(ours["elpd_diff"]), abs(theirs["elpd_diff"].astype(float)))
+    arviz.plot_compare(ours)
+    labels = [label.get_text() for label in plt.gcf().axes[0].get_yticklabels()]
+    assert set(models) <= set(labels)
+    plt.close("all")
 
 
 def test_the_warning_is_of_the_model_in_doubt(pair, evidences):

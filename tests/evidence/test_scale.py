@@ -1,0 +1,187 @@
+"""What log P(x) is the logarithm of, where totals of the data are given: refused beside what pays for them, too."""
+
+from dataclasses import replace
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from ppl_vae.guides import MeanField
+from ppl_vae.models import VAE
+
+from ppl_vae import InputError, compare, estimate_evidence, likelihoods
+from ppl_vae.networks import MLP
+from ppl_vae.priors import StandardNormal
+
+N, D = 40, 5
+X = torch.poisson(torch.full((N, D), 4.0), generator=torch.Generator().manual_seed(0))
+TOTAL = X.sum(-1)
+ONE = torch.eye(D).repeat(N // D, 1)
+PER_FEATURE = torch.tensor([40.0, 50, 60, 70, 80])
+GIVEN = "probability given totals"
+
+
+def nothing(*data):
+    pass
+
+
+def observing(*sites):
+    """A model of sites, (name, distribution, value), each made of the data it is called with."""
+
+    def model(*data):
+        with pyro.plate("data", len(data[0])):
+            for name, fn, value in sites:
+                pyro.sample(name, fn(*data), obs=value(*data))
+
+    return model
+
+
+def first(x, *others):
+    return x[:, 0]
+
+
+def whole(x, *others):
+    return x
+
+
+def even(x, *others):
+    return torch.zeros(len(x))
+
+
+def flat(x, *others):
+    return torch.zeros(len(x), D)
+
+
+SCORED = {
+    "multinomial, the largest total of the batch": (
+        GIVEN, [("x", lambda x: dist.Multinomial(int(x.sum(-1).max()), logits=flat(x)), whole)], X,
+    ),
+    "Dirichlet-multinomial": (
+        GIVEN, [("x", lambda x: dist.DirichletMultinomial(torch.ones(len(x), D), x.sum(-1)), whole)], X,
+    ),
+    "binomial, a total for each datum": (
+        GIVEN, [("x", lambda x, n: dist.Binomial(n, logits=even(x)), first)], X, TOTAL,
+    ),
+    "binomials of features, a total for each datum": (
+        GIVEN, [("x", lambda x, n: dist.Binomial(n[:, None], logits=flat(x)).to_event(1), whole)], X, TOTAL,
+    ),
+    "beta-binomial": (GIVEN, [("x", lambda x, n: dist.BetaBinomial(even(x) + 1, 1.0, n), first)], X, TOTAL),
+    "binomial with more zeros": (
+        GIVEN,
+        [("x", lambda x, n: dist.ZeroInflatedDistribution(
+            dist.Binomial(n, logits=even(x)), gate=even(x) + 0.5
+        ), first)],
+        X, TOTAL,
+    ),
+    "mixture of binomials": (
+        GIVEN,
+        [("x", lambda x, n: dist.MixtureSameFamily(
+            dist.Categorical(torch.ones(len(x), 2)), dist.Binomial(n[:, None], logits=torch.zeros(len(x), 2))
+        ), first)],
+        X, TOTAL,
+    ),
+    "a chain of binomials, its first given a total": (
+        GIVEN,
+        [("a", lambda x, n: dist.Binomial(n, logits=even(x)), first),
+         ("b", lambda x, n: dist.Binomial(n - x[:, 0], logits=even(x)), lambda x, n: x[:, 1])],
+        X, TOTAL,
+    ),
+    "multinomial beside a density": (
+        "mixed given totals",
+        [("w", lambda x, w: dist.Normal(even(x), 1.0), lambda x, w: w),
+         ("x", lambda x, w: dist.Multinomial(int(x.sum(-1).max()), logits=flat(x)), whole)],
+        X, TOTAL.log(),
+    ),
+    "Poisson": ("probability", [("x", lambda x: dist.Poisson(torch.ones(len(x), D)).to_event(1), whole)], X),
+    "negative binomial, whose total_count is no bound": (
+        "probability",
+        [("x", lambda x: dist.NegativeBinomial(x + 1, torch.full((len(x), D), 0.5)).to_event(1), whole)], X,
+    ),
+    "multinomial with its total scored": (
+        "probability",
+        [("n", lambda x: dist.Poisson(20.0).expand([len(x)]), lambda x: x.sum(-1)),
+         ("x", lambda x: dist.Multinomial(int(x.sum(-1).max()), logits=flat(x)), whole)], X,
+    ),
+    "binomial with its total scored": (
+        "probability",
+        [("n", lambda x, n: dist.Poisson(20.0).expand([len(x)]), lambda x, n: n),
+         ("x", lambda x, n: dist.Binomial(n, logits=even(x)), first)],
+        X, TOTAL,
+    ),
+    "scores from 0 to 40": ("probability", [("x", lambda x: dist.Binomial(40, logits=even(x)), first)], X),
+    "scores to another maximum for each feature": (
+        "probability", [("x", lambda x: dist.Binomial(PER_FEATURE, logits=flat(x)).to_event(1), whole)], X,
+    ),
+    "a chain of binomials of one constant": (
+        "probability",
+        [("a", lambda x: dist.Binomial(60, logits=even(x)), first),
+         ("b", lambda x: dist.Binomial(60 - x[:, 0], logits=even(x)), lambda x: x[:, 1])], X,
+    ),
+    "one of five": ("probability", [("x", lambda x: dist.OneHotCategorical(logits=flat(x)), whole)], ONE),
+    "multinomial of one": ("probability", [("x", lambda x: dist.Multinomial(1, logits=flat(x)), whole)], ONE),
+    "a density up to a bound for each datum": (
+        "density", [("x", lambda x, n: dist.Uniform(0.0, n + 1), first)], X, TOTAL,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SCORED)
+def test_totals_that_are_given_and_not_scored(case):
+    scored, sites, *tensors = SCORED[case]
+    found = estimate_evidence(observing(*sites), nothing, tuple(tensors), num_samples=2, progress=False)
+    assert found.scored == scored
+    assert ("log P(x | n)" in str(found)) == scored.endswith("given totals")
+
+
+def test_another_plate_is_not_over_the_data():
+    def model(x):
+        with pyro.plate("features", D, dim=-2), pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", dist.Binomial(PER_FEATURE[:, None], logits=torch.zeros(D, len(x))), obs=x.T)
+
+    assert estimate_evidence(model, nothing, X, num_samples=2, progress=False).scored == "probability"
+
+
+def test_two_data_are_enough_where_one_site_says_the_total():
+    for case in ("multinomial with its total scored", "multinomial, the largest total of the batch"):
+        scored, sites, x = SCORED[case]
+        assert estimate_evidence(observing(*sites), nothing, x[:3], num_samples=2, progress=False).scored == scored
+
+
+def pair_of(likelihood, rates):
+    """A VAE that ignores z, whose decoder gives the logarithm of these rates."""
+
+    def network(given, wanted):
+        return MLP(given, wanted, hidden=())
+
+    model = VAE((len(rates),), prior=StandardNormal(1), likelihood=likelihood, decoder=network)
+    guide = MeanField(model, encoder=network)
+    with torch.no_grad():
+        for parameter in (*model.parameters(), *guide.parameters()):
+            parameter.zero_()
+        list(model.decoder.parameters())[-1].copy_(rates.log())
+    return model, guide
+
+
+def test_log_p_given_totals_is_refused_beside_log_p():
+    """With x_i ~ Poisson(rate_i), log P(x) = log P(x | n) + log P(n), n ~ Poisson(sum of rates)."""
+    rates = torch.linspace(1, 10, 10)
+    x = torch.poisson(rates.expand(200, 10))
+    found = {
+        name: estimate_evidence(*pair_of(likelihood, rates), x, num_samples=30, progress=False)
+        for name, likelihood in (("poisson", likelihoods.Poisson()), ("multinomial", likelihoods.Multinomial()))
+    }
+    of_total = dist.Poisson(rates.sum()).log_prob(x.sum(1)).numpy()
+    torch.testing.assert_close(
+        torch.from_numpy(found["poisson"].log_px),
+        torch.from_numpy(found["multinomial"].log_px + of_total),
+        atol=1e-3,
+        rtol=0,
+    )
+    with pytest.raises(InputError, match=r"log P\(x \| n\) for 'multinomial'.*log P\(x\) for 'poisson'.*log_pn"):
+        compare(found)
+    with pytest.raises(InputError, match=r"log P\(x \| n\) for 'multinomial'"):
+        compare(dict(reversed(found.items())))
+    e, log_pn = found["multinomial"], of_total  # what the message says to do
+    paid = replace(e, log_px=e.log_px + log_pn, elbo=e.elbo + log_pn, scored="probability")
+    assert compare({"paid": paid, "poisson": found["poisson"]})["log_px_diff"].max() < 1e-3
+    assert list(compare({"a": e, "b": e})["log_px_diff"]) == [0, 0]  # both are given n
