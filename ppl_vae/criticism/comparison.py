@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ppl_vae.data.as_source import BY_NUMBERS
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, MIXED, PROBABILITY
@@ -74,6 +75,12 @@ def _check(evidences: Mapping[str, Any]) -> None:
             )
     first_name, first = next(iter(evidences.items()))
     for name, other in evidences.items():
+        if other.fingerprint.startswith(BY_NUMBERS) != first.fingerprint.startswith(BY_NUMBERS):
+            old = name if first.fingerprint.startswith(BY_NUMBERS) else first_name
+            raise InputError(
+                f"Expected estimates that say alike what data they are of; got {old!r} from an older version of ppl-vae. "
+                f"Evaluate it again."
+            )
         if other.fingerprint != first.fingerprint:
             raise InputError(
                 f"Expected estimates on the same data; got {first_name!r} on {len(first)} data and {name!r} on "
