@@ -78,7 +78,7 @@ def _check(evidences: Mapping[str, Any]) -> None:
         if other.fingerprint.startswith(BY_NUMBERS) != first.fingerprint.startswith(BY_NUMBERS):
             old = name if first.fingerprint.startswith(BY_NUMBERS) else first_name
             raise InputError(
-                f"Expected estimates that say alike what data they are of; got {old!r} from an older version of ppl-vae. "
+                f"Expected estimates that say alike what data they are of; got {old!r}, kept by an older version. "
                 f"Evaluate it again."
             )
         if other.fingerprint != first.fingerprint:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from ppl_vae.data.arrays import Batch, as_tuple, collated, is_array, parts_of
+from ppl_vae.data.batch_sizes import check_number
 from ppl_vae.data.digit_strings import Part
 from ppl_vae.data.dtypes import cast_to_fit
 from ppl_vae.data.loaders import LoaderSource, StreamSource
@@ -48,7 +49,10 @@ def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
             "__iter__ begin anew, or pass what it holds as tensors."
         )
     _check_call(first, pair, data)
-    return by_labels if isinstance(data, Source) else cast_to_fit(by_labels, first, pair, free)
+    fitting = by_labels if isinstance(data, Source) else cast_to_fit(by_labels, first, pair, free)
+    if ordered:
+        check_number(pair, fitting)
+    return fitting
 
 
 def fingerprint(source: Source, *, exact: bool = False) -> str:

@@ -38,6 +38,8 @@ class LoaderSource(Source):
         dtypes: those that the tensors of a batch are converted to; none leaves them as they are.
     """
 
+    own_batches = True  # whatever size is asked for in training
+
     def __init__(
         self, loader: DataLoader[Any], names: Sequence[str] = (), dtypes: Sequence[torch.dtype] | None = None
     ) -> None:
@@ -143,6 +145,8 @@ class LoaderSource(Source):
 
 class StreamSource(LoaderSource):
     """A PyTorch IterableDataset of single data, in its own order, in batches of any size."""
+
+    own_batches = False
 
     def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
         """Yield batches in the order of the stream."""

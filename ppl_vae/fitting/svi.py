@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ppl_vae.data.as_source import as_source, fingerprint
+from ppl_vae.data.batch_sizes import check_batches
 from ppl_vae.data.checks import Checked, check
 from ppl_vae.errors import InputError
 from ppl_vae.fitting.checkpoint import RunFolder
@@ -128,7 +129,8 @@ def fit(
             warn_of_no_bound(objective, checked.traces)
             pair.see(checked.traces)
             validated = checked if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
-            digest = "" if out is None else fingerprint(source)
+            check_batches(pair, source, held_out, batch_size)
+            digest = "" if out is None else fingerprint(source, exact=True)
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
         sizes = _fixed_plate_size(checked), _fixed_plate_size(validated)
