@@ -42,8 +42,8 @@ def check_batches(pair: Pair, source: Source, held_out: Source | None, batch_siz
     if is_guides and len(sizes) > 1:
         raise InputError(
             f"Expected a guide that takes any batch, as the data come in {len(sizes)} of them; got {names[-1]}, made "
-            f"for {num_run} data: its parameters would be those of places in a batch, not of data. Give all data in one "
-            f"batch (batch_size={len(source)}), or use a guide that reads x."
+            f"for {num_run} data: its parameters would be those of places in a batch, not of data. Give all data in "
+            f"one batch (batch_size={len(source)}), or use a guide that reads x."
         )
     if is_guides and held_out is not None:
         raise InputError(

@@ -35,7 +35,7 @@ def by_place(x):
 
 
 GUIDES = {cls.__name__: cls for cls in (AutoNormal, AutoDiagonalNormal, AutoDelta)}
-GUIDES["of one's own"] = lambda model: lambda *batch: by_place(*batch)
+GUIDES["of one's own"] = lambda model: by_place
 LOADER = DataLoader(TensorDataset(X), batch_size=25)
 
 
