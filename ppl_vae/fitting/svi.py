@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from ppl_vae.data.as_source import as_source, fingerprint
 from ppl_vae.data.batch_sizes import check_batches
 from ppl_vae.data.checks import Checked, check
+from ppl_vae.data.unobserved import note_unobserved
 from ppl_vae.errors import InputError
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import Fit
@@ -129,6 +130,7 @@ def fit(
             warn_of_no_bound(objective, checked.traces)
             pair.see(checked.traces)
             validated = checked if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
+            note_unobserved(model, source)
             check_batches(pair, source, held_out, batch_size)
             digest = "" if out is None else fingerprint(source, exact=True)
         if not pair.parameters():

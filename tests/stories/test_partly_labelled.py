@@ -18,6 +18,7 @@ from ppl_vae.data.sources import PartlyLabelled, SplitSource, TensorSource
 from ppl_vae.traces.pair import Pair
 
 ENUMERATED = {"enumerate": "parallel"}
+pytestmark = pytest.mark.filterwarnings("ignore:.*have the label -1")
 
 
 def model(x, y=None):
