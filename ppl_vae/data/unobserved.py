@@ -16,15 +16,13 @@ from ppl_vae.traces.pair import Program
 _NEVER_OBSERVED: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()  # by model, in words
 
 
-def note_unobserved(model: Program, source: Source, *, of: str = "") -> None:
-    """Warn of values that are missing in all training data, once `find_holes` has looked, and keep it in mind."""
-    unknown = never_observed(source)
+def note_unobserved(model: Program, source: Source) -> str:
+    """Keep in mind which values are missing in all training data of a model, and return it in words."""
+    unknown = _never_observed(source)
     _NEVER_OBSERVED.pop(_owner(model), None)
     if unknown:
         _NEVER_OBSERVED[_owner(model)] = unknown
-        warnings.warn(
-            f"{unknown}{of}: nothing is learned of them, and what is imputed there means nothing.", stacklevel=3
-        )
+    return unknown
 
 
 def warn_of_unobserved(model: Program) -> None:
@@ -35,7 +33,7 @@ def warn_of_unobserved(model: Program) -> None:
         )
 
 
-def never_observed(source: Source) -> str:
+def _never_observed(source: Source) -> str:
     """Say which values of x are missing in all data, once `find_holes` has looked; nothing if there are none."""
     holes = [(part.holes or {}).get(0) for part in source.kinds.values() or [source]]
     if any(some is None for some in holes):

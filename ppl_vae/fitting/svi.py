@@ -130,7 +130,8 @@ def fit(
             warn_of_no_bound(objective, checked.traces)
             pair.see(checked.traces)
             validated = checked if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
-            note_unobserved(model, source)
+            if unknown := note_unobserved(model, source):
+                warnings.warn(f"{unknown}: nothing is learned of them; do not impute them.", stacklevel=2)
             check_batches(pair, source, held_out, batch_size)
             digest = "" if out is None else fingerprint(source, exact=True)
         if not pair.parameters():
