@@ -22,7 +22,7 @@ LETTER = 0.075  # inches, in a title
 SMALL = 16  # pixels; below it images are enlarged to be seen
 FACTOR = 4
 NARROW = 10  # how much longer than wide a picture is at most
-MOST = 40  # inches, of a figure at 100 dots
+LEAST, MOST = 0.5, 40  # inches, of a figure at 100 dots
 MISSING = (0.9, 0.6, 0.4)  # the colour of pixels that are missing
 TINT = ((0.05, 0.25, 0.7), (0.65, 0.9, 1.0))  # what a mask makes of black and of white
 
@@ -286,7 +286,7 @@ def bound(evidence: Evidence, *, title: str = "") -> Figure:
 def _within(size: tuple[float, float], most: float) -> tuple[float, float]:
     """Return the size of a figure, made smaller if it is larger than anybody can look at."""
     factor = min(1.0, most / max(size))
-    return size[0] * factor, size[1] * factor
+    return max(LEAST, size[0] * factor), max(LEAST, size[1] * factor)
 
 
 def _figure(aspect: float, width: float, least_width: float = 0.0) -> tuple[Figure, Axes]:

@@ -65,10 +65,11 @@ def fit(
     Args:
         model: P(x, z), any Pyro program: a module, a function or a method, called as `model(*batch)`.
         guide: Q(z | x), called the same way.
-        data: a split of ours; a tensor [N, ...], array or table of numbers, or a tuple or dict of them; a PyTorch Dataset,
-            DataLoader or IterableDataset, which keeps its order. An array of NumPy and the like goes to the programs as
-            x in the dtype of their parameters (whole numbers after x as they are), a tensor in its own, unless the
-            programs run on the other only. What NumPy masks is missing. A whole number of -1 as a label is none.
+        data: a split of ours; a tensor [N, ...], array or table of numbers, or a tuple or dict of them; a PyTorch
+            Dataset, DataLoader or IterableDataset, which keeps its order. Arrays of NumPy and the like go to the
+            programs in the dtype of their parameters (whole numbers after x as they are), tensors in their own, unless
+            the programs run on the other only. What NumPy masks is missing. A label of -1, where -1 and 1 are not all
+            there is, is none.
         validation: the same; its ELBO says which epoch was best. Without it the last one is.
         epochs: how often to go through the data.
         batch_size: data in one step; a DataLoader has its own.
