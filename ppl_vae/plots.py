@@ -1,6 +1,8 @@
 """Figures: functions of arrays and results, never of models; each returns a Matplotlib figure."""
 
 import io
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,8 @@ CELL = 0.45  # inches that one image takes
 LETTER = 0.075  # inches, in a title
 SMALL = 16  # pixels; below it images are enlarged to be seen
 FACTOR = 4
+NARROW = 10  # how much longer than wide a picture is at most
+LEAST, MOST = 0.5, 40  # inches, of a figure at 100 dots
 MISSING = (0.9, 0.6, 0.4)  # the colour of pixels that are missing
 TINT = ((0.05, 0.25, 0.7), (0.65, 0.9, 1.0))  # what a mask makes of black and of white
 
@@ -33,8 +37,22 @@ class Figure(matplotlib.figure.Figure):
 
 
 def is_picture(event_shape: Sequence[int]) -> bool:
-    """Say whether data of this shape can be drawn as images, [1 or 3, H, W]."""
-    return len(event_shape) == 3 and event_shape[0] in CHANNELS
+    """Say whether data of this shape can be drawn as images, [1 or 3, H, W], none of them a mere line.
+
+    >>> is_picture((1, 28, 20)), is_picture((1, 300, 1)), is_picture((64,))
+    (True, False, False)
+    """
+    return len(event_shape) == 3 and event_shape[0] in CHANNELS and not is_series(event_shape)
+
+
+def is_series(event_shape: Sequence[int]) -> bool:
+    """Say whether data of this shape are series, [1, T, channels] or [channels, 1, T], far longer than they are wide.
+
+    >>> is_series((1, 300, 1)), is_series((1, 300, 3)), is_series((1, 28, 28)), is_series((300,))
+    (True, True, False, False)
+    """
+    length = max(event_shape, default=0)
+    return len(event_shape) in (2, 3) and length > 1 and length**2 > NARROW * math.prod(event_shape)
 
 
 def tile(images: Any, columns: int) -> np.ndarray[Any, Any]:
@@ -113,6 +131,41 @@ def reconstructions(x: Any, reconstructed: Any, *, columns: int = 16, title: str
     return images(np.concatenate(pairs), columns=columns, title=title)
 
 
+def series(sets: Mapping[str, Any], *, columns: int = 4) -> Figure:
+    """Draw series as lines, one panel each: those of several sets [N, *event_shape] over each other, by title.
+
+    The longest axis of a datum is time; what is missing (NaN) is a gap.
+
+    >>> figure = series({"data": np.zeros((6, 1, 300, 1)), "E[x | z]": np.ones((6, 1, 300, 1))})
+    >>> len(figure.axes), len(figure.axes[0].lines)
+    (6, 2)
+    """
+    lines = {title: _over_time(x) for title, x in sets.items()}
+    count = min(len(x) for x in lines.values())
+    columns = max(1, min(columns, count))
+    rows = -(-count // columns)
+    size = _within((2.4 * columns, 1.2 * rows + 0.5), MOST)
+    figure = Figure(figsize=size, layout="constrained", dpi=100)
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for panel in panels[count:]:
+        panel.remove()
+    for i, panel in enumerate(panels[:count]):
+        for colour, (title, x) in zip(itertools.cycle(("0.6", "C0", "C1")), lines.items()):
+            drawn = panel.plot(x[i], color=colour, linewidth=0.8)
+            drawn[0].set_label(title)
+        panel.spines[["top", "right"]].set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", frameon=False, fontsize=9, ncols=len(lines))
+    return figure
+
+
+def _over_time(x: Any) -> np.ndarray[Any, Any]:
+    """Return series [N, T, channels], with time along the longest axis of each."""
+    values = np.asarray(x, dtype=float)
+    values = np.moveaxis(values, 1 + int(np.argmax(values.shape[1:])), 1)
+    return values.reshape(*values.shape[:2], -1)
+
+
 def side_by_side(panels: Mapping[str, Any], *, columns: int = 15, smooth: bool | None = None) -> Figure:
     """Draw several sets of images [N, C, H, W] beside each other, each in rows of `columns` below its title.
 
@@ -122,7 +175,8 @@ def side_by_side(panels: Mapping[str, Any], *, columns: int = 15, smooth: bool |
     canvases = [_canvas(x, columns, smooth) for x in panels.values()]
     height, width = canvases[0].shape[:2]
     across = len(panels) * columns * CELL * 0.75
-    figure = Figure(figsize=(across, across / len(panels) * height / width + 0.3), layout="constrained", dpi=150)
+    size = _within((across, across / len(panels) * height / width + 0.3), MOST * 100 / 150)
+    figure = Figure(figsize=size, layout="constrained", dpi=150)
     for axes, title, canvas in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, canvases, strict=True):
         axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axes.set_axis_off()
@@ -229,8 +283,15 @@ def bound(evidence: Evidence, *, title: str = "") -> Figure:
     return figure
 
 
+def _within(size: tuple[float, float], most: float) -> tuple[float, float]:
+    """Return the size of a figure, made smaller if it is larger than anybody can look at."""
+    factor = min(1.0, most / max(size))
+    return max(LEAST, size[0] * factor), max(LEAST, size[1] * factor)
+
+
 def _figure(aspect: float, width: float, least_width: float = 0.0) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(max(width, least_width), width / aspect + 0.3), layout="constrained", dpi=100)
+    size = _within((max(width, least_width), width / aspect + 0.3), MOST)
+    figure = Figure(figsize=size, layout="constrained", dpi=100)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

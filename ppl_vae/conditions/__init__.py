@@ -172,9 +172,10 @@ class Label(Condition):
             raise InputError(f"Expected labels y as whole numbers; got {y.dtype}. Store integers (y.long()).")
         # Run by hand; what fits, estimates or samples looks at all labels once, before it starts.
         if not am_i_wrapped() and bool(((y < 0) | (y >= self.num_classes)).any()):
+            from_one = y.min() == 1 and y.max() == self.num_classes
+            fix = "Pass y - 1" if from_one else "Mend them, or raise num_classes"
             raise InputError(
-                f"Expected labels y from 0 to {self.num_classes - 1}; got values from {y.min()} to {y.max()}. "
-                f"Mend them, or raise num_classes."
+                f"Expected labels y from 0 to {self.num_classes - 1}; got values from {y.min()} to {y.max()}. {fix}."
             )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl_vae.data.as_source import NUMBERS
+from ppl_vae.data.as_source import BY_NUMBERS
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, GIVEN, MIXED, PROBABILITY
@@ -64,7 +64,7 @@ def _check_same(groups: Groups) -> None:
 
 
 def _of_other_data(first_name: str, first: Evidence, name: str, other: Evidence) -> str:
-    old = [key for key, one in ((first_name, first), (name, other)) if not one.fingerprint.startswith(NUMBERS)]
+    old = [key for key, one in ((first_name, first), (name, other)) if not one.fingerprint.startswith(BY_NUMBERS)]
     if len(old) == 1 and len(first) == len(other):
         return (
             f"Expected estimates on the same data; got {old[0]!r}, kept by an older version, which cannot be held "

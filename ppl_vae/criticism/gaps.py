@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ppl_vae.data.as_source import fingerprint_of_numbers
+from ppl_vae.data.as_source import fingerprint
 from ppl_vae.errors import InputError, positive_int, positive_number
 from ppl_vae.evidence.diagnostics import LOW_ESS, doubtful_weights, estimates, khat_threshold, pareto
 from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
@@ -188,7 +188,7 @@ def explain_gap(
                 counts = run_sizes(num_samples, max(1, rows // chunk.size))
                 parts.append(_of_chunk(ready, chunk, counts, steps, vectorize))
                 bar.update(chunk.num_data)
-        digest, what = fingerprint_of_numbers(ready.source), ready.quantity
+        digest, what = fingerprint(ready.source), ready.quantity
     arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return Gap(**arrays, num_samples=num_samples, num_steps=num_steps, fingerprint=digest, seed=seed, quantity=what)
 

@@ -1,20 +1,27 @@
-"""Any data a person may bring, as a `Source` of batches: splits of ours, tensors, arrays, what PyTorch has for data."""
+"""Any data a person may bring, as a `Source` of batches that fits the programs they are for, dtypes included."""
 
 import hashlib
-from collections.abc import Callable
+import math
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from ppl_vae.data.arrays import Batch, as_tuple, collated, is_array, parts_of
+from ppl_vae.data.batch_sizes import check_number
 from ppl_vae.data.digit_strings import Part
-from ppl_vae.data.sources import LoaderSource, PartlyLabelled, Source, SplitSource, TensorSource, as_tuple
+from ppl_vae.data.dtypes import cast_to_fit
+from ppl_vae.data.loaders import LoaderSource, StreamSource
+from ppl_vae.data.sources import PartlyLabelled, Source, SplitSource, TensorSource
+from ppl_vae.data.splits import hidden_in_words
 from ppl_vae.errors import InputError
 from ppl_vae.traces.pair import Pair, call_signature, program_name
 
-NUMBERS = "numbers:"  # before a hash of numbers alone
+BY_NUMBERS = "numbers:"  # how a fingerprint begins that does not depend on shapes and dtypes
 
 
 def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
@@ -25,82 +32,109 @@ def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
         pair: the programs that will be called with it.
         ordered: refuse data whose order changes from pass to pass, and data of which only some have labels.
     """
-    source = data if isinstance(data, Source) else _source(data, pair)
-    if pair.takes_labels():
-        source = source.by_labels()
-    if ordered and isinstance(source, LoaderSource) and isinstance(source.loader.sampler, RandomSampler):
-        raise InputError("Expected data in a fixed order; got a DataLoader that shuffles. Pass shuffle=False to it.")
+    source, free = (data, ()) if isinstance(data, Source) else _source(data, pair)
+    if ordered and isinstance(source, LoaderSource):
+        source.check_order()
     if len(source) == 0:
-        raise InputError("Expected at least one datum; got an empty data set.")
-    if isinstance(source, PartlyLabelled):
-        _check_partly_labelled(source, pair, ordered)
-    first, call = next(iter(source.batches(1))), call_signature(pair.model)
+        raise InputError("Expected at least one datum; got an empty data set or stream. Make it anew.")
+    by_labels = source.by_labels() if pair.takes_labels() else source
+    if isinstance(by_labels, PartlyLabelled):
+        _check_partly_labelled(by_labels, pair, ordered)
+        if isinstance(source, TensorSource):
+            warnings.warn(hidden_in_words(len(by_labels.unlabelled), len(source)), stacklevel=3)
+    first = next(by_labels.batches(2), None)
+    if first is None:
+        raise InputError(
+            "Expected data that can be gone through many times; got a stream that is used up after once. Let its "
+            "__iter__ begin anew, or pass what it holds as tensors."
+        )
+    _check_call(first, pair, data)
+    fitting = by_labels if isinstance(data, Source) else cast_to_fit(by_labels, first, pair, free)
+    if ordered:
+        check_number(pair, fitting)
+    return fitting
+
+
+def fingerprint(source: Source, *, exact: bool = False) -> str:
+    """Return a hash of the data in their order, however they are batched; of dequantized data, that of their levels.
+
+    The same numbers are the same data, in whatever shape and dtype, to single precision; `exact` tells these apart.
+    """
+    if source.kinds:
+        return "".join(kind + fingerprint(part, exact=exact) for kind, part in source.kinds.items())
+    if isinstance(source, SplitSource):
+        source = SplitSource(source.split.without_dequantizing(), source.with_y, source.dtypes)
+    digests: list[Any] = []
+    for batch in source.batches(1000):
+        if not digests:
+            forms = [f"{t.dtype}{tuple(t.shape[1:])}" if exact else f"{t.shape[1:].numel()}" for t in batch]
+            digests = [hashlib.sha256(form.encode()) for form in forms]
+        for digest, tensor in zip(digests, batch, strict=True):
+            numbers = tensor.detach().cpu() if exact else _plain(tensor.detach().cpu())
+            digest.update(numbers.contiguous().view(torch.uint8).numpy().tobytes())
+    return ("" if exact else BY_NUMBERS) + "".join(digest.hexdigest()[:16] for digest in digests)
+
+
+def _plain(numbers: Tensor) -> Tensor:
+    """Return numbers in single precision, with one form of zero and one of NaN."""
+    plain = numbers.to(torch.float32) + 0.0
+    return torch.where(plain.isnan(), torch.nan, plain)
+
+
+def _source(data: Any, pair: Pair) -> tuple[Source, tuple[bool, ...]]:
+    """Return data as a source, and which of its tensors have a dtype that nobody chose: those of NumPy and the like."""
+    parameters = call_signature(pair.model).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if isinstance(data, Part):
+        return SplitSource(data, with_y=pair.takes_labels()), ()
+    if isinstance(data, DataLoader):
+        return LoaderSource(data, names), ()
+    if isinstance(data, IterableDataset):
+        return StreamSource(DataLoader(data), names), ()
+    if isinstance(data, TensorDataset):
+        data = data.tensors
+    elif isinstance(data, Dataset) and hasattr(data, "__len__"):
+        data = collated([data[i] for i in range(len(data))])
+    elif isinstance(data, list):
+        anything = any(p.kind == p.VAR_POSITIONAL for p in parameters)
+        data = _of_list(data, math.inf if anything else len(names))
+    if not (isinstance(data, tuple | list | Mapping) or is_array(data)):
+        raise _not_data(data)
+    parts = parts_of(data, names)
+    return TensorSource(as_tuple(parts)), tuple(not isinstance(part, Tensor) for part in parts)
+
+
+def _of_list(data: list[Any], most: float) -> Any:
+    """Return a list as what it is: the arguments of a program; one datum after the other; or numbers."""
+    if len(data) > most and isinstance(data[0], Tensor | np.ndarray | tuple | Mapping):
+        return collated(data)
+    return data if data and all(is_array(part) and np.ndim(part) for part in data) else (data,)
+
+
+def _not_data(data: Any) -> InputError:
+    if hasattr(data, "__next__"):
+        return InputError(
+            f"Expected data that can be gone through many times; got a {type(data).__name__}, which is used up after "
+            f"once. Pass what it yields as one tensor, such as torch.cat(list(batches))."
+        )
+    return InputError(
+        f"Expected data to be a split of ppl_vae.data, a tensor, an array, a table of numbers, a tuple of them, or a "
+        f"PyTorch Dataset or DataLoader; got {type(data).__name__}."
+        + (" Pass one of its splits: .train, .validation or .test." if hasattr(data, "train") else "")
+    )
+
+
+def _check_call(first: Batch, pair: Pair, data: Any) -> None:
+    """Refuse data that are more, or fewer, tensors than the model is called with."""
+    call = call_signature(pair.model)
     try:
         call.bind(*first)
     except TypeError as problem:
+        stacked = " Or stack them, if each is a datum: np.stack(data)." if isinstance(data, list) else ""
         raise InputError(
             f"Expected data that fits the model's call {program_name(pair.model)}{call}; got {len(first)} tensor(s) "
-            f"for each datum ({problem}). Pass just the tensors it takes, x first."
+            f"for each datum ({problem}). Pass just the tensors it takes, x first.{stacked}"
         ) from None
-    return source
-
-
-def fingerprint(source: Source) -> str:
-    """Return a hash of the data in their order, however they are batched; of dequantized data, that of their levels."""
-    return _hash(source, lambda t: f"{t.dtype}{tuple(t.shape[1:])}", lambda t: t)
-
-
-def fingerprint_of_numbers(source: Source) -> str:
-    """Return the same of the numbers alone, to single precision: in another shape or dtype they are the same data."""
-    return NUMBERS + _hash(source, lambda t: "", _as_numbers)
-
-
-def _hash(source: Source, kind_of: Callable[[Tensor], str], values_of: Callable[[Tensor], Tensor]) -> str:
-    if source.kinds:
-        return "".join(kind + _hash(part, kind_of, values_of) for kind, part in source.kinds.items())
-    if isinstance(source, SplitSource):
-        source = SplitSource(source.split.without_dequantizing(), source.with_y)
-    digests: list[Any] = []
-    for batch in source.batches(1000):
-        digests = digests or [hashlib.sha256(kind_of(t).encode()) for t in batch]
-        for digest, tensor in zip(digests, batch, strict=True):
-            digest.update(values_of(tensor.detach().cpu()).contiguous().numpy().tobytes())
-    return "".join(digest.hexdigest()[:16] for digest in digests)
-
-
-def _as_numbers(t: Tensor) -> Tensor:
-    """Return numbers in one dtype, with one zero and one NaN."""
-    t = t.float() + 0.0
-    return torch.where(t.isnan(), torch.nan, t)
-
-
-def _source(data: Any, pair: Pair) -> Source:
-    if isinstance(data, Part):
-        return SplitSource(data, with_y=pair.takes_labels())
-    if isinstance(data, DataLoader):
-        return LoaderSource(data)
-    if isinstance(data, TensorDataset):
-        return TensorSource(data.tensors)
-    if isinstance(data, list) and not all(isinstance(part, Tensor | np.ndarray) for part in data):
-        data = np.asarray(data)
-    if isinstance(data, Tensor | np.ndarray | tuple | list):
-        tensors = as_tuple(data)
-        if len({len(t) for t in tensors}) > 1:
-            raise InputError(
-                f"Expected tensors of one length; got lengths {', '.join(str(len(t)) for t in tensors)}. "
-                f"Each must hold one entry for each datum."
-            )
-        return TensorSource(tensors)
-    if isinstance(data, Dataset) and hasattr(data, "__len__"):
-        if len(data) == 0:
-            raise InputError("Expected at least one datum; got an empty data set.")
-        return TensorSource(as_tuple(default_collate([data[i] for i in range(len(data))])))
-    raise InputError(
-        f"Expected data to be a split of ppl_vae.data, a tensor, a tuple of tensors, or a PyTorch Dataset or "
-        f"DataLoader; got {type(data).__name__}."
-        + (" Pass .to_numpy() of it." if hasattr(data, "to_numpy") else "")
-        + (" Pass one of its splits: .train, .validation or .test." if hasattr(data, "train") else "")
-    )
 
 
 def _check_partly_labelled(source: PartlyLabelled, pair: Pair, ordered: bool) -> None:

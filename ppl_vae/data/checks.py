@@ -144,8 +144,9 @@ def find_holes(source: Source) -> dict[int, Holes]:
                     f"Expected finite data; got infinity, first in row {row + _first(infinite)}. Remove or replace "
                     f"such data; what is missing is NaN."
                 )
-            before = found.get(i, Holes(0, row + _first(missing), missing.any(0)))
-            found[i] = Holes(before.number + int(missing.sum()), before.row, before.where | missing.any(0))
+            counts = missing.sum(0)
+            before = found.get(i, Holes(0, row + _first(missing), torch.zeros_like(counts)))
+            found[i] = Holes(before.number + int(missing.sum()), before.row, before.counts + counts)
         row += len(batch[0])
     for i, holes in found.items():
         if holes.number == numbers[i]:

@@ -14,12 +14,16 @@ from typing import Any, Literal
 
 import torch
 
+from ppl_vae.data.as_source import fingerprint
 from ppl_vae.data.digit_strings import Part, with_strings
 from ppl_vae.data.own_files import checked_part, own_data, split_at_random
+from ppl_vae.data.sources import SplitSource
 from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.utils.files import read_arrays
 from ppl_vae.utils.report import Report, Reported
+
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,8 +35,8 @@ class Data(Reported):
         train, validation, test: its parts.
         binarize, dequantize, strings, num_labels, missing: what was made of it, as in `load`.
         settings: what `ppl_vae.train` uses for it where nothing else is said.
-        num_classes: the largest label of the training data + 1, hidden ones included; None without labels that are
-            whole numbers from 0 on.
+        num_classes: the largest label of the training data + 1, those included that `num_labels` hides; None without
+            labels that are whole numbers from 0 on.
         stored: the three parts before all of this.
     """
 
@@ -75,6 +79,24 @@ class Data(Reported):
         lines = [f"suits it where nothing else is said: {suited}"] if suited else []
         rows = [("part", "data"), *said.items()]
         return Report(f"Data set {self.name}: x of shape {tuple(self.event_shape)}", words=rows, lines=lines)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return a hash of each part as it is stored, with its labels, by name."""
+        sources = {name: SplitSource(part, with_y=True) for name, part in zip(SPLITS, self.stored, strict=True)}
+        return {name: fingerprint(source) for name, source in sources.items()}
+
+    def check_classes(self) -> None:
+        """Refuse labels that do not say how many classes there are: not 0, 1, .., C - 1, each of which occurs."""
+        known = [y[part.labelled] for part in self.stored if (y := whole_labels(part.y)) is not None]
+        labels = torch.cat(known).unique() if known else torch.arange(0)
+        if torch.equal(labels, torch.arange(len(labels))):
+            return
+        low, high, count = int(labels[0]), int(labels[-1]), len(labels)
+        largest = f", or say how many there are (--set condition.num_classes={high + 1})" if low == 0 else ""
+        raise InputError(
+            f"Expected labels 0, 1, .. in {self.name}, each of which occurs, as they say how many classes there are; "
+            f"got {count} labels from {low} to {high}. Write them as y = np.unique(y, return_inverse=True)[1]{largest}."
+        )
 
     def as_stored(self) -> "Data":
         """Return the data with all values and labels, as they are stored."""
@@ -164,8 +186,8 @@ def _made(data: Data) -> Data:
         _check_grey(data)
     how: dict[str, Any] = {"binarize": data.binarize, "dequantize": data.dequantize}
     train, validation, test = (replace(part, **how) for part in data.stored)
-    labels = whole_labels(train.y)
-    num_classes = None if labels is None or bool((labels < 0).any()) else int(labels.max()) + 1
+    labels = whole_labels(train.known().y)
+    num_classes = None if labels is None or not len(labels) or bool((labels < 0).any()) else int(labels.max()) + 1
     if data.num_labels is not None:
         train = train.hide_labels(data.num_labels)
     parts: dict[str, Any] = {"train": train, "validation": validation.frozen(), "test": test.frozen()}

@@ -1,6 +1,7 @@
 """What a file holds, checked, as the parts of a data set: a person's own arrays and images, and fixed splits."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ppl_vae.data.splits import Split, whole_labels
+from ppl_vae.data.splits import Split, hidden_in_words, is_known, whole_labels
 from ppl_vae.errors import InputError
 from ppl_vae.missing import with_mask
 from ppl_vae.utils.files import Array, read_arrays
@@ -87,7 +88,7 @@ def own_data(path: Path) -> tuple[Split, ...]:
         if len(set(shapes)) > 1:
             raise InputError(f"Expected data of one shape in {path}; got {shapes} in its three parts. Make them equal.")
         scale = max(part.scale for part in parts)  # one scale for all three
-        return _with_whole_labels([replace(part, scale=scale) for part in parts])
+        return _with_whole_labels(path, [replace(part, scale=scale) for part in parts])
     key = "x" if "x" in arrays else next((k for k, a in arrays.items() if a.ndim > 1), None)
     if key is None or (len(arrays) > 1 and key != "x"):
         raise InputError(
@@ -96,7 +97,7 @@ def own_data(path: Path) -> tuple[Split, ...]:
         )
     whole = checked_part(path, arrays, key)
     tenth = max(1, len(whole) // 10)
-    return _with_whole_labels(split_at_random(whole.values, (tenth, tenth), whole.y, whole.scale))
+    return _with_whole_labels(path, split_at_random(whole.values, (tenth, tenth), whole.y, whole.scale))
 
 
 def read(path: str | os.PathLike[str]) -> Split:
@@ -104,7 +105,7 @@ def read(path: str | os.PathLike[str]) -> Split:
     arrays = _arrays(Path(path))
     if "x" not in arrays:
         raise InputError(f"Expected {path} to hold x; got {', '.join(arrays) or 'nothing'}. Rename its array.")
-    return _with_whole_labels([checked_part(Path(path), arrays, "x")])[0]
+    return _with_whole_labels(Path(path), [checked_part(Path(path), arrays, "x")])[0]
 
 
 def _arrays(path: Path) -> dict[str, Array]:
@@ -113,12 +114,19 @@ def _arrays(path: Path) -> dict[str, Array]:
     return {"x": read_images(path)} if path.is_dir() else read_arrays(path)
 
 
-def _with_whole_labels(parts: Sequence[Split]) -> tuple[Split, ...]:
-    """Let the labels of all parts be integers, if all are whole (also 0.0, 1.0, ..., false, true), else floats."""
+def _with_whole_labels(path: Path, parts: Sequence[Split]) -> tuple[Split, ...]:
+    """Let the labels of all parts be integers, if all are whole (also 0.0, 1.0, ..., false, true), else floats.
+
+    Whether -1 is a label that is not known is read off all of them together, and said.
+    """
     labels = [whole_labels(part.y) for part in parts]
     if any(y is None and part.y is not None for y, part in zip(labels, parts, strict=True)):
         labels = [None if part.y is None else part.y.to(torch.get_default_dtype()) for part in parts]
-    return tuple(replace(part, y=y) for y, part in zip(labels, parts, strict=True))
+        return tuple(replace(part, y=y) for y, part in zip(labels, parts, strict=True))
+    known = is_known(torch.cat([y for y in labels if y is not None] or [torch.empty(0, dtype=torch.int64)]))
+    if unknown := int((~known).sum()):
+        warnings.warn(f"{hidden_in_words(unknown, len(known))} ({path})", stacklevel=2)
+    return tuple(replace(part, y=y, hidden=unknown > 0) for y, part in zip(labels, parts, strict=True))
 
 
 def checked_part(path: Path, arrays: dict[str, Array], key: str) -> Split:

@@ -1,23 +1,20 @@
-"""Sources of batches: data held in memory, splits of ours, DataLoaders, and data of which some have labels.
+"""Sources of batches: data held in memory, splits of ours, and data of which some have labels.
 
-What fits in memory is batched by index; only a `DataLoader` is iterated as it is. Where some labels are not known (-1),
-the data come in batches of two kinds: (x, y), and (x,) alone.
+What fits in memory is batched by index; a `DataLoader` is iterated as it is (`ppl_vae.data.loaders`). Where some labels
+are not known (-1), the data come in batches of two kinds: (x, y), and (x,) alone.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from ppl_vae.data.arrays import Batch
 from ppl_vae.data.digit_strings import Part
 from ppl_vae.data.splits import is_known
-from ppl_vae.errors import InputError
 
-Batch = tuple[Tensor, ...]
 NUMBERS_AT_ONCE = 2**20  # 4 MB in single precision
 
 
@@ -26,7 +23,12 @@ class Holes(NamedTuple):
 
     number: int  # of values
     row: int  # the first datum with one
-    where: Tensor  # which values of a datum are missing in some datum, [*event_shape]
+    counts: Tensor  # in how many data each value is missing, [*event_shape]
+
+    @property
+    def where(self) -> Tensor:
+        """Which values of a datum are missing in some datum, [*event_shape]."""
+        return self.counts > 0
 
 
 class Source(ABC):
@@ -60,6 +62,10 @@ class Source(ABC):
         """Return the data as `PartlyLabelled` if some of their labels, and not all, are known."""
         return self
 
+    @abstractmethod
+    def cast(self, dtypes: Sequence[torch.dtype]) -> "Source":
+        """Return the same data, each tensor of a batch in one of these dtypes."""
+
 
 class TensorSource(Source):
     """Tensors held in memory, batched by index."""
@@ -91,13 +97,17 @@ class TensorSource(Source):
         known = is_known(y)
         return PartlyLabelled(TensorSource((x[known], y[known])), TensorSource((x[~known],)))
 
+    def cast(self, dtypes: Sequence[torch.dtype]) -> "TensorSource":
+        """Return the tensors in these dtypes; those that are already are not copied."""
+        return TensorSource(converted(self.tensors, dtypes))
+
 
 class SplitSource(Source):
     """A split of a data set of ours, (x, y) or (x,): binarized freshly in training, read from disk if it is large."""
 
-    def __init__(self, split: Part, with_y: bool) -> None:
+    def __init__(self, split: Part, with_y: bool, dtypes: Sequence[torch.dtype] | None = None) -> None:
         super().__init__()
-        self.split, self.with_y = split, with_y and split.labels is not None
+        self.split, self.with_y, self.dtypes = split, with_y and split.labels is not None, dtypes
 
     def __len__(self) -> int:
         return len(self.split)
@@ -114,40 +124,17 @@ class SplitSource(Source):
         x_of, y_of = (split.draw, split.draw_y) if shuffle else (split.take, split.take_y)
 
         def chosen(index: Tensor) -> Batch:
-            return (x_of(index), y_of(index)) if self.with_y else (x_of(index),)
+            return converted((x_of(index), y_of(index)) if self.with_y else (x_of(index),), self.dtypes)
 
         return _in_batches(chosen, len(self), batch_size, shuffle, split.num_images * split.event_shape.numel())
 
     def to(self, device: torch.device) -> "SplitSource":
         """Return the split with its values on a device, as far as they can be held there."""
-        return self if device.type == "cpu" else SplitSource(self.split.to(device), self.with_y)
+        return self if device.type == "cpu" else SplitSource(self.split.to(device), self.with_y, self.dtypes)
 
-
-class LoaderSource(Source):
-    """A PyTorch DataLoader: its own batches, in its own order."""
-
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        super().__init__()
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader.dataset)  # type: ignore[arg-type]
-
-    def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
-        """Yield the loader's batches as they are to shuffle, else in parts of at most `batch_size`."""
-        for batch in self.loader:
-            tensors = as_tuple(batch)
-            size = len(tensors[0]) if shuffle else batch_size
-            yield from zip(*(t.split(size) for t in tensors), strict=True)
-
-    def examples(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
-        """Yield the first batch; a generator of the loader's own is left as it was."""
-        own = [getattr(owner, "generator", None) for owner in (self.loader, self.loader.sampler)]
-        states = [(generator, generator.get_state()) for generator in own if generator is not None]
-        first = next(self.batches(batch_size, shuffle=True))
-        for generator, state in states:
-            generator.set_state(state)
-        yield first, len(self.loader)
+    def cast(self, dtypes: Sequence[torch.dtype]) -> "SplitSource":
+        """Return the split, whose batches will come in these dtypes."""
+        return SplitSource(self.split, self.with_y, dtypes)
 
 
 class PartlyLabelled(Source):
@@ -185,30 +172,19 @@ class PartlyLabelled(Source):
         """Return both kinds on a device."""
         return PartlyLabelled(self.labelled.to(device), self.unlabelled.to(device))
 
+    def cast(self, dtypes: Sequence[torch.dtype]) -> "PartlyLabelled":
+        """Return both kinds in these dtypes, those of (x, y)."""
+        labelled = self.labelled.cast(dtypes) if len(self.labelled) else self.labelled
+        return PartlyLabelled(labelled, self.unlabelled.cast(dtypes[:1]))
+
     def _sizes(self, batch_size: int) -> list[int]:
         most = max(-(-len(source) // batch_size) for source in self.kinds.values())
         return [-(-len(source) // most) for source in self.kinds.values()]
 
 
-def as_tuple(batch: Any) -> Batch:
-    """Return what a person may bring as one batch as a tuple of tensors."""
-    parts = batch if isinstance(batch, tuple | list) else (batch,)
-    tensors = []
-    for part in parts:
-        kind = part.dtype.kind if isinstance(part, np.ndarray) else ""
-        if kind and kind not in "biuf":
-            raise InputError(f"Expected numbers; got an array of dtype {part.dtype}. Convert it to float first.")
-        try:
-            # A tensor keeps its dtype, since its owner chose it; NumPy's default of 64 bits is nobody's choice.
-            tensor = torch.as_tensor(part, dtype=torch.get_default_dtype() if kind == "f" else None)
-        except (TypeError, ValueError, RuntimeError) as problem:
-            raise InputError(f"Expected tensors of numbers; got {type(part).__name__} ({problem}).") from None
-        if tensor.dim() == 0:
-            raise InputError("Expected tensors of shape [N, ...]; got a single number.")
-        tensors.append(tensor)
-    if not tensors:
-        raise InputError("Expected at least one tensor; got an empty tuple.")
-    return tuple(tensors)
+def converted(batch: Batch, dtypes: Sequence[torch.dtype] | None) -> Batch:
+    """Return a batch with each tensor in one of these dtypes; as it is for none."""
+    return batch if dtypes is None else tuple(t.to(dtype) for t, dtype in zip(batch, dtypes, strict=True))
 
 
 def _in_batches(

@@ -29,11 +29,12 @@ class Split:
 
     values: Tensor | np.ndarray[Any, Any]  # what is stored, [M, *event_shape]: a tensor, or a memory-mapped array
     rows: Tensor  # which of these belong to the split, [N]
-    y: Tensor | None = None  # labels, [N]; a whole number of -1 is one that is not known
+    y: Tensor | None = None  # labels, [N]
     scale: float = 1.0  # what a stored value is divided by
     binarize: Binarize = None
     dequantize: Dequantize = None
     missing: float | None = None  # the probability with which each value is hidden
+    hidden: bool | None = None  # whether a label of -1 is one that is not known; None: as `is_known` reads them
 
     num_images = 1  # that belong to a datum
 
@@ -77,7 +78,16 @@ class Split:
     @property
     def partly_labelled(self) -> bool:
         """Whether there are labels, and some of them are not known."""
-        return self.y is not None and not bool(is_known(self.y).all())
+        return self.y is not None and not bool(self.labelled.all())
+
+    @property
+    def labelled(self) -> Tensor:
+        """Which data have a label that is known, [N]."""
+        if self.y is None:
+            return torch.zeros(len(self), dtype=torch.bool)
+        if self.hidden is None:
+            return is_known(self.y)
+        return self.y != HIDDEN if self.hidden else torch.ones(len(self), dtype=torch.bool, device=self.y.device)
 
     def without_dequantizing(self) -> "Split":
         """Return the same data before they were dequantized."""
@@ -159,15 +169,16 @@ class Split:
         if self.binarize is None or not isinstance(self.values, Tensor):
             return self
         x = self.x  # a byte cannot be missing
-        return Split(x if bool(x.isnan().any()) else x.to(torch.uint8), torch.arange(len(self)), self.y)
+        stored = x if bool(x.isnan().any()) else x.to(torch.uint8)
+        return Split(stored, torch.arange(len(self)), self.y, hidden=self.hidden)
 
     def known(self) -> "Split":
         """Return the data whose labels are known, with them."""
-        return self[torch.zeros(len(self), dtype=torch.bool) if self.y is None else is_known(self.y)]
+        return self[self.labelled]
 
     def unknown(self) -> "Split":
         """Return the data whose labels are not known, without labels."""
-        return self if self.y is None else replace(self[~is_known(self.y)], y=None)
+        return self if self.y is None else replace(self[~self.labelled], y=None)
 
     def hide_labels(self, num_labels: int) -> "Split":
         """Return the split with all labels but `num_labels` hidden: set to -1.
@@ -195,7 +206,7 @@ class Split:
             members = (classes[order] == label).nonzero().flatten()
             turn[members] = torch.arange(len(members))
         kept = order[turn.argsort(stable=True)[:num_labels]]
-        return replace(self, y=torch.full_like(classes, HIDDEN).index_copy(0, kept, classes[kept]))
+        return replace(self, y=torch.full_like(classes, HIDDEN).index_copy(0, kept, classes[kept]), hidden=True)
 
     def _dequantized(self, grey: Tensor, u: Tensor) -> Tensor:
         """Return (level + u) / L; u has 16 bits, so that single precision does not round up to the next level."""
@@ -216,15 +227,27 @@ def _in_words(y: Tensor | None) -> str:
 
 
 def is_known(y: Tensor) -> Tensor:
-    """Return which labels are known, [N]: all but a whole number of -1, where that is the only one below zero.
+    """Return which labels are known, [N]: all but a whole number of -1, where nothing says that it is a value.
 
-    >>> is_known(torch.tensor([3, -1, 0])), is_known(torch.tensor([-2, -1, 0])), is_known(torch.tensor([0.5, -1.0]))
+    Other numbers below zero say so, and so do labels of -1 and 1 alone, which code two classes.
+
+    >>> is_known(torch.tensor([3, -1, 0])), is_known(torch.tensor([1, -1, 1])), is_known(torch.tensor([0.5, -1.0]))
     (tensor([ True, False,  True]), tensor([True, True, True]), tensor([True, True]))
     """
     whole = y.long()  # a byte cannot be compared with -1
+    known = torch.ones(len(y), dtype=torch.bool, device=y.device)
     if y.dim() != 1 or y.is_floating_point() or bool((whole < HIDDEN).any()):
-        return torch.ones(len(y), dtype=torch.bool, device=y.device)
-    return whole != HIDDEN
+        return known
+    others = whole[whole != HIDDEN]
+    return known if len(others) and bool((others == 1).all()) else whole != HIDDEN
+
+
+def hidden_in_words(number: int, total: int) -> str:
+    """Return what is said where labels of -1 are read as labels that are not known."""
+    return (
+        f"{number} of {total} data have the label -1 and count as data without a label. If -1 is a value, code the "
+        f"labels as 0, 1, ..., or as floats."
+    )
 
 
 def whole_labels(y: Tensor | None) -> Tensor | None:

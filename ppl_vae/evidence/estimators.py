@@ -110,7 +110,7 @@ def estimate_evidence(
     Args:
         model: P(x, z), called as `model(*batch)`.
         guide: Q(z | x), called the same way; may be None with `proposal="prior"`.
-        data: a split of ours, a tensor [N, ...], a tuple of tensors, a PyTorch Dataset or DataLoader.
+        data: as in `fit`, in a fixed order: a split of ours, a tensor [N, ...], an array, a Dataset, a DataLoader, ...
         method: "importance", "ais" or "sandwich". "importance" is importance sampling; "ais" is annealed importance
             sampling: slower, right also where the guide is far from the posterior; continuous or enumerable latents.
             "sandwich" is "ais", and on data simulated from the model bounds from both sides, which say how wrong it

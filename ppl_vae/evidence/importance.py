@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl_vae.data.as_source import fingerprint_of_numbers
+from ppl_vae.data.as_source import fingerprint
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.adaptive import reach
 from ppl_vae.evidence.diagnostics import Statistics
@@ -45,7 +45,7 @@ def importance_sampling(prepared: Prepared, options: ImportanceOptions, threads:
         proposal=options.proposal,
         elbo_proposal=options.proposal,
         event_size=prepared.event_size,
-        fingerprint=fingerprint_of_numbers(prepared.source),
+        fingerprint=fingerprint(prepared.source),
         seed=options.seed,
         quantity=prepared.quantity,
         scored=prepared.scored,

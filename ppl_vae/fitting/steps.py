@@ -28,7 +28,8 @@ from ppl_vae.compilation.capture import (
     turned,
 )
 from ppl_vae.compilation.record import GRADIENTS, GRADIENTS_IN_BF16, alike
-from ppl_vae.data.sources import Batch, Source
+from ppl_vae.data.arrays import Batch
+from ppl_vae.data.sources import Source
 from ppl_vae.fitting.options import FitOptions
 from ppl_vae.objectives.surrogate import loss_and_surrogate
 from ppl_vae.traces.pair import Pair, places, unchanged

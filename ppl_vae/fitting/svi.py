@@ -13,7 +13,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ppl_vae.data.as_source import as_source, fingerprint
+from ppl_vae.data.batch_sizes import check_batches
 from ppl_vae.data.checks import Checked, check
+from ppl_vae.data.unobserved import note_unobserved
 from ppl_vae.errors import InputError
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import Fit
@@ -63,7 +65,11 @@ def fit(
     Args:
         model: P(x, z), any Pyro program: a module, a function or a method, called as `model(*batch)`.
         guide: Q(z | x), called the same way.
-        data: a split of ours, a tensor [N, ...], a tuple of tensors, a PyTorch Dataset or DataLoader.
+        data: a split of ours; a tensor [N, ...], array or table of numbers, or a tuple or dict of them; a PyTorch
+            Dataset, DataLoader or IterableDataset, which keeps its order. Arrays of NumPy and the like go to the
+            programs in the dtype of their parameters (whole numbers after x as they are), tensors in their own, unless
+            the programs run on the other only. What NumPy masks is missing. A label of -1, where -1 and 1 are not all
+            there is, is none.
         validation: the same; its ELBO says which epoch was best. Without it the last one is.
         epochs: how often to go through the data.
         batch_size: data in one step; a DataLoader has its own.
@@ -128,7 +134,10 @@ def fit(
             warn_of_no_bound(objective, checked.traces)
             pair.see(checked.traces)
             validated = checked if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
-            digest = "" if out is None else fingerprint(source)
+            if unknown := note_unobserved(model, source):
+                warnings.warn(f"{unknown}: nothing is learned of them; do not impute them.", stacklevel=2)
+            check_batches(pair, source, held_out, batch_size)
+            digest = "" if out is None else fingerprint(source, exact=True)
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
         sizes = _fixed_plate_size(checked), _fixed_plate_size(validated)

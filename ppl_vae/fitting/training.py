@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_vae.data.sources import Batch, Source
+from ppl_vae.data.arrays import Batch
+from ppl_vae.data.sources import Source
 from ppl_vae.errors import NonFiniteLossError
 from ppl_vae.fitting.history import Fit, History, Row
 from ppl_vae.fitting.options import FitOptions, name_of

@@ -14,6 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.conditional import ConditionalModel
+from ppl_vae.data.unobserved import warn_of_unobserved
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.evidence.diagnostics import LOW_ESS, MIN_SAMPLES, doubtful_weights, estimates, khat_threshold, pareto
 from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
@@ -134,6 +135,7 @@ def impute(
         prepared(model, guide, data, proposal="guide", seed=seed) as pair_and_data,
         progress_bar(len(pair_and_data.source), "impute", "datum", progress) as bar,
     ):
+        warn_of_unobserved(model)
         for chunk in pair_and_data.chunks(max(1, pair_and_data.rows(None) // num_samples)):
             parts.append(_impute(pair_and_data, chunk, num_samples, num_draws))
             bar.update(chunk.num_data)

@@ -19,6 +19,7 @@ from ppl_vae.runs.run import Run
 from ppl_vae.utils.files import written_whole
 
 NUM_PICTURES = 128
+NUM_SERIES = 16
 NUM_CONDITIONS = 12  # rows of a figure, one for each condition
 NUM_ANSWERS = 10  # samples in a row
 
@@ -33,6 +34,8 @@ def draw_figures(run: Run) -> None:
         figures["bound"] = plots.bound(run.evidence, title=run.path.name)
     if plots.is_picture(test.event_shape):
         figures |= _of_conditions(model, test) if isinstance(model, ConditionalModel) else _of_data(run, test)
+    elif plots.is_series(test.event_shape) and not isinstance(model, ConditionalModel):
+        figures |= _of_series(run, test)
     for name, figure in figures.items():
         save_figure(figure, run.path / "figures" / f"{name}.png")
 
@@ -54,6 +57,13 @@ def _of_data(run: Run, test: Part) -> dict[str, plots.Figure]:
     if list(run.guide.latents.values()) == [(2,)]:
         figures["manifold"] = plots.manifold(manifold(run.model), title="E[x | z] over a grid of prior quantiles of z")
     return figures
+
+
+def _of_series(run: Run, test: Part) -> dict[str, plots.Figure]:
+    x = evenly(test, NUM_SERIES).x
+    drawn = {"E[x | z] for z drawn from P(z)": sample(run.model, NUM_SERIES, mean=True)}
+    made = {"test data": x, "E[x | z] for z drawn from Q(z | x)": reconstruct(run.model, run.guide, x)}
+    return {"samples": plots.series(drawn), "reconstructions": plots.series(made)}
 
 
 def _of_conditions(model: ConditionalModel, test: Part) -> dict[str, plots.Figure]:

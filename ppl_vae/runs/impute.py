@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from ppl_vae import plots
+from ppl_vae.data.checks import find_holes
 from ppl_vae.data.own_files import read
 from ppl_vae.data.splits import Split, evenly
+from ppl_vae.data.unobserved import note_unobserved
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.impute import Imputation, impute
 from ppl_vae.missing import is_missing_in
@@ -59,6 +61,8 @@ def impute_run(
             f"Expected data of which some values are missing (NaN); got {which} without. Give a file (--data), or "
             f"train with --set data.missing=0.3."
         )
+    find_holes(run.source("train"))
+    note_unobserved(run.model, run.source("train"))
     found = impute(run.model, run.guide, chosen, **options)
     with written_whole(path) as temporary, temporary.open("wb") as file:
         if path.suffix == ".npy":

@@ -1,6 +1,8 @@
 """A run: a trained pair with its history, its data and its evidence, as train made it or read from its folder."""
 
 import os
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 from ppl_vae import data as datasets
 from ppl_vae.base import Guide, Model
 from ppl_vae.data.as_source import as_source
+from ppl_vae.data.named import SPLITS
 from ppl_vae.data.sources import Source
 from ppl_vae.data.splits import evenly
 from ppl_vae.errors import InputError, did_you_mean, positive_int
@@ -18,8 +21,6 @@ from ppl_vae.runs.recipe import Recipe
 from ppl_vae.traces.pair import Pair
 from ppl_vae.utils.report import Report, Reported
 from ppl_vae.utils.rng import seeded
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(eq=False, repr=False)
@@ -80,9 +81,15 @@ class Run(Reported):
         self._evidence = self._file.stat().st_mtime_ns, evidence
 
     def data(self, **changed: Any) -> datasets.Data:
-        """Return the data set the run was trained on, with some options of `ppl_vae.data.load` changed."""
+        """Return the data set the run was trained on, with some options of `ppl_vae.data.load` changed.
+
+        Raises:
+            InputError: data that have changed since.
+        """
         if self.loaded is None:
-            self.loaded = self.recipe.load_data()
+            loaded = self.recipe.load_data()
+            check_same(loaded, self.config, self.path)
+            self.loaded = loaded
         return self.loaded.changed(**changed)
 
     def source(self, split: str, num_data: int | None = None) -> Source:
@@ -128,3 +135,21 @@ def load(path: Run | str | os.PathLike[str]) -> Run:
             ) from None
         module.eval()
     return Run(folder.path, model, guide, folder.read_history(), recipe, config | recipe.to_json())
+
+
+def check_same(data: datasets.Data, config: Mapping[str, Any], path: Path) -> None:
+    """Refuse data that are not those of a run, by the fingerprints in its run.json; say so if there are none."""
+    known = config.get("fingerprints")
+    if known is None and data.name not in datasets.NAMED:
+        warnings.warn(
+            f"{path} was written by a version that kept no fingerprints of the data: whether {data.name} has changed "
+            f"since cannot be checked.",
+            stacklevel=3,
+        )
+    changed = [] if known is None else [part for part, one in data.fingerprints().items() if known.get(part) != one]
+    if changed:
+        raise InputError(
+            f"Expected {data.name} as it was when {path} was trained; got another {', '.join(changed)} part, with "
+            f"what may have been training data. Put the old file back, or train again. For log P(x) of other data, "
+            f"on purpose, call ppl_vae.estimate_evidence(run.model, run.guide, x)."
+        )

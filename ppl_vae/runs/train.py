@@ -18,6 +18,7 @@ from ppl_vae.base import Model
 from ppl_vae.conditions.masks import REGIONS, read_mask
 from ppl_vae.criticism.accuracy import accuracy
 from ppl_vae.data.checks import check
+from ppl_vae.data.named import SPLITS
 from ppl_vae.data.sources import Source
 from ppl_vae.errors import InputError, did_you_mean, positive_int, reason
 from ppl_vae.fitting.checkpoint import RunFolder
@@ -32,12 +33,14 @@ from ppl_vae.runs.evaluate import evaluate
 from ppl_vae.runs.figures import draw_figures
 from ppl_vae.runs.kinds import PARTS, Choice
 from ppl_vae.runs.recipe import FOR_SPEED, OPTIONS, Recipe, hash_of, refuse_other_run
-from ppl_vae.runs.run import SPLITS, Run
+from ppl_vae.runs.run import Run, check_same
 from ppl_vae.runs.signature import settable
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import structure_of
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
+
+NUM_CLASSES = "condition.num_classes"
 
 
 @overload
@@ -126,6 +129,8 @@ def _made(
     usual_guide = guide_for(model, partly_labelled=parts.train.partly_labelled)
     its_guide = _resolved(guide) if guide and is_file(guide) else guide or usual_guide
     programs = choose(model, its_guide, settings=asked["programs"], defaults=_suggested(parts), **named)
+    if NUM_CLASSES in programs.written()["settings"] and NUM_CLASSES not in asked["programs"]:
+        parts.check_classes()
     pairs = {}
     for seed in folders:
         with seeded(seed):
@@ -166,6 +171,9 @@ def _refuse_both(path: Path, seeds: int | None) -> None:
 def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, progress: bool | None) -> None:
     """Fit a run that is made but not yet trained, and write its folder."""
     recipe, folder, pair = run.recipe, RunFolder(run.path), Pair(run.model, run.guide)
+    if (folder / "run.json").exists():  # it goes on with the same data
+        check_same(run.data(), folder.read_json(), run.path)
+    run.config["fingerprints"] = run.data().fingerprints()
     train, validation, test = map(run.source, SPLITS)
     with pair.running(), seeded(recipe.seed):
         check(pair, test)  # fit looks at the others
@@ -295,7 +303,7 @@ def _suggested(parts: datasets.Data) -> dict[str, Any]:
     """Return what suits the data, as settings of the programs' parts."""
     suits = {key: value for key, value in parts.settings.items() if not key.startswith("fit.")}
     levels = parts.stored[0].num_levels  # a likelihood of levels takes them before they are binarized
-    known = {"condition.num_classes": parts.num_classes, "likelihood.num_levels": levels}
+    known = {NUM_CLASSES: parts.num_classes, "likelihood.num_levels": levels}
     return suits | {key: value for key, value in known.items() if value is not None}
 
 

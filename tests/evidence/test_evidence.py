@@ -217,6 +217,18 @@ def test_compare_is_paired(linear_gaussian):
     assert table.loc["truth", "log_px_diff"] == 0
 
 
+def test_compare_knows_data_in_another_shape_or_dtype_and_estimates_of_older_versions(linear_gaussian):
+    model, x = linear_gaussian
+    square = LinearGaussian((4, 5), latent_dim=4)
+    flat = estimate_evidence(model, ExactPosterior(model), x.double().numpy(), num_samples=2)
+    shaped = estimate_evidence(square, ExactPosterior(square), x.reshape(-1, 4, 5), num_samples=2)
+    assert len(compare({"flat": flat, "shaped": shaped})) == 2
+    old = replace(flat, fingerprint="f5a5fd42d16a2030")
+    assert len(compare({"a": old, "b": replace(old)})) == 2
+    with pytest.raises(InputError, match="got 'old', kept by an older version"):
+        compare({"new": flat, "old": old})
+
+
 def test_compare_refuses_other_data(linear_gaussian):
     model, x = linear_gaussian
     guide = ExactPosterior(model)

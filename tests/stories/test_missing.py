@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from functools import partial
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ from ppl_vae.generation.impute import weighted_mean
 from ppl_vae.networks import MLP
 from ppl_vae.parts import Likelihood
 from ppl_vae.priors import StandardNormal
+from ppl_vae.runs.impute import impute_run
 from ppl_vae.runs.kinds import part_names
 from ppl_vae.traces.log_weights import log_weights
 from ppl_vae.traces.pair import Pair
@@ -413,3 +415,31 @@ def test_a_file_is_read_as_the_data_of_the_run_were(tmp_path):
         _as_in_training(read(tmp_path / "floats.npy"), binary)
     unscaled = SimpleNamespace(data=lambda: ppl_vae.data.load(tmp_path / "floats.npy"))
     assert _as_in_training(read(tmp_path / "mine.npz"), unscaled).scale == 255  # as `load` reads bytes
+
+
+def test_a_value_that_training_never_saw_is_said(tmp_path):
+    """Imputed by what the weights happened to begin with, it has a small error, too."""
+    x = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
+    unseen = x.copy()
+    unseen[:, 2] = math.nan
+    model = LinearGaussianModel((4,), latent_dim=1)
+    guide = MeanField(model)
+    words = r"1 of 4 values of x are missing in all 50 data \(x\[2\]\)"
+    with pytest.warns(UserWarning, match=words + ": nothing is learned"):
+        ppl_vae.fit(model, guide, unseen, epochs=1)
+    with pytest.warns(UserWarning, match=words + " of the training: what is imputed there means nothing"):
+        ppl_vae.impute(model, guide, unseen[:1], num_samples=10)
+    few = {"fit.epochs": 1, "model.latent_dim": 1}
+    np.savez(tmp_path / "a.npz", train=unseen, validation=x, test=unseen)
+    with pytest.warns(UserWarning, match="nothing is learned"):
+        ppl_vae.train(
+            "linear_gaussian", data=str(tmp_path / "a.npz"), settings=few, out=tmp_path / "run", num_samples=5
+        )
+    with pytest.warns(UserWarning, match=words + " of the training"):
+        impute_run(tmp_path / "run", num_samples=10)
+    some = x.copy()
+    some[:49, 2] = math.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ppl_vae.fit(model, guide, some, epochs=1)
+        ppl_vae.impute(model, guide, unseen, num_samples=10)

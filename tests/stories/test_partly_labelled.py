@@ -1,6 +1,7 @@
 """Data of which some have labels: both kinds in training, each datum once, and clear refusals elsewhere."""
 
 import math
+import warnings
 
 import numpy as np
 import pyro
@@ -17,6 +18,7 @@ from ppl_vae.data.sources import PartlyLabelled, SplitSource, TensorSource
 from ppl_vae.traces.pair import Pair
 
 ENUMERATED = {"enumerate": "parallel"}
+pytestmark = pytest.mark.filterwarnings("ignore:.*have the label -1")
 
 
 def model(x, y=None):
@@ -137,11 +139,48 @@ def test_a_split_of_ours_is_drawn_afresh_and_reproducible(digits):
 
 def test_what_is_no_missing_label(digits):
     x = torch.zeros(4)
-    for y in (torch.tensor([-1.0, 0.5, 2.0, 1.0]), torch.tensor([-2, -1, 0, 1]), torch.full((4, 2), -1)):
-        assert isinstance(as_source((x, y), Pair(model, guide)), TensorSource)
+    for y in ([-1.0, 0.5, 2.0, 1.0], [-2, -1, 0, 1], [[-1, -1]] * 4, [-1, 1, 1, -1]):
+        assert isinstance(as_source((x, torch.tensor(y)), Pair(model, guide)), TensorSource)
     completing = Pair(lambda x, y=None: None)
     completing.model.y_from_x = True
     assert isinstance(as_source((x, torch.tensor([-1, 0, 1, 1])), completing), TensorSource)
+
+
+def voting(x, y=None):
+    """A vote is 1 with probability 0.7, else -1, and x ~ N(vote, 1)."""
+    with pyro.plate("data", len(x)):
+        vote = (y.float() + 1) / 2
+        pyro.sample("vote", dist.Bernoulli(0.7), obs=vote)
+        pyro.sample("x", dist.Normal(y.float(), 1.0), obs=x)
+
+
+def test_labels_of_minus_one_and_one_are_two_classes(tmp_path):
+    x = torch.randn(50)
+    y = torch.where(torch.arange(50) % 3 == 0, -1, 1)
+    exact = dist.Normal(y.float(), 1.0).log_prob(x) + torch.where(y > 0, math.log(0.7), math.log(0.3))
+    for labels in (y, y.float(), y.numpy(), y.double().numpy()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            evidence = estimate_evidence(voting, lambda x, y=None: None, (x, labels), num_samples=1)
+        np.testing.assert_allclose(evidence.log_px, exact, rtol=1e-5)
+    np.savez(tmp_path / "a.npz", x=x[:, None], y=y)
+    loaded = data.load(tmp_path / "a.npz")
+    assert not any(part.partly_labelled or part[:3].partly_labelled for part in loaded.stored)
+    assert len(loaded.train.known()) == len(loaded.train) == 40
+
+
+def test_which_labels_are_hidden_is_read_off_the_whole_and_said(tmp_path):
+    x, y = np.ones((50, 1)), np.arange(50) % 3 - 1
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    with pytest.warns(UserWarning, match="17 of 50 data have the label -1 and count as data without a label.*a.npz"):
+        loaded = data.load(tmp_path / "a.npz")
+    two = loaded.train[loaded.train.y != 0]  # -1 and 1 alone, of which -1 is still no label
+    assert two.partly_labelled and bool((two.known().y == 1).all())
+    assert loaded.num_classes == 2
+    few = data.load("digits", num_labels=1)
+    assert [len(few.train.known()), len(few.train.unknown())] == [1, 1296]
+    with pytest.warns(UserWarning, match="64 of 101 data have the label -1"):
+        as_source(some(), Pair(model, guide))
 
 
 def test_fingerprints():

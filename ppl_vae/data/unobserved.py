@@ -1,0 +1,50 @@
+"""Values of x that no training datum has: nothing is learned of them, and nobody should believe what is imputed there.
+
+Its error would be small, as the weights agree on what they happened to begin with. A fit says it, and so does every
+imputation by what was fitted then.
+"""
+
+import warnings
+import weakref
+from typing import Any
+
+import torch
+
+from ppl_vae.data.sources import Source
+from ppl_vae.traces.pair import Program
+
+_NEVER_OBSERVED: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()  # by model, in words
+
+
+def note_unobserved(model: Program, source: Source) -> str:
+    """Keep in mind which values are missing in all training data of a model, and return it in words."""
+    unknown = _never_observed(source)
+    _NEVER_OBSERVED.pop(_owner(model), None)
+    if unknown:
+        _NEVER_OBSERVED[_owner(model)] = unknown
+    return unknown
+
+
+def warn_of_unobserved(model: Program) -> None:
+    """Warn, before an imputation, of what the model's training data had no values of."""
+    if unknown := _NEVER_OBSERVED.get(_owner(model)):
+        warnings.warn(
+            f"{unknown} of the training: what is imputed there means nothing, however small its error.", stacklevel=3
+        )
+
+
+def _never_observed(source: Source) -> str:
+    """Say which values of x are missing in all data, once `find_holes` has looked; nothing if there are none."""
+    holes = [(part.holes or {}).get(0) for part in source.kinds.values() or [source]]
+    if any(some is None for some in holes):
+        return ""
+    counts = torch.stack([some.counts for some in holes if some is not None]).sum(0)
+    where = ["".join(f"[{i}]" for i in index) for index in (counts == len(source)).nonzero().tolist()]
+    if not where:
+        return ""
+    shown = ", ".join([f"x{index}" for index in where[:5]] + ["..."] * (len(where) > 5))
+    return f"{len(where)} of {counts.numel()} values of x are missing in all {len(source)} data ({shown})"
+
+
+def _owner(program: Program) -> Any:
+    return getattr(program, "__self__", program)
