@@ -182,8 +182,10 @@ class Chains:
         annealed = anneal(self.evaluate, start, path, self.tick)
         log_weights = annealed.log_weights.cpu().numpy()
         numbers = estimates(log_weights)
+        with np.errstate(invalid="ignore"):  # a chain that began where the model rules z out has no weight
+            spread = log_weights.std(0, ddof=1)
         return {key: numbers[key] for key in ("log_px", "mcse", "ess", "bias")} | {
             "acceptance": annealed.acceptance.double().cpu().numpy(),
             "step_size": path.step_sizes.median(0).values.double().cpu().numpy(),
-            "chain_spread": log_weights.std(0, ddof=1),
+            "chain_spread": spread,
         }

@@ -72,7 +72,8 @@ class Numbers:
         elbo_proposal: what those of the ELBO were drawn from: annealing from the prior has the guide's, too.
         method: "importance", "ais" or "sandwich".
         diagnostics: more numbers per datum, by name, each [N]. bias: the jackknife's estimate of that of log_px. Of
-            importance sampling: draws (K of each datum), khat, log_px_psis. Of annealing: acceptance, step_size,
+            importance sampling: draws (K of each datum), khat, log_px_psis, and with a tolerance stopping, the bias
+            of a datum that went on until it was reached. Of annealing: acceptance, step_size,
             chain_spread (the standard deviation of the log-weights over chains), and log_px_importance with
             mcse_importance.
         settings: numbers the method was run with.
@@ -110,7 +111,8 @@ class Numbers:
     @property
     def gap(self) -> Array:
         """Log P(x) - ELBO = KL(Q(z | x) || P(z | x)) per datum, [N]."""
-        return self.log_px - self.elbo
+        with np.errstate(invalid="ignore"):  # both are minus infinity where the model rules all draws out
+            return self.log_px - self.elbo
 
     @property
     def khat(self) -> Array:
@@ -147,12 +149,13 @@ class Numbers:
         """
         gap_mcse = np.hypot(self.mcse, self.elbo_mcse)  # an upper bound: the two share their samples
         to_bits = -1 / (self.event_size * np.log(2))
-        return {
-            "log_px": Mean.of(self.log_px, self.mcse),
-            "elbo": Mean.of(self.elbo, self.elbo_mcse),
-            "gap": Mean.of(self.gap, gap_mcse),
-            "bits_per_dim": Mean.of((self.log_px + self.to_levels) * to_bits, self.mcse * abs(to_bits)),
-        }
+        with np.errstate(invalid="ignore"):  # the mean of minus infinity has no error
+            return {
+                "log_px": Mean.of(self.log_px, self.mcse),
+                "elbo": Mean.of(self.elbo, self.elbo_mcse),
+                "gap": Mean.of(self.gap, gap_mcse),
+                "bits_per_dim": Mean.of((self.log_px + self.to_levels) * to_bits, self.mcse * abs(to_bits)),
+            }
 
     @property
     def to_levels(self) -> float:
