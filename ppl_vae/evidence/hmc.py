@@ -16,7 +16,7 @@ from torch import Tensor
 Density = Callable[[Tensor], tuple[Tensor, Tensor]]  # u [C, N, D] -> log base and log ratio, [C, N] each
 Evaluate = Callable[[Tensor], "State"]  # the same with gradients
 
-# What a program raises where it cannot be evaluated: a matrix that is none of a normal distribution's, an invalid number.
+# What a program raises where it cannot be evaluated: a matrix that cannot be factorized, an invalid number.
 FAILURES = (torch.linalg.LinAlgError, ValueError, ArithmeticError)
 JITTER = 0.2  # step sizes vary by this share from transition to transition, so that no orbit closes on itself
 
@@ -93,7 +93,7 @@ def transition(
 def attempted(evaluate: Evaluate, position: Tensor, known: Tensor) -> tuple[State, Tensor]:
     """Return the state at a position, or at a known one where the program fails, and where that is, [C, N].
 
-    A program fails on all chains and data at once: who is to blame is found by halves, the others at the known position.
+    A program fails on all chains and data at once: who is to blame is found by halves, and others wait.
     """
     failed = torch.zeros(position.shape[:2], dtype=torch.bool, device=position.device)
     try:

@@ -21,6 +21,7 @@ from ppl_vae.fitting.options import ADAM, FitOptions, Schedule
 from ppl_vae.fitting.training import SETUP, VALIDATION_BATCH, Training
 from ppl_vae.missing import all_known
 from ppl_vae.objectives.checks import check_objective
+from ppl_vae.objectives.pyro_own import check_reported, reporting
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import structure_of
 from ppl_vae.utils.progress import progress_bar
@@ -110,7 +111,7 @@ def fit(
     >>> bool(fitted.history.validation_elbo[1] > fitted.history.validation_elbo[0])
     True
     """
-    objective = Trace_ELBO() if objective is None else objective
+    objective = Trace_ELBO() if objective is None else reporting(objective)
     given = locals()
     options = FitOptions(**{field.name: given[field.name] for field in fields(FitOptions)})
     if patience is not None and validation is None:
@@ -123,6 +124,8 @@ def fit(
             held_out = None if validation is None else as_source(validation, pair)
             checked = check(pair, source, size=batch_size)
             check_objective(objective, pair, checked.traces, pair.to_device(next(source.batches(batch_size))))
+            check_reported(objective, checked.traces, checked.num_run)
+            _check_sizes(objective, [len(batch[0]) for batch, _ in source.examples(batch_size)])
             pair.see(checked.traces)
             validated = checked if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
             digest = "" if out is None else fingerprint(source)
@@ -163,6 +166,15 @@ def _check_jit(objective: ELBO, programs: tuple[Program, Program]) -> None:
         raise InputError(
             f"Expected an objective that works with modules; got {type(objective).__name__}, which finds parameters in "
             f"Pyro's global store only. Use {type(objective).__name__.removeprefix('Jit')}."
+        )
+
+
+def _check_sizes(objective: ELBO, sizes: list[int]) -> None:
+    if type(objective).__name__.startswith("Jit") and len(sizes) > 1:
+        raise InputError(
+            f"Expected batches of one size for {type(objective).__name__}, which is recorded for the first of them; got "
+            f"{', '.join(map(str, sizes))}. Choose a batch_size that divides the number of data, or use "
+            f"{type(objective).__name__.removeprefix('Jit')}."
         )
 
 
