@@ -15,7 +15,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceTailAdaptive_ELBO
 from pyro.ops.packed import pack
 
 ROOT = Path(__file__).parents[1]
@@ -45,10 +44,6 @@ def in_keys(name, mapping):
 
 # (file, name) -> what breaks without it, and what finds the name.
 USED = {
-    ("objectives/pyro_own.py", "_differentiable_loss_particle"): (
-        "Pyro's tail-adaptive steps have no loss that can be reported",
-        lambda: (Trace_ELBO._differentiable_loss_particle, TraceTailAdaptive_ELBO._differentiable_loss_particle),
-    ),
     ("traces/pair.py", "_Context"): (
         "modules that were made before `fit` find no parameters of their own",
         lambda: import_module("pyro.nn.module")._Context,

@@ -28,6 +28,8 @@ from ppl_vae.evidence.options import AnnealingOptions
 from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.refine import refine
 from ppl_vae.evidence.tempered import Densities, Latents
+from ppl_vae.traces.anywhere import check_scored_anywhere
+from ppl_vae.traces.plates import samples
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array
 from ppl_vae.utils.rng import seeded
@@ -131,7 +133,13 @@ def annealed_importance_sampling(prepared: Prepared, options: AnnealingOptions, 
 def one_datum(prepared: Prepared, options: AnnealingOptions) -> Latents:
     """Return the latents of a single datum, to see whether they can be annealed."""
     with starting():
-        return Latents(prepared.pair, next(iter(prepared.chunks(1))), prepared.structure, options.proposal)
+        latents = Latents(prepared.pair, next(iter(prepared.chunks(1))), prepared.structure, options.proposal)
+        if latents.from_guide:
+            check_scored_anywhere(samples(latents.trace(latents.pair.guide)), "for annealing", PRIOR)
+    return latents
+
+
+PRIOR = "Anneal from the prior: proposal='prior'."
 
 
 class Annealer:

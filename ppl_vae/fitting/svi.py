@@ -125,7 +125,8 @@ def fit(
             checked = check(pair, source, size=batch_size)
             check_objective(objective, pair, checked.traces, pair.to_device(next(source.batches(batch_size))))
             check_reported(objective, checked.traces, checked.num_run)
-            _check_sizes(objective, [len(batch[0]) for batch, _ in source.examples(batch_size)])
+            if type(objective).__name__.startswith("Jit"):
+                _check_sizes(type(objective).__name__, [len(batch[0]) for batch, _ in source.examples(batch_size)])
             pair.see(checked.traces)
             validated = checked if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
             digest = "" if out is None else fingerprint(source)
@@ -169,12 +170,12 @@ def _check_jit(objective: ELBO, programs: tuple[Program, Program]) -> None:
         )
 
 
-def _check_sizes(objective: ELBO, sizes: list[int]) -> None:
-    if type(objective).__name__.startswith("Jit") and len(sizes) > 1:
+def _check_sizes(name: str, sizes: list[int]) -> None:
+    if len(sizes) > 1:
         raise InputError(
-            f"Expected batches of one size for {type(objective).__name__}, which is recorded for the first of them; got "
+            f"Expected batches of one size for {name}, which is recorded for the first of them; got "
             f"{', '.join(map(str, sizes))}. Choose a batch_size that divides the number of data, or use "
-            f"{type(objective).__name__.removeprefix('Jit')}."
+            f"{name.removeprefix('Jit')}."
         )
 
 
