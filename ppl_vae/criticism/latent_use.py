@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.evidence.prepare import Prepared, prepared
+from ppl_vae.traces.anywhere import check_scored_anywhere
 from ppl_vae.traces.divergence import in_order, kl_by_dimension
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Program
@@ -253,6 +254,7 @@ def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
         traces = run_pair(pair.model, pair.guide, args, num_samples=num_samples, structure=structure)
     sites, guided = map(samples, traces)
     latent = list(latents(sites))
+    check_scored_anywhere(guided, "for I(x; z)", "explain_gap and estimate_evidence need none.")
     left_out = [name for name in latent if name not in guided]
     model = {name: sites[name] for name in latent if name in guided}
     if not model or (left_out and not structure.enumerated):
