@@ -25,6 +25,7 @@ from torch.distributions import biject_to
 
 from ppl_vae.compilation.capture import CannotCapture, capture, compiled_or_none, pays
 from ppl_vae.compilation.record import Tensors, agree, recorded
+from ppl_vae.distributions.supports import support_of
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.hmc import Evaluate, State, with_gradients
 from ppl_vae.evidence.prepare import Chunk
@@ -124,14 +125,12 @@ class Latents:
 
 def _to_support(fn: Any) -> Any:
     """Return the transform from unconstrained space to where a site's values lie."""
-    while hasattr(fn, "component_distribution"):  # a mixture lies where its components do
-        fn = fn.component_distribution
     try:
-        return biject_to(fn.support)
+        return biject_to(support_of(fn))
     except NotImplementedError:  # PyTorch has no transform to this support, or the distribution does not say which
         raise InputError(
             f"Expected latents on supports that PyTorch can transform, for annealing; got {type(fn).__name__} on "
-            f"{fn.support}. Use method='importance'."
+            f"{support_of(fn)}. Use method='importance'."
         ) from None
 
 
