@@ -134,7 +134,7 @@ def one_datum(prepared: Prepared, options: AnnealingOptions) -> Latents:
     """Return the latents of a single datum, to see whether they can be annealed."""
     with starting():
         latents = Latents(prepared.pair, next(iter(prepared.chunks(1))), prepared.structure, options.proposal)
-        if latents.from_guide:
+        if latents.from_guide and latents.pair.guide is not None:
             check_scored_anywhere(samples(latents.trace(latents.pair.guide)), "for annealing", PRIOR)
     return latents
 

@@ -17,7 +17,7 @@ Density = Callable[[Tensor], tuple[Tensor, Tensor]]  # u [C, N, D] -> log base a
 Evaluate = Callable[[Tensor], "State"]  # the same with gradients
 
 # What a program raises where it cannot be evaluated: a matrix that cannot be factorized, an invalid number.
-FAILURES = (torch.linalg.LinAlgError, ValueError, ArithmeticError)
+FAILURES: tuple[type[Exception], ...] = (torch.linalg.LinAlgError, ValueError, ArithmeticError)  # type: ignore[attr-defined]
 JITTER = 0.2  # step sizes vary by this share from transition to transition, so that no orbit closes on itself
 
 

@@ -22,7 +22,7 @@ class _TailAdaptive(TraceTailAdaptive_ELBO):
         return Trace_ELBO.loss(self, model, guide, *args, **kwargs)
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Tensor]:
-        _, surrogate = super()._differentiable_loss_particle(model_trace, guide_trace)
+        _, surrogate = super()._differentiable_loss_particle(model_trace, guide_trace)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             loss, _ = Trace_ELBO._differentiable_loss_particle(self, model_trace, guide_trace)
         return loss, surrogate
@@ -42,7 +42,7 @@ def reporting(objective: Any) -> Any:
             f"{objective.num_particles}, vectorize_particles={objective.vectorize_particles}. Give it "
             f"num_particles=8, vectorize_particles=True."
         )
-    same = _TailAdaptive()
+    same = _TailAdaptive()  # type: ignore[no-untyped-call]
     vars(same).update(vars(objective))
     return same
 

@@ -145,7 +145,7 @@ def test_programs_that_run_on_all_data_only_get_as_many_as_the_worst(linear_gaus
         ({"max_samples": 500}, "max_samples together with a tolerance"),
         ({"num_draws": -1}, "num_draws.*got -1"),
         ({"compile": "yes"}, "compile to be True, False or 'auto'; got 'yes'"),
-        ({"num_draws": 5, "vectorize": False}, "num_draws with vectorize=True"),
+        ({"vectorize": "no"}, "vectorize to be True, False or 'auto'; got 'no'"),
     ],
 )
 def test_bad_calls(linear_gaussian, options, message):
