@@ -9,9 +9,9 @@ from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evidence.ais import annealed_importance_sampling
 from ppl_vae.evidence.bidirectional import sandwich
 from ppl_vae.evidence.evidence import Evidence
-from ppl_vae.evidence.importance import importance_sampling
 from ppl_vae.evidence.options import AnnealingOptions, ImportanceOptions, Options
 from ppl_vae.evidence.prepare import Prepared, prepared
+from ppl_vae.evidence.remedies import importance_with_remedies
 from ppl_vae.traces.pair import Program
 from ppl_vae.utils.threads import Threads
 
@@ -27,7 +27,7 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "importance": Method(importance_sampling, ImportanceOptions),
+    "importance": Method(importance_with_remedies, ImportanceOptions),
     "ais": Method(annealed_importance_sampling, AnnealingOptions),
     "sandwich": Method(sandwich, AnnealingOptions),
 }

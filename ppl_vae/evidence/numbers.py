@@ -6,9 +6,10 @@ import os
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ppl_vae.errors import InputError, reason
 from ppl_vae.evidence.diagnostics import MIN_SAMPLES, Curve
@@ -16,7 +17,24 @@ from ppl_vae.evidence.scale import DEQUANTIZED
 from ppl_vae.utils.files import written_whole
 from ppl_vae.utils.report import Array, Mean
 
-NESTED = ("diagnostics", "settings", "is_exact", "curve", "sandwich", "draws")  # what a file holds in another shape
+Index = NDArray[np.int64]  # of some data
+NESTED = (
+    "diagnostics",
+    "settings",
+    "is_exact",
+    "curve",
+    "sandwich",
+    "draws",
+    "tried",
+)  # what a file holds in another shape
+
+
+class Trial(NamedTuple):
+    """What a remedy did for some of the doubtful data."""
+
+    mended: int  # how many it leaves no doubt of
+    num_tried: int
+    helps: bool  # whether these are enough, and no others come into doubt
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,7 @@ class Numbers:
         sandwich: bounds from both sides on simulated data, where they were found.
         draws: draws from the posterior and what goes with them, as `to_arviz` gives them, where they were kept.
         is_exact: whether log P(x) is not an estimate, as no latent site is sampled.
+        tried: what remedies did for some of the doubtful data, by name, where they were tried.
     """
 
     log_px: Array
@@ -104,6 +123,7 @@ class Numbers:
     sandwich: Sandwich | None = None
     draws: Any = None
     is_exact: bool = False
+    tried: dict[str, Trial] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.log_px)
@@ -177,6 +197,7 @@ class Numbers:
         arrays |= {name: ("datum", v) for name, v in self.diagnostics.items()}
         settings = self.settings | ({"exact": 1.0} if self.is_exact else {})  # as in every file before
         attrs |= {"diagnostics": json.dumps(list(self.diagnostics)), "settings": json.dumps(settings)}
+        attrs |= {"tried": json.dumps(self.tried)} if self.tried else {}
         if self.curve is not None:
             dims: tuple[str, ...] = ("point", "datum")
             arrays |= {f"curve_{name}": (dims[: v.ndim], v) for name, v in self.curve._asdict().items()}
@@ -204,6 +225,7 @@ class Numbers:
                 arrays: dict[str, Any] = {str(k): np.asarray(v.values) for k, v in dataset.data_vars.items()}
                 attrs = {str(k): v.item() if isinstance(v, np.generic) else v for k, v in dataset.attrs.items()}
             attrs["settings"] = json.loads(attrs["settings"])
+            attrs["tried"] = {name: Trial(*trial) for name, trial in json.loads(attrs.pop("tried", "{}")).items()}
             attrs["is_exact"] = attrs["settings"].pop("exact", None) is not None
             attrs["diagnostics"] = {name: arrays.pop(name) for name in json.loads(attrs["diagnostics"])}
             for name, kind in (("curve", Curve), ("sandwich", Sandwich)):

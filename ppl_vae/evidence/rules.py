@@ -178,8 +178,21 @@ def _not_finite(numbers: Numbers) -> list[Rule]:
 
 
 def _more_samples(numbers: Numbers) -> str:
-    refined = "" if numbers.proposal == "refined" else ", use proposal='refined'"
-    return f"Raise num_samples{refined}, or method='ais'."
+    """Return what to do: what was tried on some doubtful data only where it helped, refining only where it was."""
+    tried, ais = numbers.tried, "method='ais'"
+    names = {"num_samples": "raise num_samples", "refined": "use proposal='refined'"}
+    good = [
+        f"{text} (of {tried[name].num_tried} tried it mended {tried[name].mended})" if name in tried else text
+        for name, text in names.items()
+        if (tried[name].helps if name in tried else name == "num_samples")
+    ]
+    bad = {"num_samples": "more samples", "refined": "proposal='refined'"}
+    failed = [bad[name] for name, trial in tried.items() if not trial.helps]
+    without = f" Of no help where they were tried: {', '.join(failed)}." if failed else ""
+    if not good:
+        return f"Use {ais}, or a better guide.{without}"
+    text = ", ".join(good)
+    return f"{text[0].upper()}{text[1:]}, or {ais}.{without}"
 
 
 def _blind_spot(numbers: Numbers) -> str:
