@@ -426,3 +426,22 @@ def test_a_plate_of_fixed_size_that_takes_a_random_subset(seed):
     evidence = estimate_evidence(model, guide, x, num_samples=3, seed=seed)
     truth = torch.distributions.Normal(0.0, math.sqrt(2)).log_prob(x).numpy()
     np.testing.assert_allclose(evidence.log_px, truth, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_groups", [6, 7])
+def test_as_many_groups_as_members(num_groups):
+    """z_g ~ N(0, 1), x_gm ~ N(z_g, 0.7^2) for 6 members m; 7 groups are tried on 6 first."""
+
+    def model(x):
+        with pyro.plate("groups", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0))
+            with pyro.plate("members", 6, dim=-1):
+                pyro.sample("x", dist.Normal(z, 0.7), obs=x)
+
+    def guide(x):
+        with pyro.plate("groups", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(0.9 * x.mean(-1, keepdim=True), 0.4))
+
+    x = torch.randn(num_groups, 1) + 0.7 * torch.randn(num_groups, 6)
+    truth = torch.distributions.MultivariateNormal(torch.zeros(6), torch.ones(6, 6) + 0.49 * torch.eye(6)).log_prob(x)
+    check_evidence(estimate_evidence(model, guide, x, num_samples=2000), truth.numpy())
