@@ -10,7 +10,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppl_vae.errors import InputError
-from ppl_vae.traces.plates import Site, samples
+from ppl_vae.traces.plates import samples
+from ppl_vae.traces.sites import Site
 
 
 class _TailAdaptive(TraceTailAdaptive_ELBO):

@@ -2,7 +2,7 @@
 
 from ppl_vae.distributions.unwrap import scores_any_value
 from ppl_vae.errors import InputError
-from ppl_vae.traces.plates import Site
+from ppl_vae.traces.sites import Site
 
 
 def check_scored_anywhere(guided: dict[str, Site], why: str, fix: str) -> None:
