@@ -14,7 +14,9 @@ import torch
 
 from ppl_vae.data.as_source import fingerprint
 from ppl_vae.errors import InputError, positive_int, positive_number
+from ppl_vae.evidence.at_once import PLATE, way_of_drawing
 from ppl_vae.evidence.diagnostics import LOW_ESS, doubtful_weights, estimates, khat_threshold, pareto
+from ppl_vae.evidence.options import check_vectorize
 from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
 from ppl_vae.evidence.refine import LEARNING_RATE, NUM_PARTICLES, NUM_STEPS, refine
 from ppl_vae.traces.log_weights import log_weights
@@ -140,7 +142,7 @@ def explain_gap(
     num_particles: int = NUM_PARTICLES,
     learning_rate: float = LEARNING_RATE,
     chunk_size: int | None = None,
-    vectorize: bool = True,
+    vectorize: bool | str = "auto",
     seed: int = 0,
     progress: bool | None = None,
 ) -> Gap:
@@ -178,15 +180,16 @@ def explain_gap(
     }
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
+    check_vectorize(vectorize)
     parts = []
     with prepared(model, guide, data, proposal="guide", seed=seed) as ready:
         if ready.exact:
             raise InputError("Expected a guide that samples latent sites; got none: the ELBO is log P(x), with no gap.")
-        rows = ready.rows(chunk_size)
+        rows, at_once = ready.rows(chunk_size), way_of_drawing(ready, vectorize, "guide", copies=False) == PLATE
         with progress_bar(len(ready.source), "gap", "datum", progress) as bar:
             for chunk in ready.chunks(max(1, min(rows // num_particles, HELD_WEIGHTS // num_samples))):
                 counts = run_sizes(num_samples, max(1, rows // chunk.size))
-                parts.append(_of_chunk(ready, chunk, counts, steps, vectorize))
+                parts.append(_of_chunk(ready, chunk, counts, steps, at_once))
                 bar.update(chunk.num_data)
         digest, what = fingerprint(ready.source), ready.quantity
     arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.evidence.prepare import Prepared, prepared
+from ppl_vae.traces.anywhere import check_scored_anywhere
 from ppl_vae.traces.divergence import in_order, kl_by_dimension
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.log_weights import scored_trace
@@ -263,6 +264,7 @@ def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
     sites, scored = samples(traces[0]), scored_trace(*traces, structure)
     guided = {name: site for name, site in samples(scored).items() if name in structure.q}
     latent = list(of_kind(sites, Kind.LATENT))
+    check_scored_anywhere(guided, "for I(x; z)", "explain_gap and estimate_evidence need none.")
     left_out = [name for name in latent if name not in guided]
     model = {name: sites[name] for name in latent if name in guided}
     beside = [n for n in of_kind(samples(traces[1]), Kind.AUXILIARY, model=sites) if n not in guided]

@@ -91,6 +91,23 @@ def is_improper(fn: Any) -> bool:
     return isinstance(base_of(fn), dist.ImproperUniform)
 
 
+def scores_any_value(fn: Any, value: torch.Tensor) -> bool:
+    """Return whether a distribution has a density at values that it did not draw itself, such as these.
+
+    Planar, radial and Sylvester flows have no inverse: they know the density of what they drew last, and no other.
+
+    >>> from pyro.distributions.transforms import planar
+    >>> flow = dist.TransformedDistribution(dist.Normal(torch.zeros(2), 1.0).to_event(1), [planar(2)])
+    >>> scores_any_value(flow, flow.sample()), scores_any_value(flow.base_dist, torch.zeros(2))
+    (False, True)
+    """
+    try:
+        fn.log_prob(value.clone())  # another tensor, which no cache knows
+    except (KeyError, NotImplementedError):
+        return False
+    return True
+
+
 def can_miss(fn: Any) -> bool:
     """Return whether a distribution, perhaps expanded or masked, scores data of which some values are missing."""
     while not isinstance(fn, Observed) and isinstance(fn, WRAPPERS):  # Observed is an Independent

@@ -2,9 +2,17 @@
 
 One set of samples decides K, by doubling it; the answer is from K fresh ones. From the same it would be too low and too
 sure of itself: a datum stops early where the heavy tail of its weights has not yet shown.
+
+A datum whose fresh samples do not reach the tolerance goes on: as many are added as there are, to the last sample, and
+none is left out. The first answer has mean P(x), as others decided its K; where only those that do not reach are
+diluted, the mean of all is too low by what the first answers of these were above their last ones, on average:
+
+    E[w_last] - P(x) = E[(w_last - w_first) 1(it went on)],
+
+which is known of each datum (`stopping`, as a share of w_last: in nats) and stated with the bias of a finite K.
 """
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -17,42 +25,59 @@ from ppl_vae.evidence.weight_sampler import Sampler
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array
 
+Index = NDArray[np.int64]  # of data in a chunk, [n]
+
 MARGIN = 0.8  # of the tolerance, for the samples that decide: the fresh ones scatter
 
 
 def reach(sampler: Sampler, pilots: list[Array], tolerance: float) -> list[Statistics]:
     """Return the statistics of all chunks, after their first log-weights, [K, n], and as many more as it takes."""
-    base, most = len(pilots[0]), sampler.options.most_samples
+    most = sampler.options.most_samples
     _check_reachable(pilots, tolerance, most)
     found = []
     with progress_bar(len(sampler.prepared.source), "tolerance", "datum", sampler.options.progress) as bar:
         for pilot, chunk in zip(pilots, sampler.prepared.chunks(sampler.data_at_once), strict=True):
-            counts = _enough(sampler, chunk, pilot, tolerance * MARGIN, most)
-            groups = [np.flatnonzero(counts == count) for count in np.unique(counts)]
-            draws = [_selected(sampler, chunk, index, int(counts[index[0]])) for index in groups]  # a group has one K
-            fresh = [Statistics.of(weights, base) for weights in draws]
-            found.append(Statistics.joined(fresh, np.argsort(np.concatenate(groups))))
+            counts = np.zeros(pilot.shape[1], dtype=int)
+            for index, weights in _until(sampler, chunk, np.arange(len(counts)), pilot, tolerance * MARGIN):
+                counts[index] = len(weights)
+            answers = []
+            for count in np.unique(counts):  # a group has one K
+                index = np.flatnonzero(counts == count)
+                first = _selected(sampler, chunk, index, int(count))
+                for some, weights in _until(sampler, chunk, index, first, tolerance):
+                    answers.append((some, _answer(weights, int(count), len(pilot))))
+            order = np.argsort(np.concatenate([index for index, _ in answers]))
+            found.append(Statistics.joined([answer for _, answer in answers], order))
             bar.update(chunk.num_data)
     return found
 
 
-def _enough(sampler: Sampler, chunk: Chunk, weights: Array, tolerance: float, most: int) -> NDArray[np.int64]:
-    """Return for each datum how many samples bring its error and its bias inside the tolerance, [n]."""
-    counts = np.full(weights.shape[1], len(weights))
-    index = np.arange(weights.shape[1])
-    while 2 * len(weights) <= most:
+def _until(
+    sampler: Sampler, chunk: Chunk, index: Index, weights: Array, tolerance: float
+) -> Iterator[tuple[Index, Array]]:
+    """Yield data of a chunk with log-weights [K, n] whose errors and biases are inside the tolerance, or K the most."""
+    most = sampler.options.most_samples
+    while len(index):
         found = estimates(weights)
-        over = ~within(found["mcse"], found["bias"], tolerance)
-        if not over.any():
-            break
-        if sampler.selective:
-            index, weights = index[over], weights[:, over]
-        weights = np.concatenate([weights, _selected(sampler, chunk, index, len(weights))])
-        counts[index] = len(weights)
-    return counts
+        done = within(found["mcse"], found["bias"], tolerance) | (len(weights) >= most)
+        done &= sampler.selective | done.all()  # what is drawn for all of them is kept for all of them
+        if done.any():
+            yield index[done], weights[:, done]
+        index, weights = index[~done], weights[:, ~done]
+        if len(index):
+            more = _selected(sampler, chunk, index, min(len(weights), most - len(weights)))
+            weights = np.concatenate([weights, more])
 
 
-def _selected(sampler: Sampler, chunk: Chunk, index: NDArray[Any], count: int) -> Array:
+def _answer(weights: Array, first: int, base: int) -> Statistics:
+    """Return the statistics of log-weights [K, n], of which the first ones were the first answer."""
+    statistics = Statistics.of(weights, base)
+    before = estimates(weights[:first])["log_px"] - statistics.numbers["log_px"] if first < len(weights) else 0.0
+    statistics.numbers["stopping"] = np.nan_to_num(-np.expm1(before)) + np.zeros(weights.shape[1])
+    return statistics
+
+
+def _selected(sampler: Sampler, chunk: Chunk, index: Index, count: int) -> Array:
     """Draw weights [count, n] for these data of a chunk."""
     if sampler.selective and len(index) < chunk.num_data:
         return sampler.weights(chunk.select(torch.from_numpy(index)), count)

@@ -10,7 +10,8 @@ Source: Neal, Annealed Importance Sampling, Statistics and Computing 11 (2001); 
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,14 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_vae.errors import InputError, reason
 from ppl_vae.evidence.diagnostics import estimates
 from ppl_vae.evidence.evidence import Evidence
-from ppl_vae.evidence.hmc import Evaluate, State, transition
+from ppl_vae.evidence.hmc import FAILURES, Evaluate, State, transition
 from ppl_vae.evidence.importance import importance_sampling
 from ppl_vae.evidence.options import AnnealingOptions
 from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.refine import refine
 from ppl_vae.evidence.tempered import Densities, Latents
+from ppl_vae.traces.anywhere import check_scored_anywhere
+from ppl_vae.traces.plates import samples
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array
 from ppl_vae.utils.rng import seeded
@@ -128,7 +132,14 @@ def annealed_importance_sampling(prepared: Prepared, options: AnnealingOptions, 
 
 def one_datum(prepared: Prepared, options: AnnealingOptions) -> Latents:
     """Return the latents of a single datum, to see whether they can be annealed."""
-    return Latents(prepared.pair, next(iter(prepared.chunks(1))), prepared.structure, options.proposal)
+    with starting():
+        latents = Latents(prepared.pair, next(iter(prepared.chunks(1))), prepared.structure, options.proposal)
+        if latents.from_guide and latents.pair.guide is not None:
+            check_scored_anywhere(samples(latents.trace(latents.pair.guide)), "for annealing", PRIOR)
+    return latents
+
+
+PRIOR = "Anneal from the prior: proposal='prior'."
 
 
 class Annealer:
@@ -153,8 +164,25 @@ class Annealer:
         pair, structure = self.prepared.pair, self.prepared.structure
         if self.options.proposal == "refined":
             pair = refine(pair, chunk.args, structure, subsample=chunk.subsample)
-        latents = Latents(pair, chunk, structure, self.options.proposal)
-        return Chains(latents, self.densities.of(latents, self.options.num_chains), self.options, tick)
+        with starting():
+            latents = Latents(pair, chunk, structure, self.options.proposal)
+            evaluate = self.densities.of(latents, self.options.num_chains)
+        return Chains(latents, evaluate, self.options, tick)
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Say of a program that cannot be evaluated where chains start what that means; on their way it is rejected."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FAILURES as problem:
+        raise InputError(
+            f"Expected a model whose density can be computed at all draws that annealing starts from; got "
+            f"{type(problem).__name__.strip('_')}: {reason(problem)}. Mend that (a small number added to its diagonal "
+            f"keeps a matrix positive definite), or start from the other of guide and prior (proposal)."
+        ) from problem
 
 
 class Chains:
@@ -171,19 +199,23 @@ class Chains:
 
     def backward(self, position: Tensor) -> dict[str, Array]:
         """Return those of annealing from exact draws of the posterior, [1, N, D], to the base."""
-        start = self.evaluate(position.expand(self.num_chains, -1, -1).contiguous())
+        with starting():
+            start = self.evaluate(position.expand(self.num_chains, -1, -1).contiguous())
         return self._statistics(start, self.path.backwards())
 
     def _from_base(self) -> State:
-        return self.evaluate(self.latents.draw(self.num_chains))
+        with starting():
+            return self.evaluate(self.latents.draw(self.num_chains))
 
     def _statistics(self, start: State, path: AnnealingPath) -> dict[str, Array]:
         """Return log_px, mcse, ess, bias, acceptance, step_size and chain_spread of an annealing run, each [N]."""
         annealed = anneal(self.evaluate, start, path, self.tick)
         log_weights = annealed.log_weights.cpu().numpy()
         numbers = estimates(log_weights)
+        with np.errstate(invalid="ignore"):  # a chain that began where the model rules z out has no weight
+            spread = log_weights.std(0, ddof=1)
         return {key: numbers[key] for key in ("log_px", "mcse", "ess", "bias")} | {
             "acceptance": annealed.acceptance.double().cpu().numpy(),
             "step_size": path.step_sizes.median(0).values.double().cpu().numpy(),
-            "chain_spread": log_weights.std(0, ddof=1),
+            "chain_spread": spread,
         }

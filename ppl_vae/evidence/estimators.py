@@ -9,9 +9,9 @@ from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evidence.ais import annealed_importance_sampling
 from ppl_vae.evidence.bidirectional import sandwich
 from ppl_vae.evidence.evidence import Evidence
-from ppl_vae.evidence.importance import importance_sampling
 from ppl_vae.evidence.options import AnnealingOptions, ImportanceOptions, Options
 from ppl_vae.evidence.prepare import Prepared, prepared
+from ppl_vae.evidence.remedies import importance_with_remedies
 from ppl_vae.traces.pair import Program
 from ppl_vae.utils.threads import Threads
 
@@ -27,7 +27,7 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "importance": Method(importance_sampling, ImportanceOptions),
+    "importance": Method(importance_with_remedies, ImportanceOptions),
     "ais": Method(annealed_importance_sampling, AnnealingOptions),
     "sandwich": Method(sandwich, AnnealingOptions),
 }
@@ -89,7 +89,7 @@ def estimate_evidence(
     tolerance: float | None = None,
     max_samples: int | None = None,
     num_draws: int = 0,
-    vectorize: bool = True,
+    vectorize: bool | str = "auto",
     num_temperatures: int = 1000,
     num_chains: int = 16,
     num_leapfrog: int = 10,
@@ -124,8 +124,8 @@ def estimate_evidence(
             answer.
         max_samples: How far a tolerance may raise K; None is 64 K. Only of "importance".
         num_draws: Keep so many draws from each posterior, for `to_arviz`. Only of "importance".
-        vectorize: Draw many samples in one run, inside one more plate. Only of "importance"; False for programs that
-            cannot.
+        vectorize: Draw many samples in one run, inside one more plate, true, false, or auto. Only of "importance";
+            "auto" finds out whether the programs can, and otherwise draws them as copies of the data, or one by one.
         num_temperatures: T, steps of annealing. Distributions on the way from the proposal to the posterior; only of
             "ais" and "sandwich".
         num_chains: Chains of annealing for each datum. Only of "ais" and "sandwich".
@@ -179,7 +179,7 @@ def to_arviz(
     joint: bool = False,
     tolerance: float | None = None,
     max_samples: int | None = None,
-    vectorize: bool = True,
+    vectorize: bool | str = "auto",
     chunk_size: int | None = None,
     compile: bool | str = "auto",
     threads: int | str = "auto",

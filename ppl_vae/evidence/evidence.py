@@ -16,6 +16,7 @@ from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, GIVEN, PROBABILITY
 from ppl_vae.evidence.to_arviz import container, elpd
 from ppl_vae.utils.report import Report, Reported, counted
 
+NEGLIGIBLE = 0.01  # nats
 FEW, SMALL = 0.25, 0.05  # the mean stands with at most so many doubtful data (a share), off by so little (nats)
 
 
@@ -47,20 +48,25 @@ class Evidence(Reported, Numbers):
             return f"Cannot be judged: {diagnostics.too_few}"
         if diagnostics.refuted:
             return f"Not to be believed: {diagnostics.refuted} {diagnostics.remedy}"
-        doubtful = [doubt.datum for doubt in self.doubts()]
+        doubtful, too_low = [doubt.datum for doubt in self.doubts()], self._too_low(diagnostics.bias)
         if not doubtful and self.is_exact:
             return "Exact: nothing is estimated."
         if not doubtful:
-            return f"To be believed: nothing speaks against any of the {len(self)} data.{diagnostics.blind_spot}"
+            but = f", but for lack of samples their mean is too low by about {too_low:.2f} nats" if too_low else ""
+            return f"To be believed: nothing speaks against any of the {len(self)} data{but}.{diagnostics.blind_spot}"
         counts = Counter({rule.short: int(rule.breaks.sum()) for rule in diagnostics.rules if rule.breaks.any()})
         why = counted(dict(counts.most_common()), len(self))
-        off = self._may_be_off(doubtful)
+        off = self._may_be_off(doubtful) + too_low
         stands = len(doubtful) <= FEW * len(self) and off <= SMALL
         start = f"To be believed as a mean, to about {max(off, 0.01):.2f} nats" if stands else "Not to be believed"
         return (
             f"{start}: {why}; {self.quantity} is more likely too low. They are listed by .doubts(). "
             f"{diagnostics.remedy}{diagnostics.blind_spot}"
         )
+
+    def _too_low(self, bias: float) -> float:
+        """Return how far the mean is off for lack of samples, where that is no small part of its error, in nats."""
+        return abs(bias) if abs(bias) > max(NEGLIGIBLE, 2 * self.means()["log_px"].mcse) else 0.0
 
     def _diagnostics(self) -> Diagnostics:
         return of_exact(self) if self.is_exact else DIAGNOSTICS[self.method](self)
@@ -85,14 +91,22 @@ class Evidence(Reported, Numbers):
             *([("bits per dim", means["bits_per_dim"], self._bits_in_words())] if "bits_per_dim" in means else []),
             *diagnostics.rows,
         ]
-        never = int(np.isneginf(self.elbo).sum())
-        ruled_out = f"the ELBO of {never} data is minus infinity: draws of {of} that the model rules out"
-        lines = [*diagnostics.lines, *([ruled_out] if never else []), self.verdict()]
+        lines = [*diagnostics.lines, *self._of_infinite(of), self.verdict()]
         return Report(diagnostics.headline, rows, lines)
 
     def _given_in_words(self) -> str:
         given = ", log P(x | n): the total n of each datum is given, not scored"
         return given if self.scored.endswith(GIVEN) else ""
+
+    def _of_infinite(self, of: str) -> list[str]:
+        """Say which numbers are minus infinity, as then their mean is."""
+        none, never = np.isneginf(self.log_px), int(np.isneginf(self.elbo).sum())
+        others = self.log_px[~none]
+        of_others = f"; of the other {len(others)} the mean is {others.mean():.3f}" if len(others) else ""
+        nothing = f"is minus infinity: no draw has a weight above zero{of_others}"
+        without = f"{self.quantity} of {int(none.sum())} data {nothing}"
+        ruled_out = f"the ELBO of {never} data is minus infinity: draws of {of} that the model rules out"
+        return [*([without] if none.any() else []), *([ruled_out] if never else [])]
 
     def _bits_in_words(self) -> str:
         formula, levels = f"-{self.quantity} / ({self.event_size:.4g} ln 2)", self.num_levels

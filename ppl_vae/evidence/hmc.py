@@ -16,6 +16,8 @@ from torch import Tensor
 Density = Callable[[Tensor], tuple[Tensor, Tensor]]  # u [C, N, D] -> log base and log ratio, [C, N] each
 Evaluate = Callable[[Tensor], "State"]  # the same with gradients
 
+# What a program raises where it cannot be evaluated: a matrix that cannot be factorized, an invalid number.
+FAILURES: tuple[type[Exception], ...] = (torch.linalg.LinAlgError, ValueError, ArithmeticError)  # type: ignore[attr-defined]
 JITTER = 0.2  # step sizes vary by this share from transition to transition, so that no orbit closes on itself
 
 
@@ -63,22 +65,51 @@ def transition(
 ) -> tuple[State, Tensor]:
     """Move every chain by one HMC transition, which leaves f_beta invariant; return the state and what was accepted.
 
-    Step sizes are [N], the probability of acceptance [C, N]. A move to where the density is not finite is rejected.
+    Step sizes are [N], the probability of acceptance [C, N]. A move to where the density is not finite is rejected, and
+    so is one that comes by where the program fails: the way back comes by there, too.
 
     Source: Neal, MCMC using Hamiltonian dynamics, arXiv 1206.1901.
     """
     size = (step_size * (1 + JITTER * (2 * torch.rand_like(step_size) - 1)))[None, :, None]
     start = torch.randn_like(state.position)
     momentum = start + size / 2 * state.gradient(beta)
-    proposed = state
+    proposed, lost = state, torch.zeros_like(state.log_base, dtype=torch.bool)
     for step in range(num_leapfrog):
-        proposed = evaluate(proposed.position + size * momentum)
+        moved = torch.where(lost[..., None], state.position, proposed.position + size * momentum)
+        proposed, failed = attempted(evaluate, moved, state.position)
+        lost = lost | failed
         last = step == num_leapfrog - 1
         momentum = momentum + (size / 2 if last else size) * proposed.gradient(beta)
     before = state.log_density(beta) - (start**2).sum(-1) / 2
     after = proposed.log_density(beta) - (momentum**2).sum(-1) / 2
-    probability = torch.nan_to_num(after - before, nan=-torch.inf, posinf=-torch.inf).clamp(max=0.0).exp()
+    change = torch.where(lost, -torch.inf, after - before)
+    probability = torch.nan_to_num(change, nan=-torch.inf, posinf=-torch.inf).clamp(max=0.0).exp()
     accepted = torch.rand_like(probability) < probability
     both = zip(proposed, state, strict=True)
     chosen = (torch.where(accepted if new.dim() == 2 else accepted[..., None], new, old) for new, old in both)
     return State(*chosen), probability
+
+
+def attempted(evaluate: Evaluate, position: Tensor, known: Tensor) -> tuple[State, Tensor]:
+    """Return the state at a position, or at a known one where the program fails, and where that is, [C, N].
+
+    A program fails on all chains and data at once: who is to blame is found by halves, and others wait.
+    """
+    failed = torch.zeros(position.shape[:2], dtype=torch.bool, device=position.device)
+    try:
+        return evaluate(position), failed
+    except FAILURES:
+        evaluate(known)  # fails again, if it is not for the position
+    doubtful = [torch.arange(failed.numel(), device=position.device)]
+    while doubtful:
+        some = doubtful.pop()
+        tried = known.clone()
+        tried.view(-1, tried.shape[-1])[some] = position.reshape(-1, tried.shape[-1])[some]
+        try:
+            evaluate(tried)
+        except FAILURES:
+            if len(some) > 1:
+                doubtful += some.chunk(2)
+            else:
+                failed.view(-1)[some] = True
+    return evaluate(torch.where(failed[..., None], known, position)), failed

@@ -6,9 +6,10 @@ import os
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ppl_vae.errors import InputError, reason
 from ppl_vae.evidence.diagnostics import MIN_SAMPLES, Curve
@@ -16,7 +17,24 @@ from ppl_vae.evidence.scale import DEQUANTIZED
 from ppl_vae.utils.files import written_whole
 from ppl_vae.utils.report import Array, Mean, Report, Reported
 
-NESTED = ("diagnostics", "settings", "is_exact", "curve", "sandwich", "draws")  # what a file holds in another shape
+Index = NDArray[np.int64]  # of some data
+NESTED = (
+    "diagnostics",
+    "settings",
+    "is_exact",
+    "curve",
+    "sandwich",
+    "draws",
+    "tried",
+)  # what a file holds in another shape
+
+
+class Trial(NamedTuple):
+    """What a remedy did for some of the doubtful data."""
+
+    mended: int  # how many it leaves no doubt of
+    num_tried: int
+    helps: bool  # whether these are enough, and no others come into doubt
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,7 +98,8 @@ class Numbers:
         elbo_proposal: what those of the ELBO were drawn from: annealing from the prior has the guide's, too.
         method: "importance", "ais" or "sandwich".
         diagnostics: more numbers per datum, by name, each [N]. bias: the jackknife's estimate of that of log_px. Of
-            importance sampling: draws (K of each datum), khat, log_px_psis. Of annealing: acceptance, step_size,
+            importance sampling: draws (K of each datum), khat, log_px_psis, and with a tolerance stopping, the bias
+            of a datum that went on until it was reached. Of annealing: acceptance, step_size,
             chain_spread (the standard deviation of the log-weights over chains), and log_px_importance with
             mcse_importance.
         settings: numbers the method was run with.
@@ -88,6 +107,7 @@ class Numbers:
         sandwich: bounds from both sides on simulated data, where they were found.
         draws: draws from the posterior and what goes with them, as `to_arviz` gives them, where they were kept.
         is_exact: whether log P(x) is not an estimate, as no latent site is sampled.
+        tried: what remedies did for some of the doubtful data, by name, where they were tried.
     """
 
     log_px: Array
@@ -111,6 +131,7 @@ class Numbers:
     sandwich: Sandwich | None = None
     draws: Any = None
     is_exact: bool = False
+    tried: dict[str, Trial] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.log_px)
@@ -118,7 +139,8 @@ class Numbers:
     @property
     def gap(self) -> Array:
         """Log P(x) - ELBO = KL(Q(z | x) || P(z | x)) per datum, [N]."""
-        return self.log_px - self.elbo
+        with np.errstate(invalid="ignore"):  # both are minus infinity where the model rules all draws out
+            return self.log_px - self.elbo
 
     @property
     def khat(self) -> Array:
@@ -154,14 +176,15 @@ class Numbers:
         that of the levels from above.
         """
         gap_mcse = np.hypot(self.mcse, self.elbo_mcse)  # an upper bound: the two share their samples
-        found = {
-            "log_px": Mean.of(self.log_px, self.mcse),
-            "elbo": Mean.of(self.elbo, self.elbo_mcse),
-            "gap": Mean.of(self.gap, gap_mcse),
-        }
-        if self.event_size:
-            to_bits = -1 / (self.event_size * np.log(2))
-            found["bits_per_dim"] = Mean.of((self.log_px + self.to_levels) * to_bits, self.mcse * abs(to_bits))
+        with np.errstate(invalid="ignore"):  # the mean of minus infinity has no error
+            found = {
+                "log_px": Mean.of(self.log_px, self.mcse),
+                "elbo": Mean.of(self.elbo, self.elbo_mcse),
+                "gap": Mean.of(self.gap, gap_mcse),
+            }
+            if self.event_size:
+                to_bits = -1 / (self.event_size * np.log(2))
+                found["bits_per_dim"] = Mean.of((self.log_px + self.to_levels) * to_bits, self.mcse * abs(to_bits))
         return found
 
     @property
@@ -184,6 +207,7 @@ class Numbers:
         arrays |= {name: ("datum", v) for name, v in self.diagnostics.items()}
         settings = self.settings | ({"exact": 1.0} if self.is_exact else {})  # as in every file before
         attrs |= {"diagnostics": json.dumps(list(self.diagnostics)), "settings": json.dumps(settings)}
+        attrs |= {"tried": json.dumps(self.tried)} if self.tried else {}
         if self.curve is not None:
             dims: tuple[str, ...] = ("point", "datum")
             arrays |= {f"curve_{name}": (dims[: v.ndim], v) for name, v in self.curve._asdict().items()}
@@ -211,6 +235,7 @@ class Numbers:
                 arrays: dict[str, Any] = {str(k): np.asarray(v.values) for k, v in dataset.data_vars.items()}
                 attrs = {str(k): v.item() if isinstance(v, np.generic) else v for k, v in dataset.attrs.items()}
             attrs["settings"] = json.loads(attrs["settings"])
+            attrs["tried"] = {name: Trial(*trial) for name, trial in json.loads(attrs.pop("tried", "{}")).items()}
             attrs["is_exact"] = attrs["settings"].pop("exact", None) is not None
             attrs["diagnostics"] = {name: arrays.pop(name) for name in json.loads(attrs["diagnostics"])}
             for name, kind in (("curve", Curve), ("sandwich", Sandwich)):

@@ -38,6 +38,12 @@ class Options:
         return ImportanceOptions(**{f.name: getattr(self, f.name) for f in fields(Options)} | {"proposal": proposal})
 
 
+def check_vectorize(wanted: object) -> None:
+    """Refuse, in words, what does not say how samples are drawn."""
+    if not (isinstance(wanted, bool) or wanted == "auto"):
+        raise InputError(f"Expected vectorize to be True, False or 'auto'; got {wanted!r}.")
+
+
 @dataclass(frozen=True)
 class ImportanceOptions(Options):
     """Of importance sampling."""
@@ -45,14 +51,13 @@ class ImportanceOptions(Options):
     tolerance: float | None = None
     max_samples: int | None = None
     num_draws: int = 0
-    vectorize: bool = True
+    vectorize: bool | str = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_vectorize(self.vectorize)
         if self.num_draws:
             positive_int("num_draws", self.num_draws)
-            if not self.vectorize:
-                raise InputError("Expected num_draws with vectorize=True; got vectorize=False. Leave one of them out.")
         if self.tolerance is None:
             if self.max_samples is not None:
                 raise InputError(

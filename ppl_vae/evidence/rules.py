@@ -15,6 +15,7 @@ FEW_CHAINS = 8  # fewer say too little of their own spread
 LOW_CHAINS = 0.2  # effective ones, as a share of all: below it the weights rest on one or two of them
 LOW_ACCEPTANCE = 0.2  # of HMC's proposals: below it the chains hardly moved
 OPEN = 0.1  # nats that the bounds of a sandwich may be apart
+SAME = 1e-12  # log-weights that differ by less, relatively, are one number
 
 
 class Rule(NamedTuple):
@@ -41,6 +42,7 @@ class Diagnostics:
     blind_spot: str  # what could be wrong without a sign of it, and who can tell
     too_few: str = ""  # why so few samples do not show their own error; empty if they do
     refuted: str = ""  # what speaks against the whole, whatever the single data look like
+    bias: float = 0.0  # about how far the mean is off for lack of samples, in nats: below 0, it is too low
     rows: list[Row] = field(default_factory=list)  # of the table, which other methods do not have
 
 
@@ -51,37 +53,56 @@ def of_importance(numbers: Numbers) -> Diagnostics:
     limit = khat_threshold(draws)
     heavy, few = doubtful_weights(ess, khat, draws)
     narrow = "k-hat {:.3f} is above {:.3f}: the proposal is narrower than the posterior, or lies elsewhere"
+    alone = "one draw of {:.0f} has all the weight: the proposal is narrower than the posterior, or lies elsewhere"
     size = "the effective sample size is {:.1f} of {:.0f}"
     rules = [
-        _not_finite(numbers),
-        Rule("k-hat above its limit", heavy, narrow, (khat, limit)),
+        *_not_finite(numbers),
+        Rule("k-hat above its limit", heavy & np.isfinite(khat), narrow, (khat, limit)),
+        Rule("one draw that has all the weight", np.isposinf(khat), alone, (draws,)),
         Rule(f"effective sample size below {LOW_ESS:.0f}", few, size, (ess, draws)),
     ]
     if (tolerance := numbers.settings.get("tolerance")) is not None:
         text = f"the tolerance {tolerance:g} was not reached: " + "MCSE {:.3f}, bias {:.3f} after {:.0f} draws"
         missed = ~within(numbers.mcse, bias, tolerance)
         rules.append(Rule("a tolerance that was not reached", missed, text, (numbers.mcse, bias, draws)))
-    lines = [f"effective sample size: median {np.median(ess):.1f}, smallest {ess.min():.1f}, of {draws.max():.0f}"]
-    too_few = ""
+    lines = [_sizes(ess, draws)]
     if samples >= MIN_SAMPLES:
-        lines.append(
-            f"Pareto k-hat: median {np.median(khat):.2f}, largest {khat.max():.2f}, {int((khat > limit).sum())} of "
-            f"{len(numbers)} above {np.min(limit):.2f}; {what} with tails smoothed {numbers.log_px_psis.mean():.3f}; "
-            f"bias of a finite K about {_bias(numbers)} nats"
-        )
-    elif samples > 1:
-        too_few = f"k-hat needs {MIN_SAMPLES} samples or more for each datum. Raise num_samples."
-    else:
-        too_few = f"with one sample for each datum {what} is the ELBO. Raise num_samples."
+        smoothed = _mean_in_words(numbers.log_px_psis, "")
+        lines.append(f"Pareto k-hat: {_tails(khat, limit)}; {what} with tails smoothed {smoothed}; {_biases(numbers)}")
     most = f"{samples} to {draws.max():.0f}" if draws.max() > samples else f"{samples}"
     headline = f"{what} of {len(numbers)} data by importance sampling, K = {most} samples from {_source(numbers)}"
-    return Diagnostics(headline, lines, rules, _more_samples(numbers), _blind_spot(numbers), too_few)
+    return Diagnostics(
+        headline,
+        lines,
+        rules,
+        _more_samples(numbers),
+        _blind_spot(numbers),
+        _too_few(numbers),
+        bias=_mean_bias(numbers),
+    )
+
+
+def _too_few(numbers: Numbers) -> str:
+    """Return why samples say nothing of their own error: there are few of them, or they are all the same."""
+    samples, what = numbers.num_samples, numbers.quantity
+    if samples == 1:
+        return f"with one sample for each datum {what} is the ELBO. Raise num_samples."
+    if samples < MIN_SAMPLES:
+        return f"k-hat needs {MIN_SAMPLES} samples or more for each datum. Raise num_samples."
+    same = numbers.elbo_mcse <= SAME * np.abs(numbers.elbo)
+    if numbers.proposal != "prior" and bool(same.all()):  # of a posterior that is exact they differ by rounding
+        return (
+            "all weights of a datum are one number, as where the guide draws one z again and again, and do not show "
+            "what it misses. Draw z from a distribution with some width, or let discrete sites be summed out "
+            "(infer={'enumerate': 'parallel'})."
+        )
+    return ""
 
 
 def of_exact(numbers: Numbers) -> Diagnostics:
     """Return those where no latent site is sampled, so that all weights of a datum are the same."""
     headline = f"{numbers.quantity} of {len(numbers)} data, exactly: no latent site is sampled"
-    return Diagnostics(headline, [], [_not_finite(numbers)], _more_samples(numbers), _blind_spot(numbers))
+    return Diagnostics(headline, [], _not_finite(numbers), _more_samples(numbers), _blind_spot(numbers))
 
 
 def of_annealing(numbers: Numbers) -> Diagnostics:
@@ -96,15 +117,15 @@ def of_annealing(numbers: Numbers) -> Diagnostics:
     outweighs = "one chain of {1:.0f} outweighs the others: they count as {0:.1f}"
     higher = "importance sampling finds {:.2f} nats more, and both are lower bounds"
     rules = [
-        _not_finite(numbers),
+        *_not_finite(numbers),
         Rule("chains whose weights differ", differ, outweighs, (numbers.ess, chains)),
         Rule("a low accepted rate", acceptance < LOW_ACCEPTANCE, "HMC accepted {:.0%} of its moves", (acceptance,)),
         Rule("more by importance sampling", more, higher, (above,)),
     ]
     lines = [
         f"HMC: accepted rate {spread(acceptance)}; chains: standard deviation of log w {spread(found['chain_spread'])}",
-        f"bias of so few chains about {_bias(numbers)} nats; importance sampling with K = "
-        f"{settings['num_samples']:.0f} gave {what} {plain.mean():.3f}",
+        f"{_biases(numbers, 'so few chains')}; importance sampling with K = {settings['num_samples']:.0f} gave {what} "
+        f"{_mean_in_words(plain, '')}",
     ]
     headline = (
         f"{what} of {len(numbers)} data by annealed importance sampling, {numbers.num_samples} chains over "
@@ -114,7 +135,8 @@ def of_annealing(numbers: Numbers) -> Diagnostics:
     remedy = f"Raise num_temperatures or num_chains{start}."
     few = f"fewer than {FEW_CHAINS} chains say too little of their own error. Raise num_chains."
     too_few = few if numbers.num_samples < FEW_CHAINS else ""
-    return Diagnostics(headline, lines, rules, remedy, _blind_spot(numbers), too_few)
+    blind = _blind_spot(numbers)
+    return Diagnostics(headline, lines, rules, remedy, blind, too_few, bias=_mean_bias(numbers))
 
 
 def of_sandwich(numbers: Numbers) -> Diagnostics:
@@ -145,14 +167,32 @@ DIAGNOSTICS: dict[str, Callable[[Numbers], Diagnostics]] = {
 }
 
 
-def _not_finite(numbers: Numbers) -> Rule:
+def _not_finite(numbers: Numbers) -> list[Rule]:
     what, log_px = numbers.quantity, numbers.log_px
-    return Rule(f"no finite {what}", ~np.isfinite(log_px), what + " is {:.0f}", (log_px,))
+    none, odd = np.isneginf(log_px), np.isnan(log_px) | np.isposinf(log_px)
+    nothing = f"{what} is minus infinity: no draw has a weight above zero"
+    return [
+        Rule(f"{what} of minus infinity", none, nothing, ()),
+        Rule(f"no finite {what}", odd, what + " is {:.0f}", (log_px,)),
+    ]
 
 
 def _more_samples(numbers: Numbers) -> str:
-    refined = "" if numbers.proposal == "refined" else ", use proposal='refined'"
-    return f"Raise num_samples{refined}, or method='ais'."
+    """Return what to do: what was tried on some doubtful data only where it helped, refining only where it was."""
+    tried, ais = numbers.tried, "method='ais'"
+    names = {"num_samples": "raise num_samples", "refined": "use proposal='refined'"}
+    good = [
+        f"{text} (of {tried[name].num_tried} tried it mended {tried[name].mended})" if name in tried else text
+        for name, text in names.items()
+        if (tried[name].helps if name in tried else name == "num_samples")
+    ]
+    bad = {"num_samples": "more samples", "refined": "proposal='refined'"}
+    failed = [bad[name] for name, trial in tried.items() if not trial.helps]
+    without = f" Of no help where they were tried: {', '.join(failed)}." if failed else ""
+    if not good:
+        return f"Use {ais}, or a better guide.{without}"
+    text = ", ".join(good)
+    return f"{text[0].upper()}{text[1:]}, or {ais}.{without}"
 
 
 def _blind_spot(numbers: Numbers) -> str:
@@ -166,5 +206,47 @@ def _source(numbers: Numbers) -> str:
     return sources[numbers.proposal]
 
 
-def _bias(numbers: Numbers) -> str:
-    return number(float(numbers.diagnostics["bias"].mean()))
+def _sizes(ess: Array, draws: Array) -> str:
+    """Say what the effective sample sizes are; of how many draws, of the datum that has the smallest."""
+    least = int(ess.argmin())
+    of = f"{draws.max():.0f}" if draws.min() == draws.max() else f"the {draws[least]:.0f} of that datum"
+    return f"effective sample size: median {np.median(ess):.1f}, smallest {ess[least]:.1f}, of {of}"
+
+
+def _tails(khat: Array, limit: Array) -> str:
+    """Say what the tails of the weights are like; data without a tail, or with one draw for it, in words."""
+    low, high = np.min(limit), np.max(limit)
+    above = f"{low:.2f}" if low == high else f"their limits, {low:.2f} to {high:.2f}"
+    known = khat[~np.isnan(khat)]
+    middle, most = (_khat(value) for value in (np.median(known), known.max())) if len(known) else ("not known",) * 2
+    return f"median {middle}, largest {most}, {int((khat > limit).sum())} of {len(khat)} above {above}"
+
+
+def _khat(value: float) -> str:
+    return f"{value:.2f}" if np.isfinite(value) else "infinite" if value > 0 else "none (equal weights)"
+
+
+def _mean_in_words(values: Array, unit: str = " nats") -> str:
+    """Return the mean of the finite ones, and how many are not."""
+    known = values[np.isfinite(values)]
+    others = f" without {len(values) - len(known)} data that have none" if 0 < len(known) < len(values) else ""
+    return f"{known.mean():.3f}{unit}{others}" if len(known) else "not known"
+
+
+def _mean_bias(numbers: Numbers) -> float:
+    """Return about how far the mean is off: by a finite K, and by data that went on until a tolerance, in nats."""
+    parts = numbers.diagnostics["bias"] + numbers.diagnostics.get("stopping", 0.0)
+    known = parts[np.isfinite(parts)]
+    return float(known.mean()) if len(known) else 0.0
+
+
+def _biases(numbers: Numbers, of: str = "a finite K") -> str:
+    """Say how far the mean is off for lack of samples."""
+    bias, stopping = numbers.diagnostics["bias"], numbers.diagnostics.get("stopping")
+    known = np.isfinite(bias)
+    text = f"bias of {of} about {number(float(bias[known].mean()))} nats" if known.any() else f"bias of {of} not known"
+    if 0 < known.sum() < len(bias):
+        text += f", without {int((~known).sum())} data of which one draw, or none, has all the weight"
+    if stopping is not None and stopping.any():
+        text += f", of going on until the tolerance about {number(float(stopping.mean()))}"
+    return text

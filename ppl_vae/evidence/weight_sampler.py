@@ -22,6 +22,7 @@ from ppl_vae.compilation.capture import (
 )
 from ppl_vae.compilation.record import LOG_WEIGHTS, alike
 from ppl_vae.errors import InputError
+from ppl_vae.evidence.at_once import COPIES, IN_WORDS, ONE_BY_ONE, PLATE, drawn, drawn_as_copies, way_of_drawing
 from ppl_vae.evidence.options import ImportanceOptions
 from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.refine import refine
@@ -86,6 +87,8 @@ class Sampler:
         self.prepared, self.options, self.threads = prepared, options, threads
         self.refined = options.proposal == "refined"
         self.proposal = "guide" if self.refined else options.proposal
+        # A refined guide is for its data only, and takes no copies of them.
+        self.way = way_of_drawing(prepared, options.vectorize, self.proposal, copies=not self.refined)
         once = prepared.exact and not options.num_draws  # all weights of a datum are the same
         self.num_samples = 1 if once else options.num_samples
         rows = prepared.rows(options.chunk_size)
@@ -93,6 +96,8 @@ class Sampler:
         runs = -(-self.num_samples // max(1, rows // together))
         self.at_once = -(-self.num_samples // runs)  # runs of one size, but for the last
         self.data_at_once = max(together, rows // self.at_once)
+        if options.vectorize == "auto" and self.way == ONE_BY_ONE:
+            self.at_once, self.data_at_once, runs = 1, max(together, prepared.taken(rows)), self.num_samples
         self.calls = prepared.num_chunks(self.data_at_once) * runs
         self._compiled: LogWeights | None = None
         self._refined: tuple[Chunk, Pair] | None = None
@@ -138,7 +143,7 @@ class Sampler:
             return "each chunk of data has a refined guide of its own"
         if not self.prepared.divisible:
             return "the program takes all data at once"
-        return "" if self.options.vectorize else "vectorize=False asks for one sample in a run"
+        return "" if self.way == PLATE else f"samples are drawn {IN_WORDS[self.way]}"
 
     def weights(self, chunk: Chunk, num_samples: int) -> Array:
         """Return log-weights [K, n] in nats."""
@@ -149,25 +154,27 @@ class Sampler:
 
     def weighted(self, chunk: Chunk, num_samples: int) -> Weighted:
         """Return log-weights together with the latents they belong to."""
-        pair, structure, how = self._pair(chunk), self.prepared.structure, self._how(chunk)
-        counts = run_sizes(num_samples, self.at_once)
-        runs = [draw(pair, chunk.args, count, structure, likelihood=True, **how) for count in counts]
+        pair, structure = self._pair(chunk), self.prepared.structure
+        if self.way == COPIES:
+            counts = run_sizes(num_samples, self.at_once)
+            runs = [drawn_as_copies(pair, chunk, n, structure, self.proposal, likelihood=True) for n in counts]
+        else:
+            counts = run_sizes(num_samples, self.at_once if self.way == PLATE else 1)
+            how: dict[str, Any] = {"proposal": self.proposal, "subsample": chunk.subsample, "likelihood": True}
+            runs = [draw(pair, chunk.args, n, structure, vectorize=self.way == PLATE, **how) for n in counts]
         return checked(Weighted.concatenated(runs), num_samples)
 
     def _run(self, pair: Pair, chunk: Chunk, count: int) -> Tensor:
         # It has one shape; others are left to Pyro, which for the same seed gives the same samples.
         if self._compiled is not None and (count, chunk.size) == (self.at_once, self.data_at_once):
             return self._compiled(chunk.args)
-        return log_weights(pair, chunk.args, count, self.prepared.structure, **self._how(chunk))
-
-    def _how(self, chunk: Chunk) -> dict[str, Any]:
-        return {"proposal": self.proposal, "subsample": chunk.subsample, "vectorize": self.options.vectorize}
+        return drawn(pair, chunk, count, self.prepared.structure, way=self.way, proposal=self.proposal)
 
     def _pair(self, chunk: Chunk) -> Pair:
         if not self.refined:
             return self.prepared.pair
         if self._refined is None or self._refined[0] is not chunk:
             pair, structure = self.prepared.pair, self.prepared.structure
-            refined = refine(pair, chunk.args, structure, subsample=chunk.subsample, vectorize=self.options.vectorize)
+            refined = refine(pair, chunk.args, structure, subsample=chunk.subsample, vectorize=self.way == PLATE)
             self._refined = chunk, refined
         return self._refined[1]

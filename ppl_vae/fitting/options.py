@@ -54,6 +54,11 @@ class FitOptions:
         check_precision(self.precision)
         check_threads(self.threads)
         if not isinstance(self.objective, ELBO):
+            if hasattr(self.objective, "num_particles"):
+                raise InputError(
+                    f"Expected an objective with a bound of log P(x) to report, a pyro.infer.ELBO; got "
+                    f"{type(self.objective).__name__}, whose loss is none. Use Trace_ELBO(), or Pyro's own SVI with it."
+                )
             raise InputError(
                 f"Expected a Pyro objective, such as Trace_ELBO(); got {self.objective!r}. Pass an instance."
             )

@@ -23,6 +23,7 @@ from ppl_vae.fitting.options import ADAM, FitOptions, Schedule
 from ppl_vae.fitting.training import SETUP, VALIDATION_BATCH, Training
 from ppl_vae.missing import all_known
 from ppl_vae.objectives.checks import check_draws, check_objective, check_plates, warn_of_no_bound
+from ppl_vae.objectives.pyro_own import check_reported, reporting
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import structure_of
 from ppl_vae.utils.progress import progress_bar
@@ -116,7 +117,7 @@ def fit(
     >>> bool(fitted.history.validation_elbo[1] > fitted.history.validation_elbo[0])
     True
     """
-    objective = Trace_ELBO() if objective is None else objective
+    objective = Trace_ELBO() if objective is None else reporting(objective)
     given = locals()
     options = FitOptions(**{field.name: given[field.name] for field in fields(FitOptions)})
     if patience is not None and validation is None:
@@ -132,6 +133,9 @@ def fit(
             check_draws(checked.traces)
             check_plates(checked.traces, checked.num_run, len(source))
             warn_of_no_bound(objective, checked.traces)
+            check_reported(objective, checked.traces, checked.num_run)
+            if type(objective).__name__.startswith("Jit"):
+                _check_sizes(type(objective).__name__, [len(batch[0]) for batch, _ in source.examples(batch_size)])
             pair.see(checked.traces)
             validated = checked if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
             if unknown := note_unobserved(model, source):
@@ -175,6 +179,15 @@ def _check_jit(objective: ELBO, programs: tuple[Program, Program]) -> None:
         raise InputError(
             f"Expected an objective that works with modules; got {type(objective).__name__}, which finds parameters in "
             f"Pyro's global store only. Use {type(objective).__name__.removeprefix('Jit')}."
+        )
+
+
+def _check_sizes(name: str, sizes: list[int]) -> None:
+    if len(sizes) > 1:
+        raise InputError(
+            f"Expected batches of one size for {name}, which is recorded for the first of them; got "
+            f"{', '.join(map(str, sizes))}. Choose a batch_size that divides the number of data, or use "
+            f"{name.removeprefix('Jit')}."
         )
 
 

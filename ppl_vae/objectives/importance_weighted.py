@@ -20,6 +20,7 @@ from torch.func import functional_call
 from ppl_vae.errors import InputError
 from ppl_vae.objectives.base import ParticleObjective
 from ppl_vae.objectives.particles import Particles
+from ppl_vae.traces.anywhere import check_scored_anywhere
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Structure, latents, like_site, samples
 from ppl_vae.traces.run import plate_of, run_against
@@ -120,7 +121,9 @@ class PathObjective(ParticleObjective):
             )
         self._frozen = Frozen(pair.all_modules())
         with pair.evaluating(), torch.enable_grad(), torch.random.fork_rng(), poutine.block():
-            given = with_values(poutine.trace(guide).get_trace(*args, **kwargs), Tensor.detach)
+            drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+            check_scored_anywhere(samples(drawn), f"for {type(self).__name__}", "Use IWAE or Trace_ELBO.")
+            given = with_values(drawn, Tensor.detach)
 
             def again() -> poutine.Trace:
                 trace = run_against(given, guide, args, kwargs)

@@ -4,5 +4,5 @@ In the order of reading: `pair` (two programs and the parameters that belong to 
 what it counts), `plates` (the plate over the
 data, log-probabilities for each datum), `handlers` (Pyro's effect handlers that the other rooms use), `run` (the guide,
 then the model against it, K times at once), `log_weights` (log P(x, z) - log Q(z | x), [K, N]), `divergence`
-(KL[Q || P] of one site).
+(KL[Q || P] of one site), `anywhere` (guides whose density is known at their own draws only).
 """

@@ -145,12 +145,15 @@ def number(value: float) -> str:
 
 
 def spread(values: Array, digits: int = 2) -> str:
-    """Write the median and the range of one number per datum.
+    """Write the median and the range of one number per datum, of those that are finite.
 
     >>> spread(np.array([1.0, 2.0, 30.0]))
     'median 2.00, from 1.00 to 30.00'
     """
-    low, middle, high = np.nanmin(values), np.nanmedian(values), np.nanmax(values)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return "not known"
+    low, middle, high = values.min(), np.median(values), values.max()
     return f"median {middle:.{digits}f}, from {low:.{digits}f} to {high:.{digits}f}"
 
 

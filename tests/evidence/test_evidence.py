@@ -124,7 +124,8 @@ def test_means_and_bits():
 
 
 def test_the_text_says_what_matters():
-    good, bad = evidence_of(np.zeros((100, 5))), evidence_of(np.random.default_rng(0).normal(0, 9, (100, 5)))
+    rng = np.random.default_rng(0)
+    good, bad = evidence_of(rng.normal(0, 1e-6, (100, 5))), evidence_of(rng.normal(0, 9, (100, 5)))
     assert "log P(x) of 5 data by importance sampling, K = 100 samples from the guide" in str(good)
     assert "To be believed: nothing speaks against any of the 5 data" in str(good)
     assert good.doubts() == []
@@ -137,6 +138,70 @@ def test_the_text_says_what_matters():
     assert "k-hat needs 25 samples or more" in str(evidence_of(np.zeros((10, 5))))
     for label in ("log P(x)", "ELBO", "gap", "bits per dim", "k-hat"):
         assert label in str(good)
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 10, 24])
+def test_with_few_samples_nothing_is_believed(num_samples):
+    evidence = evidence_of(np.random.default_rng(0).normal(0, 1e-3, (num_samples, 5)))
+    assert evidence.verdict().startswith("Cannot be judged: ")
+
+
+def test_weights_that_are_one_number_show_no_error():
+    """As of a guide that draws one z again and again: log P(x, z) of it, whatever the posterior is like."""
+    equal = np.broadcast_to(np.random.default_rng(0).normal(-3, 1, 5), (100, 5))
+    evidence = evidence_of(equal)
+    assert evidence.verdict().startswith("Cannot be judged: all weights of a datum are one number")
+    assert replace(evidence, is_exact=True).verdict() == "Exact: nothing is estimated."
+    assert replace(evidence, proposal="prior").verdict().startswith("To be believed")  # the model does not use z
+
+
+def test_a_mean_that_is_too_low_for_lack_of_samples_is_said_to_be():
+    """Each datum is fine, and all err to one side: log w ~ N(0, 1) has a mean weight of exp(0.5)."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(0, 1, (40, 20_000))
+    found = estimates(weights)
+    numbers = {"bias": found.pop("bias"), "draws": np.full(20_000, 40.0), "khat": np.zeros(20_000)}
+    options = dict(num_samples=40, proposal="guide", event_size=10, fingerprint="f", seed=0)
+    numbers["log_px_psis"] = found["log_px"]
+    few = Evidence(**found, **options, diagnostics=numbers)
+    few = replace(few, ess=np.full(20_000, 20.0))
+    off = 0.5 - few.log_px.mean()
+    assert off == pytest.approx((math.e - 1) / 80, rel=0.25)  # the next order is left out
+    assert "their mean is too low by about 0.02 nats" in few.verdict()
+    gone_on = replace(few, diagnostics=numbers | {"stopping": np.full(20_000, -0.04)})
+    assert "their mean is too low by about 0.06 nats" in gone_on.verdict()
+    assert "of going on until the tolerance about -0.040" in str(gone_on)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("num_samples", [1, 2, 100])
+@pytest.mark.parametrize("num_data", [1, 4])
+def test_weights_of_zero_are_told_in_words(num_samples, num_data):
+    log_weights = np.random.default_rng(0).normal(size=(num_samples, num_data))
+    log_weights[:, 0] = -np.inf
+    nothing, text = evidence_of(log_weights), str(evidence_of(log_weights))
+    assert "log P(x) of 1 data is minus infinity: no draw has a weight above zero" in text
+    assert not any(f"{word} nats" in text.split("bits per dim")[1] for word in ("inf", "nan"))
+    assert "no draw has a weight above zero" in nothing.doubts()[0].reason
+    assert "To be believed" not in text and "median nan" not in text and "median inf" not in text
+    if num_data > 1:
+        assert f"of the other 3 the mean is {nothing.log_px[1:].mean():.3f}" in text
+    log_weights[0, 0] = 0.0  # one draw has it all
+    one = evidence_of(log_weights)
+    assert "To be believed" not in str(one) and "inf nats" not in str(one).split("bits per dim")[1]
+    if num_samples == 100:
+        assert "one draw of 100 has all the weight" in one.doubts()[0].reason
+
+
+def test_the_effective_sample_size_is_of_the_datums_own_draws():
+    rng = np.random.default_rng(0)
+    evidence = evidence_of(rng.normal(0, 1, (100, 3)))
+    draws = np.array([100.0, 6400.0, 6400.0])
+    evidence = replace(
+        evidence, ess=np.array([30.0, 2000.0, 1800.0]), diagnostics=evidence.diagnostics | {"draws": draws}
+    )
+    assert "smallest 30.0, of the 100 of that datum" in str(evidence)
+    assert "above their limits, 0.50 to 0.70" in str(evidence)
 
 
 def test_a_few_doubtful_data_do_not_spoil_the_mean():

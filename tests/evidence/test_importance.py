@@ -109,7 +109,7 @@ def test_exactly_as_many_samples_as_asked_for(linear_gaussian, num_samples, chun
             drawn.append(pyro.sample("z", dist.Normal(posterior.mean, 1.0).to_event(1)).shape[:-1].numel())
 
     estimate_evidence(model, counting, x[:3], num_samples=num_samples, chunk_size=chunk_size)
-    assert sum(drawn[2:]) == 3 * num_samples  # the first two runs are the check
+    assert sum(drawn[3:]) == 3 * num_samples  # the first runs are the check, and two samples to see whether it can
 
 
 def test_the_stated_error_is_the_spread_of_repeated_estimates(linear_gaussian):
@@ -310,7 +310,7 @@ def test_a_latent_that_the_guide_leaves_out_cancels():
     assert evidence.event_size == 1  # what is only computed is no datum
 
 
-def test_draws_outside_of_pyro_are_refused(linear_gaussian):
+def test_draws_outside_of_pyro_are_told_from_others(linear_gaussian):
     def model(x):
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
@@ -322,9 +322,11 @@ def test_draws_outside_of_pyro_are_refused(linear_gaussian):
 
     x = torch.randn(5)
     with pytest.raises(InputError, match=r"draw with pyro.sample"):
-        estimate_evidence(model, guide, x, num_samples=10)
+        estimate_evidence(model, guide, x, num_samples=10, vectorize=True)
     truth = torch.distributions.Normal(0.0, math.sqrt(2)).log_prob(x).numpy()
     check_evidence(estimate_evidence(model, guide, x, num_samples=500, vectorize=False), truth)
+    with pytest.warns(UserWarning, match="as copies of the data"):  # each draws its own
+        check_evidence(estimate_evidence(model, guide, x, num_samples=500), truth)
 
 
 def test_a_guide_without_density_is_refused():
@@ -424,3 +426,22 @@ def test_a_plate_of_fixed_size_that_takes_a_random_subset(seed):
     evidence = estimate_evidence(model, guide, x, num_samples=3, seed=seed)
     truth = torch.distributions.Normal(0.0, math.sqrt(2)).log_prob(x).numpy()
     np.testing.assert_allclose(evidence.log_px, truth, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_groups", [6, 7])
+def test_as_many_groups_as_members(num_groups):
+    """z_g ~ N(0, 1), x_gm ~ N(z_g, 0.7^2) for 6 members m; 7 groups are tried on 6 first."""
+
+    def model(x):
+        with pyro.plate("groups", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0))
+            with pyro.plate("members", 6, dim=-1):
+                pyro.sample("x", dist.Normal(z, 0.7), obs=x)
+
+    def guide(x):
+        with pyro.plate("groups", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(0.9 * x.mean(-1, keepdim=True), 0.4))
+
+    x = torch.randn(num_groups, 1) + 0.7 * torch.randn(num_groups, 6)
+    truth = torch.distributions.MultivariateNormal(torch.zeros(6), torch.ones(6, 6) + 0.49 * torch.eye(6)).log_prob(x)
+    check_evidence(estimate_evidence(model, guide, x, num_samples=2000), truth.numpy())

@@ -136,3 +136,30 @@ def test_an_unknown_wish_is_refused_before_the_work(linear_gaussian):
     for method in ("importance", "ais", "sandwich"):
         with pytest.raises(InputError, match="Expected compile to be True, False or 'auto'; got 'yes'"):
             estimate_evidence(model, too_wide(model), x, method=method, compile="yes")
+
+
+SHARES, MEANS, SCALES = torch.tensor([[0.3, 0.7], [0.5, 0.5]]), torch.tensor([[-1.0, 1.0], [0.0, 2.0]]), 0.5
+
+
+def mixed(means, scales):
+    return dist.MixtureSameFamily(dist.Categorical(SHARES.expand(means.shape)), dist.Normal(means, scales)).to_event(1)
+
+
+@pytest.mark.parametrize("proposal", ["guide", "prior"])
+def test_a_mixture_for_each_dimension(proposal):
+    """z_d is a mixture of two normal distributions in the model, and another one in the guide; x = z + e."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", mixed(MEANS, SCALES))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", mixed(x[..., None] / 2 + torch.tensor([-0.3, 0.3]), 0.8))
+
+    x = 1.5 * torch.randn(5, 2)
+    terms = SHARES.log() + torch.distributions.Normal(MEANS, (SCALES**2 + 1) ** 0.5).log_prob(x[..., None])
+    options = SHORT | {"num_temperatures": 60, "num_chains": 16, "num_leapfrog": 4}
+    evidence = estimate_evidence(model, guide, x, method="ais", proposal=proposal, **options)
+    check_evidence(evidence, terms.logsumexp(-1).sum(-1).numpy())
