@@ -27,6 +27,7 @@ class Holes(NamedTuple):
     number: int  # of values
     row: int  # the first datum with one
     where: Tensor  # which values of a datum are missing in some datum, [*event_shape]
+    patterns: tuple[Tensor, ...]  # those of some data, in which each of these is missing, the fullest first
 
 
 class Source(ABC):

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pyro.distributions import Unit
 
 from ppl_vae.data.sources import Source, SplitSource
+from ppl_vae.distributions.supports import is_discrete
 from ppl_vae.traces.sites import Site
 
 PROBABILITY, DENSITY, DEQUANTIZED, MIXED = "probability", "density", "dequantized", "mixed"
@@ -21,7 +22,7 @@ PROBABILITY, DENSITY, DEQUANTIZED, MIXED = "probability", "density", "dequantize
 def scored_as(sites: Iterable[Site], source: Source) -> tuple[str, int]:
     """Return what the observed sites of a model are scored by, and the number of levels of x, 0 if it is not known."""
     observed = [s for s in sites if s["is_observed"] and s["mask"] is not False and not isinstance(s["fn"], Unit)]
-    discrete = {bool(s["fn"].support.is_discrete) for s in observed}
+    discrete = {is_discrete(s["fn"]) for s in observed}
     split = source.split if isinstance(source, SplitSource) else None
     num_levels = (split and split.num_levels) or 0
     if len(discrete) != 1:
