@@ -63,14 +63,19 @@ def find_holes(source: Source) -> dict[int, Holes]:
 
 
 def _patterns(known: tuple[Tensor, ...], covered: Tensor, missing: Tensor) -> tuple[Tensor, ...]:
-    """Return the patterns of data that together have all holes, the fullest first, with those of more data."""
-    found = list(known)
-    while bool((new := missing & ~covered).any()) and len(found) < MOST_PATTERNS:
-        found.append(missing[int(_count(new).argmax())])
-        covered = covered | found[-1]
+    """Return patterns of data that together have all holes, the fullest first, with those of more data.
+
+    Those with something observed go before others: where nothing is, nothing shows what a program makes of NaN.
+    """
     fullest = missing[int(_count(missing).argmax())]
-    if int(fullest.sum()) > int(found[0].sum()):
+    found = list(known)
+    if not found or int(fullest.sum()) > int(found[0].sum()):
         found.insert(0, fullest)
+    seen = missing & ~missing.reshape(len(missing), -1).all(1).reshape(-1, *(1 for _ in missing.shape[1:]))
+    for rows in (seen, missing):
+        while bool((new := rows & ~covered).any()) and len(found) < MOST_PATTERNS:
+            found.append(rows[int(_count(new).argmax())])
+            covered = covered | found[-1]
     return tuple(found)
 
 
