@@ -25,7 +25,8 @@ from ppl_vae.distributions.unwrap import elementwise_support, family_of, in_word
 from ppl_vae.errors import InputError, snake_case
 from ppl_vae.likelihoods import that_take
 from ppl_vae.traces.pair import Pair
-from ppl_vae.traces.plates import Args, Site, samples
+from ppl_vae.traces.plates import Args, samples
+from ppl_vae.traces.sites import Site
 from ppl_vae.utils.rng import seeded
 
 # Those that are the same wherever they are used.

@@ -20,7 +20,8 @@ from ppl_vae.generation.ancestral import Ancestral, check_range
 from ppl_vae.generation.programs import as_generator, generated
 from ppl_vae.traces.handlers import Regenerated
 from ppl_vae.traces.pair import Pair, Program, program_name
-from ppl_vae.traces.plates import Site, data_name, latents, samples
+from ppl_vae.traces.plates import data_name, latents, samples
+from ppl_vae.traces.sites import Site
 from ppl_vae.utils.chunks import run_sizes
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads

@@ -21,7 +21,8 @@ from ppl_vae.distributions.unwrap import family_of
 from ppl_vae.errors import InputError, ProgramError
 from ppl_vae.traces.handlers import Regenerated
 from ppl_vae.traces.pair import Pair, Program, call_signature, program_name
-from ppl_vae.traces.plates import Site, samples
+from ppl_vae.traces.plates import samples
+from ppl_vae.traces.sites import Site
 from ppl_vae.utils.faults import got
 from ppl_vae.utils.rng import seeded
 
