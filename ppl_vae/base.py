@@ -5,6 +5,7 @@ A model is a Pyro program for P(x, z), a guide one for Q(z | x). Both are called
 named "data" at dim -1, and they work under one more plate to its left, since that is how K samples are drawn at once.
 """
 
+import functools
 import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from ppl_vae.distributions.unwrap import is_real
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import filled, nothing_is_missing
-from ppl_vae.traces.pair import Pair
+from ppl_vae.traces.pair import Pair, check_observes
 from ppl_vae.traces.plates import latents, samples
 
 
@@ -39,7 +40,7 @@ class Program(PyroModule):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program; run by hand, outside of Pyro's handlers, it leaves nothing in Pyro's store."""
-        with nullcontext() if am_i_wrapped() else Pair(self).running():
+        with nullcontext() if am_i_wrapped() else Pair(self).own_store():
             return super().__call__(*args, **kwargs)
 
     def plate(self, x: Tensor | None = None, size: int | None = None) -> Any:
@@ -85,6 +86,13 @@ class Guide(Program):
     default_objective: str | None = None  # a class name in snake case; None is the plain ELBO
     reads_missing = False  # whether `forward` is given x as it is where values are missing (NaN), instead of zeros
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let what says Q of x be given what there is of x, as the guide itself is."""
+        super().__init_subclass__(**kwargs)
+        for name in ("posterior", "posterior_given"):
+            if name in vars(cls):
+                setattr(cls, name, _of_what_there_is(vars(cls)[name]))
+
     def __init__(self, model: Model) -> None:
         super().__init__(model.event_shape)
         self._check_takes(model)
@@ -92,7 +100,9 @@ class Guide(Program):
             if hasattr(part, "meet"):
                 cast(Any, part).meet(self)
         with Pair(model).running(), torch.no_grad(), torch.random.fork_rng():
-            sites = latents(samples(poutine.trace(model).get_trace(*model.example())))
+            everything = samples(poutine.trace(model).get_trace(*model.example()))
+        check_observes(type(model).__name__, everything)
+        sites = latents(everything)
         self.latents = {name: site["fn"].event_shape for name, site in sites.items()}
         self._bounded = [f"{n!r} of {type(s['fn']).__name__}" for n, s in sites.items() if not is_real(s["fn"])]
         self.enumerable = {name for name, site in sites.items() if site["infer"].get("enumerate") == "parallel"}
@@ -129,7 +139,10 @@ class Guide(Program):
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the guide on what there is of x."""
-        return super().__call__(x if self.reads_missing or nothing_is_missing() else filled(x), *args, **kwargs)
+        return super().__call__(self._there_is(x), *args, **kwargs)
+
+    def _there_is(self, x: Any) -> Any:
+        return x if self.reads_missing or nothing_is_missing() else filled(x)
 
     def posterior(self, x: Tensor) -> dict[str, TorchDistribution]:
         """Return Q(z_s | x) of each site s that depends on nothing but x, for x [..., *event_shape]."""
@@ -142,3 +155,13 @@ class Guide(Program):
         raise InputError(
             f"Expected a guide with a posterior_given(x, c) of each site; got {type(self).__name__}. Use conditional."
         )
+
+
+def _of_what_there_is(method: Any) -> Any:
+    """Return a guide's method with x filled where values are missing, but for a guide that reads them."""
+
+    @functools.wraps(method)
+    def of_what_there_is(self: Guide, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return method(self, self._there_is(x), *args, **kwargs)
+
+    return of_what_there_is

@@ -2,6 +2,7 @@
 
 import ast
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,23 @@ def parts_options(command: Any) -> Any:
     return command
 
 
-@click.group(context_settings=CONTEXT)
+class App(click.Group):
+    """Shows where a refusal comes from, if it is asked for."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except InputError as problem:
+            if ctx.params["traceback"]:
+                click.echo("".join(traceback.format_exception(problem)), err=True)
+            raise
+
+
+@click.group(cls=App, context_settings=CONTEXT)
 @click.version_option(package_name="ppl-vae")
-def app() -> None:
+@click.option("--traceback", is_flag=True, help="Before an error, show the lines of Python that led to it.")
+def app(**_: Any) -> None:
     """Variational autoencoders as probabilistic programs: write P(x | z) P(z), fit it, and know log P(x)."""
 
 
@@ -304,5 +319,6 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except (click.ClickException, InputError, NonFiniteLossError) as problem:
         message = problem.format_message() if isinstance(problem, click.ClickException) else problem
-        click.echo(f"Error: {message}", err=True)
+        options = problem.options if isinstance(problem, InputError) else ""
+        click.echo(f"Error: {message}{f' On the command line: {options}.' if options else ''}", err=True)
         sys.exit(2)

@@ -10,7 +10,19 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """An argument, a file, a program or a data set cannot be used as it is."""
+    """An argument, a file, a program or a data set cannot be used as it is.
+
+    The message speaks of arguments, as a library does; `options` says the same in those of the command line, which
+    prints it below.
+    """
+
+    def __init__(self, message: object = "", *, options: str = "") -> None:
+        super().__init__(message)
+        self.options = options
+
+
+class ProgramError(InputError):
+    """A program could not be run: the message names its own line; `__cause__` is what was raised there."""
 
 
 class NonFiniteLossError(ArithmeticError):

@@ -80,7 +80,7 @@ USED = {
         "PyTorch's validation is off for the whole process once zuko is imported",
         lambda: torch.distributions.Distribution._validate_args,
     ),
-    ("generation/ancestral.py", "_RETURN"): (
+    ("generation/programs.py", "_RETURN"): (
         "samples of our models are not found in their traces",
         lambda: poutine.trace(model).get_trace().nodes["_RETURN"]["value"],
     ),

@@ -6,6 +6,7 @@ Pyro's order: the same seed gives the same z as plain Pyro, against which each f
 Callers ask `pays` whether work is long enough, `capture` it, and go on with plain Pyro where `compiled_or_none` has to.
 """
 
+import logging
 import math
 import warnings
 from collections.abc import Callable
@@ -45,6 +46,8 @@ LARGE = 50  # chunks of work; below it the question whether to compile is not wo
 UNLIKE = "the program does something else on each run that is not a draw by pyro.sample"
 
 _known: dict[tuple[str, str, int], Function] = {}
+# PyTorch's compiler looks for CUDA wherever it is installed, and says that there is no GPU: so it is.
+logging.getLogger("torch.utils.cpp_extension").addFilter(lambda said: "No CUDA runtime" not in said.getMessage())
 
 
 def compiling_pays(seconds: float, speedup: float = SPEEDUP) -> bool:

@@ -24,6 +24,7 @@ class Holes(NamedTuple):
     number: int  # of values
     row: int  # the first datum with one
     counts: Tensor  # in how many data each value is missing, [*event_shape]
+    patterns: tuple[Tensor, ...]  # those of some data, in which each of these is missing, the fullest first
 
     @property
     def where(self) -> Tensor:

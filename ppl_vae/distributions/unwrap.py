@@ -23,6 +23,15 @@ WORDS = {
     constraints.unit_interval: "[0, 1]",
 }
 
+BOUNDED: tuple[tuple[Any, str], ...] = (
+    (constraints.integer_interval, "whole numbers from {low} to {high}"),
+    (constraints.multinomial, "whole numbers from 0 on, {high} in all at most"),
+    (constraints.half_open_interval, "[{low}, {high})"),
+    (constraints.interval, "[{low}, {high}]"),
+    (constraints.greater_than, "numbers above {low}"),
+    (constraints.greater_than_eq, "numbers from {low} on"),
+)
+
 
 def _under(fn: Any, wrappers: tuple[Any, ...]) -> Any:
     while isinstance(fn, wrappers):
@@ -123,7 +132,17 @@ def in_words(support: Any) -> str:
     ('whole numbers from 0 to 16', '[0, 1]', '{0, 1/16, ..., 1}')
     """
     support = elementwise_support(support)
-    if isinstance(support, constraints.integer_interval):
-        low, high = (float(torch.as_tensor(bound).max()) for bound in (support.lower_bound, support.upper_bound))
-        return f"whole numbers from {low:.0f} to {high:.0f}"
-    return next((words for known, words in WORDS.items() if support is known), str(support))
+    known = next((words for known, words in WORDS.items() if support is known), None)
+    if known is not None:
+        return known
+    low, high = (_bound_in_words(getattr(support, name, None)) for name in ("lower_bound", "upper_bound"))
+    return next((form.format(low=low, high=high) for kind, form in BOUNDED if isinstance(support, kind)), str(support))
+
+
+def _bound_in_words(bound: Any) -> str:
+    """Return a bound as a number, or the least and the largest of those that data have."""
+    if bound is None:
+        return ""
+    numbers = torch.as_tensor(bound, dtype=torch.double)
+    low, high = f"{float(numbers.min()):g}", f"{float(numbers.max()):g}"
+    return low if low == high else f"{low}...{high} (of each datum its own)"

@@ -1,7 +1,4 @@
-"""Ancestral sampling, z ~ P(z) and then x ~ P(x | z), some data at a time, compiled where that pays.
-
-What a program of ours generates is what it returns; of any other Pyro program it is the site x, else the last.
-"""
+"""Ancestral sampling, z ~ P(z) and then x ~ P(x | z), some data at a time, compiled where that pays."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,30 +6,26 @@ from functools import partial
 from typing import Any
 
 import torch
-from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppl_vae import base
 from ppl_vae.compilation.capture import LARGE, CannotCapture, Function, capture, compiled_or_none, pays
 from ppl_vae.compilation.record import SAMPLES, alike
-from ppl_vae.data.checks import outside_message
+from ppl_vae.data.supports import outside
+from ppl_vae.distributions.supports import support_of
 from ppl_vae.distributions.unwrap import base_of
-from ppl_vae.errors import InputError
+from ppl_vae.generation.programs import generated
 from ppl_vae.traces.pair import Pair, Program, unchanged
-from ppl_vae.traces.plates import data_name, samples
-from ppl_vae.traces.sites import Site
 from ppl_vae.utils.threads import Threads, Work
 
 Conditions = dict[str, Tensor]
 
 
 class Ancestral:
-    """Generates data by a model, E[x | z] with `mean`, within `pair.running()` and `pair.evaluating()`."""
+    """Generates data by a model, called as `as_generator` says, within `pair.running()` and `pair.evaluating()`."""
 
-    def __init__(self, pair: Pair, mean: bool, threads: Threads) -> None:
-        self.pair, self.mean, self.threads = pair, mean, threads
+    def __init__(self, pair: Pair, program: Program, mean: bool, threads: Threads) -> None:
+        self.pair, self.program, self.mean, self.threads = pair, program, mean, threads
         self._compiled: Any = None
         self._size = 0  # of the chunks that are compiled
 
@@ -86,7 +79,7 @@ class Ancestral:
             yield partial(self._run, size, copies)
 
     def _by_pyro(self, size: int, given: Conditions) -> Tensor:
-        x, sites = generated(self.pair.model, self.mean, size=size, **given)
+        x, sites = generated(self.pair, self.program, self.mean, size=size, **given)
         for name, site in sites.items():
             if site["is_observed"]:
                 check_range(name, site["fn"], site["value"])
@@ -94,7 +87,7 @@ class Ancestral:
 
     def _with_flags(self, size: int, given: Conditions) -> tuple[Tensor, ...]:
         """Return x, and what has to be true of it and of its conditions, as numbers."""
-        x, sites = generated(self.pair.model, self.mean, size=size, **given)
+        x, sites = generated(self.pair, self.program, self.mean, size=size, **given)
         flags = [in_support(site["fn"], site["value"]) for site in sites.values() if site["is_observed"]]
         flags += [flag for site in sites.values() for flag in _in_domain(site["fn"])]
         return (x, *(flag.to(x.device).float() for flag in (torch.isfinite(x).all(), *flags)))
@@ -123,44 +116,24 @@ def _mixed(parts: list[Tensor]) -> Tensor:
     return torch.stack([parts[row // size][row % size] for row in rows])
 
 
-class AtMean(Messenger):
-    """Let the data of a program of ours be at their mean instead of drawn."""
-
-    def __init__(self, mean: bool) -> None:
-        super().__init__()
-        self.mean = mean
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if self.mean and msg["name"] == "x" and not msg["is_observed"]:
-            msg["value"] = msg["fn"].mean
-
-
-def generated(program: Program, mean: bool, /, *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Site]]:
-    """Run a program; return the data it generates, or E[x | z] with `mean`, and its sites."""
-    with AtMean(mean):
-        trace = poutine.trace(program).get_trace(*args, **kwargs)
-    sites = samples(trace)
-    if isinstance(Pair(program).modules.get("model"), base.Model):
-        x: Any = trace.nodes["_RETURN"]["value"]
-        return x, sites
-    site = sites[data_name(sites)]
-    return site["fn"].mean if mean else site["value"], sites
-
-
 def check_range(name: str, fn: Any, value: Tensor) -> None:
     """Refuse a condition that its site cannot have."""
     if not bool(in_support(fn, value)):
-        raise InputError(outside_message(name, fn, value))
+        raise outside(name, fn, value)
 
 
 def in_support(fn: Any, value: Tensor) -> Tensor:
     """Return whether all of the values are in the support of a distribution, a scalar."""
-    return torch.as_tensor(fn.support.check(value).all())
+    support = support_of(fn)
+    return torch.as_tensor(True if support is None else support.check(value).all())
 
 
 def _in_domain(fn: Any) -> list[Tensor]:
     """Return whether each parameter of a distribution is one that it can have, as PyTorch's validation asks."""
     fn = base_of(fn)
-    given = {name: constraint for name, constraint in fn.arg_constraints.items() if name in vars(fn)}
+    try:
+        given = {name: constraint for name, constraint in fn.arg_constraints.items() if name in vars(fn)}
+    except NotImplementedError:  # a person's own need not say
+        return []
     known = {name: constraint for name, constraint in given.items() if not constraints.is_dependent(constraint)}
     return [torch.as_tensor(constraint.check(getattr(fn, name)).all()) for name, constraint in known.items()]

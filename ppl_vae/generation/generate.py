@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ from ppl_vae.compilation.capture import check_compile
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.data.as_source import as_source
 from ppl_vae.distributions.unwrap import family_of
-from ppl_vae.errors import InputError, positive_int, reason
-from ppl_vae.generation.ancestral import Ancestral, check_range, generated
+from ppl_vae.errors import InputError, positive_int
+from ppl_vae.generation.ancestral import Ancestral, check_range
+from ppl_vae.generation.programs import as_generator, generated
 from ppl_vae.traces.handlers import Regenerated
-from ppl_vae.traces.pair import Pair, Program, call_signature, program_name
+from ppl_vae.traces.pair import Pair, Program, program_name
 from ppl_vae.traces.plates import data_name, latents, samples
+from ppl_vae.traces.sites import Site
 from ppl_vae.utils.chunks import run_sizes
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
@@ -40,7 +43,8 @@ def sample(
     """Generate new data: z ~ P(z), then x ~ P(x | z), or given y x ~ P(x | z, y); the guide is not used.
 
     Args:
-        model: a program with `forward(x=None, *, size=None)`.
+        model: a program with `forward(x=None, *, size=None)`; or any other that can be run without data, or with data
+            of which it reads only how many there are. Its own plate then says how many it generates in one run.
         size: how many; by default as many as there are conditions, else one.
         mean: return E[x | z] instead of a draw (the usual picture of a sample).
         seed: of the draws; the global random state is left as it was.
@@ -53,7 +57,8 @@ def sample(
             None leaves one out.
 
     Returns:
-        x, [size, *event_shape].
+        x, [size, *event_shape]: what a model of ours returns; of any other, the values of the site x, or of the last
+        one; those of sites in a loop (x_0, x_1, ...) stacked, [size, T, ...].
 
     Raises:
         InputError: a size below 1, a model that cannot generate, or conditions of another shape, number or range.
@@ -63,12 +68,6 @@ def sample(
     torch.Size([4, 1, 8, 8])
     """
     pair = Pair(model)
-    missing = [name for name in ("size", *conditions) if name not in call_signature(model).parameters]
-    if missing:
-        raise InputError(
-            f"Expected a model that takes {', '.join(missing)}; got {program_name(model)}{call_signature(model)}. "
-            f"Write it as forward(self, x=None, *, size=None), and leave out obs where x is None."
-        )
     given = _as_given(pair, conditions)
     sizes = [len(value) for value in given.values() if value.dim()]
     size = positive_int("size", max(sizes, default=1) if size is None else size)
@@ -77,14 +76,31 @@ def sample(
             raise InputError(f"Expected {name} for each of {size} data, or one for all; got {len(value)}.")
         given[name] = value.expand(size, *value.shape[1:]).clone(memory_format=torch.contiguous_format)
     check_compile(compile)
-    sizes = run_sizes(size, CHUNK)
     chunks = [{name: v[start : start + CHUNK] for name, v in given.items()} for start in range(0, size, CHUNK)]
+    left_out = {name: None for name, value in conditions.items() if value is None}
     with Threads(threads) as chosen, _running(pair, seed):
-        generate = Ancestral(pair, mean, chosen)
+        sizes = run_sizes(size, CHUNK)
+        program = as_generator(pair, chunks[0] | left_out, sizes[0])
+        generate = Ancestral(pair, partial(program, **left_out), mean, chosen)
         parts = [generate(sizes[0], chunks[0])]  # parameters that do not exist yet are made by it
+        if len(parts[0]) != sizes[0]:
+            return _in_its_own_number(generate, parts[0], size, given)
         generate.compile(CHUNK, chunks[1 : size // CHUNK], compile)
         parts += [generate(n, some) for n, some in zip(sizes[1:], chunks[1:], strict=True)]
     return torch.cat(parts)
+
+
+def _in_its_own_number(generate: Ancestral, first: Tensor, size: int, given: dict[str, Tensor]) -> Tensor:
+    """Return `size` data of a program that generates a number of its own, whatever it is asked for."""
+    if given or not len(first):
+        raise InputError(
+            f"Expected a model that generates one datum for each of {size} conditions; got {len(first)} data. Let its "
+            f"plate have the size of what it is given."
+        )
+    parts = [first]
+    while sum(map(len, parts)) < size:
+        parts.append(generate(len(first), {}))
+    return torch.cat(parts)[:size]
 
 
 def same_latents(model: Program, size: int, *, seed: int = 0, **conditions: Any) -> Tensor:
@@ -133,10 +149,11 @@ def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True,
         seed: of the draws.
 
     Returns:
-        x', [N, *event_shape].
+        x', [N, *event_shape]: of the observed site, or sites in a loop, that hold the first of the data; where they are
+        not observed as they are, of the observed site x, or the last.
 
     Raises:
-        InputError: data that do not fit the model.
+        InputError: data that do not fit the model, a guide with other sites, or `mean` of a distribution without.
 
     >>> from ppl_vae.models import VAE
     >>> from ppl_vae.guides import MeanField
@@ -150,9 +167,21 @@ def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True,
         for batch in as_source(data, pair, ordered=True).batches(CHUNK):
             args = pair.to_device(batch)
             guide_trace = poutine.trace(guide).get_trace(*args)
-            x, _ = generated(poutine.replay(Regenerated()(model), trace=guide_trace), mean, *args)
-            parts.append(x.reshape(args[0].shape))
+            x, sites = generated(pair, poutine.replay(Regenerated()(model), trace=guide_trace), mean, *args)
+            _check_answered(pair, samples(guide_trace), sites)
+            parts.append(x)
     return torch.cat(parts)
+
+
+def _check_answered(pair: Pair, guided: dict[str, Site], sites: dict[str, Site]) -> None:
+    """Refuse a guide whose draws the model does not take: it would draw its own."""
+    unknown = [name for name, site in guided.items() if name not in sites and not site["infer"].get("is_auxiliary")]
+    if unknown:
+        model, guide = (program_name(program) for program in pair.programs.values())
+        raise InputError(
+            f"Expected a guide that samples the latent sites of the model; got {', '.join(unknown)} in the guide "
+            f"{guide}, and {', '.join(sites)} in the model {model}. Give both the same pyro.sample names."
+        )
 
 
 def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
@@ -190,7 +219,7 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
         levels = (torch.arange(grid) + 0.5) / grid
         across, up = (torch.quantile(draws[:, d].float().cpu(), levels) for d in (0, 1))
         z = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), dim=-1).reshape(-1, 2).to(draws)
-        x, _ = generated(poutine.condition(model, {name: z}), True, size=len(z))
+        x, _ = generated(pair, poutine.condition(model, {name: z}), True, size=len(z))
     return x.reshape(grid, grid, *x.shape[1:])
 
 
@@ -229,12 +258,9 @@ def _checked(model: ConditionalModel, y: Tensor) -> Tensor:
 
 @contextmanager
 def _running(pair: Pair, seed: int) -> Iterator[None]:
-    """Within it programs generate, from a seed; refusals are without the table of all shapes that Pyro adds."""
-    try:
-        with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
-            yield
-    except InputError as problem:
-        raise InputError(reason(problem)) from None
+    """Within it programs generate, from a seed."""
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
+        yield
 
 
 def takes_binary_data(model: base.Model) -> bool:

@@ -21,9 +21,10 @@ import torch
 from pyro.infer import ELBO
 
 from ppl_vae.base import Guide, Model
-from ppl_vae.errors import InputError, did_you_mean, positive_int, reason
+from ppl_vae.errors import InputError, ProgramError, did_you_mean, positive_int
 from ppl_vae.runs import kinds
 from ppl_vae.runs.kinds import KINDS, PARTS, Choice
+from ppl_vae.utils.faults import got
 from ppl_vae.utils.files import written_whole
 
 ROLES: dict[str, type[Any]] = {"model": Model, "guide": Guide}
@@ -225,7 +226,7 @@ def _import_file(role: str, path: Path) -> ModuleType:
             f"Expected Python in {path}; got a syntax error in line {problem.lineno}: {problem.msg}."
         ) from None
     except Exception as problem:
-        raise InputError(f"Expected {path} to import; got {type(problem).__name__}: {reason(problem)}.") from problem
+        raise ProgramError(f"Expected {path} to import; {got(problem)}") from problem
     return module
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from ppl_vae.errors import InputError, did_you_mean, reason, snake_case
+from ppl_vae.errors import InputError, ProgramError, did_you_mean, reason, snake_case
+from ppl_vae.utils.faults import got
 
 
 @dataclass(frozen=True)
@@ -162,13 +163,13 @@ def make(cls: Callable[..., Any], options: Mapping[str, Any], part: str, *first:
     check_options(cls, options, part, len(first))
     try:
         return cls(*first, **options, **parts)
+    except ProgramError:
+        raise
     except InputError as problem:
-        raise InputError(reason(problem)) from None
+        raise InputError(reason(problem), options=problem.options) from None
     except Exception as problem:  # whatever a person's own class may do
         values = ", ".join(f"{part}.{k}={v!r}" for k, v in options.items()) or "no options"
-        raise InputError(
-            f"Expected {_name(cls)} to be made with {values}; got {type(problem).__name__}: {reason(problem)}."
-        ) from problem
+        raise ProgramError(f"Expected {_name(cls)} to be made with {values}; {got(problem)}") from problem
 
 
 def _name(cls: Any) -> str:

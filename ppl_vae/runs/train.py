@@ -20,7 +20,7 @@ from ppl_vae.criticism.accuracy import accuracy
 from ppl_vae.data.checks import check
 from ppl_vae.data.named import SPLITS
 from ppl_vae.data.sources import Source
-from ppl_vae.errors import InputError, did_you_mean, positive_int, reason
+from ppl_vae.errors import InputError, ProgramError, did_you_mean, positive_int
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import History
 from ppl_vae.fitting.options import FitOptions
@@ -37,6 +37,7 @@ from ppl_vae.runs.run import Run, check_same
 from ppl_vae.runs.signature import settable
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import structure_of
+from ppl_vae.utils.faults import got
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
@@ -242,13 +243,14 @@ def _try(chosen: Choice, objective: Any, pair: Pair, args: tuple[Any, ...]) -> N
             raise InputError(
                 f"Expected an objective that gives gradients; got none from {chosen.name}{said}. Mend its options."
             )
-    except InputError as problem:
-        raise InputError(reason(problem)) from None
+    except InputError:
+        raise
     except Exception as problem:
         programs = " and ".join(map(program_name, pair.programs.values()))
-        raise InputError(
-            f"Expected an objective that works for {programs}; got {chosen.name}, with {type(problem).__name__}: "
-            f"{reason(problem)}. Choose another (--objective)."
+        raise ProgramError(
+            f"Expected {chosen.name} to be an objective that works for {programs}; {got(problem)} Mend that, or choose "
+            f"another objective.",
+            options="--objective NAME",
         ) from problem
     finally:
         for parameter in pair.parameters():

@@ -20,6 +20,7 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from ppl_vae.errors import InputError
+from ppl_vae.utils.faults import told
 from ppl_vae.utils.rng import seeded
 
 Program = Callable[..., Any]
@@ -69,7 +70,13 @@ class Pair:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Within it, both programs can be run, and find their own parameters only."""
+        """Within it, both programs can be run, as in `own_store`; what they raise is told with their line (`told`)."""
+        with told(), self.own_store():
+            yield
+
+    @contextmanager
+    def own_store(self) -> Iterator[None]:
+        """Within it, both programs find their own parameters only."""
         store = pyro.get_param_store()
         with pyro.settings.context(module_local_params=True), store.scope(self._store):
             try:
@@ -168,6 +175,15 @@ def program_name(program: Program) -> str:
     """Return what to call a program in a message."""
     owner, name = _unwrapped(program)
     return str(getattr(owner, "__qualname__", f"{type(owner).__name__}.{name}".removesuffix(".forward")))
+
+
+def check_observes(model: str, sites: Mapping[str, Any]) -> None:
+    """Refuse a model, by its name and the sites of a run on data, that does not look at them."""
+    if not any(site["is_observed"] for site in sites.values()):
+        raise InputError(
+            f"Expected a model that observes its data; got {model}, where none of {', '.join(sites) or 'its sites'} is "
+            f"observed. Give the data to their site, pyro.sample(..., obs=x); or are model and guide swapped?"
+        )
 
 
 def _unwrapped(program: Program) -> tuple[Any, str]:

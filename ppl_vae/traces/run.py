@@ -11,10 +11,11 @@ import pyro
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.errors import InputError, reason
+from ppl_vae.errors import InputError, NonFiniteLossError, ProgramError
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Args, Structure
+from ppl_vae.utils.faults import got
 
 
 def get_traces(pair: Pair, args: Args) -> tuple[poutine.Trace, poutine.Trace]:
@@ -83,10 +84,10 @@ def one_more_plate(fix: str) -> Iterator[None]:
     """Say of programs that do not run on many samples at once what they should, and how to mend it."""
     try:
         yield
-    except InputError:
+    except (InputError, NonFiniteLossError):
         raise
-    except (ValueError, RuntimeError) as problem:
-        raise InputError(
-            f"Expected programs that work under one more plate to the left of theirs, with values inside their "
-            f"supports; got {type(problem).__name__}: {reason(problem)}. {fix}"
+    except Exception as problem:  # whatever a person's program may do
+        raise ProgramError(
+            f"Expected programs that work under one more plate to the left of theirs (any number of dimensions before "
+            f"that of the data), with values inside their supports; {got(problem)} {fix}"
         ) from problem

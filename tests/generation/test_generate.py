@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from bounds import check_means
-from pairs import PyroTutorialVAE, mean_model
+from pairs import PyroTutorialVAE
 from ppl_vae.guides import LinearGaussian as ExactPosterior
 from ppl_vae.models import CVAE, VAE, LinearGaussian
 
@@ -42,8 +42,6 @@ def test_conditions_are_passed_on():
     np.testing.assert_allclose(x, [1, 2, 3], atol=0.1)
     with pytest.raises(InputError, match="takes label"):
         ppl_vae.sample(model, 3, label=torch.zeros(3))
-    with pytest.raises(InputError, match="takes size"):
-        ppl_vae.sample(mean_model, 3)
 
 
 def label_model(x=None, y=None, *, size=None):
@@ -101,15 +99,15 @@ def unit_model(x=None, y=None, *, size=None):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "error", "words"),
-    [(2.0, InputError, "y.*2"), (0.05, ValueError, "(?s)loc.*nan"), (0.15, ValueError, "(?s)scale.*-1")],
+    ("wrong", "words"),
+    [(2.0, "y.*2"), (0.05, "loc of Normal that is NaN.*unit_model"), (0.15, "scale of Normal that is not positive")],
 )
-def test_what_plain_pyro_refuses_is_refused_where_it_is_compiled(uncompiled, monkeypatch, wrong, error, words):
+def test_what_plain_pyro_refuses_is_refused_where_it_is_compiled(uncompiled, monkeypatch, wrong, words):
     monkeypatch.setattr(generate, "CHUNK", 20)
     y = torch.full((80,), 0.5)
     compiled(unit_model, 80, y=y)
     y[59] = wrong
-    with warnings.catch_warnings(), pytest.raises(error, match=words):
+    with warnings.catch_warnings(), pytest.raises(InputError, match=words):
         warnings.filterwarnings("ignore", "Plain Pyro is used")
         ppl_vae.sample(unit_model, 80, compile=True, y=y)
 

@@ -19,7 +19,7 @@ from tiny import QUICK
 
 import ppl_vae
 from ppl_vae import InputError, data, likelihoods, missing
-from ppl_vae.data.checks import find_holes
+from ppl_vae.data.holes import find_holes
 from ppl_vae.data.sources import TensorSource
 from ppl_vae.distributions.unwrap import can_miss
 from ppl_vae.evidence.weight_sampler import log_weights_function

@@ -1,0 +1,147 @@
+"""What went wrong in a person's program, in words: the exception, their own line, and what mends it.
+
+Programs are run inside Pyro and PyTorch, which raise what they like in lines that nobody here wrote. What a person can
+mend is the innermost line of their own: it is named, and the exception stays behind it as the cause (`__cause__`).
+"""
+
+import linecache
+import re
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import walk_tb
+from types import FrameType
+
+from ppl_vae.errors import InputError, NonFiniteLossError, ProgramError, reason
+
+OURS = "ppl_vae"
+PYROS_TABLE = "Trace Shapes:"  # of all sites, which Pyro adds to what a program raises
+OUR_PROGRAMS = ("ppl_vae.models.", "ppl_vae.guides.")
+INSTALLED = re.compile(r"[/\\](site-packages|dist-packages)[/\\]|^<(frozen |eval_with_key|__array_function__)")
+STANDARD = tuple(
+    {str(path) for p in map(Path, map(sysconfig.get_path, ("stdlib", "platstdlib"))) for path in (p, p.resolve())}
+)
+POSITIVE = "Make it positive, by .exp() or torch.nn.functional.softplus of what the network gives."
+PROBABILITIES = (
+    "If they are logits, give them as logits=, not as probs=; else make probabilities of them (sigmoid, softmax)."
+)
+NAN = (
+    "Look at what goes into that line: the logarithm, root or quotient of a number that has none, missing values that "
+    "are not filled, or weights that training has made so."
+)
+
+
+def _of_a_parameter(name: str, family: str, where: str, values: str) -> tuple[str, str]:
+    """Return what is wrong with a parameter of a distribution, and the fix."""
+    where = re.sub(r"IndependentConstraint\((.*), \d+\)", r"\1", where)
+    bounds = [float(number) for number in re.findall(r"-?\d+\.?\d*", where)]
+    if "nan" in values or "Real" in where:
+        return f"{name} of {family} that is NaN", NAN
+    if name == "probs":
+        return f"{name} of {family} outside [0, 1]", PROBABILITIES
+    if where.startswith("GreaterThan") and bounds == [0.0]:
+        return f"{name} of {family} that is not positive", POSITIVE
+    return f"{name} of {family} outside {where}", f"Make what goes into {name} fit."
+
+
+def _of_a_plate(plate: str, site: str, dim: str, size: str, got: str) -> tuple[str, str]:
+    """Return what is wrong with the shape of a site inside a plate, and the fix."""
+    return (
+        f"site {site!r} with {got} distributions along dimension {dim}, where plate {plate!r} has {size}",
+        "If that dimension belongs to one datum, end the distribution with .to_event(1) (or as many as there are such "
+        "dimensions); else let it be as long as the plate.",
+    )
+
+
+def _of_a_layer(rows: str, given: str, takes: str, _: str) -> tuple[str, str]:
+    """Return what is wrong with a product of matrices, and the fix."""
+    return f"[{rows}, {given}] numbers for a layer that takes [..., {takes}]", f"Let the layer take {given} numbers."
+
+
+# What PyTorch and Pyro say most often to a beginner, and what is said instead: what was got, and the fix.
+KNOWN: tuple[tuple[str, Callable[..., tuple[str, str]]], ...] = (
+    (r"Shape mismatch inside plate\('(.*?)'\) at site (\S+) dim (-\d+), (\d+) vs (\d+)", _of_a_plate),
+    (
+        r"Expected parameter (\w+) .*?of distribution (\w+).* to satisfy the constraint (.*?), but found(.*)",
+        _of_a_parameter,
+    ),
+    (r"mat1 and mat2 shapes cannot be multiplied \((\d+)x(\d+) and (\d+)x(\d+)\)", _of_a_layer),
+)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Let what a person's program raises within be a `ProgramError` that names their line; the rest passes as it is."""
+    try:
+        yield
+    except (ProgramError, NonFiniteLossError, Warning):
+        raise
+    except InputError as problem:
+        place = _place_in(problem, _is_a_persons)
+        if not place:
+            if PYROS_TABLE not in str(problem):
+                raise
+            raise InputError(reason(problem), options=problem.options) from None
+        raise ProgramError(f"{reason(problem)} ({place})", options=problem.options) from problem
+    except Exception as problem:
+        if not _origin(problem)[1]:
+            raise
+        raise ProgramError(f"Expected a program that runs to its end; {got(problem)}") from problem
+
+
+def got(problem: BaseException) -> str:
+    """Return the second half of a message: what a program raised, where, and the fix, if it is known."""
+    origin, place = _origin(problem)
+    what, fix = _known(origin)
+    return f"got {what}{f' ({place})' if place else ''}. {fix}".rstrip()
+
+
+def _known(problem: BaseException) -> tuple[str, str]:
+    """Return what an exception says, in the words of this house where they are known, and the fix."""
+    for pattern, in_words in KNOWN:
+        if found := re.search(pattern, str(problem), re.DOTALL):
+            return in_words(*found.groups())
+    kind, says = type(problem).__name__, reason(problem).rstrip(".: ")
+    return (kind if says in ("", kind) else f"{kind}: {says}"), ""
+
+
+def _origin(problem: BaseException) -> tuple[BaseException, str]:
+    """Return the exception that a program raised, and its line: a person's, else one of a model or guide of ours."""
+    chain: list[BaseException] = []
+    link: BaseException | None = problem
+    while link is not None and link not in chain:  # Pyro raises anew what it catches, if it can
+        chain.append(link)
+        link = link.__context__ if link.__cause__ is None else link.__cause__
+    for of_a_program in (_is_a_persons, _is_our_program):
+        for each in chain:
+            if place := _place_in(each, of_a_program):
+                return each, place
+    return problem, ""
+
+
+def _place_in(problem: BaseException, of_a_program: Callable[[FrameType], bool]) -> str:
+    """Return the innermost line of a program in the traceback of an exception, in words, or ""."""
+    frames = [place for place in walk_tb(problem.__traceback__) if of_a_program(place[0])]
+    return _in_words(*frames[-1]) if frames else ""
+
+
+def _in_words(frame: FrameType, line: int) -> str:
+    file, name = frame.f_code.co_filename, frame.f_code.co_qualname.replace("<locals>.", "")
+    text = linecache.getline(file, line, frame.f_globals).strip()
+    here = Path(file)
+    shown = here.relative_to(Path.cwd()) if here.is_absolute() and here.is_relative_to(Path.cwd()) else here
+    inside = "" if name.startswith("<") else f", in {name}"
+    return f"{shown}, line {line}{inside}{f': {text}' if text else ''}"
+
+
+def _is_a_persons(frame: FrameType) -> bool:
+    """Return whether a line is neither ours nor that of an installed package or of Python's."""
+    file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__", ""))
+    if module == OURS or module.startswith(f"{OURS}.") or INSTALLED.search(file):
+        return False
+    return not file.startswith(STANDARD)
+
+
+def _is_our_program(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith(OUR_PROGRAMS)

@@ -1,0 +1,131 @@
+"""All data are held against the support that their own batch has; what is outside is refused before any work."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from bounds import check_log_px
+
+import ppl_vae
+from ppl_vae import InputError
+
+
+def guide(x, *_):
+    loc = pyro.param("loc", torch.tensor(0.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(loc, 1.0))
+
+
+def observing(likelihood):
+    """A model x | z of a likelihood that is made of z and of all that the program is given."""
+
+    def model(x, *args):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", likelihood(z, x, *args), obs=x)
+
+    return model
+
+
+def words(z, x):
+    """A bag of words as Pyro's ProdLDA has it: the total is the longest of the batch."""
+    return dist.Multinomial(int(x.sum(-1).max()), logits=z[..., None] * torch.tensor([1.0, 0.0, -1.0]))
+
+
+def longer_later(size):
+    return torch.poisson(torch.arange(1.0, 1 + size)[:, None] / 10 * torch.ones(3))
+
+
+VARYING = {
+    "a total read off the batch": (words, lambda n: (longer_later(n),)),
+    "a total for each datum": (
+        lambda z, x, n: dist.Binomial(n, logits=z),
+        lambda n: ((total := torch.arange(1.0, 1 + n)) // 2, total),
+    ),
+    "a bound for each datum": (
+        lambda z, x, b: dist.Uniform(torch.zeros(()), b + 0 * z),
+        lambda n: ((bound := torch.arange(1.0, 1 + n)) * torch.rand(n), bound),
+    ),
+    "a bound that is a column": (
+        lambda z, x, b: dist.Uniform(torch.zeros(()), b + 0 * z[..., None]).to_event(1),
+        lambda n: (torch.rand(n, 2) * (bound := torch.arange(1.0, 1 + n)[:, None]), bound),
+    ),
+}
+
+
+@pytest.mark.parametrize("batch_size", [50, 300, 1000])
+@pytest.mark.parametrize("kind", VARYING)
+def test_each_batch_has_its_own_support(kind, batch_size):
+    likelihood, draw = VARYING[kind]
+    data = draw(2500)
+    fitted = ppl_vae.fit(observing(likelihood), guide, data, epochs=1, batch_size=batch_size, compile=False)
+    assert torch.isfinite(torch.as_tensor(fitted.history.train_elbo)).all()
+
+
+@pytest.mark.parametrize("kind", list(VARYING)[1:])
+@pytest.mark.parametrize("row", [0, 1700])
+def test_what_is_outside_its_own_support_is_refused(kind, row):
+    likelihood, draw = VARYING[kind]
+    x, bound = draw(2500)
+    x[row] = bound[row] + 1
+    with pytest.raises(InputError, match=r"Expected x in (whole numbers from )?.*; got values from .* to") as problem:
+        ppl_vae.fit(observing(likelihood), guide, (x, bound), epochs=1)
+    assert "tensor" not in str(problem.value) and len(str(problem.value)) < 400
+
+
+def test_a_document_is_scored_whatever_the_total_of_its_batch():
+    """log P(x | n) by the trapezium rule over z."""
+    x = longer_later(30)
+    z = torch.linspace(-8, 8, 2001, dtype=torch.double)
+    likelihood = torch.stack([words(z, row[None]).log_prob(row) for row in x.double()], -1)
+    exact = (likelihood + dist.Normal(0.0, 1.0).log_prob(z)[:, None]).logsumexp(0) + (z[1] - z[0]).log()
+    evidence = ppl_vae.estimate_evidence(observing(words), None, x, proposal="prior", num_samples=4000)
+    trusted = [n for n in range(30) if n not in {d.datum for d in evidence.doubts()}]
+    assert trusted
+    for n in trusted:
+        check_log_px(evidence.log_px[n], evidence.mcse[n], exact[n], 4000)
+
+
+def test_one_run_is_enough_where_the_support_is_the_same_everywhere():
+    runs = []
+
+    def likelihood(z, x):
+        runs.append(len(x))
+        return dist.Normal(z, 1.0)
+
+    ppl_vae.fit(observing(likelihood), guide, torch.randn(5000), epochs=1, batch_size=5000, compile=False)
+    assert len(runs) < 10  # the steps and the checks before them, not one for each thousand
+
+
+def test_a_support_that_is_drawn_says_nothing_of_the_data():
+    """P(x) = E over z of Uniform(x; z - 1, z + 1), z standard normal: Phi(x + 1) - Phi(x - 1), halved."""
+    x = torch.linspace(-2, 2, 9)
+    model = observing(lambda z, x: dist.Uniform(z - 1, z + 1, validate_args=False))
+    evidence = ppl_vae.estimate_evidence(model, None, x, proposal="prior", num_samples=20_000)
+    normal = dist.Normal(0.0, 1.0)
+    exact = ((normal.cdf(x + 1) - normal.cdf(x - 1)) / 2).log()
+    for n in range(len(x)):
+        check_log_px(evidence.log_px[n], evidence.mcse[n], exact[n], 20_000)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "value"),
+    [
+        (lambda z, x: dist.Beta(2 + 0 * z, 3.0), 0.0),
+        (lambda z, x: dist.Beta(2 + 0 * z, 3.0), 1.0),
+        (lambda z, x: dist.Gamma(0.5 + 0 * z, 1.0), 0.0),
+        (lambda z, x: dist.Uniform(0 * z, 1.0), 1.0),
+    ],
+)
+def test_a_density_that_is_zero_or_infinite_at_an_end_of_its_support(likelihood, value):
+    x = torch.rand(2500) * 0.8 + 0.1
+    x[2200] = value
+    with pytest.raises(InputError, match=f"not at its ends.*values of exactly {value:g}.*inside"):
+        ppl_vae.fit(observing(likelihood), guide, x, epochs=1)
+
+
+@pytest.mark.parametrize("likelihood", [lambda z, x: dist.Exponential(z.exp()), lambda z, x: dist.HalfNormal(z.exp())])
+def test_a_density_that_is_finite_at_its_end_takes_it(likelihood):
+    x = torch.rand(300)
+    x[7] = 0
+    assert ppl_vae.fit(observing(likelihood), guide, x, epochs=1, compile=False)
