@@ -39,7 +39,7 @@ class Program(PyroModule):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program; run by hand, outside of Pyro's handlers, it leaves nothing in Pyro's store."""
-        with nullcontext() if am_i_wrapped() else Pair(self).running():
+        with nullcontext() if am_i_wrapped() or Pair.is_running() else Pair(self).running():
             return super().__call__(*args, **kwargs)
 
     def plate(self, x: Tensor | None = None, size: int | None = None) -> Any:
@@ -60,6 +60,7 @@ class Model(Program):
     Where a part is not given, the constructor takes that of the class named `default_prior`, `default_likelihood`, ...
     """
 
+    role = "model"
     default_guide = "mean_field"  # the name of the guide that goes with it
     partly_labelled_guide: str | None = None  # of the one for data of which some have no label, if it is another
     y_from_x = False  # whether the condition y is a part of x, so that data give the model x alone
@@ -81,6 +82,7 @@ class Guide(Program):
     too, which `VampPrior` reads.
     """
 
+    role = "guide"
     classifies = False  # whether it has a site y, Q(y | x), where it is given x alone
     default_objective: str | None = None  # a class name in snake case; None is the plain ELBO
     reads_missing = False  # whether `forward` is given x as it is where values are missing (NaN), instead of zeros
@@ -91,7 +93,8 @@ class Guide(Program):
         for part in model.modules():
             if hasattr(part, "meet"):
                 cast(Any, part).meet(self)
-        with Pair(model).running(), torch.no_grad(), torch.random.fork_rng():
+        pair = Pair(model)
+        with pair.running(), pair.evaluating(), torch.no_grad(), torch.random.fork_rng():
             sites = latents(samples(poutine.trace(model).get_trace(*model.example())))
         self.latents = {name: site["fn"].event_shape for name, site in sites.items()}
         self._bounded = [f"{n!r} of {type(s['fn']).__name__}" for n, s in sites.items() if not is_real(s["fn"])]

@@ -78,6 +78,7 @@ def train(
     Raises:
         InputError: a name, an option, a file or data that cannot be used; a folder with another run in it.
         NonFiniteLossError: the loss became NaN or infinite.
+        KeyboardInterrupt: after Ctrl-C; the folder is that of a run so far.
     """
     positive_int("num_samples", num_samples)
     asked = _sorted_out(_with_mask_read(settings or {}))
@@ -150,9 +151,12 @@ def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, pro
         "seconds": round(fitted.seconds, 1),
         "compiled": fitted.compiled,
     }
-    if run.guide.classifies and run.data().test.y is not None:
+    interrupted = fitted.stopped == "interrupted"
+    if run.guide.classifies and run.data().test.y is not None and not interrupted:
         run.config["result"]["accuracy"] = accuracy(run.guide, run.data().test)
     folder.write_json(run.config)
+    if interrupted:  # the folder is that of a run that can be loaded, and gone on with
+        raise KeyboardInterrupt
     run.model.eval()
     run.guide.eval()
 
