@@ -138,11 +138,8 @@ class Training:
         self.scheduler.step()
         validation_elbo = math.nan
         if self.held_out is not None:
-            with (
-                self.pair.evaluating(),
-                seeded(seed, VALIDATION),
-                torch.no_grad(),
-            ):  # the same noise each time: epochs are compared
+            # The same noise each time: epochs are compared.
+            with self.pair.evaluating(), seeded(seed, VALIDATION), torch.no_grad():
                 batches = self.held_out.batches(VALIDATION_BATCH)
                 validation_elbo = self._mean_elbo(batches, self._evaluate, self.plate_sizes[1])
         self.rows.append((self.epoch + 1, train_elbo, validation_elbo, learning_rate))
