@@ -7,8 +7,8 @@ named "data" at dim -1, and they work under one more plate to its left, since th
 
 import inspect
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any, NoReturn, cast
+from contextlib import nullcontext, suppress
+from typing import Any, NoReturn, Self, cast
 
 import pyro
 import torch
@@ -18,18 +18,42 @@ from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
+from ppl_vae.architectures import Architecture
+from ppl_vae.conditions import Condition
 from ppl_vae.distributions.unwrap import is_real
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, did_you_mean, positive_int, reason
 from ppl_vae.missing import filled, nothing_is_missing
+from ppl_vae.parts import Likelihood, Posterior, Prior
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import latents, samples
+
+# The parts that a program takes as objects, by the name of the argument.
+PARTS: dict[str, type[Any]] = {
+    "prior": Prior,
+    "likelihood": Likelihood,
+    "condition": Condition,
+    "networks": Architecture,
+}
 
 
 class Program(PyroModule):
     """What models and guides share: the shape of one datum, and the plate over the data."""
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Check what a program is made of, before its own constructor meets it."""
+        call = inspect.signature(cls)
+        unknown = [name for name in kwargs if name not in call.parameters]
+        if unknown and not any(p.kind == p.VAR_KEYWORD for p in call.parameters.values()):
+            raise InputError(f"Unknown option {unknown[0]!r} of {cls.__name__}: {_where_it_belongs(cls, unknown[0])}.")
+        with suppress(TypeError):  # too many arguments, or one twice: Python says so
+            for name, value in call.bind_partial(*args, **kwargs).arguments.items():
+                _check_part(cls, name, value, call.parameters[name].default)
+        return super().__new__(cls)
+
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__()
+        if isinstance(event_shape, int):
+            raise InputError(f"Expected event_shape to be a shape; got {event_shape}. Write ({event_shape},).")
         if not event_shape or any(not isinstance(n, int) or n < 1 for n in event_shape):
             raise InputError(
                 f"Expected event_shape to hold at least one size, each 1 or more; got {event_shape!r}. "
@@ -88,14 +112,15 @@ class Guide(Program):
     reads_missing = False  # whether `forward` is given x as it is where values are missing (NaN), instead of zeros
 
     def __init__(self, model: Model) -> None:
+        if inspect.isclass(model) or not hasattr(model, "example"):
+            got = f"the class {model.__name__}" if inspect.isclass(model) else type(model).__name__
+            raise InputError(f"Expected a Model for {type(self).__name__}; got {got}. Make a model, and pass it.")
         super().__init__(model.event_shape)
         self._check_takes(model)
         for part in model.modules():
             if hasattr(part, "meet"):
                 cast(Any, part).meet(self)
-        pair = Pair(model)
-        with pair.running(), pair.evaluating(), torch.no_grad(), torch.random.fork_rng():
-            sites = latents(samples(poutine.trace(model).get_trace(*model.example())))
+        sites = latents(samples(_example_trace(model)))
         self.latents = {name: site["fn"].event_shape for name, site in sites.items()}
         self._bounded = [f"{n!r} of {type(s['fn']).__name__}" for n, s in sites.items() if not is_real(s["fn"])]
         self.enumerable = {name for name, site in sites.items() if site["infer"].get("enumerate") == "parallel"}
@@ -145,3 +170,44 @@ class Guide(Program):
         raise InputError(
             f"Expected a guide with a posterior_given(x, c) of each site; got {type(self).__name__}. Use conditional."
         )
+
+
+def _example_trace(model: Model) -> poutine.Trace:
+    """Run a model on its example, on the side."""
+    pair = Pair(model)
+    try:
+        with pair.running(), pair.evaluating(), torch.no_grad(), torch.random.fork_rng():
+            return poutine.trace(model).get_trace(*model.example())
+    except InputError as problem:
+        raise InputError(reason(problem)) from None  # Pyro adds a table of all shapes below
+
+
+def _check_part(cls: type[Program], name: str, value: Any, usual: Any) -> None:
+    """Refuse a class where an object is meant, an object where a class is, and parts of another kind."""
+    if name == "posterior" and isinstance(value, Posterior):
+        family = type(value).__name__
+        raise InputError(
+            f"Expected posterior to be a class, which is given the size of each latent; got an object. Write {family}, "
+            f"or a functools.partial of it."
+        )
+    if name not in PARTS or inspect.isclass(usual):
+        return
+    if inspect.isclass(value):
+        raise InputError(
+            f"Expected {name} to be an object; got the class {value.__name__}. Write {name}={value.__name__}(...)."
+        )
+    other = [kind for kind, base in PARTS.items() if kind != name and isinstance(value, base)]
+    if other and not isinstance(value, PARTS[name]):
+        raise InputError(
+            f"Expected the {name} of {cls.__name__}; got {type(value).__name__}, which is a {other[0]}. Pass parts by "
+            f"name: {other[0]}={type(value).__name__}(...)."
+        )
+
+
+def _where_it_belongs(cls: type[Program], option: str) -> str:
+    """Say of which part an option is, or what the program's own are."""
+    for kind in PARTS:
+        usual = getattr(cls, f"default_{kind}", None)
+        if usual is not None and option in inspect.signature(usual).parameters:
+            return f"it is one of its {kind}; write {kind}={usual.__name__}({option}=...)"
+    return did_you_mean(option, inspect.signature(cls).parameters)

@@ -128,6 +128,7 @@ def fit(
             pair.see(checked.traces)
             validated = checked if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
             digest = "" if out is None else fingerprint(source)
+        _warn_of_untrained(pair)
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
         sizes = _fixed_plate_size(checked), _fixed_plate_size(validated)
@@ -165,6 +166,17 @@ def _check_jit(objective: ELBO, programs: tuple[Program, Program]) -> None:
         raise InputError(
             f"Expected an objective that works with modules; got {type(objective).__name__}, which finds parameters in "
             f"Pyro's global store only. Use {type(objective).__name__.removeprefix('Jit')}."
+        )
+
+
+def _warn_of_untrained(pair: Pair) -> None:
+    names = sorted({type(module).__name__ for module in pair.untrained()})
+    if names:
+        warnings.warn(
+            f"The programs call modules ({', '.join(names)}) whose parameters Pyro does not see: they stay as they "
+            f"are. Let a program call pyro.module('name', module), or make the module an attribute of a PyroModule; if "
+            f"it is not to be trained, call module.requires_grad_(False).",
+            stacklevel=3,
         )
 
 

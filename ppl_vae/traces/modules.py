@@ -17,24 +17,29 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
+_LISTENING: list[Callable[[nn.Module], None]] = []
 DEPTH, MANY = 5, 20  # how far the search goes: from one object to the next, and into containers
 
 
 @contextmanager
 def noticing(met: Callable[[nn.Module], None]) -> Iterator[None]:
     """Within it, each module is told of before it is called."""
-
-    def before_call(module: nn.Module, args: Any) -> None:
-        if not torch.compiler.is_compiling():  # the module that is compiled has been told of, with its children
-            met(module)
-
-    handle = register_module_forward_pre_hook(before_call)
+    _LISTENING.append(met)
+    handle = register_module_forward_pre_hook(_tell) if len(_LISTENING) == 1 else None
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Using `torch.compile")  # it says that it is told of twice
             yield
     finally:
-        handle.remove()
+        _LISTENING.remove(met)
+        if handle is not None:
+            handle.remove()
+
+
+def _tell(module: nn.Module, args: Any) -> None:
+    if not torch.compiler.is_compiling():  # the module that is compiled has been told of, with its children
+        for met in _LISTENING:
+            met(module)
 
 
 def reachable(thing: Any, depth: int = DEPTH) -> Iterator[nn.Module]:

@@ -122,12 +122,15 @@ class Pair:
         def met(module: nn.Module) -> None:
             buffers.add(module)
             modes.evaluate(module)
+
+        def called(module: nn.Module) -> None:
+            met(module)
             self._touch(module)
 
         for module in self.all_modules():
             met(module)
         try:
-            with noticing(met):
+            with noticing(called):
                 yield
         finally:
             modes.put_back()
@@ -155,6 +158,11 @@ class Pair:
         """Return every parameter to be optimized, each once; `see` a run before."""
         found: list[Tensor] = [p for module in self.modules.values() for p in module.parameters()]
         return list({id(p): p for p in (*found, *self._seen.values()) if p.requires_grad}.values())
+
+    def untrained(self) -> list[nn.Module]:
+        """Return the modules that are called, of whose parameters some would be trained, but are not known to Pyro."""
+        known = {id(p) for p in self.parameters()}
+        return [m for m in self._touched if any(p.requires_grad and id(p) not in known for p in m.parameters())]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all parameters and buffers as they are (not copied), each once, named by role."""
