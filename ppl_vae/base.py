@@ -36,11 +36,11 @@ PARTS: dict[str, type[Any]] = {
 }
 
 
-class Program(PyroModule):
-    """What models and guides share: the shape of one datum, and the plate over the data."""
+class Checked:
+    """What is made with unknown options, or with parts of another kind, says so before its constructor meets them."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Check what a program is made of, before its own constructor meets it."""
+        """Check the arguments."""
         call = inspect.signature(cls)
         unknown = [name for name in kwargs if name not in call.parameters]
         if unknown and not any(p.kind == p.VAR_KEYWORD for p in call.parameters.values()):
@@ -49,6 +49,10 @@ class Program(PyroModule):
             for name, value in call.bind_partial(*args, **kwargs).arguments.items():
                 _check_part(cls, name, value, call.parameters[name].default)
         return super().__new__(cls)
+
+
+class Program(Checked, PyroModule):
+    """What models and guides share: the shape of one datum, and the plate over the data."""
 
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__()
@@ -174,7 +178,7 @@ class Guide(Program):
 
 def _example_trace(model: Model) -> poutine.Trace:
     """Run a model on its example, on the side."""
-    pair = Pair(model)
+    pair = Pair(model, fresh=True)
     try:
         with pair.running(), pair.evaluating(), torch.no_grad(), torch.random.fork_rng():
             return poutine.trace(model).get_trace(*model.example())
@@ -182,7 +186,7 @@ def _example_trace(model: Model) -> poutine.Trace:
         raise InputError(reason(problem)) from None  # Pyro adds a table of all shapes below
 
 
-def _check_part(cls: type[Program], name: str, value: Any, usual: Any) -> None:
+def _check_part(cls: type[Checked], name: str, value: Any, usual: Any) -> None:
     """Refuse a class where an object is meant, an object where a class is, and parts of another kind."""
     if name == "posterior" and isinstance(value, Posterior):
         family = type(value).__name__
@@ -204,7 +208,7 @@ def _check_part(cls: type[Program], name: str, value: Any, usual: Any) -> None:
         )
 
 
-def _where_it_belongs(cls: type[Program], option: str) -> str:
+def _where_it_belongs(cls: type[Checked], option: str) -> str:
     """Say of which part an option is, or what the program's own are."""
     for kind in PARTS:
         usual = getattr(cls, f"default_{kind}", None)

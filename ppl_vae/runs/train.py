@@ -117,7 +117,7 @@ def train(
 
 def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, progress: bool | None) -> None:
     """Fit a run that is made but not yet trained, and write its folder."""
-    recipe, folder, pair = run.recipe, RunFolder(run.path), Pair(run.model, run.guide)
+    recipe, folder, pair = run.recipe, RunFolder(run.path), Pair(run.model, run.guide, fresh=True)
     refuse_other_run(folder, recipe, resume)
     train, validation, test = map(run.source, SPLITS)
     with pair.running(), seeded(recipe.seed):

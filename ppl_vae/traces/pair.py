@@ -106,7 +106,7 @@ class Pair:
             self._say_unfitted([n for n in self._store["params"] if n not in before and user_param_name(n) == n])
 
     def _say_unfitted(self, names: list[str]) -> None:
-        if names:
+        if names and len(self.modules) < len(self.programs):  # a module that was not fitted is nobody's mistake
             warnings.warn(
                 f"{' and '.join(map(program_name, self.programs.values()))} took the start values of "
                 f"{', '.join(names)}, as no fit of just these programs is known. Pass what was given to fit (a lambda "

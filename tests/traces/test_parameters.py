@@ -9,6 +9,7 @@ from pyro import infer
 from pyro.distributions import constraints
 from pyro.nn import PyroModule
 
+import ppl_vae
 from ppl_vae import estimate_evidence, fit
 from ppl_vae.traces.pair import Pair
 
@@ -187,3 +188,39 @@ def test_an_automatic_guide_of_a_model_that_calls_pyro_param(x):
     guide = infer.autoguide.AutoNormal(mean_model)
     fitted = fit(mean_model, guide, x, **OPTIONS | {"epochs": 500, "learning_rate": 0.1})
     assert float(fitted.params["mu"]) == pytest.approx(float(x.mean()), abs=0.5)
+
+
+PROGRAMS = """
+import ppl_vae
+import pyro
+import pyro.distributions as dist
+import torch
+from ppl_vae.base import Guide, Model
+
+
+class Shifted(Model):
+    def forward(self, x=None, *, size=None):
+        shift = pyro.param("shift", torch.zeros(self.event_shape))
+        scale = pyro.param("scale", torch.ones(self.event_shape), constraint=dist.constraints.positive)
+        with self.plate(x, size):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            loc = shift + z.sum(-1)[..., None, None, None]
+            return pyro.sample("x", dist.Normal(loc, scale).to_event(3), obs=x)
+
+
+class Wide(Guide):
+    def forward(self, x):
+        width = pyro.param("width", torch.tensor(0.5), constraint=dist.constraints.positive)
+        with self.plate(x):
+            pyro.sample("z", dist.Normal(torch.zeros(2), width).to_event(1))
+"""
+
+
+def test_a_run_folder_holds_what_pyro_param_gives(tmp_path):
+    (tmp_path / "own.py").write_text(PROGRAMS)
+    settings = {"fit.epochs": 2, "fit.learning_rate": 0.05, "data.binarize": None}
+    run = ppl_vae.train(str(tmp_path / "own.py"), settings=settings, out=tmp_path / "run", num_samples=30)
+    expected = ppl_vae.evaluate(run, num_samples=30).log_px
+    loaded = ppl_vae.load(tmp_path / "run")
+    assert float(Pair(loaded.model, loaded.guide).learned["scale"].min()) > 0
+    assert ppl_vae.evaluate(loaded, num_samples=30).log_px == pytest.approx(expected)
