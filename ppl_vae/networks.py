@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ppl_vae.errors import InputError, did_you_mean, positive_int, reason
-from ppl_vae.traces.modules import reachable
+from ppl_vae.utils.modules import reachable
 
 __all__ = ["MLP", "Convolutional", "GatedMLP", "Network", "NetworkFactory", "Residual", "network_of"]
 

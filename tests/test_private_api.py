@@ -64,7 +64,7 @@ USED = {
         "the arguments of modules that torch.compile was given are not known",
         lambda: in_keys("_orig_mod", dict(torch.compile(torch.nn.Linear(1, 1)).named_children())),
     ),
-    ("traces/modules.py", "_version"): (
+    ("utils/modules.py", "_version"): (
         "buffers that a step tried out has changed are not put back",
         lambda: torch.zeros(1)._version,
     ),

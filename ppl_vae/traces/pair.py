@@ -21,9 +21,9 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from ppl_vae.errors import InputError
-from ppl_vae.traces.modules import Buffers, Modes, noticing, reachable
 from ppl_vae.traces.parameters import Parameters, empty_store, keep, kept_store, values_of
 from ppl_vae.traces.programs import Program, call_signature, check_program, core, program_name
+from ppl_vae.utils.modules import Buffers, Modes, noticing, reachable
 from ppl_vae.utils.rng import seeded
 
 __all__ = ["Pair", "Program", "call_signature", "places", "program_name", "unchanged"]
