@@ -13,26 +13,26 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
 from torch import Tensor
 
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.evidence.prepare import Prepared, prepared
 from ppl_vae.traces.divergence import in_order, kl_by_dimension
 from ppl_vae.traces.handlers import Substitute
+from ppl_vae.traces.log_weights import scored_trace
 from ppl_vae.traces.pair import Program
 from ppl_vae.traces.plates import (
     Args,
-    Site,
     Structure,
+    few,
     from_kn,
-    latents,
     log_prob_by_datum,
     numbers_by_datum,
     samples,
     to_kn,
 )
 from ppl_vae.traces.run import one_more_plate, plate_of, run_pair
+from ppl_vae.traces.sites import Kind, Site, counted, is_point, of_kind
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, number
 
@@ -76,7 +76,8 @@ class LatentUse:
     Attributes:
         sites: for each latent site, its KL, per dimension where that can be had, and its active units.
         kl, kl_mcse: E_x KL(Q(z | x) || P(z)) of all sites together, and its Monte Carlo standard error.
-        marginal_kl, marginal_kl_mcse: KL(Q(z) || P(z)), with Q(z) the mean of Q(z | x) over these data.
+        marginal_kl, marginal_kl_mcse: KL(Q(z) || P(z)), with Q(z) the mean of Q(z | x) over these data; NaN where
+            masks leave out latents of some data, as there is no such mean then.
         num_data, num_samples, seed: N, K samples for each datum, and their seed.
     """
 
@@ -118,6 +119,9 @@ class LatentUse:
         information, near = self.mutual_information, self.mutual_information > NEAR_BOUND * self.bound
         information_mcse = float(np.hypot(self.kl_mcse, self.marginal_kl_mcse))
         note = f"of at most log N = {self.bound:.2f}" + (": near it, so only a lower bound; take more data" * near)
+        aggregated = "aggregated posterior"
+        if np.isnan(self.marginal_kl):
+            note = aggregated = "not known: masks leave out latents of some data"
         by_site = [
             (name, f"{site.kl.sum():.3f}", f"{site.active} of {len(site.variance)}", site.in_words())
             for name, site in self.sites.items()
@@ -128,7 +132,7 @@ class LatentUse:
                 ("all sites", "mean", "MCSE", ""),
                 ("KL", f"{self.kl:.3f}", number(self.kl_mcse), "E_x KL(Q(z | x) || P(z)), the sum of the next two"),
                 ("I(x; z)", f"{information:.3f}", number(information_mcse), note),
-                ("KL(Q(z) || P(z))", f"{self.marginal_kl:.3f}", number(self.marginal_kl_mcse), "aggregated posterior"),
+                ("KL(Q(z) || P(z))", f"{self.marginal_kl:.3f}", number(self.marginal_kl_mcse), aggregated),
             ],
         ]
 
@@ -173,6 +177,7 @@ class _Drawn(NamedTuple):
     sites: dict[str, SiteDraws]
     latents: dict[str, Tensor]  # site of the guide -> [M, n, other plates, event]
     log_prior: Tensor  # log P(z), [M, n]
+    hidden: bool  # whether some latents are masked for some data: then Q(z | x) is not of the same latents for all
 
 
 def latent_use(
@@ -231,8 +236,11 @@ def latent_use(
             for batch in source.batches(few):
                 drawn.append(_draw(work, work.pair.to_device(batch), num_samples, paired))
                 bar.update(len(batch[0]))
-            mixture = _log_mixture(work, drawn, rows, bar)
-        ratio = (mixture - torch.cat([d.log_prior for d in drawn], 1)).double().cpu().numpy()
+            if any(d.hidden for d in drawn):
+                ratio = np.full((paired, len(source)), np.nan)
+            else:
+                mixture = _log_mixture(work, drawn, rows, bar)
+                ratio = (mixture - torch.cat([d.log_prior for d in drawn], 1)).double().cpu().numpy()
     sites = {name: _site_use([d.sites[name] for d in drawn]) for name in drawn[0].sites}
     return LatentUse(
         sites=sites,
@@ -251,10 +259,17 @@ def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
     pair, structure, n = work.pair, work.structure, len(args[0])
     with one_more_plate("Let them take any leading batch dimensions."):
         traces = run_pair(pair.model, pair.guide, args, num_samples=num_samples, structure=structure)
-    sites, guided = map(samples, traces)
-    latent = list(latents(sites))
+    sites, scored = samples(traces[0]), scored_trace(*traces, structure)
+    guided = {name: site for name, site in samples(scored).items() if name in structure.q}
+    latent = list(of_kind(sites, Kind.LATENT))
     left_out = [name for name in latent if name not in guided]
     model = {name: sites[name] for name in latent if name in guided}
+    beside = [n for n in of_kind(samples(traces[1]), Kind.AUXILIARY, model=sites) if n not in guided]
+    if beside:
+        raise InputError(
+            f"Expected a guide whose density Q(z | x) is known; got one that draws {few(beside)} beside the latents, "
+            f"which it does not integrate out. Use a guide without it."
+        )
     if not model or (left_out and not structure.enumerated):
         raise InputError(
             f"Expected a guide that samples the latents; got one without {', '.join(left_out) or 'any'}. "
@@ -262,9 +277,9 @@ def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
         )
     log_prior = log_prob_by_datum(traces[0], latent, structure, n).expand(num_samples, n)
     drawn = {}
-    if structure.enumerated or any(site["infer"].get("is_auxiliary") for site in guided.values()):
+    if structure.enumerated or any(name not in sites for name in guided):
         # One density for several sites: discrete ones are summed out, or an automatic guide has sites of its own.
-        whole = (log_prob_by_datum(traces[1], guided, structure, n) - log_prior)[..., None]
+        whole = (log_prob_by_datum(scored, guided, structure, n) - log_prior)[..., None]
         drawn[", ".join(model)] = SiteDraws.of(whole, model.values(), structure, per_dimension=False)
     else:
         exact = in_order(sites, guided)
@@ -272,15 +287,16 @@ def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
             kl = kl_by_dimension(guided[name], site, structure, exact=exact)
             per_dimension = kl is not None
             if kl is None:  # one of the two programs does not factorize
-                log_p, log_q = (log_prob_by_datum(trace, [name], structure, n) for trace in traces)
+                log_p, log_q = (log_prob_by_datum(trace, [name], structure, n) for trace in (traces[0], scored))
                 kl = (log_q - log_p)[..., None]
             drawn[name] = SiteDraws.of(kl.expand(num_samples, n, -1), [site], structure, per_dimension=per_dimension)
     values = {
         name: to_kn(site["value"][:paired], site["fn"].event_dim, structure)
         for name, site in guided.items()
-        if not isinstance(site["fn"], Delta)
+        if not is_point(site)
     }
-    return _Drawn(drawn, values, log_prior[:paired])
+    left_out_of_some = structure.masked and not all(bool(counted(site).all()) for site in model.values())
+    return _Drawn(drawn, values, log_prior[:paired], left_out_of_some)
 
 
 def _log_mixture(work: Prepared, drawn: list[_Drawn], rows: int, bar: Any) -> Tensor:
@@ -298,7 +314,7 @@ def _log_mixture(work: Prepared, drawn: list[_Drawn], rows: int, bar: Any) -> Te
             given = {name: from_kn(value, structure) for name, value in same.items()}
             with pyro.validation_enabled(False), Substitute(given), plate_of(len(index), structure):
                 trace = poutine.trace(pair.guide).get_trace(*args)
-            parts.append(log_prob_by_datum(trace, samples(trace), structure, n).logsumexp(1))
+            parts.append(log_prob_by_datum(trace, structure.q, structure, n).logsumexp(1))
         total = torch.logaddexp(total, torch.cat(parts))
         bar.update(n)
     return (total - np.log(num_data)).reshape(num_paired, num_data)

@@ -19,6 +19,7 @@ from ppl_vae.errors import InputError, positive_int, positive_number
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
 from ppl_vae.traces.handlers import Substitute
+from ppl_vae.traces.log_weights import log_q_by_datum
 from ppl_vae.traces.pair import Program
 from ppl_vae.traces.plates import latents, log_prob_by_datum, samples
 from ppl_vae.traces.run import get_traces, run_pair
@@ -203,5 +204,5 @@ def _log_densities(work: Prepared, chunk: Chunk, name: str, z: Tensor) -> tuple[
     structure = work.structure
     with Substitute({name: z}):
         traces = run_pair(work.pair.model, work.pair.guide, chunk.args, num_samples=len(z), structure=structure)
-    log_joint, log_q = (log_prob_by_datum(trace, samples(trace), structure, chunk.size) for trace in traces)
-    return log_joint, log_q
+    log_joint = log_prob_by_datum(traces[0], samples(traces[0]), structure, chunk.size)
+    return log_joint, log_q_by_datum(*traces, structure, chunk.size)

@@ -25,7 +25,8 @@ from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.tempered import Latents
 from ppl_vae.missing import filled, missing_as
 from ppl_vae.traces.handlers import Regenerated, Substitute, is_condition
-from ppl_vae.traces.plates import Site, log_prob_by_datum, samples
+from ppl_vae.traces.plates import log_prob_by_datum, samples
+from ppl_vae.traces.sites import Site
 from ppl_vae.utils.report import Array
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads

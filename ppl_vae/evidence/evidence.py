@@ -82,7 +82,7 @@ class Evidence(Reported, Numbers):
         rows = [
             (what, means["log_px"], "nats"),
             *([] if self.is_exact else bounds),
-            ("bits per dim", means["bits_per_dim"], self._bits_in_words()),
+            *([("bits per dim", means["bits_per_dim"], self._bits_in_words())] if "bits_per_dim" in means else []),
             *diagnostics.rows,
         ]
         never = int(np.isneginf(self.elbo).sum())

@@ -62,7 +62,8 @@ class Numbers:
         ess: effective sample size (sum w)^2 / sum w^2, between 1 and K, [N].
         num_samples: K, or the number of chains of annealed importance sampling.
         proposal: what z was drawn from: "guide", "refined" or "prior".
-        event_size: how many observed numbers one datum holds; where some are missing, the mean.
+        event_size: how many observed numbers one datum holds; where some are missing or masked, the mean; 0 where a
+            factor scores x, which does not say of how many.
         fingerprint: a hash of the data, so that only estimates on the same data are compared.
         seed: of the samples.
         quantity: what was estimated: "log P(x)", or for conditional models "log P(x | y)" or "log P(x, y)".
@@ -140,19 +141,21 @@ class Numbers:
         return self.diagnostics[name]
 
     def means(self) -> dict[str, Mean]:
-        """Return the means over the data: log_px, elbo and gap in nats, bits_per_dim in bits.
+        """Return the means over the data: log_px, elbo and gap in nats, bits_per_dim in bits if event_size is known.
 
         bits_per_dim = -log P(x) / (event_size ln 2), and of dequantized levels log2(num_levels) more: then it bounds
         that of the levels from above.
         """
         gap_mcse = np.hypot(self.mcse, self.elbo_mcse)  # an upper bound: the two share their samples
-        to_bits = -1 / (self.event_size * np.log(2))
-        return {
+        found = {
             "log_px": Mean.of(self.log_px, self.mcse),
             "elbo": Mean.of(self.elbo, self.elbo_mcse),
             "gap": Mean.of(self.gap, gap_mcse),
-            "bits_per_dim": Mean.of((self.log_px + self.to_levels) * to_bits, self.mcse * abs(to_bits)),
         }
+        if self.event_size:
+            to_bits = -1 / (self.event_size * np.log(2))
+            found["bits_per_dim"] = Mean.of((self.log_px + self.to_levels) * to_bits, self.mcse * abs(to_bits))
+        return found
 
     @property
     def to_levels(self) -> float:

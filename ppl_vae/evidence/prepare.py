@@ -6,20 +6,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from pyro.distributions import Delta
+from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
 from ppl_vae.data.as_source import as_source
 from ppl_vae.data.checks import check
 from ppl_vae.data.sources import Source, TensorSource
-from ppl_vae.distributions.unwrap import base_of
-from ppl_vae.errors import InputError
+from ppl_vae.evidence.proposal_checks import check_proposal
 from ppl_vae.evidence.scale import scored_as
 from ppl_vae.missing import all_known
 from ppl_vae.traces.handlers import GivenConditions, check_proper, condition_names, quantity
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Args, Structure, samples, structure_of
+from ppl_vae.traces.plates import Args, Structure, observed_numbers, samples, structure_of
+from ppl_vae.traces.sites import Kind, has_mask, of_kind
 from ppl_vae.utils.rng import seeded
 
 # What is held at once decides which numbers are drawn for which datum, so it must not depend on the machine. By
@@ -63,7 +63,7 @@ class Prepared:
     exact: bool  # no latent site is sampled: there is none, or all are summed out; then one sample says all
     scored: str  # what the observed sites are scored by, see `ppl_vae.evidence.scale`
     num_levels: int  # how many grey levels x has, 0 if that is not known
-    event_size: float  # how many numbers of a datum are observed and scored; where some are missing, the mean
+    event_size: float  # how many numbers of a datum are observed and scored, in the mean; 0 where a factor scores them
 
     @property
     def whole_only(self) -> bool:
@@ -124,28 +124,35 @@ def prepared(
         source = as_source(data, pair, ordered=True)
         traces, num_run, num_missing = check(pair, source, proposal=proposal)
         structure = structure_of(traces, num_run)
-        _check_densities(traces)
+        if len(traces) > 1:
+            check_proposal(pair, pair.to_device(next(source.batches(num_run))), traces, structure)
         if joint:
             check_proper(traces)
         sites = samples(traces[0])
         what = quantity(traces[0], () if joint else condition_names(sites))
-        exact = all(site["is_observed"] for site in samples(traces[-1]).values())
-        size: float = structure.observed_numel
-        if num_missing:
-            size -= num_missing / len(source)
+        exact = _is_exact(traces, structure)
+        size = _event_size(pair, source, traces, structure, num_missing)
         with all_known(num_missing == 0):
             yield Prepared(pair, source, structure, num_run, what, exact, *scored_as(sites.values(), source), size)
 
 
-def _check_densities(traces: list[Trace]) -> None:
-    """Refuse a guide that puts a continuous latent on a point: it has no density to weigh by."""
-    model, guided = samples(traces[0]), samples(traces[1]) if len(traces) > 1 else {}
-    if any(site["infer"].get("is_auxiliary") for site in guided.values()):
-        return  # an automatic guide: the density stands at the auxiliary site
-    for name, site in guided.items():
-        fn = base_of(site["fn"])
-        if isinstance(fn, Delta) and not bool(fn.log_density.any()) and not model[name]["fn"].support.is_discrete:
-            raise InputError(
-                f"Expected a guide with a density; got a point (Delta) at site {name!r}, whose weights say nothing "
-                f"about log P(x). Use a guide with some width, such as mean_field."
-            )
+def _is_exact(traces: list[Trace], structure: Structure) -> bool:
+    """Return whether no latent is drawn: there is none, or all are summed out."""
+    return (structure.enumerated and not structure.q) or not of_kind(samples(traces[0]), Kind.LATENT)
+
+
+def _event_size(pair: Pair, source: Source, traces: list[Trace], structure: Structure, num_missing: int) -> float:
+    """Return how many numbers of a datum are observed and scored, the mean over all data; 0 where a factor scores."""
+    model = samples(traces[0])
+    if of_kind(model, Kind.FACTOR):
+        return 0.0
+    if not num_missing and not any(map(has_mask, of_kind(model, Kind.OBSERVED).values())):
+        return structure.observed_numel
+    if structure.subsampled:
+        return structure.observed_numel - num_missing / len(source)
+    total = 0
+    with seeded(0):
+        for batch in source.batches(len(source) if structure.size == len(source) else CHUNK_ROWS):
+            sites = samples(poutine.trace(pair.model).get_trace(*pair.to_device(batch)))
+            total += observed_numbers(sites)
+    return total / len(source)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pyro.distributions import Unit
 
 from ppl_vae.data.sources import Source, SplitSource
-from ppl_vae.traces.plates import Site
+from ppl_vae.traces.sites import Site
 
 PROBABILITY, DENSITY, DEQUANTIZED, MIXED = "probability", "density", "dequantized", "mixed"
 

@@ -18,20 +18,22 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
 
 from ppl_vae.compilation.capture import CannotCapture, capture, compiled_or_none, pays
 from ppl_vae.compilation.record import Tensors, agree, recorded
+from ppl_vae.distributions.supports import is_discrete, support_of
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.hmc import Evaluate, State, with_gradients
 from ppl_vae.evidence.prepare import Chunk
 from ppl_vae.traces.handlers import Substitute
+from ppl_vae.traces.log_weights import log_q_by_datum
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Site, Structure, from_kn, latents, log_prob_by_datum, samples, sum_by_datum, to_kn
+from ppl_vae.traces.plates import Structure, few, from_kn, latents, log_prob_by_datum, samples, sum_by_datum, to_kn
 from ppl_vae.traces.run import enumerating, fixed, one_more_plate, plate_of, run_pair
+from ppl_vae.traces.sites import Kind, Site, of_kind
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
@@ -62,8 +64,8 @@ class Latents:
         self.pair, self.chunk, self.structure = pair, chunk, replace(structure, enumerated=False)
         self.from_guide = proposal != "prior"
         model, guide = map(samples, self._drawn(1))
-        latent = latents(model)
-        self.names = [name for name, site in latent.items() if not site["fn"].support.is_discrete]
+        latent = of_kind(model, Kind.LATENT)
+        self.names = [name for name, site in latent.items() if not is_discrete(site["fn"])]
         self.discrete = len(self.names) < len(latent)
         self.layouts: dict[str, torch.Size] = {}  # other plates and event of a site's u
         _check(latent, guide if self.from_guide else None)
@@ -102,7 +104,7 @@ class Latents:
             if guide is None:
                 base = log_prob_by_datum(model, latents(sites), shape, num_data)
             else:
-                base = log_prob_by_datum(traced, samples(traced), shape, num_data).to(u.device)
+                base = log_q_by_datum(model, traced, shape, num_data).to(u.device)
             jacobians = [sum_by_datum(term, shape, num_data) for term in given.log_jacobian.values()]
             return sum(jacobians, base).expand(u.shape[:2]), (joint - base).expand(u.shape[:2])
 
@@ -124,14 +126,13 @@ class Latents:
 
 def _to_support(fn: Any) -> Any:
     """Return the transform from unconstrained space to where a site's values lie."""
-    while hasattr(fn, "component_distribution"):  # a mixture lies where its components do
-        fn = fn.component_distribution
+    support = support_of(fn)  # where it does not say, all real numbers: a density of zero stops HMC at its edge
     try:
-        return biject_to(fn.support)
-    except NotImplementedError:  # PyTorch has no transform to this support, or the distribution does not say which
+        return biject_to(constraints.real if support is None else support)
+    except NotImplementedError:
         raise InputError(
             f"Expected latents on supports that PyTorch can transform, for annealing; got {type(fn).__name__} on "
-            f"{fn.support}. Use method='importance'."
+            f"{support}. Use method='importance'."
         ) from None
 
 
@@ -142,7 +143,7 @@ def _in_parallel(site: Any) -> Any:
 
 def _check(latent: dict[str, Site], guide: dict[str, Site] | None) -> None:
     """Refuse latents that cannot be annealed, and guides whose density is not known everywhere."""
-    endless = [n for n, s in latent.items() if s["fn"].support.is_discrete and not s["fn"].has_enumerate_support]
+    endless = [n for n, s in latent.items() if is_discrete(s["fn"]) and not s["fn"].has_enumerate_support]
     if endless:
         raise InputError(
             f"Expected latents that are continuous or can be enumerated, for annealing; got {', '.join(endless)}, "
@@ -150,10 +151,10 @@ def _check(latent: dict[str, Site], guide: dict[str, Site] | None) -> None:
         )
     if guide is None:
         return
-    left_out = [n for n, s in latent.items() if not s["fn"].support.is_discrete and n not in guide]
-    points = [n for n, s in guide.items() if s["infer"].get("is_auxiliary") or isinstance(s["fn"], Delta)]
+    left_out = [n for n, s in latent.items() if not is_discrete(s["fn"]) and n not in guide]
+    points = list(of_kind(guide, Kind.AUXILIARY, Kind.POINT, model=latent))
     if left_out or points:
-        named = ", ".join(left_out or points)
+        named = few(left_out or points)
         what = f"leaves out {named}" if left_out else f"has auxiliary or Delta sites ({named})"
         raise InputError(
             f"Expected a guide whose density can be evaluated at any z, for annealing; got one that {what}. "

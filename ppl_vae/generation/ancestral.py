@@ -21,7 +21,8 @@ from ppl_vae.data.checks import outside_message
 from ppl_vae.distributions.unwrap import base_of
 from ppl_vae.errors import InputError
 from ppl_vae.traces.pair import Pair, Program, unchanged
-from ppl_vae.traces.plates import Site, data_name, samples
+from ppl_vae.traces.plates import data_name, samples
+from ppl_vae.traces.sites import Site
 from ppl_vae.utils.threads import Threads, Work
 
 Conditions = dict[str, Tensor]

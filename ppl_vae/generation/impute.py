@@ -21,8 +21,9 @@ from ppl_vae.evidence.resampling import choose, pick
 from ppl_vae.traces.handlers import Substitute, is_condition
 from ppl_vae.traces.log_weights import checked, weigh
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Site, Structure, data_name, from_kn, latents, samples, to_kn, value_by_datum
+from ppl_vae.traces.plates import Structure, data_name, from_kn, latents, samples, to_kn, value_by_datum
 from ppl_vae.traces.run import fixed, plate_of, run_pair
+from ppl_vae.traces.sites import Site
 from ppl_vae.utils.chunks import run_sizes
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, counted, number

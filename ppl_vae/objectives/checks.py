@@ -1,5 +1,6 @@
 """Whether an objective is for a pair: what would be a wrong number, or no gradient, is refused before any training."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,11 +8,14 @@ import torch
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.poutine import Trace
 
+from ppl_vae.distributions.supports import is_corrected, support_of
+from ppl_vae.distributions.unwrap import family_of
 from ppl_vae.errors import InputError
 from ppl_vae.objectives.particles import inner_scale, outer_scale
 from ppl_vae.traces.divergence import in_order
 from ppl_vae.traces.pair import Pair
-from ppl_vae.traces.plates import Args, Site, Structure, latents, samples
+from ppl_vae.traces.plates import Args, Structure, check_one_for_each, data_plate, few, outside_of, samples
+from ppl_vae.traces.sites import Kind, Site, answers, contains, of_kind, unequal_supports, why_no_bound
 
 # What Pyro's own objectives ask of a pair; ours say it themselves, by a method `meet`.
 NEED_PARAMETERS_SEEN = (Trace_ELBO, TraceEnum_ELBO, RenyiELBO)
@@ -30,7 +34,7 @@ def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: 
             f"Expected programs whose parameters Pyro sees; got none that {name} would train. Make "
             f"your modules PyroModules, or let the programs call pyro.module('name', self)."
         )
-    latent = list(latents(model))
+    latent = list(of_kind(model, Kind.LATENT))
     if isinstance(objective, NEED_ORDER) and not in_order(model, guide):
         ours, theirs = ([n for n in names if n in latent and n in guide] for names in (latent, guide))
         raise InputError(
@@ -44,6 +48,51 @@ def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: 
             f"Expected a guide that samples {', '.join(map(repr, left_out))}, which is not given; got none with "
             f"{name}, which cannot sum over it. Give it, or use a guide that samples it, or "
             f"TraceEnum_ELBO(max_plate_nesting=1)."
+        )
+
+
+def check_plates(traces: Sequence[Trace], num_run: int, num_data: int) -> None:
+    """Refuse a latent of all data together beside a plate that says only how many are in a batch.
+
+    Its prior and its posterior would count once in each batch, and not once.
+    """
+    data, latent = data_plate(traces, num_run), of_kind(samples(traces[0]), Kind.LATENT)
+    if data is not None:
+        check_one_for_each(traces, data, num_run)
+    outside = outside_of(traces[:1], data, num_run)
+    shared = [n for n, s in latent.items() if n in outside and (data is not None or num_run not in s["value"].shape)]
+    if not shared or num_run == num_data or (data is not None and data.full_size == num_data):
+        return
+    name = "data" if data is None else data.name
+    raise InputError(
+        f"Expected a plate that says how many data there are, as {few(shared)} is of all of them together; got batches "
+        f"of {num_run} of {num_data} data: it would count once in each. Write `with pyro.plate({name!r}, {num_data}, "
+        f"subsample=x):` in both programs, or pass batch_size={num_data}."
+    )
+
+
+def check_draws(traces: Sequence[Trace]) -> None:
+    """Refuse draws of the guide to which the model gives no density: the loss would be infinite."""
+    for name, latent, answer in answers(*map(samples, (traces[0], traces[-1]))):
+        if not is_corrected(latent["fn"]) and not contains(support_of(latent["fn"]), answer["value"]):
+            raise InputError(
+                f"Expected the guide to draw {name!r} where {type(family_of(latent['fn'])).__name__} of the model "
+                f"lies; got values outside of it from {type(family_of(answer['fn'])).__name__}. Use a family on the "
+                f"same support, or transform it."
+            )
+
+
+def warn_of_no_bound(objective: ELBO, traces: Sequence[Trace]) -> None:
+    """Say so where what an objective of Pyro's raises is no bound of log P(x)."""
+    model, guide = samples(traces[0]), samples(traces[-1])
+    reasons = why_no_bound(model, guide)
+    if hasattr(objective, "meet"):  # ours leave out what is no part of Q
+        reasons = [f"{n!r} is {why}" for n, p, q in answers(model, guide) if (why := unequal_supports(p, q))]
+    if reasons:
+        warnings.warn(
+            f"{type(objective).__name__} is no bound of log P(x) here: {'; '.join(reasons)}. The history may lie above "
+            f"log P(x), and the best epoch is chosen by it; what estimate_evidence says holds, or it refuses.",
+            stacklevel=3,
         )
 
 

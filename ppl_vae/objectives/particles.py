@@ -20,7 +20,9 @@ from torch import Tensor
 from ppl_vae.distributions.unwrap import elementwise
 from ppl_vae.errors import InputError
 from ppl_vae.traces.divergence import in_order, kl_by_dimension, kl_of
-from ppl_vae.traces.plates import Site, Structure, latents, log_prob_by_datum, samples, sum_by_datum
+from ppl_vae.traces.log_weights import scored_trace
+from ppl_vae.traces.plates import Structure, latents, log_prob_by_datum, num_data_of, samples, sum_by_datum
+from ppl_vae.traces.sites import Kind, Site, of_kind
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,14 @@ class Particles:
 
     @cached_property
     def guide(self) -> dict[str, Site]:
-        """The sites of the guide."""
-        return samples(self.guide_trace)
+        """The sites of the guide that log Q is made of."""
+        sites = samples(scored_trace(self.model_trace, self.guide_trace, self.structure))
+        return {name: site for name, site in sites.items() if name in self.structure.q}
 
     @cached_property
     def num_data(self) -> int:
         """N, how many data were run: where the program takes a subset itself, as many as are in it."""
-        every = [*self.model.values(), *self.guide.values()]
-        return next(f.size for site in every for f in site["cond_indep_stack"] if f.dim == self.structure.dim)
+        return num_data_of([*self.model.values(), *samples(self.guide_trace).values()], self.structure)
 
     @cached_property
     def scale(self) -> Any:
@@ -73,7 +75,7 @@ class Particles:
     @cached_property
     def log_q(self) -> Tensor:
         """The log-probability of z_k in the guide, log Q(z_k | x), [K, N]."""
-        return self._log_prob(self.guide_trace, self.guide)
+        return self._log_prob(scored_trace(self.model_trace, self.guide_trace, self.structure), self.guide)
 
     @property
     def log_weights(self) -> Tensor:
@@ -86,9 +88,14 @@ class Particles:
 
         Exact where PyTorch knows it, otherwise log Q - log P of the sample; what is summed out leaves one term, "".
         """
-        if self.structure.enumerated:
+        if not self._by_site:
             return {"": self.log_q - self.log_prior}
-        return {name: self._kl(name) for name in latents(self.model)}
+        return {name: self._kl(name) for name in of_kind(self.model, Kind.LATENT)}
+
+    @property
+    def _by_site(self) -> bool:
+        """Whether log Q has a term for each latent: none is summed out, or made of auxiliary sites."""
+        return not self.structure.enumerated and all(name in self.model for name in self.guide)
 
     def _kl(self, name: str) -> Tensor:
         q, p = self.guide[name], self.model[name]
@@ -102,13 +109,13 @@ class Particles:
 
     def kl_by_dimension(self) -> dict[str, Tensor]:
         """Return the divergence of each number of each latent site, [K, N, D], if they are independent."""
-        return {name: self._kl_by_dimension(name) for name in latents(self.model) if name in self.guide}
+        return {name: self._kl_by_dimension(name) for name in of_kind(self.model, Kind.LATENT) if name in self.guide}
 
     def _kl_by_dimension(self, name: str) -> Tensor:
-        if self.structure.enumerated:
+        if not self._by_site:
             raise InputError(
-                "Expected latents of independent numbers, none of them summed out; got some that are. Leave out "
-                "per_dimension."
+                "Expected latents of independent numbers, none of them summed out or made of others; got some that "
+                "are. Leave out per_dimension."
             )
         q, p = self.guide[name], self.model[name]
         kl = kl_by_dimension(q, p, self.structure, exact=self._in_order)

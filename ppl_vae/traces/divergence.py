@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ppl_vae.distributions.unwrap import elementwise
-from ppl_vae.traces.plates import Site, Structure, latents, numbers_by_datum
+from ppl_vae.traces.plates import Structure, latents, numbers_by_datum
+from ppl_vae.traces.sites import Site
 
 
 def in_order(model: dict[str, Site], guide: dict[str, Site]) -> bool:

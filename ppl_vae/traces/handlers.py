@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ppl_vae.distributions.unwrap import is_improper
 from ppl_vae.errors import InputError
-from ppl_vae.traces.plates import Site, samples
+from ppl_vae.traces.plates import samples
+from ppl_vae.traces.sites import Kind, Site, kind_in_model, of_kind
 
 
 class Substitute(Messenger):
@@ -58,7 +59,7 @@ class Regenerated(UnconditionMessenger):
 
 def quantity(trace: poutine.Trace, given: tuple[str, ...]) -> str:
     """Return what is estimated, in words: log P(x), log P(x | y), or log P(x, y)."""
-    names = [name for name, site in samples(trace).items() if site["is_observed"] and name not in given]
+    names = [name for name in of_kind(samples(trace), Kind.OBSERVED) if name not in given]
     if not given and len(names) < 2:
         return "log P(x)"
     return f"log P({', '.join(reversed(names))}{' | ' if given else ''}{', '.join(given)})"
@@ -73,7 +74,7 @@ def condition_names(sites: dict[str, Site]) -> tuple[str, ...]:
                 f"Expected the condition {name!r} before all latent sites; got it after {', '.join(before)}, on which "
                 f"it may depend: the weights would not give log P(x | y). Sample it first, or pass joint=True."
             )
-        if not site["is_observed"]:
+        if kind_in_model(site) is Kind.LATENT:
             before.append(name)
     return tuple(name for name, site in sites.items() if is_condition(site))
 

@@ -6,7 +6,7 @@ one for each sample and each datum, shape [K, N].
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
@@ -15,8 +15,17 @@ from torch import Tensor
 from ppl_vae.errors import InputError
 from ppl_vae.missing import filled
 from ppl_vae.traces.pair import Pair, program_name
-from ppl_vae.traces.plates import Args, Structure, enumerates, latents, log_prob_by_datum, samples, value_by_datum
+from ppl_vae.traces.plates import (
+    Args,
+    Structure,
+    enumerates,
+    latents,
+    log_prob_by_datum,
+    samples,
+    value_by_datum,
+)
 from ppl_vae.traces.run import fixed, get_traces, one_more_plate, run_pair
+from ppl_vae.traces.sites import Kind, is_point, of_kind, scored_as_latent
 
 
 def log_weights(
@@ -114,23 +123,41 @@ def weigh(
     likelihood: bool = False,
 ) -> Weighted:
     """Return the K samples of N data that are in the traces of a run (`run_pair`), with their log-weights."""
-    sites, guided = samples(model_trace), samples(guide_trace)
+    sites, guided = samples(model_trace), [name for name in structure.q if name in guide_trace]
     # A latent that the guide leaves out is summed out, or drawn from its own conditional prior, which cancels.
-    weighed = [n for n, s in sites.items() if n in guided or s["is_observed"] or enumerates(s)]
+    weighed = [n for n, s in sites.items() if n in guided or s["is_observed"] or enumerates(s) or is_point(s)]
     joint = log_prob_by_datum(model_trace, weighed, structure, num_data)
-    total = joint - log_prob_by_datum(guide_trace, guided, structure, num_data) if guided else joint
+    total = joint - log_q_by_datum(model_trace, guide_trace, structure, num_data) if guided else joint
     size = (num_samples if total.shape[0] == 1 else -1, -1)
     log_likelihood = None
     if likelihood:
         latent = [n for n in weighed if not sites[n]["is_observed"]]
         log_likelihood = (joint - log_prob_by_datum(model_trace, latent, structure, num_data)).expand(size)
-    drawn = {n: s for n, s in latents(sites).items() if not enumerates(s)}
+    drawn = {n: s for n, s in of_kind(sites, Kind.LATENT).items() if not enumerates(s)}
     return Weighted(
         total.expand(size),
         log_likelihood,
         {name: value_by_datum(site, structure) for name, site in drawn.items()},
-        {name: value_by_datum(site, structure)[0] for name, site in sites.items() if site["is_observed"]},
+        {name: value_by_datum(site, structure)[0] for name, site in of_kind(sites, Kind.OBSERVED).items()},
     )
+
+
+def scored_trace(model_trace: poutine.Trace, guide_trace: poutine.Trace, structure: Structure) -> poutine.Trace:
+    """Return the trace of a guide whose sites are scored just where the model scores the latents that they answer."""
+    if not structure.masked:
+        return guide_trace
+    model, scored = samples(model_trace), guide_trace.copy()
+    nodes: dict[str, Any] = scored.nodes
+    nodes |= {n: scored_as_latent(nodes[n], model[n]) for n in structure.q if n in nodes and n in model}
+    return scored
+
+
+def log_q_by_datum(
+    model_trace: poutine.Trace, guide_trace: poutine.Trace, structure: Structure, num_data: int
+) -> Tensor:
+    """Return log Q(z | x) of the values in a guide's trace, in nats, [K or 1, N]; other sites of it do not count."""
+    trace = scored_trace(model_trace, guide_trace, structure)
+    return log_prob_by_datum(trace, [name for name in structure.q if name in trace], structure, num_data)
 
 
 def non_finite_site(pair: Pair, args: Args) -> str:
@@ -148,18 +175,26 @@ def non_finite_site(pair: Pair, args: Args) -> str:
 
 
 def check_sites(pair: Pair, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
-    """Raise an InputError unless the guide samples just the latent sites of the model, in the same shapes."""
+    """Raise an InputError unless the guide answers the latent sites of the model, in the same shapes and supports."""
     model, guide = (program_name(p) for p in pair.programs.values())
-    latent = latents(samples(model_trace))
-    guided = {n: s for n, s in samples(guide_trace).items() if not s["infer"].get("is_auxiliary")}
+    sites, guided = samples(model_trace), samples(guide_trace)
+    latent, drawn = of_kind(sites, Kind.LATENT), latents(guided)
     missing = [n for n, s in latent.items() if n not in guided and not s["infer"].get("enumerate")]
-    if missing or set(guided) - set(latent):
+    if missing:
+        unmarked = sorted(n for n, s in drawn.items() if not s["infer"].get("is_auxiliary"))
         raise InputError(
             f"Expected a guide that samples the latent sites of the model; got {sorted(latent)} in the model {model} "
-            f"and {sorted(guided)} in the guide {guide}. Give both the same pyro.sample names."
+            f"and {unmarked} in the guide {guide}. Give both the same pyro.sample names."
         )
     for name, site in latent.items():
-        if name in guided and site["fn"].event_shape != guided[name]["fn"].event_shape:
+        if name not in guided:
+            continue
+        if guided[name]["is_observed"]:
+            raise InputError(
+                f"Expected the guide to draw {name!r}, a latent of the model {model}; got a site that is observed in "
+                f"the guide {guide}. Observe it in both, or in neither."
+            )
+        if site["fn"].event_shape != guided[name]["fn"].event_shape:
             raise InputError(
                 f"Expected site {name!r} to have one shape; got {tuple(site['fn'].event_shape)} in the model {model} "
                 f"and {tuple(guided[name]['fn'].event_shape)} in the guide {guide}. Give both the same latent size."

@@ -7,7 +7,7 @@ mix before the log-mean-exp. Discrete sites that Pyro enumerates are summed out 
 
 import functools
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,12 @@ from pyro.ops.packed import pack, unpack
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from ppl_vae.distributions.supports import is_corrected, support_of
 from ppl_vae.errors import InputError
+from ppl_vae.traces.sites import Kind, Site, counted, is_computed, is_masked, names_of_q, names_of_summed, of_kind
 
 Args = tuple[Any, ...]
-Site = dict[str, Any]
+Frame = Any  # of Pyro's plates: name, dim, size, full_size
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,17 @@ class Structure:
     num_plates: int  # how many dimensions the plates of the pair take
     numel: int  # the largest number of values that a site of the model holds for one datum
     observed_numel: int  # how many values of one datum are observed and scored
-    enumerated: bool  # whether all latents that the guide leaves out are discrete and marked to be enumerated
+    enumerated: bool  # whether all latents that the guide leaves out are discrete and summed out
+    q: tuple[str, ...] = ()  # the sites of the guide that log Q is made of, see `ppl_vae.traces.sites`
+    summed: tuple[str, ...] = ()  # discrete latents that are summed out though the guide draws something there
+    masked: bool = False  # whether anything of a latent may be left out
 
 
 def samples(trace: poutine.Trace) -> dict[str, Site]:
     """Return the sample sites of a trace by name, without those that choose a plate's subset or only compute."""
     nodes: dict[str, Any] = prune_subsample_sites(trace).nodes
     sites = {name: site for name, site in nodes.items() if site["type"] == "sample"}
-    return {name: site for name, site in sites.items() if not site["infer"].get("_deterministic")}
+    return {name: site for name, site in sites.items() if not is_computed(site)}
 
 
 def latents(sites: Mapping[str, Site]) -> dict[str, Site]:
@@ -52,48 +57,130 @@ def latents(sites: Mapping[str, Site]) -> dict[str, Site]:
     return {name: site for name, site in sites.items() if not site["is_observed"]}
 
 
+def data_plate(traces: Iterable[poutine.Trace], num_data: int) -> Frame | None:
+    """Return the plate over the data: one of their number, the one that holds most sites, or is called data; or None.
+
+    A plate without a size has that of the data. One that takes a random subset of them stands for all of them.
+
+    Raises:
+        InputError: a plate called data of another size, or several plates that may be the one.
+    """
+    everything = [site for trace in traces for site in samples(trace).values()]
+    frames = {f.name: f for site in everything for f in map(_sized(num_data), _frames(site))}
+    fitting = [f for f in frames.values() if num_data in (f.size, f.full_size)]
+    named = frames.get("data")
+    if named is not None and not fitting:
+        raise InputError(
+            f"Expected the plate 'data' to be over the {num_data} data; got one of size {named.size}. Make it "
+            f'`with pyro.plate("data", len(x)):`, or give another plate another name.'
+        )
+    inside = {f.name: sum(_inside(site, f, num_data) for site in everything) for f in fitting}
+    most = [f for f in fitting if inside[f.name] == max(inside.values())]
+    if len({f.dim for f in most}) > 1 and "data" not in {f.name for f in most}:
+        raise AmbiguousPlatesError(
+            f"Expected one plate over the {num_data} data; got {len(most)} of that size: "
+            f"{', '.join(f.name for f in most)}. Name the one over the data 'data'."
+        )
+    return next((f for f in most if f.name == "data"), next(iter(most), None))
+
+
+class AmbiguousPlatesError(InputError):
+    """Several plates may be the one over the data; a run on another number of data may tell them apart."""
+
+
+def outside_of(traces: Iterable[poutine.Trace], data: Frame | None, num_data: int) -> dict[str, Site]:
+    """Return the sites of a pair that do not stand inside the plate over the data."""
+    sites = [(name, site) for trace in traces for name, site in samples(trace).items()]
+    return {name: site for name, site in sites if data is None or not _inside(site, data, num_data)}
+
+
 def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
     """Return what traces of a pair show; raise an InputError if a site is not inside a plate over the data."""
-    sites = [samples(trace) for trace in traces]
-    everything = [site for some in sites for site in some.values()]
-    frames = {f.name: f for site in everything for f in site["cond_indep_stack"] if f.vectorized}
-    fitting = [f for f in frames.values() if num_data in (f.size, f.full_size)]
-    if "data" not in frames and len(fitting) > 1:
-        raise InputError(
-            f"Expected one plate over the {num_data} data; got {len(fitting)} of that size: "
-            f"{', '.join(f.name for f in fitting)}. Name the one over the data 'data'."
-        )
-    data = frames.get("data") or next(iter(fitting), None)
-    outside = sorted({s["name"] for s in everything if data is None or not _inside(s, data)})
+    traces = list(traces)
+    data = data_plate(traces, num_data)
+    outside = outside_of(traces, data, num_data)
     if data is None or outside:
         raise InputError(
             f"Expected every site to stand inside one plate over the {num_data} data; got "
-            f"{', '.join(outside) or 'no site at all'} outside of it: with a global site the weights do not factor "
+            f"{few(sorted(outside)) or 'no site at all'} outside of it: with a global site the weights do not factor "
             f'over the data. Put it inside `with pyro.plate("data", len(x)):`, or make it a parameter.'
         )
-    numel = {n: s["value"].numel() // data.size for n, s in sites[0].items()}
+    model, guide = samples(traces[0]), samples(traces[1]) if len(traces) > 1 else {}
+    check_one_for_each(traces, data, num_data)
+    every = [*model.values(), *guide.values()]
+    numel = {n: s["value"].numel() // data.size for n, s in model.items()}
     return Structure(
         plate=data.name,
         dim=data.dim,
         subsampled=data.size != num_data,
         size=data.size,
         full_size=data.full_size or data.size,
-        num_plates=-min(f.dim for f in frames.values()),
+        num_plates=-min(f.dim for site in every for f in _frames(site)),
         numel=max(1, *numel.values()),
-        observed_numel=sum(numel[n] for n, s in sites[0].items() if s["is_observed"] and s["mask"] is not False),
-        enumerated=len(sites) > 1 and _left_out_are_enumerable(*sites),
+        observed_numel=sum(numel[n] for n, s in of_kind(model, Kind.OBSERVED).items() if s["mask"] is not False),
+        enumerated=len(traces) > 1 and _left_out_are_enumerable(model, guide),
+        q=names_of_q(model, guide),
+        summed=names_of_summed(model, guide),
+        masked=any(is_masked(site) for site in (*of_kind(model, Kind.LATENT).values(), *latents(guide).values())),
     )
 
 
+def check_one_for_each(traces: Iterable[poutine.Trace], data: Frame, num_data: int) -> None:
+    """Refuse latents of which there is one for all data, as a plate without a size does not make one for each."""
+    for trace in traces:
+        for name, site in latents(samples(trace)).items():
+            unsized = any(f.dim == data.dim and f.size < 0 for f in _frames(site))
+            at = site["value"].dim() + data.dim - site["fn"].event_dim
+            if unsized and num_data > 1 and (at < 0 or site["value"].shape[at] != num_data):
+                raise InputError(
+                    f"Expected a value of {name!r} for each of the {num_data} data; got shape "
+                    f"{tuple(site['value'].shape)}: a plate without a size does not expand. Write "
+                    f"`with pyro.plate({data.name!r}, len(x)):`."
+                )
+
+
+def few(names: list[str]) -> str:
+    """Return some names in words, the first of them if they are many."""
+    return ", ".join(names) if len(names) < 8 else f"{', '.join(names[:5])} and {len(names) - 5} more"
+
+
 def _left_out_are_enumerable(model: dict[str, Site], guide: dict[str, Site]) -> bool:
-    left_out = [site for name, site in latents(model).items() if name not in guide]
+    summed = names_of_summed(model, guide)
+    left_out = [site for name, site in of_kind(model, Kind.LATENT).items() if name not in guide]
     marked = [site["infer"].get("enumerate") == "parallel" and site["fn"].has_enumerate_support for site in left_out]
-    return len(left_out) > 0 and all(marked)
+    return len(left_out) + len(summed) > 0 and all(marked)
 
 
-def _inside(site: Site, data: Any) -> bool:
+def _frames(site: Site) -> list[Frame]:
+    return [f for f in site["cond_indep_stack"] if f.vectorized]
+
+
+def _sized(num_data: int) -> Callable[[Frame], Frame]:
+    """Return what gives a plate without a size (-1, "arbitrary" to PyTorch) that of the data."""
+    return lambda f: f._replace(size=num_data, full_size=num_data) if f.size < 0 else f
+
+
+def _inside(site: Site, data: Frame, num_data: int) -> bool:
     # Model and guide may name their plates differently: the same dimension and size is the same plate.
-    return any(f.name == data.name or (f.dim, f.size) == (data.dim, data.size) for f in site["cond_indep_stack"])
+    frames = map(_sized(num_data), _frames(site))
+    return any(f.name == data.name or (f.dim, f.size) == (data.dim, data.size) for f in frames)
+
+
+def num_data_of(sites: Iterable[Site], shape: Structure) -> int:
+    """Return how many data a run evaluated."""
+    for site in sites:
+        frame = next((f for f in _frames(site) if f.dim == shape.dim), None)
+        if frame is not None and frame.size > 0:
+            return int(frame.size)
+        if frame is not None and (at := site["value"].dim() + shape.dim - site["fn"].event_dim) >= 0:
+            return int(site["value"].shape[at])
+    return shape.size
+
+
+def observed_numbers(sites: Mapping[str, Site]) -> int:
+    """Return how many numbers, not NaN, the sites of a model observe and score, of all data of a run together."""
+    observed = of_kind(sites, Kind.OBSERVED).values()
+    return sum(int((counted(site) & ~site["value"].isnan()).sum()) for site in observed)
 
 
 def enumerates(site: Site) -> bool:
@@ -146,6 +233,9 @@ def log_prob_by_datum(trace: poutine.Trace, names: Iterable[str], shape: Structu
     if not any(map(enumerates, chosen)):
         device = next((site["value"].device for site in sites.values()), None)
         return total_log_prob(chosen, shape, num_data, device)
+    trace = _with_one_plate_a_dimension(trace)
+    sites = samples(trace)
+    chosen = [sites[site["name"]] for site in chosen]
     trace.symbolize_dims()
     packed = [pack(_log_prob(site), site["infer"]["_dim_to_symbol"]) for site in chosen]
     present = {symbol for term in packed for symbol in term._pyro_dims}  # dimensions of size 1 are gone
@@ -160,6 +250,16 @@ def log_prob_by_datum(trace: poutine.Trace, names: Iterable[str], shape: Structu
     return sum_by_datum(unpack(result, kept), shape, num_data)
 
 
+def _with_one_plate_a_dimension(trace: poutine.Trace) -> poutine.Trace:
+    """Return a trace whose plates are called by their dimension: two programs' names for one plate are one."""
+    renamed = trace.copy()
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample":
+            stack = tuple(f._replace(name=f"dim {f.dim}") if f.vectorized else f for f in site["cond_indep_stack"])
+            renamed.nodes[name] = site | {"cond_indep_stack": stack}
+    return renamed
+
+
 def total_log_prob(
     sites: Iterable[Site], shape: Structure, num_data: int, device: torch.device | None = None
 ) -> Tensor:
@@ -170,6 +270,9 @@ def total_log_prob(
 
 def _log_prob(site: Site) -> Tensor:
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    if is_corrected(site["fn"]):  # its density goes on where it should end
+        support: Any = support_of(site["fn"])
+        log_prob = torch.where(support.check(site["value"]), log_prob, -torch.inf)
     return scale_and_mask(log_prob, mask=site["mask"])
 
 

@@ -35,14 +35,24 @@ def fixed(structure: Structure, subsample: Tensor | None) -> AbstractContextMana
 
 def enumerating(model: Program, structure: Structure) -> Program:
     """Return the model with its marked discrete sites enumerated; handlers that give values go around this one."""
-    return poutine.enum(model, first_available_dim=-structure.num_plates - 2)
+
+    def config(site: Any) -> Any:
+        return site["infer"] | ({"enumerate": "parallel"} if site["name"] in structure.summed else {})
+
+    marked = poutine.infer_config(model, config) if structure.summed else model
+    return poutine.enum(marked, first_available_dim=-structure.num_plates - 2)
 
 
 def run_against(
     guide_trace: poutine.Trace, model: Program, args: Args, kwargs: Any = None, *, structure: Structure | None = None
 ) -> poutine.Trace:
-    """Run the model on the values in a trace; a structure says whether discrete sites left out are summed out."""
-    model = enumerating(model, structure) if structure is not None and structure.enumerated else model
+    """Run the model on the values in a trace; a structure says which discrete sites are summed out."""
+    if structure is not None:
+        model = enumerating(model, structure) if structure.enumerated else model
+        guide_trace = guide_trace.copy() if structure.summed else guide_trace
+        for name in structure.summed:
+            if name in guide_trace:
+                guide_trace.remove_node(name)
     return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **(kwargs or {}))
 
 

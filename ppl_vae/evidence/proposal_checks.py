@@ -1,0 +1,264 @@
+"""Whether the density of what a guide draws is known, and lives where the model's does: asked before any estimate.
+
+    E_Q[P(x, z) / Q(z | x)] = P(x)
+
+holds if Q(z | x) is the density of z, on the same space as P(z), and is nowhere zero where P(x, z) is not. What a
+trace says of that is in `ppl_vae.traces.sites`; what only draws and derivatives can say is found here.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+from ppl_vae.distributions.supports import holds_support, is_discrete, support_of
+from ppl_vae.distributions.unwrap import elementwise, elementwise_support, family_of
+from ppl_vae.errors import InputError
+from ppl_vae.traces.handlers import Substitute
+from ppl_vae.traces.pair import Pair
+from ppl_vae.traces.plates import (
+    Args,
+    Structure,
+    few,
+    latents,
+    log_prob_by_datum,
+    numbers_by_datum,
+    samples,
+    sum_by_datum,
+    total_log_prob,
+)
+from ppl_vae.traces.run import enumerating, get_traces, run_pair
+from ppl_vae.traces.sites import Kind, Site, answers, counted, of_kind, unequal_supports
+from ppl_vae.utils.rng import seeded
+
+UNCONSTRAINED = (-8.0, -3.0, -1.0, 0.0, 1.0, 3.0, 8.0)  # where the model's support is looked at
+PRIOR_RUNS = 8
+DRAWS, FEW_DATA = 256, 16
+TOLERANCE = 0.01  # nats, of a density that is stated and of one that is derived
+
+
+def check_proposal(pair: Pair, args: Args, traces: list[Trace], structure: Structure) -> None:
+    """Refuse a guide whose weights would not average to P(x); the random state is left as it was.
+
+    Raises:
+        InputError: a density against a probability or on another space, points, a transform whose log_density is not
+            that of its Jacobian, a support that leaves out what the model may draw, masked latents that x depends on.
+    """
+    model, guide = map(samples, traces)
+    for name, latent, answer in answers(model, guide):
+        if unequal := unequal_supports(latent, answer):
+            raise InputError(
+                f"Expected site {name!r} to live on one space; got {unequal}. Their ratio is no weight: use a family "
+                f"of the same kind in the guide, or proposal='prior'."
+            )
+    with seeded(0):
+        if structure.summed:
+            _check_summed(pair, args, structure)
+        trial = _Trial(pair, args, model, guide, structure)
+        trial.check_points()
+        trial.check_covered()
+        for name, latent, answer in answers(model, guide):
+            _check_ends(name, latent, answer)
+        if structure.masked:
+            trial.check_left_out()
+
+
+def _check_summed(pair: Pair, args: Args, structure: Structure) -> None:
+    """Refuse discrete latents without a probability in the guide, in a model that cannot run on all their values."""
+    if structure.enumerated:
+        with suppress(ValueError, RuntimeError, IndexError):
+            run_pair(pair.model, pair.guide, args, num_samples=1, structure=structure)
+            return
+    raise InputError(
+        f"Expected a guide with a probability at {few(list(structure.summed))}, a discrete latent; got a density or a "
+        f"point, whose weights say nothing about log P(x), and a model that does not run on all its values at once. "
+        f"Give the guide a discrete family there, or use proposal='prior'."
+    )
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A run of a pair on some data, and what can be asked by more of them."""
+
+    pair: Pair
+    args: Args
+    model: dict[str, Site]
+    guide: dict[str, Site]
+    structure: Structure
+
+    @property
+    def num_data(self) -> int:
+        """How many data a run evaluates."""
+        return self.structure.size if self.structure.subsampled else len(self.args[0])
+
+    def run_model(self, values: dict[str, Tensor]) -> Trace:
+        """Run the model with these values of its latents; discrete ones left out of the guide are enumerated."""
+        model = self.pair.model if not self.structure.enumerated else enumerating(self.pair.model, self.structure)
+        return poutine.trace(Substitute(values)(model)).get_trace(*self.args)
+
+    def run_guide(self, values: dict[str, Tensor]) -> dict[str, Site]:
+        """Run the guide with these values of its sites."""
+        guide: Any = self.pair.guide
+        return samples(poutine.trace(Substitute(values)(guide)).get_trace(*self.args))
+
+    def log_joint(self, trace: Trace) -> Tensor:
+        """Return the sum of the log-probabilities of all sites for each datum, [1, N]."""
+        return log_prob_by_datum(trace, samples(trace), self.structure, self.num_data)
+
+    def check_points(self) -> None:
+        """Refuse Deltas at latents, but for those that state the density of what was drawn elsewhere."""
+        points, made_of = (of_kind(self.guide, kind, model=self.model) for kind in (Kind.POINT, Kind.AUXILIARY))
+        if not points:
+            return
+        discrete = [name for name in points if is_discrete(self.model[name]["fn"])]
+        if discrete:
+            raise _is_point(discrete)
+        if self.structure.masked and made_of:
+            raise InputError(
+                f"Expected a guide that samples its latents where the model masks some; got {few(list(points))} made "
+                f"of {few(list(made_of))}. Write a guide with pyro.sample at these sites, or use proposal='prior'."
+            )
+        if made_of:
+            self.check_transform(points, made_of)
+            return
+        again = self.run_guide({})
+        still = [
+            name
+            for name, site in points.items()
+            if not family_of(site["fn"]).log_density.any() or torch.equal(site["value"], again[name]["value"])
+        ]
+        if still:
+            raise _is_point(still)
+
+    def check_transform(self, points: dict[str, Site], made_of: dict[str, Site]) -> None:
+        """Hold the log_density of points z = T(u) against -log |det dT/du|, on some data, in unconstrained space."""
+        with torch.enable_grad():
+            leaves = {n: s["value"].detach().clone().requires_grad_() for n, s in made_of.items()}
+            sites = self.run_guide(leaves)
+            made = [_unconstrained(self.model[name], sites[name]["value"], self.structure) for name in points]
+            z = torch.cat([numbers for numbers, _ in made], -1)[0, :FEW_DATA]
+            rows = [_derivatives(z[:, i].sum(), leaves, sites, self.structure) for i in range(z.shape[-1])]
+        jacobian = torch.stack(rows, 1)
+        parts = jacobian.split([numbers.shape[-1] for numbers, _ in made], 1)
+        still = [name for name, part in zip(points, parts, strict=True) if not bool(part.any())]
+        if still:
+            raise _is_point(still)
+        stated = total_log_prob([sites[name] for name in points], self.structure, self.num_data)
+        stated = (stated + sum(log_jacobian for _, log_jacobian in made))[0, :FEW_DATA]
+        square = jacobian.shape[1] == jacobian.shape[2]
+        off = torch.linalg.slogdet(jacobian.double()).logabsdet + stated if square else torch.tensor(torch.nan)
+        if not bool((off.abs() <= TOLERANCE * (1 + 0.01 * z.shape[-1])).all()):
+            raise InputError(
+                f"Expected sites made of auxiliary ones to state their density, Delta(T(u), log_density=-log |det "
+                f"dT/du|); got {few(list(points))} made of {few(list(made_of))} with another one. Sample the latents "
+                f"themselves, or use proposal='prior'."
+            )
+
+    def check_covered(self) -> None:
+        """Refuse a guide that never draws latents which the model gives a chance and the data allow."""
+        pairs = list(answers(self.model, self.guide))
+        narrower = [n for n, p, q in pairs if not holds_support(support_of(q["fn"]), support_of(p["fn"]))]
+        for values in self.possible(narrower) if narrower else ():
+            trace, guided = self.run_model(values), self.run_guide(values)
+            possible = torch.isfinite(self.log_joint(trace))
+            for name in narrower:
+                if bool((_outside(guided[name], self.structure, self.num_data) & possible).any()):
+                    raise InputError(
+                        f"Expected a guide that may draw every {name!r} that the model may; got "
+                        f"{_family(guided[name])} in the guide, which leaves out a part of where "
+                        f"{_family(self.model[name])} of the model lies: the weights would miss it. Use a family on "
+                        f"the model's support, or proposal='prior'."
+                    )
+
+    def possible(self, names: list[str]) -> Iterator[dict[str, Tensor]]:
+        """Yield values of some latents that the model may take: its draws, and places all over its supports."""
+        for _ in range(PRIOR_RUNS):
+            sites = samples(poutine.trace(self.pair.model).get_trace(*self.args))
+            yield {name: site["value"] for name, site in of_kind(sites, Kind.LATENT).items() if name in self.guide}
+        for name in names:
+            fn, value = self.model[name]["fn"], self.model[name]["value"]
+            if not is_discrete(fn):
+                transform = _transform(fn)
+                places = [transform(torch.full_like(transform.inv(value), u)) for u in UNCONSTRAINED]
+            else:
+                places = list(fn.enumerate_support(expand=False)) if fn.has_enumerate_support else []
+            yield from ({name: place.expand(value.shape).to(value.dtype)} for place in places)
+
+    def check_left_out(self) -> None:
+        """Refuse a model that masks latents on which the rest of it depends."""
+        again = samples(get_traces(self.pair, self.args)[1])
+        drawn = {n: s["value"] for n, s in latents(self.guide).items() if n in again}
+        seen = {n: counted(s) for n, s in of_kind(self.model, Kind.LATENT).items() if n in drawn}
+        other = drawn | {n: torch.where(mask, drawn[n], again[n]["value"]) for n, mask in seen.items()}
+        one, two = (self.log_joint(self.run_model(values)) for values in (drawn, other))
+        if not torch.allclose(one, two, rtol=1e-4, atol=1e-3, equal_nan=True):
+            hidden = [name for name, mask in seen.items() if not bool(mask.all())]
+            raise InputError(
+                f"Expected what the model masks to have no part in it; got {few(hidden)}, masked for some data, on "
+                f"which the rest of the model depends. Mask what depends on it as well, or give it a prior."
+            )
+
+
+def _is_point(names: list[str]) -> InputError:
+    return InputError(
+        f"Expected a guide with a density; got a point (Delta) at site {few([repr(n) for n in names])}, whose weights "
+        f"say nothing about log P(x). Use a guide with some width, such as mean_field, or proposal='prior'."
+    )
+
+
+def _family(site: Site) -> str:
+    return type(family_of(site["fn"])).__name__
+
+
+def _transform(fn: Any) -> Any:
+    support = support_of(fn)
+    return biject_to(constraints.real if support is None else support)
+
+
+def _unconstrained(latent: Site, value: Tensor, structure: Structure) -> tuple[Tensor, Tensor]:
+    """Return a latent's value in unconstrained space, [1, N, D], and log |dz/du| there, [1, N]."""
+    transform = _transform(latent["fn"])
+    u = transform.inv(value)
+    log_jacobian = transform.log_abs_det_jacobian(u, value).detach()
+    summed = sum_by_datum(log_jacobian, structure, log_jacobian.shape[structure.dim])
+    return numbers_by_datum(u, transform.domain.event_dim, structure), summed
+
+
+def _derivatives(number: Tensor, leaves: dict[str, Tensor], sites: dict[str, Site], structure: Structure) -> Tensor:
+    """Return the derivatives of one number of each datum by all auxiliary ones, [n, D]."""
+    found = torch.autograd.grad(number, list(leaves.values()), retain_graph=True, materialize_grads=True)
+    parts = [numbers_by_datum(p, sites[n]["fn"].event_dim, structure) for n, p in zip(leaves, found, strict=True)]
+    return torch.cat(parts, -1)[0, :FEW_DATA]
+
+
+def _outside(site: Site, structure: Structure, num_data: int) -> Tensor:
+    """Return for each datum whether a site has a value outside of the support of its distribution, [1, N]."""
+    support = support_of(site["fn"])
+    if support is None or elementwise_support(support).event_dim:
+        return torch.zeros(1, num_data, dtype=torch.bool)
+    return sum_by_datum((~support.check(site["value"])).float(), structure, num_data) > 0
+
+
+def _check_ends(name: str, latent: Site, answer: Site) -> None:
+    """Refuse a person's own family whose density goes on, as high, where none of its draws falls: one on a circle."""
+    family = family_of(latent["fn"])
+    fn: Any = elementwise(latent["fn"])
+    known = type(family).__module__.split(".")[0] in ("torch", "pyro", "zuko", "ppl_vae")
+    if known or fn.event_shape or is_discrete(fn) or answer["value"].dim() == 0:
+        return
+    draws = fn.sample((DRAWS,))
+    low, high = draws.amin(0), draws.amax(0)
+    value = answer["value"]
+    far = (value < low - (high - low)) | (value > high + (high - low))
+    if bool((far & (fn.log_prob(value) >= fn.log_prob(draws).median(0).values)).any()):
+        raise InputError(
+            f"Expected the density of {name!r} in the model to vanish where it draws nothing; got "
+            f"{type(family).__name__}, whose log_prob is as high there, at draws of the guide. Give it a `support` "
+            f"that ends, and the guide a family on the same one, or use proposal='prior'."
+        )

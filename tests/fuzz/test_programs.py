@@ -1,0 +1,25 @@
+"""Five hundred random programs: none is wrong and believed, and none that Pyro runs ends in a traceback."""
+
+from collections import Counter
+
+import pytest
+from fuzz.grammar import described
+from fuzz.judge import FAULTS, judged
+from fuzz.source import reproduction
+
+CHUNKS, PAIRS = 20, 25
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_nothing_is_wrong_and_believed(chunk, request):
+    """`python -m tests.fuzz` tries more of them, and prints what became of each."""
+    first = 100_000 * request.config.getoption("--seed") + PAIRS * chunk
+    counts, failures = Counter(), []
+    for seed in range(first, first + PAIRS):
+        pair = described(seed)
+        for outcome in judged(pair):
+            counts[outcome.kind] += 1
+            if outcome.kind in FAULTS:
+                failures.append(f"{outcome.kind} by {outcome.method}: {outcome.text}\n\n{reproduction(pair)}")
+    assert not failures, f"{len(failures)} of {sum(counts.values())} runs failed, the first by\n\n{failures[0]}"
+    assert counts["right"] >= counts.total() / 3, counts

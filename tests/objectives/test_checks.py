@@ -1,0 +1,218 @@
+"""What `fit` says before any work: plates that are not over the data, latents of all data, and what is no bound."""
+
+import math
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from bounds import check_evidence, limit
+from pyro import poutine
+
+from ppl_vae import InputError, estimate_evidence, fit
+from ppl_vae.objectives import IWAE
+
+QUIET = dict(progress=False, compile=False, threads=1)
+X = torch.linspace(-2.0, 2.5, 60)
+
+
+def data_plate(x):
+    return pyro.plate("data", len(x))
+
+
+def pair_in(plate):
+    """z ~ N(0, 1), x ~ N(z, 1), and a guide with two parameters, both in this plate."""
+
+    def model(x):
+        with plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        slope = pyro.param("slope", torch.tensor([[0.1]]))
+        scale = pyro.param("scale", torch.tensor(1.0), constraint=dist.constraints.positive)
+        with plate(x):
+            pyro.sample("z", dist.Normal(slope.squeeze() * x, scale))
+
+    return model, guide
+
+
+def unsized(x):
+    return pyro.plate("data")
+
+
+def test_a_plate_without_a_size_is_over_the_data():
+    """The same fit, number for number, as with a size; also with weight decay, which a loss of the wrong sign grows."""
+    found = [fit(*pair_in(plate), X, validation=X, epochs=20, learning_rate=0.05, weight_decay=0.1, **QUIET)
+             for plate in (data_plate, unsized)]  # fmt: skip
+    for name in ("train_elbo", "validation_elbo"):
+        one, other = (getattr(fitted.history, name) for fitted in found)
+        assert list(one) == pytest.approx(list(other))
+    assert found[1].best_epoch == found[0].best_epoch
+    exact = dist.Normal(0.0, math.sqrt(2)).log_prob(X)
+    evidence = [estimate_evidence(*pair_in(plate), X, num_samples=500, **QUIET) for plate in (data_plate, unsized)]
+    assert list(evidence[0].log_px) == list(evidence[1].log_px)
+    check_evidence(evidence[1], exact)
+
+
+@pytest.mark.parametrize("run", [fit, estimate_evidence])
+def test_a_plate_without_a_size_makes_no_latent_for_each_datum(run):
+    def model(x):
+        with unsized(x):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with unsized(x):
+            pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+
+    with pytest.raises(InputError, match=r"a value of 'z' for each of the .* got shape \(\): a plate without a size"):
+        run(model, guide, X, **QUIET)
+
+
+@pytest.mark.parametrize("size", [5, 61, 1000])
+def test_a_plate_of_another_size_is_refused(size):
+    def model(x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0).to_event(1))
+        with pyro.plate("data", size):
+            pyro.sample("w", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.param("a", torch.tensor(1.0))
+        pyro.sample("z", dist.Normal(x / 2, pyro.param("a")).to_event(1))
+        with pyro.plate("data", size):
+            pyro.sample("w", dist.Normal(0.0, 1.0))
+
+    for run in (fit, estimate_evidence):
+        with pytest.raises(InputError, match=f"'data' to be over the .* data; got one of size {size}"):
+            run(model, guide, X, **QUIET)
+
+
+def test_an_inner_plate_of_as_many_members_as_data():
+    """Six groups of six, and seven: the plate over the data is the one that all sites stand in."""
+
+    def model(x):
+        with pyro.plate("groups", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0))
+            with pyro.plate("members", 6, dim=-1):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("groups", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(x.sum(-1, keepdim=True) / 7, 0.4))
+
+    for count in (5, 6, 7, 8):
+        x = torch.randn(count, 6)
+        exact = torch.distributions.MultivariateNormal(torch.zeros(6), torch.ones(6, 6) + torch.eye(6)).log_prob(x)
+        check_evidence(estimate_evidence(model, guide, x, num_samples=2000, **QUIET), exact)
+
+
+# A latent of all data together.
+
+
+def shared(plate):
+    def model(x):
+        mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        with plate(x):
+            pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+
+    def guide(x):
+        loc = pyro.param("loc", torch.tensor(0.0))
+        scale = pyro.param("scale", torch.tensor(0.1), constraint=dist.constraints.positive)
+        pyro.sample("mu", dist.Normal(loc, scale))
+
+    return model, guide
+
+
+def without_a_plate(x):
+    mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    pyro.sample("x", dist.Normal(mu, 1.0).expand([len(x)]).to_event(1), obs=x)
+
+
+def test_a_latent_of_all_data_needs_a_plate_that_says_how_many():
+    model, guide = shared(data_plate)
+    for program in (model, shared(unsized)[0], without_a_plate):
+        with pytest.raises(
+            InputError, match=r"of all of them together; got batches of 20 of 60.*plate.\'data\', 60, sub"
+        ):
+            fit(program, guide, X, batch_size=20, **QUIET)
+        fit(program, guide, X, batch_size=60, epochs=1, **QUIET)
+    with pytest.raises(InputError, match="of 20 of 60 data"):  # a plate of another number
+        fit(shared(lambda x: pyro.plate("data", 50, subsample=x))[0], guide, X, batch_size=20, **QUIET)
+
+
+def test_a_latent_of_all_data_in_batches():
+    """The posterior of mu, N(mean of x, 1 / N), and the ELBO per datum, that of log P(x_1, ..., x_N) / N."""
+    model, guide = shared(lambda x: pyro.plate("data", len(X), subsample=x))
+    fitted = fit(model, guide, X, batch_size=20, epochs=1500, learning_rate=0.01, **QUIET)
+    scale = float(fitted.params["scale"])
+    assert scale == pytest.approx(1 / math.sqrt(len(X)), rel=0.15)
+    covariance = torch.eye(len(X)) + 100.0
+    exact = torch.distributions.MultivariateNormal(torch.zeros(len(X)), covariance).log_prob(X) / len(X)
+    assert fitted.history.train_elbo[-100:].mean() == pytest.approx(float(exact), abs=0.03)
+
+
+# What is no bound.
+
+
+def test_it_is_said_what_is_no_bound():
+    model, guide = pair_in(data_plate)
+
+    def with_factor(x):
+        guide(x)
+        with pyro.plate("again", len(x)):
+            pyro.factor("penalty", x**2, has_rsample=True)
+
+    def observing(x):
+        with pyro.plate("again", len(x)):
+            pyro.sample("t", dist.Bernoulli(0.5), obs=torch.ones(len(x)))
+        guide(x)
+
+    def masked(x):
+        with poutine.mask(mask=x > 0):
+            guide(x)
+
+    said = {with_factor: "'penalty' of the guide is a factor", observing: "'t' of the guide is observed"}
+    for other, words in (said | {masked: "'z' is not masked alike"}).items():
+        with pytest.warns(UserWarning, match=f"Trace_ELBO is no bound.*{words}"):
+            fit(model, other, X, epochs=1, **QUIET)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fitted = fit(model, other, X, epochs=1, objective=IWAE(20), learning_rate=1e-9, **QUIET)
+        exact = float(dist.Normal(0.0, math.sqrt(2)).log_prob(X).mean())
+        assert fitted.history.train_elbo[0] < exact + limit() * 0.1  # whose samples are of Q alone
+
+
+def test_nothing_is_said_of_a_bound():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(*pair_in(data_plate), X, epochs=1, **QUIET)
+
+
+def test_draws_outside_of_the_prior_are_refused():
+    def model(x):
+        with data_plate(x):
+            z = pyro.sample("z", dist.Gamma(2.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    with pytest.raises(
+        InputError, match="draw 'z' where Gamma of the model lies; got values outside of it from Normal"
+    ):
+        fit(model, pair_in(data_plate)[1], X, epochs=1, **QUIET)
+
+
+def test_two_names_for_the_plate_over_the_data():
+    """Enumerated sites in one plate, the rest in another of the same dimension: it is the same."""
+
+    def model(x):
+        with pyro.plate("one", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+        with pyro.plate("two", len(x)):
+            pyro.sample("x", dist.Normal(2 * c, 1.0), obs=x)
+
+    exact = (dist.Normal(torch.tensor([0.0, 2.0]), 1.0).log_prob(X[:, None]) - math.log(2)).logsumexp(1)
+    evidence = estimate_evidence(model, lambda x: None, X, **QUIET)
+    assert evidence.is_exact
+    assert evidence.log_px == pytest.approx(exact.numpy(), rel=1e-5)
