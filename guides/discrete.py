@@ -8,7 +8,7 @@ from torch import Tensor
 from ppl_vae.base import Guide, Model
 from ppl_vae.distributions.one_hot import one_hot
 from ppl_vae.errors import InputError, positive_number
-from ppl_vae.networks import MLP, NetworkFactory
+from ppl_vae.networks import MLP, NetworkFactory, network_of
 
 
 class Discrete(Guide):
@@ -40,7 +40,7 @@ class Discrete(Guide):
         self.default_objective = "trace_enum_elbo" if self.temperature is None else None
         self.infer: Any = {"enumerate": "parallel"} if self.temperature is None else {}
         self.sizes = [shape.numel() for shape in self.latents.values()]
-        self.encoder = encoder(self.event_shape, (sum(self.sizes),))
+        self.encoder = network_of(encoder, self.event_shape, (sum(self.sizes),))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Sample each latent given x."""

@@ -8,7 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl_vae.base import Guide, Model
-from ppl_vae.networks import MLP, NetworkFactory
+from ppl_vae.networks import MLP, NetworkFactory, network_of
 from ppl_vae.posteriors import InverseAutoregressive, SitePosteriors
 
 
@@ -42,7 +42,7 @@ class Flow(Guide):
             InverseAutoregressive, kind=kind, transforms=transforms, hidden=hidden, context_dim=context_dim
         )
         self.posteriors = SitePosteriors(self.real_latents(), family)
-        self.encoder = encoder(self.event_shape, (self.posteriors.h_dim,))
+        self.encoder = network_of(encoder, self.event_shape, (self.posteriors.h_dim,))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Sample every latent site given x."""

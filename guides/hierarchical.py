@@ -8,7 +8,7 @@ from ppl_vae.architectures import Concatenated
 from ppl_vae.base import Guide, Model
 from ppl_vae.distributions.gaussian import diagonal_normal
 from ppl_vae.errors import InputError, did_you_mean
-from ppl_vae.networks import MLP, NetworkFactory
+from ppl_vae.networks import MLP, NetworkFactory, is_maker, network_of
 
 ORDERS = {"top_down": ("z2", "z1"), "bottom_up": ("z1", "z2")}
 
@@ -16,7 +16,7 @@ ORDERS = {"top_down": ("z2", "z1"), "bottom_up": ("z1", "z2")}
 class Hierarchical(Guide):
     """Q(z1, z2 | x) = Q(z2 | x) Q(z1 | x, z2) from the top down, Q(z1 | x) Q(z2 | x, z1) from the bottom up.
 
-    Each factor is a diagonal Gaussian from an encoder of its own.
+    Each factor is a diagonal Gaussian from an encoder of its own; the second is an MLP if the first is made already.
     Shapes: x [N, *event_shape], z1 and z2 [N, size of that site].
     Args: direction: "top_down" or "bottom_up".
     Source: Tomczak & Welling, arXiv 1705.07120 (top down); Burda et al., arXiv 1509.00519 (bottom up).
@@ -39,9 +39,10 @@ class Hierarchical(Guide):
             self.refuse(model, "a model with two latent vectors z1 and z2", f"{found} in {type(model).__name__}")
         self.first, self.second = ORDERS[direction]
         sizes = {name: shape.numel() for name, shape in self.latents.items()}
-        self.encoder = encoder(self.event_shape, (2 * sizes[self.first],))
+        self.encoder = network_of(encoder, self.event_shape, (2 * sizes[self.first],))
         shapes = self.event_shape, (sizes[self.first],), (2 * sizes[self.second],)
-        self.second_encoder = Concatenated(network=encoder).encoder(*shapes, None)
+        second = encoder if is_maker(encoder) else MLP
+        self.second_encoder = Concatenated(network=second).encoder(*shapes, None)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Sample one latent given x, then the other given x and that one."""

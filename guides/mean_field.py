@@ -5,7 +5,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl_vae.base import Guide, Model
-from ppl_vae.networks import MLP, NetworkFactory
+from ppl_vae.networks import MLP, NetworkFactory, network_of
 from ppl_vae.posteriors import DiagonalNormal, Family, SitePosteriors
 
 
@@ -25,7 +25,7 @@ class MeanField(Guide):
     def __init__(self, model: Model, encoder: NetworkFactory = MLP, posterior: Family = DiagonalNormal) -> None:
         super().__init__(model)
         self.posteriors = SitePosteriors(self.real_latents(), posterior)
-        self.encoder = encoder(self.event_shape, (self.posteriors.h_dim,))
+        self.encoder = network_of(encoder, self.event_shape, (self.posteriors.h_dim,))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Sample every latent site given x."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from ppl_vae.base import Guide
 from ppl_vae.conditional import ConditionalModel, check_number
 from ppl_vae.conditions import Label
-from ppl_vae.networks import MLP, NetworkFactory
+from ppl_vae.networks import MLP, NetworkFactory, network_of
 from ppl_vae.posteriors import DiagonalNormal, Family, SitePosteriors
 
 
@@ -48,7 +48,7 @@ class SemiSupervised(Guide):
         self.encoder = model.networks.encoder(
             self.event_shape, condition.c_shape, (self.posteriors.h_dim,), model.decoder
         )
-        self.classifier = classifier(self.event_shape, condition.c_shape)
+        self.classifier = network_of(classifier, self.event_shape, condition.c_shape)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Sample the label, if it is not given, and every other latent site given x and the label."""

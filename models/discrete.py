@@ -11,7 +11,7 @@ from ppl_vae.base import Model
 from ppl_vae.distributions.one_hot import one_hot
 from ppl_vae.errors import positive_int, positive_number
 from ppl_vae.likelihoods import Bernoulli, Likelihood
-from ppl_vae.networks import MLP, NetworkFactory
+from ppl_vae.networks import MLP, NetworkFactory, network_of
 
 
 class Discrete(Model):
@@ -45,7 +45,7 @@ class Discrete(Model):
         self.infer: Any = {"enumerate": "parallel"} if temperature is None else {}
         self.logits = nn.Parameter(torch.zeros(num_variables, num_classes))
         self.likelihood = (likelihood or Bernoulli()).bind(event_shape)
-        self.decoder = decoder((size,), self.likelihood.h_shape)
+        self.decoder = network_of(decoder, (size,), self.likelihood.h_shape)
 
     def forward(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """Observe x, or generate `size` of them."""

@@ -10,7 +10,7 @@ from ppl_vae.base import Model
 from ppl_vae.distributions.gaussian import diagonal_normal
 from ppl_vae.errors import positive_int
 from ppl_vae.likelihoods import Bernoulli, Likelihood
-from ppl_vae.networks import MLP, NetworkFactory, made_for_images
+from ppl_vae.networks import MLP, NetworkFactory, is_maker, made_for_images, network_of
 from ppl_vae.priors import Prior, StandardNormal
 
 
@@ -18,7 +18,7 @@ class Hierarchical(Model):
     """P(x, z1, z2) = P(x | h = f(z1, z2)) N(z1; m(z2), diag(s(z2)^2)) P(z2).
 
     The prior is of z2, `latent_dim` the size of z1, by default the same; `decoder` makes both networks, f and
-    (m, s); where it is one of images, an MLP makes the second.
+    (m, s); where it is one of images, or a network that is made already, an MLP makes the second.
     Shapes: z2 [N, prior.latent_dim], z1 [N, latent_dim], h [N, *likelihood.h_shape], x [N, *event_shape].
     Source: Tomczak & Welling, arXiv 1705.07120, section 4.
 
@@ -42,9 +42,9 @@ class Hierarchical(Model):
         self.likelihood = (likelihood or Bernoulli()).bind(event_shape)
         top = self.prior.latent_dim
         bottom = top if latent_dim is None else positive_int("latent_dim", latent_dim)
-        between = MLP if made_for_images(decoder) else decoder
-        self.between = between((top,), (2 * bottom,))
-        self.decoder = decoder((top + bottom,), self.likelihood.h_shape)
+        between = decoder if is_maker(decoder) and not made_for_images(decoder) else MLP
+        self.between = network_of(between, (top,), (2 * bottom,))
+        self.decoder = network_of(decoder, (top + bottom,), self.likelihood.h_shape)
 
     def forward(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """Observe x, or generate `size` of them."""

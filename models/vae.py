@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ppl_vae.base import Model
 from ppl_vae.likelihoods import Bernoulli, Likelihood
-from ppl_vae.networks import MLP, NetworkFactory
+from ppl_vae.networks import MLP, NetworkFactory, network_of
 from ppl_vae.priors import Prior, StandardNormal
 
 
@@ -33,7 +33,7 @@ class VAE(Model):
         super().__init__(event_shape)
         self.prior = prior or StandardNormal(8)
         self.likelihood = (likelihood or Bernoulli()).bind(event_shape)
-        self.decoder = decoder(self.prior.event_shape, self.likelihood.h_shape)
+        self.decoder = network_of(decoder, self.prior.event_shape, self.likelihood.h_shape)
 
     def forward(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """Observe x, or generate `size` of them."""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ppl_vae import networks
-from ppl_vae.errors import positive_int
-from ppl_vae.networks import MLP, NetworkFactory, Shape, Widths, vectors
+from ppl_vae.errors import InputError, positive_int
+from ppl_vae.networks import MLP, NetworkFactory, Shape, Widths, is_maker, network_of, vectors
 
 
 class Architecture:
@@ -49,6 +49,11 @@ class Concatenated(Architecture):
     def __init__(
         self, hidden: Widths | None = None, activation: str | None = None, network: NetworkFactory = MLP
     ) -> None:
+        if not is_maker(network):
+            raise InputError(
+                f"Expected a class, or a function of shapes, that makes the networks of a conditional pair, of which "
+                f"there are two; got {type(network).__name__}. Pass its class, or write an Architecture."
+            )
         given = {"hidden": hidden, "activation": activation}
         self.network = functools.partial(network, **{k: v for k, v in given.items() if v is not None})
 
@@ -114,7 +119,7 @@ class WithChannels(nn.Module):
         super().__init__()
         channels, *self.size = x_shape
         self.c_shape = torch.Size(c_shape)
-        self.network = network((channels + self.c_shape.numel(), *self.size), out_shape)
+        self.network = network_of(network, (channels + self.c_shape.numel(), *self.size), out_shape)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Map x [..., *x_shape] and c [..., *c_shape] to [..., *out_shape]."""
@@ -134,7 +139,7 @@ class Joined(nn.Module):
     def __init__(self, in_shapes: list[Shape], out_shape: Shape, network: NetworkFactory) -> None:
         super().__init__()
         self.in_shapes = [torch.Size(shape) for shape in in_shapes]
-        self.network: Any = network((sum(shape.numel() for shape in self.in_shapes),), out_shape)
+        self.network: Any = network_of(network, (sum(shape.numel() for shape in self.in_shapes),), out_shape)
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
         """Map inputs [..., *in_shapes[i]] to [..., *out_shape]."""

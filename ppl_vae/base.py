@@ -8,8 +8,8 @@ named "data" at dim -1, and they work under one more plate to its left, since th
 import functools
 import inspect
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any, NoReturn, cast
+from contextlib import nullcontext, suppress
+from typing import Any, NoReturn, Self, cast
 
 import pyro
 import torch
@@ -19,18 +19,46 @@ from pyro.nn import PyroModule
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 
+from ppl_vae.architectures import Architecture
+from ppl_vae.conditions import Condition
 from ppl_vae.distributions.unwrap import is_real
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, did_you_mean, positive_int, reason
 from ppl_vae.missing import filled, nothing_is_missing
+from ppl_vae.parts import Likelihood, Posterior, Prior
 from ppl_vae.traces.pair import Pair, check_observes
 from ppl_vae.traces.plates import latents, samples
 
+# The parts that a program takes as objects, by the name of the argument.
+PARTS: dict[str, type[Any]] = {
+    "prior": Prior,
+    "likelihood": Likelihood,
+    "condition": Condition,
+    "networks": Architecture,
+}
 
-class Program(PyroModule):
+
+class Checked:
+    """What is made with unknown options, or with parts of another kind, says so before its constructor meets them."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Check the arguments."""
+        call = inspect.signature(cls)
+        unknown = [name for name in kwargs if name not in call.parameters]
+        if unknown and not any(p.kind == p.VAR_KEYWORD for p in call.parameters.values()):
+            raise InputError(f"Unknown option {unknown[0]!r} of {cls.__name__}: {_where_it_belongs(cls, unknown[0])}.")
+        with suppress(TypeError):  # too many arguments, or one twice: Python says so
+            for name, value in call.bind_partial(*args, **kwargs).arguments.items():
+                _check_part(cls, name, value, call.parameters[name].default)
+        return super().__new__(cls)
+
+
+class Program(Checked, PyroModule):
     """What models and guides share: the shape of one datum, and the plate over the data."""
 
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__()
+        if isinstance(event_shape, int):
+            raise InputError(f"Expected event_shape to be a shape; got {event_shape}. Write ({event_shape},).")
         if not event_shape or any(not isinstance(n, int) or n < 1 for n in event_shape):
             raise InputError(
                 f"Expected event_shape to hold at least one size, each 1 or more; got {event_shape!r}. "
@@ -40,7 +68,7 @@ class Program(PyroModule):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program; run by hand, outside of Pyro's handlers, it leaves nothing in Pyro's store."""
-        with nullcontext() if am_i_wrapped() else Pair(self).own_store():
+        with nullcontext() if am_i_wrapped() or Pair.is_running() else Pair(self).own_store():
             return super().__call__(*args, **kwargs)
 
     def plate(self, x: Tensor | None = None, size: int | None = None) -> Any:
@@ -61,6 +89,7 @@ class Model(Program):
     Where a part is not given, the constructor takes that of the class named `default_prior`, `default_likelihood`, ...
     """
 
+    role = "model"
     default_guide = "mean_field"  # the name of the guide that goes with it
     partly_labelled_guide: str | None = None  # of the one for data of which some have no label, if it is another
     y_from_x = False  # whether the condition y is a part of x, so that data give the model x alone
@@ -82,6 +111,7 @@ class Guide(Program):
     too, which `VampPrior` reads.
     """
 
+    role = "guide"
     classifies = False  # whether it has a site y, Q(y | x), where it is given x alone
     default_objective: str | None = None  # a class name in snake case; None is the plain ELBO
     reads_missing = False  # whether `forward` is given x as it is where values are missing (NaN), instead of zeros
@@ -94,13 +124,15 @@ class Guide(Program):
                 setattr(cls, name, _of_what_there_is(vars(cls)[name]))
 
     def __init__(self, model: Model) -> None:
+        if inspect.isclass(model) or not hasattr(model, "example"):
+            got = f"the class {model.__name__}" if inspect.isclass(model) else type(model).__name__
+            raise InputError(f"Expected a Model for {type(self).__name__}; got {got}. Make a model, and pass it.")
         super().__init__(model.event_shape)
         self._check_takes(model)
         for part in model.modules():
             if hasattr(part, "meet"):
                 cast(Any, part).meet(self)
-        with Pair(model).running(), torch.no_grad(), torch.random.fork_rng():
-            everything = samples(poutine.trace(model).get_trace(*model.example()))
+        everything = samples(_example_trace(model))
         check_observes(type(model).__name__, everything)
         sites = latents(everything)
         self.latents = {name: site["fn"].event_shape for name, site in sites.items()}
@@ -165,3 +197,44 @@ def _of_what_there_is(method: Any) -> Any:
         return method(self, self._there_is(x), *args, **kwargs)
 
     return of_what_there_is
+
+
+def _example_trace(model: Model) -> poutine.Trace:
+    """Run a model on its example, on the side."""
+    pair = Pair(model, fresh=True)
+    try:
+        with pair.running(), pair.evaluating(), torch.no_grad(), torch.random.fork_rng():
+            return poutine.trace(model).get_trace(*model.example())
+    except InputError as problem:
+        raise InputError(reason(problem)) from None  # Pyro adds a table of all shapes below
+
+
+def _check_part(cls: type[Checked], name: str, value: Any, usual: Any) -> None:
+    """Refuse a class where an object is meant, an object where a class is, and parts of another kind."""
+    if name == "posterior" and isinstance(value, Posterior):
+        family = type(value).__name__
+        raise InputError(
+            f"Expected posterior to be a class, which is given the size of each latent; got an object. Write {family}, "
+            f"or a functools.partial of it."
+        )
+    if name not in PARTS or inspect.isclass(usual):
+        return
+    if inspect.isclass(value):
+        raise InputError(
+            f"Expected {name} to be an object; got the class {value.__name__}. Write {name}={value.__name__}(...)."
+        )
+    other = [kind for kind, base in PARTS.items() if kind != name and isinstance(value, base)]
+    if other and not isinstance(value, PARTS[name]):
+        raise InputError(
+            f"Expected the {name} of {cls.__name__}; got {type(value).__name__}, which is a {other[0]}. Pass parts by "
+            f"name: {other[0]}={type(value).__name__}(...)."
+        )
+
+
+def _where_it_belongs(cls: type[Checked], option: str) -> str:
+    """Say of which part an option is, or what the program's own are."""
+    for kind in PARTS:
+        usual = getattr(cls, f"default_{kind}", None)
+        if usual is not None and option in inspect.signature(usual).parameters:
+            return f"it is one of its {kind}; write {kind}={usual.__name__}({option}=...)"
+    return did_you_mean(option, inspect.signature(cls).parameters)

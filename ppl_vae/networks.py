@@ -1,9 +1,14 @@
 """Networks: what turns z into h for a likelihood, and x into h for a posterior family.
 
 A network is made as `Network(in_shape, out_shape, **options)` and maps [..., *in_shape] to [..., *out_shape] for any
-leading batch dimensions. A model or guide takes the class (or a `functools.partial` of it) and gives it the shapes.
+leading batch dimensions. A model or guide takes the class (or a `functools.partial` of it) and gives it the shapes; or
+any other network, a PyTorch module or a function of tensors, of which `network_of` makes one of these.
+
+Batch normalization works as usual: in training, statistics are of the batch, all samples z of all data of a step; in
+evaluation (validation, estimates, samples) the running ones, so that no datum depends on others.
 """
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -11,14 +16,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from ppl_vae.errors import InputError, did_you_mean, positive_int
+from ppl_vae.errors import InputError, did_you_mean, positive_int, reason
+from ppl_vae.utils.modules import reachable
 
-__all__ = ["MLP", "Convolutional", "GatedMLP", "Network", "NetworkFactory", "Residual"]
+__all__ = ["MLP", "Convolutional", "GatedMLP", "Network", "NetworkFactory", "Residual", "network_of"]
 
 Shape = Sequence[int]
 Widths = Sequence[int] | int  # of layers; a number is one layer
-NetworkFactory = Callable[[Shape, Shape], nn.Module]
+NetworkFactory = Callable[..., Any]  # what `network_of` takes
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU, "elu": nn.ELU}
 
@@ -33,18 +40,27 @@ class Network(nn.Module):
         self.in_shape, self.out_shape = torch.Size(in_shape), torch.Size(out_shape)
 
     def transform(self, x: Tensor) -> Tensor:
-        """Map x of shape [..., *in_shape] to [..., n] in any form of out_shape.numel() numbers."""
+        """Map x of shape [N, *in_shape] to [N, ...] in any form of out_shape.numel() numbers each."""
         raise TypeError(f"{type(self).__name__} has to define transform(x).")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x of shape [..., *in_shape] to [..., *out_shape]."""
-        batch_shape = x.shape[: x.dim() - len(self.in_shape)]
+        """Map x of shape [..., *in_shape] to [..., *out_shape]; leading dimensions are made one for `transform`."""
+        batch_shape = x.shape[: max(0, x.dim() - len(self.in_shape))]
         if x.shape[len(batch_shape) :] != self.in_shape:
             raise InputError(
                 f"Expected the network to be given shape [..., {', '.join(map(str, self.in_shape))}]; "
                 f"got {tuple(x.shape)}."
             )
-        return self.transform(x).reshape(batch_shape + self.out_shape)
+        h = self.transform(x if len(batch_shape) == 1 else x.reshape(batch_shape.numel(), *self.in_shape))
+        if h.numel() != batch_shape.numel() * self.out_shape.numel():
+            raise InputError(
+                f"Expected {self._name()} to give {self.out_shape.numel()} numbers for each of {batch_shape.numel()} "
+                f"inputs, as shape {tuple(self.out_shape)}; got shape {tuple(h.shape)}. Mend its last layer."
+            )
+        return h.reshape(batch_shape + self.out_shape)
+
+    def _name(self) -> str:
+        return f"the network {type(self).__name__}"
 
 
 class MLP(Network):
@@ -133,7 +149,7 @@ class Convolutional(Network):
         self.layers = self._layers(channels, lambda width: [made()])
 
     def transform(self, x: Tensor) -> Tensor:
-        return self.layers(x.reshape(x.shape[: x.dim() - len(self.in_shape)].numel(), *self.in_shape))
+        return self.layers(x)
 
     def _layers(self, channels: Widths, between: Callable[[int], list[nn.Module]]) -> nn.Sequential:
         """Return the layers, with `between(width)` where images have so many channels."""
@@ -215,6 +231,127 @@ class Doubled(nn.ConvTranspose2d):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map images [n, in_channels, H, W] to [n, out_channels, *size]."""
         return super().forward(x)[..., : self.height, : self.width]
+
+
+class Wrapped(Network):
+    """A PyTorch module, or a function of tensors, as a network: it is given one batch dimension and any event shape.
+
+    Where it does not take the input's shape but a vector of so many numbers, that is what it is given.
+
+    Args:
+        given: what maps [N, *in_shape], or [N, n], to [N, ...].
+        in_shape, out_shape: the shapes of one input and of one output.
+
+    Raises:
+        InputError: it does not take such inputs, or gives another number of values.
+    """
+
+    def __init__(self, given: Callable[[Tensor], Tensor], in_shape: Shape, out_shape: Shape) -> None:
+        super().__init__(in_shape, out_shape)
+        self.network, self.flat = given, False
+        module = nn.ModuleList([given] if isinstance(given, nn.Module) else reachable(given))
+        if not isinstance(given, nn.Module):
+            self.held = module  # or else nothing would train what a function refers to
+        like = next((p for p in module.parameters() if p.is_floating_point() and not is_lazy(p)), torch.zeros(()))
+        example = torch.zeros(2, *self.in_shape, dtype=like.dtype, device=like.device)
+        modes = [(part, part.training) for part in module.modules()]
+        try:
+            module.eval()
+            with torch.no_grad(), torch.random.fork_rng():
+                self._try(example)
+        finally:
+            for part, training in modes:
+                part.training = training
+
+    def _try(self, example: Tensor) -> None:
+        """Find out whether it takes the input's shape, or vectors."""
+        try:
+            self(example)
+        except InputError:
+            raise
+        except Exception as problem:  # whatever a person's own network may do
+            try:
+                self.flat = True
+                self(example)
+            except InputError:
+                raise
+            except Exception:
+                raise InputError(
+                    f"Expected {self._name()} to take inputs of shape {tuple(example.shape)}; got "
+                    f"{type(problem).__name__}: {reason(problem)}. Mend its first layer."
+                ) from problem
+
+    def transform(self, x: Tensor) -> Tensor:
+        return self.network(x.flatten(1) if self.flat else x)
+
+    def _name(self) -> str:
+        return f"the network {getattr(self.network, '__name__', type(self.network).__name__)}"
+
+
+def network_of(given: NetworkFactory, in_shape: Shape, out_shape: Shape) -> Network:
+    """Return a network between two shapes, of whatever a person gives for one.
+
+    Args:
+        given: a class or a function of (in_shape, out_shape) that makes a network; a PyTorch module; a class of one
+            that is made without arguments; or a function of one tensor. Leading dimensions (samples x data) are made
+            one for it, and its output is reshaped.
+        in_shape, out_shape: the shapes of one input and of one output.
+
+    Raises:
+        InputError: it is none of these, or its sizes are others.
+
+    >>> network_of(nn.Sequential(nn.Linear(8, 64)), (8,), (1, 8, 8))(torch.zeros(3, 5, 8)).shape
+    torch.Size([3, 5, 1, 8, 8])
+    """
+    if not callable(given):
+        raise InputError(
+            f"Expected a network, or a class or a function that makes one; got {given!r:.80}. Pass, for instance, "
+            f"networks.MLP, or an nn.Module."
+        )
+    made, in_shape, out_shape = given, torch.Size(in_shape), torch.Size(out_shape)
+    if is_maker(given):
+        made = _made_by(given, in_shape, out_shape)
+    if not isinstance(made, Network):
+        return Wrapped(made, in_shape, out_shape)
+    if (made.in_shape, made.out_shape) != (in_shape, out_shape):
+        raise InputError(
+            f"Expected a network from {tuple(in_shape)} to {tuple(out_shape)}; got {type(made).__name__} from "
+            f"{tuple(made.in_shape)} to {tuple(made.out_shape)}. Pass the class, {type(made).__name__}, which is then "
+            f"given the shapes."
+        )
+    return made
+
+
+def _made_by(given: NetworkFactory, in_shape: Shape, out_shape: Shape) -> Any:
+    """Call what makes a network."""
+    name = getattr(getattr(given, "func", given), "__name__", repr(given))
+    try:
+        made = given() if _required(given) == 0 else given(in_shape, out_shape)
+    except InputError:
+        raise
+    except Exception as problem:  # whatever a person's own class may do
+        raise InputError(
+            f"Expected {name:.80} to make a network from {tuple(in_shape)} to {tuple(out_shape)}, called with both "
+            f"shapes; got {type(problem).__name__}: {reason(problem)}. Pass a network that is made, as {name:.80}(...)."
+        ) from problem
+    if not callable(made):
+        raise InputError(
+            f"Expected {name:.80} to return a network; got {type(made).__name__}. Let it return an nn.Module."
+        )
+    return made
+
+
+def is_maker(given: NetworkFactory) -> bool:
+    """Return whether what was given for a network makes one (a class, a function of shapes), and is none itself."""
+    return not isinstance(given, nn.Module) and (_required(given) != 1 or inspect.isclass(given))
+
+
+def _required(given: NetworkFactory) -> int:
+    """Return how many arguments have to be given; of any number that can be, two."""
+    parameters = inspect.signature(given).parameters.values()
+    if any(p.kind == p.VAR_POSITIONAL for p in parameters):
+        return 2
+    return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
 def vectors(x: Tensor, shape: torch.Size) -> Tensor:

@@ -37,6 +37,14 @@ def an_enumerated_trace():
     return trace
 
 
+def a_local_context():
+    with pyro.settings.context(module_local_params=True):
+        context = import_module("pyro.nn.module")._Context()
+        with context:
+            assert {"active", "used", "cache"} <= vars(context).keys()
+            return context._param_ctx
+
+
 def in_keys(name, mapping):
     assert name in mapping
     return mapping[name]
@@ -48,7 +56,15 @@ USED = {
         "modules that were made before `fit` find no parameters of their own",
         lambda: import_module("pyro.nn.module")._Context,
     ),
-    ("traces/pair.py", "_version"): (
+    ("traces/pair.py", "_param_ctx"): (
+        "PyroModules do not share what they ask for by pyro.param, and Pyro refuses them",
+        a_local_context,
+    ),
+    ("traces/programs.py", "_orig_mod"): (
+        "the arguments of modules that torch.compile was given are not known",
+        lambda: in_keys("_orig_mod", dict(torch.compile(torch.nn.Linear(1, 1)).named_children())),
+    ),
+    ("utils/modules.py", "_version"): (
         "buffers that a step tried out has changed are not put back",
         lambda: torch.zeros(1)._version,
     ),
@@ -99,7 +115,12 @@ USED = {
 }
 
 INTERNAL = {
-    "traces/pair.py": ["pyro.nn.module", "pyro.params.param_store.StateDict"],
+    "traces/pair.py": [
+        "pyro.nn.module",
+        "pyro.params.param_store.StateDict",
+        "pyro.params.param_store.user_param_name",
+    ],
+    "traces/parameters.py": ["pyro.params.param_store.StateDict"],
     "traces/plates.py": [
         "pyro.ops.contract.contract_to_tensor",
         "pyro.ops.packed.pack",

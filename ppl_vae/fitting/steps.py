@@ -88,9 +88,10 @@ class Gradients:
                 first[0],
                 *(gradient for gradient, p in zip(first[1:], parameters, strict=True) if p.grad is not None),
             )
+            after = places(pair)
         if not self.parameters:
             raise CannotCapture("the loss does not depend on any parameter")
-        if places(pair) != before:
+        if after != before:
             raise CannotCapture("the program puts new tensors in the place of its parameters or buffers")
         with unchanged(pair, self._all):
             second = self._by_pyro(*args)

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -20,12 +20,12 @@ from ppl_vae.errors import InputError
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import Fit
 from ppl_vae.fitting.options import ADAM, FitOptions, Schedule
-from ppl_vae.fitting.training import SETUP, VALIDATION_BATCH, Training
+from ppl_vae.fitting.training import SETUP, VALIDATION_BATCH, Training, is_warming_up
 from ppl_vae.missing import all_known
 from ppl_vae.objectives.checks import check_draws, check_objective, check_plates, warn_of_no_bound
 from ppl_vae.objectives.pyro_own import check_reported, reporting
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import structure_of
+from ppl_vae.traces.plates import data_plate
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
@@ -61,7 +61,8 @@ def fit(
     Of a conditional model with a P(y) this is the ELBO of log P(x, y), below that of log P(x | y) by -log P(y).
 
     Modules continue from the weights they have; what plain functions keep in `pyro.param` starts anew. However it ends,
-    the weights of the best epoch are put back.
+    the weights of the best epoch are put back, and all modules that the programs call are in evaluation mode. Ctrl-C,
+    or the stop button of a notebook, ends it so after the epochs that are done.
 
     Args:
         model: P(x, z), any Pyro program: a module, a function or a method, called as `model(*batch)`.
@@ -80,7 +81,7 @@ def fit(
         optimizer: called as `optimizer(parameters, lr=learning_rate)`.
         schedule: of the learning rate, "cosine" (down to 0 over all epochs) or "constant"; or a function of (optimizer,
             epochs) that returns a PyTorch scheduler, stepped once an epoch.
-        patience: stop after this many epochs without a better validation ELBO.
+        patience: stop after this many epochs without a better validation ELBO; those of a warm-up do not count.
         weight_decay: L2 penalty, (weight_decay / 2) |W|^2 beside the loss per datum, on weights (tensors of two or
             more dimensions, no biases); it enters the gradient, as with torch.optim.Adam (not AdamW).
         compile: compile the gradients, true, false, or auto, where the planned steps take longer than compiling. They
@@ -99,7 +100,7 @@ def fit(
         progress: show a progress bar; None shows it in a terminal and in a notebook.
 
     Returns:
-        `Fit`, with the history in nats per datum.
+        `Fit`, with the history in nats per datum, and what `pyro.param` gives in the programs.
 
     Raises:
         InputError: arguments, data or programs that do not fit; a folder that holds another run.
@@ -122,6 +123,7 @@ def fit(
     options = FitOptions(**{field.name: given[field.name] for field in fields(FitOptions)})
     if patience is not None and validation is None:
         raise InputError("Expected validation data to stop early by; got patience without validation. Give both.")
+    _warn_of_a_long_warm_up(objective, epochs)
     _check_jit(objective, (model, guide))
     pair = Pair(model, guide, fresh=True)
     with pair.running(), Threads(threads) as chosen:
@@ -142,6 +144,7 @@ def fit(
                 warnings.warn(f"{unknown}: nothing is learned of them; do not impute them.", stacklevel=2)
             check_batches(pair, source, held_out, batch_size)
             digest = "" if out is None else fingerprint(source, exact=True)
+        _warn_of_untrained(pair)
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
         sizes = _fixed_plate_size(checked), _fixed_plate_size(validated)
@@ -191,9 +194,30 @@ def _check_sizes(name: str, sizes: list[int]) -> None:
         )
 
 
+def _warn_of_untrained(pair: Pair) -> None:
+    names = sorted({type(module).__name__ for module in pair.untrained()})
+    if names:
+        warnings.warn(
+            f"The programs call modules ({', '.join(names)}) whose parameters Pyro does not see: they stay as they "
+            f"are. Let a program call pyro.module('name', module), or make the module an attribute of a PyroModule; if "
+            f"it is not to be trained, call module.requires_grad_(False).",
+            stacklevel=3,
+        )
+
+
+def _warn_of_a_long_warm_up(objective: Any, epochs: int) -> None:
+    if is_warming_up(objective, epochs - 1):
+        warnings.warn(
+            f"{type(objective).__name__} ends after {objective.epochs} epochs, of {epochs} that are to be done: the "
+            f"bound itself is never raised. Give fit more epochs, or {type(objective).__name__} fewer.",
+            stacklevel=3,
+        )
+
+
 def _fixed_plate_size(checked: Checked) -> int | None:
-    """Return the size of the plate over the data if it is not the number of data a program is given."""
-    with suppress(InputError):  # no plate over the data: fitting can do without
-        full_size = structure_of(checked.traces, checked.num_run).full_size
-        return None if full_size == checked.num_run else full_size
-    return None
+    """Return the size of the plate over the data if it is not the number of data a program is given.
+
+    Its scale, full_size / size, makes the loss one of full_size data, whatever stands outside of the plate.
+    """
+    plate = data_plate(checked.traces, checked.num_run)
+    return None if plate is None or plate.full_size in (None, checked.num_run) else plate.full_size

@@ -29,6 +29,11 @@ VALIDATION_BATCH = 1000
 KEPT = ("rows", "best", "best_epoch", "best_score", "stale", "seconds", "compiled")  # of a training, in its state
 
 
+def is_warming_up(objective: Any, epoch: int) -> bool:
+    """Whether an objective is not yet what it will be, after so many epochs."""
+    return hasattr(objective, "is_warming_up") and bool(objective.is_warming_up(epoch))
+
+
 class Training:
     """A pair being trained: what the next step needs, and the best weights so far."""
 
@@ -49,6 +54,7 @@ class Training:
         self.scheduler = options.scheduler_of(self.optimizer)
         self.steps = Steps(pair, self.optimizer, options, plate_sizes[0])
         self.seconds, self.compiled = 0.0, False  # compiled: how the last epoch was run
+        self.interrupted = self.in_epoch = False
         self.rows: list[Row] = []
         self.best, self.best_epoch, self.best_score, self.stale = pair.snapshot(), 0, -math.inf, 0
 
@@ -69,8 +75,9 @@ class Training:
 
     def result(self) -> Fit:
         """Return what there is to say of the fit."""
-        stopped = "patience" if self.out_of_patience else "epochs"
-        return Fit(History.of(self.rows), self.best_epoch, stopped, self.seconds, self.compiled)
+        stopped = "interrupted" if self.interrupted else "patience" if self.out_of_patience else "epochs"
+        history, learned = History.of(self.rows), self.pair.learned
+        return Fit(history, self.best_epoch, stopped, self.seconds, self.compiled, learned)
 
     def identity(self) -> dict[str, Any]:
         """Return what a run that is resumed must have in common with the one that was interrupted."""
@@ -95,24 +102,31 @@ class Training:
         return self.compiled
 
     def run(self, keep: Callable[[], None] | None, bar: Any) -> None:
-        """Run the epochs that are left; `keep` is called before each and at the end. The best weights are put back."""
+        """Run the epochs that are left; `keep` is called before each and at the end. The best weights are put back.
+
+        An interruption (Ctrl-C) ends it, with what the epochs before have brought.
+        """
+        keep = keep or (lambda: None)
         try:
             while True:
-                if keep is not None:  # at the start, too: what an interrupted run left is completed
-                    keep()
+                keep()  # at the start, too: what an interrupted run left is completed
                 if self.done:
                     break
                 self.run_epoch()
                 shown = zip(("ELBO", "validation"), self.rows[-1][1:3], strict=True)
                 bar.set_postfix({k: f"{elbo:.2f}" for k, elbo in shown if not math.isnan(elbo)}, refresh=False)
                 bar.update()
+        except KeyboardInterrupt:
+            self.interrupted = True
+            if not self.in_epoch:  # perhaps while it was written: else what there is, is of the epoch before, and whole
+                keep()
         finally:
             self.pair.restore(self.best)
             self.pair.train(False)
 
     def run_epoch(self) -> None:
         """Go through the data once, then through the validation data, and note how it went."""
-        started, seed = time.monotonic(), self.options.seed
+        started, seed, self.in_epoch = time.monotonic(), self.options.seed, True
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         self._begin_epoch()
         self.steps.new_epoch()
@@ -125,15 +139,25 @@ class Training:
         self.scheduler.step()
         validation_elbo = math.nan
         if self.held_out is not None:
-            with seeded(seed, VALIDATION), torch.no_grad():  # the same noise each time: epochs are compared
+            # The same noise each time: epochs are compared.
+            with self.pair.evaluating(), seeded(seed, VALIDATION), torch.no_grad():
                 batches = self.held_out.batches(VALIDATION_BATCH)
                 validation_elbo = self._mean_elbo(batches, self._evaluate, self.plate_sizes[1])
         self.rows.append((self.epoch + 1, train_elbo, validation_elbo, learning_rate))
-        score = float(self.epoch) if self.held_out is None else validation_elbo
-        self.stale += 1
-        if score > self.best_score:
-            self.best, self.best_epoch, self.best_score, self.stale = self.pair.snapshot(), self.epoch, score, 0
+        self._compare(float(self.epoch) if self.held_out is None else validation_elbo)
         self.seconds += time.monotonic() - started
+        self.in_epoch = False
+
+    def _compare(self, score: float) -> None:
+        """Keep the weights of the epoch that is done, if there are no better ones.
+
+        An epoch in which something else than the bound was raised (a warm-up) is not compared: the latest is kept.
+        """
+        self.stale += 1
+        if is_warming_up(self.objective, self.epoch - 1):
+            score = -math.inf
+        if score > self.best_score or math.isinf(self.best_score):
+            self.best, self.best_epoch, self.best_score, self.stale = self.pair.snapshot(), self.epoch, score, 0
 
     def _step(self, args: Batch) -> Tensor:
         return self.threads.run(partial(self.steps, args), partial(self.steps.trial, args))

@@ -66,7 +66,8 @@ class WarmUp(BetaELBO):
         J_e = sum_x E_Q[log P(x | z)] - beta min(1, e / epochs) KL[Q(z | x) || P(z)],    e = 0, 1, 2, ...
 
     Dimensions of z that the decoder does not use at first are not switched off before it can learn to. `fit` says
-    which epoch it is; in a loop of one's own, call `set_epoch(e)`.
+    which epoch it is, and compares none of the warm-up with others, for the best or by patience: until beta is reached
+    the latest is kept. In a loop of one's own, call `set_epoch(e)`.
 
     Args:
         epochs: after how many of them beta is reached.
@@ -90,6 +91,10 @@ class WarmUp(BetaELBO):
         self.__name__ = f"{type(self).__name__}(epochs={epochs}, beta={self.beta:g})"
         self.epoch = 0
         self._weight.fill_(0.0)
+
+    def is_warming_up(self, epoch: int) -> bool:
+        """Whether beta is not yet reached after so many epochs."""
+        return epoch < self.epochs
 
     def set_epoch(self, epoch: int) -> None:
         """Say how many epochs are done."""

@@ -11,11 +11,14 @@ import pkgutil
 import re
 import shutil
 import sys
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pyro.infer import ELBO
@@ -26,6 +29,7 @@ from ppl_vae.runs import kinds
 from ppl_vae.runs.kinds import KINDS, PARTS, Choice
 from ppl_vae.utils.faults import got
 from ppl_vae.utils.files import written_whole
+from ppl_vae.utils.rng import seeded
 
 ROLES: dict[str, type[Any]] = {"model": Model, "guide": Guide}
 USUAL_OBJECTIVE = "trace_elbo"
@@ -85,6 +89,37 @@ def guide_for(model: str, *, partly_labelled: bool = False) -> str:
     return Path(model).stem if Path(model).stem in names("guide") else str(usual)
 
 
+class Streams:
+    """Random streams by name, all of one seed; a name that is asked for again has another one."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._asked: Counter[str] = Counter()
+
+    def of(self, name: str) -> AbstractContextManager[None]:
+        """Draw from the next stream of a name, within it."""
+        self._asked[name] += 1
+        return seeded(self.seed, zlib.crc32(name.encode()), self._asked[name])
+
+
+class Drawing(functools.partial[Any]):
+    """What makes a part of the shapes that the program gives it; its weights are drawn from a stream of its own."""
+
+    streams: Streams
+    name: str
+
+    def __new__(cls, streams: Streams, name: str, made_by: Any, options: Mapping[str, Any]) -> Self:
+        """Take the place of `functools.partial(made_by, **options)`."""
+        self = super().__new__(cls, made_by, **options)
+        self.streams, self.name = streams, name
+        return self
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Make the part."""
+        with self.streams.of(self.name):
+            return super().__call__(*args, **kwargs)
+
+
 @dataclass(frozen=True)
 class Programs:
     """A model, a guide and their parts that were chosen, by "model", "guide" and kind of part; nothing is made yet."""
@@ -113,17 +148,28 @@ class Programs:
         return names | {"settings": usual | self.used}
 
     def make(self, event_shape: torch.Size) -> tuple[Model, Guide]:
-        """Make both for data of this shape."""
+        """Make both for data of this shape.
+
+        Each part draws its initial weights from a stream of its own, of the random state now and of its name: what two
+        choices have in common starts alike.
+        """
+        streams = Streams(int(torch.randint(2**31, ())))
         parts: dict[str, dict[str, Any]] = {role: {} for role in ROLES}
         for part, (_, cls, options) in self.chosen.items():
             if part in ROLES:
                 continue
-            kind, maker = PARTS[part], functools.partial(cls, **options)
+            kind = PARTS[part]
             kinds.check_options(cls, options, part, kind.shapes)
-            parts[kind.whose][part] = maker if kind.shapes else kinds.make(cls, options, part)
+            if kind.shapes:
+                parts[kind.whose][part] = Drawing(streams, part, cls, options)
+                continue
+            with streams.of(part):
+                parts[kind.whose][part] = kinds.make(cls, options, part)
         (_, model, options), (_, guide, guide_options) = (self.chosen[role] for role in ROLES)
-        made = kinds.make(model, options, "model", event_shape, **parts["model"])
-        return made, kinds.make(guide, guide_options, "guide", made, **parts["guide"])
+        with streams.of("model"):
+            made = kinds.make(model, options, "model", event_shape, **parts["model"])
+        with streams.of("guide"):
+            return made, kinds.make(guide, guide_options, "guide", made, **parts["guide"])
 
 
 def choose(

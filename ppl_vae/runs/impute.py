@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import plots
-from ppl_vae.data.checks import find_holes
+from ppl_vae.data.holes import find_holes
 from ppl_vae.data.own_files import read
 from ppl_vae.data.splits import Split, evenly
 from ppl_vae.data.unobserved import note_unobserved

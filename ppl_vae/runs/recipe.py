@@ -24,26 +24,35 @@ FOR_SPEED = ("compile", "threads")  # of fit: the same weights, sooner
 SAME_PROGRAMS = {
     "4b328fbdbe69": "3aedb651f266",  # models/cvae.py
     "3462b8268cd1": "3aedb651f266",  # models/cvae.py
-    "da0a47ca61b4": "53fdd2aaa749",  # models/discrete.py
-    "d289d077d7ed": "becd52bc9a68",  # models/hierarchical.py
-    "98a9adb17ab7": "becd52bc9a68",  # models/hierarchical.py
+    "da0a47ca61b4": "12bb9aa02426",  # models/discrete.py
+    "53fdd2aaa749": "12bb9aa02426",  # models/discrete.py
+    "d289d077d7ed": "96482db61e1c",  # models/hierarchical.py
+    "98a9adb17ab7": "96482db61e1c",  # models/hierarchical.py
+    "becd52bc9a68": "96482db61e1c",  # models/hierarchical.py
     "014f6cf53070": "b2cd4b512195",  # models/image_completion.py
     "d1d7fd7e3302": "b2cd4b512195",  # models/image_completion.py
     "be0ce7084369": "c102dac33cd0",  # models/next_digit.py
     "e9ba7febf116": "c102dac33cd0",  # models/next_digit.py
     "fea638d018cb": "5044100e0713",  # models/regressor.py
     "38c69cb5e675": "5044100e0713",  # models/regressor.py
-    "7c9028394f3f": "774ed92dc478",  # models/vae.py
+    "7c9028394f3f": "6a4367add1c9",  # models/vae.py
+    "774ed92dc478": "6a4367add1c9",  # models/vae.py
     "bf2b9842aa52": "d64706d389df",  # guides/conditional.py
-    "fc10d44d02f6": "658b03c62ea3",  # guides/discrete.py
-    "9ba4493c11d8": "658b03c62ea3",  # guides/discrete.py
-    "21e72d2462b1": "b2772efa27f6",  # guides/hierarchical.py
+    "fc10d44d02f6": "2a15b94654cb",  # guides/discrete.py
+    "9ba4493c11d8": "2a15b94654cb",  # guides/discrete.py
+    "658b03c62ea3": "2a15b94654cb",  # guides/discrete.py
+    "249a1b25e26c": "773d3bd6889e",  # guides/flow.py
+    "04b205c6a990": "a72c5f1aabb4",  # guides/full_covariance.py
+    "21e72d2462b1": "b8e85cad8839",  # guides/hierarchical.py
+    "b2772efa27f6": "b8e85cad8839",  # guides/hierarchical.py
     "f0b9516ad68b": "ce5091299d26",  # guides/linear_gaussian.py
-    "cee63f7c3b75": "db646cfba60b",  # guides/mean_field.py
+    "cee63f7c3b75": "ff9a54aae3c5",  # guides/mean_field.py
+    "db646cfba60b": "ff9a54aae3c5",  # guides/mean_field.py
     "c34f7b79a973": "7a6ac65cf732",  # guides/no_latents.py
     "8655c99508dd": "536144cb8121",  # guides/quantile_map.py
-    "071fb9a3aaa4": "d4ae55aab4f5",  # guides/semi_supervised.py
-    "b1ceaa6fcb61": "d4ae55aab4f5",  # guides/semi_supervised.py
+    "071fb9a3aaa4": "c8a9b2cbdd86",  # guides/semi_supervised.py
+    "b1ceaa6fcb61": "c8a9b2cbdd86",  # guides/semi_supervised.py
+    "d4ae55aab4f5": "c8a9b2cbdd86",  # guides/semi_supervised.py
 }
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ppl_vae import data as datasets
 from ppl_vae.base import Guide, Model
 from ppl_vae.data.as_source import as_source
@@ -19,6 +22,7 @@ from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import History
 from ppl_vae.runs.recipe import Recipe
 from ppl_vae.traces.pair import Pair
+from ppl_vae.traces.run import get_traces
 from ppl_vae.utils.report import Report, Reported
 from ppl_vae.utils.rng import seeded
 
@@ -125,9 +129,10 @@ def load(path: Run | str | os.PathLike[str]) -> Run:
     weights = {role: folder.read_weights(role) for role in ("model", "guide")}
     with seeded(0):
         model, guide = recipe.make(folder.path)
+    learned = _learned(weights, model, guide)
     for role, module in (("model", model), ("guide", guide)):
         try:
-            module.load_state_dict(weights[role])
+            module.load_state_dict({k: v for k, v in weights[role].items() if f"{role}.{k}" not in learned})
         except RuntimeError as problem:
             raise InputError(
                 f"Expected weights in {folder.path} that fit the {role}; got others "
@@ -153,3 +158,20 @@ def check_same(data: datasets.Data, config: Mapping[str, Any], path: Path) -> No
             f"what may have been training data. Put the old file back, or train again. For log P(x) of other data, "
             f"on purpose, call ppl_vae.estimate_evidence(run.model, run.guide, x)."
         )
+
+
+def _learned(weights: dict[str, dict[str, Tensor]], model: Model, guide: Guide) -> set[str]:
+    """Put the weights that are of no module, but are asked for by `pyro.param`, where the programs find them."""
+    modules = {"model": model, "guide": guide}
+    others = {
+        f"{role}.{k}": v for role, m in modules.items() for k, v in weights[role].items() if k not in m.state_dict()
+    }
+    if not others:
+        return set()
+    pair = Pair(model, guide, fresh=True)
+    with pair.running(), pair.evaluating(), seeded(0), torch.no_grad():
+        pair.see(get_traces(pair, model.example()))
+        pair.keep()
+    found = {name: value for name, value in others.items() if name in pair.tensors()}
+    pair.restore(found)
+    return set(found)

@@ -91,6 +91,7 @@ def train(
     Raises:
         InputError: a name, an option, a file or data that cannot be used; a folder with another run in it.
         NonFiniteLossError: the loss became NaN or infinite.
+        KeyboardInterrupt: after Ctrl-C; the folder is that of a run so far.
     """
     positive_int("num_samples", num_samples)
     asked = _sorted_out(_with_mask_read(settings or {}))
@@ -171,7 +172,7 @@ def _refuse_both(path: Path, seeds: int | None) -> None:
 
 def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, progress: bool | None) -> None:
     """Fit a run that is made but not yet trained, and write its folder."""
-    recipe, folder, pair = run.recipe, RunFolder(run.path), Pair(run.model, run.guide)
+    recipe, folder, pair = run.recipe, RunFolder(run.path), Pair(run.model, run.guide, fresh=True)
     if (folder / "run.json").exists():  # it goes on with the same data
         check_same(run.data(), folder.read_json(), run.path)
     run.config["fingerprints"] = run.data().fingerprints()
@@ -207,9 +208,12 @@ def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, pro
         "seconds": round(fitted.seconds, 1),
         "compiled": fitted.compiled,
     }
-    if run.guide.classifies and run.data().test.y is not None:
+    interrupted = fitted.stopped == "interrupted"
+    if run.guide.classifies and run.data().test.y is not None and not interrupted:
         run.config["result"]["accuracy"] = accuracy(run.guide, run.data().test)
     folder.write_json(run.config)
+    if interrupted:  # the folder is that of a run that can be loaded, and gone on with
+        raise KeyboardInterrupt
     run.model.eval()
     run.guide.eval()
 

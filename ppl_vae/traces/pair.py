@@ -5,38 +5,44 @@ makes both local: modules keep their own (`module_local_params`), and what goes 
 that put it there, so that no pair sees the state of another one or of an earlier run.
 """
 
-import functools
-import inspect
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
+from itertools import chain
 from typing import Any, cast
 
 import pyro
 import torch
 from pyro.nn.module import _Context
 from pyro.params.param_store import StateDict as Store
+from pyro.params.param_store import user_param_name
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from ppl_vae.errors import InputError
+from ppl_vae.traces.parameters import Parameters, empty_store, keep, kept_store, values_of
+from ppl_vae.traces.programs import Program, call_signature, check_program, core, program_name
 from ppl_vae.utils.faults import told
+from ppl_vae.utils.modules import Buffers, Modes, noticing, reachable
 from ppl_vae.utils.rng import seeded
 
-Program = Callable[..., Any]
+__all__ = ["Pair", "Program", "call_signature", "places", "program_name", "unchanged"]
 
-# What programs keep in Pyro's parameter store: the object they belong to -> their function's name -> store.
-_STORES: weakref.WeakKeyDictionary[Any, dict[str, Store]] = weakref.WeakKeyDictionary()
+_RUNNING: "list[Pair]" = []  # one inside the other
 
 
 class Pair:
     """A model and, where there is one, its guide: how to run them, and all their parameters.
 
     Args:
-        model: a Pyro program P(x, z): a module, or a plain function or method.
+        model: a Pyro program P(x, z): a module, a function, a method, or any object that is called.
         guide: a Pyro program Q(z | x) with the same latent sites.
         fresh: start with an empty parameter store. Otherwise the programs find what was kept with them (`keep`), or,
             if nothing was, a copy of Pyro's global store, as Pyro's own SVI has trained it.
+
+    Raises:
+        InputError: a class, or what cannot be called; a guide in the place of the model.
 
     >>> from ppl_vae.models import VAE
     >>> from ppl_vae.guides import MeanField
@@ -46,27 +52,43 @@ class Pair:
     """
 
     def __init__(self, model: Program, guide: Program | None = None, *, fresh: bool = False) -> None:
-        self.model, self.guide = model, guide
+        self.model, self.guide, self.fresh = model, guide, fresh
         self.programs: dict[str, Program] = {"model": model} | ({} if guide is None else {"guide": guide})
-        owners = {role: _unwrapped(program)[0] for role, program in self.programs.items()}
+        for role, program in self.programs.items():
+            check_program(role, program)
+        owners = {role: core(program).owner for role, program in self.programs.items()}
+        if guide is not None and any(getattr(owner, "role", role) != role for role, owner in owners.items()):
+            raise InputError(
+                f"Expected the model first, then the guide; got {program_name(model)} and {program_name(guide)}. Swap "
+                f"them."
+            )
         self.modules = {role: owner for role, owner in owners.items() if isinstance(owner, nn.Module)}
-        self._store = _empty_store() if fresh else self._kept_store()
+        self._touched: list[nn.Module] = []  # others, in the order of their first call in an evaluation
         self._seen: dict[str, Tensor] = {}
+        self._outside = values_of(pyro.get_param_store().get_state()) if fresh else {}
 
-    def _kept_store(self) -> Store:
-        kept = [_STORES.get(owner, {}).get(name) for owner, name in map(_unwrapped, self.programs.values())]
-        if not any(kept):  # never fitted here: perhaps by Pyro's own SVI
-            return pyro.get_param_store().get_state()
-        store = _empty_store()
-        for other in filter(None, kept):
-            store["params"].update(other["params"])
-            store["constraints"].update(other["constraints"])
-        return store
+    @classmethod
+    def is_running(cls) -> bool:
+        """Return whether a pair is being run: then it has brought the parameters."""
+        return bool(_RUNNING)
+
+    @cached_property
+    def _found(self) -> tuple[Store, bool]:
+        return (empty_store(), True) if self.fresh else kept_store(list(self.programs.values()))
+
+    @property
+    def _store(self) -> Store:
+        return self._found[0]
+
+    @property
+    def learned(self) -> Parameters:
+        """What `pyro.param` gives in these programs."""
+        return Parameters(self._store)
 
     def keep(self) -> None:
-        """Keep this pair's parameter store with its programs, for those who run them later."""
-        for owner, name in map(_unwrapped, self.programs.values()):
-            _STORES.setdefault(owner, {})[name] = self._store
+        """Keep this pair's parameter store with its programs, for those who run them later; while it is running."""
+        start = values_of(pyro.get_param_store().get_state())
+        keep(list(self.programs.values()), self._store, self._outside, start)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -77,23 +99,59 @@ class Pair:
     @contextmanager
     def own_store(self) -> Iterator[None]:
         """Within it, both programs find their own parameters only."""
-        store = pyro.get_param_store()
-        with pyro.settings.context(module_local_params=True), store.scope(self._store):
-            try:
-                yield
-            finally:  # Pyro's scope forgets what it holds when an exception passes
-                self._store.update(store.get_state())
+        store, before = pyro.get_param_store(), set(self._store["params"])
+        _RUNNING.append(self)
+        try:
+            with pyro.settings.context(module_local_params=True), store.scope(self._store):
+                try:
+                    yield
+                finally:  # Pyro's scope forgets what it holds when an exception passes
+                    self._store.update(store.get_state())
+        finally:
+            _RUNNING.pop()
+        if not self._found[1]:
+            self._say_unfitted([n for n in self._store["params"] if n not in before and user_param_name(n) == n])
+
+    def _say_unfitted(self, names: list[str]) -> None:
+        if names and len(self.modules) < len(self.programs):  # a module that was not fitted is nobody's mistake
+            warnings.warn(
+                f"{' and '.join(map(program_name, self.programs.values()))} took the start values of "
+                f"{', '.join(names)}, as no fit of just these programs is known. Pass what was given to fit (a lambda "
+                f"made anew is another program), or work inside `with fitted.parameters():`.",
+                stacklevel=4,
+            )
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Within it, modules are in evaluation mode; each gets its own mode back at the end."""
-        modes = {child: child.training for module in self.all_modules() for child in module.modules()}
-        self.train(False)
+        """Within it, every module that is run is in evaluation mode; modes and buffers are as they were at the end."""
+        modes, buffers = Modes(), Buffers()
+
+        def met(module: nn.Module) -> None:
+            buffers.add(module)
+            modes.evaluate(module)
+
+        def called(module: nn.Module) -> None:
+            met(module)
+            self._touch(module)
+
+        for module in self.all_modules():
+            met(module)
         try:
-            yield
+            with noticing(called):
+                yield
         finally:
-            for child, mode in modes.items():
-                child.training = mode
+            modes.put_back()
+            buffers.put_back()
+
+    def _touch(self, module: nn.Module) -> None:
+        """Note a module that is no part of those known."""
+        if module not in self._covered:
+            self._touched.append(module)
+            self._covered |= set(module.modules())
+
+    @cached_property
+    def _covered(self) -> set[nn.Module]:
+        return {child for module in self.modules.values() for child in module.modules()}
 
     def see(self, traces: Iterable[Trace]) -> None:
         """Take note of the parameters that only a run shows: those of plain functions."""
@@ -108,6 +166,11 @@ class Pair:
         found: list[Tensor] = [p for module in self.modules.values() for p in module.parameters()]
         return list({id(p): p for p in (*found, *self._seen.values()) if p.requires_grad}.values())
 
+    def untrained(self) -> list[nn.Module]:
+        """Return the modules that are called, of whose parameters some would be trained, but are not known to Pyro."""
+        known = {id(p) for p in self.parameters()}
+        return [m for m in self._touched if any(p.requires_grad and id(p) not in known for p in m.parameters())]
+
     def tensors(self) -> dict[str, Tensor]:
         """Return all parameters and buffers as they are (not copied), each once, named by role."""
         states = {
@@ -115,6 +178,10 @@ class Pair:
             for role, module in self.modules.items()
             for name, value in module.state_dict(keep_vars=True).items()
         }
+        for i, module in enumerate(self._touched):
+            own = {id(p) for p in module.parameters()}
+            state = module.state_dict(keep_vars=True).items()
+            states |= {f"modules.{i}.{name}": value for name, value in state if id(value) not in own}
         once: dict[int, tuple[str, Tensor]] = {}
         for name, value in (states | self._seen).items():
             once.setdefault(id(value), (name, value))
@@ -137,19 +204,15 @@ class Pair:
             module.train(mode)
 
     def all_modules(self) -> list[nn.Module]:
-        """Return the modules that the programs are, or that plain functions refer to."""
-        found = list(self.modules.values())
-        for owner, _ in map(_unwrapped, self.programs.values()):
-            if inspect.isfunction(owner):
-                named = inspect.getclosurevars(owner)
-                referred = (*named.nonlocals.values(), *named.globals.values())
-                found += [value for value in referred if isinstance(value, nn.Module)]
-        return found
+        """Return the modules that the programs are, that plain functions refer to, or that a run has touched."""
+        referred = (m for program in self.programs.values() for m in reachable(core(program)))
+        return list(dict.fromkeys((*self.modules.values(), *referred, *self._touched)))
 
     @property
     def device(self) -> torch.device:
         """Where the parameters live (the CPU if there are none)."""
-        return next((value.device for value in self.tensors().values()), torch.device("cpu"))
+        held = (chain(module.parameters(), module.buffers()) for module in self.modules.values())
+        return next((value.device for value in chain(*held, self._seen.values())), torch.device("cpu"))
 
     def to_device(self, batch: Iterable[Tensor]) -> tuple[Tensor, ...]:
         """Return the tensors of a batch where the parameters live."""
@@ -160,21 +223,7 @@ class Pair:
         """Whether labels go to the programs after x: y is the model's second positional argument, no part of x."""
         parameters = call_signature(self.model).parameters.values()
         positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        return positional[1:2] == ["y"] and not getattr(_unwrapped(self.model)[0], "y_from_x", False)
-
-
-def call_signature(program: Program) -> inspect.Signature:
-    """Return what a program is called with: the arguments of `forward`, if it is a module."""
-    owner, name = _unwrapped(program)
-    if isinstance(owner, nn.Module) and name == "forward":
-        return inspect.signature(owner.forward)
-    return inspect.signature(getattr(owner, name, owner))
-
-
-def program_name(program: Program) -> str:
-    """Return what to call a program in a message."""
-    owner, name = _unwrapped(program)
-    return str(getattr(owner, "__qualname__", f"{type(owner).__name__}.{name}".removesuffix(".forward")))
+        return positional[1:2] == ["y"] and not getattr(core(self.model).owner, "y_from_x", False)
 
 
 def check_observes(model: str, sites: Mapping[str, Any]) -> None:
@@ -186,52 +235,55 @@ def check_observes(model: str, sites: Mapping[str, Any]) -> None:
         )
 
 
-def _unwrapped(program: Program) -> tuple[Any, str]:
-    """Return the object that a program, under Pyro's handlers and `partial`, belongs to, and its function's name."""
-    while isinstance(program, functools.partial):
-        program = next((a for a in reversed(program.args) if callable(a)), program.func)
-    if isinstance(program, nn.Module):
-        return program, "forward"
-    if hasattr(program, "__self__") and not inspect.isbuiltin(program):
-        return program.__self__, program.__name__
-    try:
-        hash(program), weakref.ref(program)
-    except TypeError:
-        raise InputError(
-            f"Expected a program that is a module, a function or a method; got an object of {type(program).__name__} "
-            f"that cannot be hashed. Pass its method instead."
-        ) from None
-    return program, ""
-
-
-def _empty_store() -> Store:
-    return {"params": {}, "constraints": {}}
-
-
 class _LocalState:
     """Pyro (1.9) gives no local state to a PyroModule that was made while the setting was off: it is made on demand."""
 
     def __get__(self, context: Any, owner: type[Any] | None = None) -> Any:
-        return _empty_store() if context is None else vars(context).setdefault("param_state", _empty_store())
+        return empty_store() if context is None else vars(context).setdefault("param_state", empty_store())
+
+
+def _share_the_pairs_store(context: Any) -> None:
+    """Let PyroModules find `pyro.param` in the store of the pair that is run, as in Pyro's usual mode.
+
+    Their own parameters stay theirs: only the store that Pyro opens for each module is left out.
+    """
+    enter, leave = context.__enter__, context.__exit__
+
+    def __enter__(self: Any) -> None:  # noqa: N807 (Pyro's methods)
+        if Pair.is_running():
+            self.active += 1
+            self.used = True
+        else:
+            enter(self)
+
+    def __exit__(self: Any, *problem: Any) -> None:  # noqa: N807
+        if not Pair.is_running() or "_param_ctx" in vars(self):
+            leave(self, *problem)
+            return
+        self.active -= 1
+        if not self.active:
+            self.cache.clear()
+
+    context.__enter__, context.__exit__ = __enter__, __exit__
 
 
 if not hasattr(_Context, "param_state"):
     _Context.param_state = cast(Any, _LocalState())
+    _share_the_pairs_store(_Context)
 
 
 @contextmanager
 def unchanged(pair: Pair, parameters: list[Tensor], seed: int = 0) -> Iterator[None]:
     """Within it, steps can be tried, from one seed: parameters, buffers, gradients, random states come back."""
-    before, gradients = pair.snapshot(), [p.grad for p in parameters]
-    buffers = [(b, b._version, b.detach().clone()) for module in pair.all_modules() for b in module.buffers()]
+    before, gradients, buffers = pair.snapshot(), [p.grad for p in parameters], Buffers()
+    for module in pair.all_modules():
+        buffers.add(module)
     try:
-        with seeded(seed), torch.enable_grad(), pyro.validation_enabled(False):
+        with seeded(seed), torch.enable_grad(), pyro.validation_enabled(False), noticing(buffers.add):
             yield
     finally:
         pair.restore(before)
-        for buffer, version, value in buffers:  # a snapshot has no buffers that are not saved
-            if buffer._version != version:  # one that is expanded could not be written to
-                buffer.copy_(value)
+        buffers.put_back()  # a snapshot has no buffers that are not saved
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
 

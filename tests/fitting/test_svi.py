@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
 
 import numpy as np
 import pyro
@@ -17,8 +18,9 @@ from pyro import infer, poutine
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from ppl_vae import InputError, NonFiniteLossError, estimate_evidence, fit
+from ppl_vae import InputError, NonFiniteLossError, estimate_evidence, fit, objectives
 from ppl_vae.fitting.checkpoint import RunFolder
+from ppl_vae.fitting.history import History
 from ppl_vae.fitting.options import FitOptions
 from ppl_vae.traces.pair import Pair
 
@@ -217,9 +219,15 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_same(digits, tmp_path, monke
     real = svi.as_source
     source = interrupted(digits.train, at)
     monkeypatch.setattr(svi, "as_source", lambda d, p: source if d is digits.train else real(d, p))
-    with pytest.raises(KeyboardInterrupt):
-        fit(*pair, digits.train, out=tmp_path / "part", resume=True, **options)
+    part = fit(*pair, digits.train, out=tmp_path / "part", resume=True, **options)
     monkeypatch.setattr(svi, "as_source", real)
+    assert part.stopped == "interrupted"
+    assert len(part.history.epoch) == (at - 1) // 5  # of the epochs that were done
+    assert not any(m.training for m in module.modules())
+    left = torch.load(tmp_path / "part" / "last.pt", weights_only=True)
+    assert (len(left["rows"]), left["best_epoch"]) == (len(part.history.epoch), part.best_epoch)
+    for name, value in left["best"].items():
+        assert torch.equal(value, Pair(*pair).tensors()[name]), name
     torch.rand(7)
     module, pair = fresh()
     resumed = fit(*pair, digits.train, out=tmp_path / "part", resume=True, **options)
@@ -341,6 +349,10 @@ def test_nothing_to_fit():
         fit(model, guide, torch.randn(5))
 
 
+class Killed(BaseException):
+    """Nothing after it is done: no handler of an interruption, either."""
+
+
 def test_what_a_killed_run_left_incomplete_is_made_anew(small_pair, digits, tmp_path, monkeypatch):
     """The last thing before the kill was last.pt of the last epoch."""
     model, guide = small_pair
@@ -354,10 +366,10 @@ def test_what_a_killed_run_left_incomplete_is_made_anew(small_pair, digits, tmp_
         real(self, name, content)
         count.append(name)
         if count.count("last.pt") == 4:  # the start, and three epochs
-            raise KeyboardInterrupt
+            raise Killed
 
     monkeypatch.setattr(RunFolder, "write", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         fit(model, guide, digits.train, out=tmp_path / "part", **options)
     monkeypatch.setattr(RunFolder, "write", real)
     fit(model, guide, digits.train, out=tmp_path / "part", resume=True, **options)
@@ -574,3 +586,78 @@ def test_every_option_of_a_fit_is_one_of_fit_with_the_same_default():
     assert all(of_fit[name].default == default for name, default in declared.items() if name != "objective")
     text = inspect.getdoc(fit)
     assert all(f"\n    {name}: " in text for name in declared)
+
+
+def test_an_interruption_while_the_folder_is_written_leaves_it_whole(small_pair, digits, tmp_path, monkeypatch):
+    model, guide = small_pair
+    real, count = RunFolder.write, []
+
+    def interrupted(self, name, content):
+        count.append(name)
+        real(self, name, content)
+        if len(count) == 6:  # last.pt and two more of the start, then of the first epoch
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "write", interrupted)
+    fitted = fit(model, guide, digits.validation, epochs=3, out=tmp_path)
+    assert (fitted.stopped, len(fitted.history.epoch)) == ("interrupted", 1)
+    np.testing.assert_array_equal(RunFolder(tmp_path).read_history().train_elbo, fitted.history.train_elbo)
+
+
+def test_a_fit_reads_well(small_pair, digits):
+    fitted = fit(*small_pair, digits.train, validation=digits.validation, epochs=3)
+    text, best = repr(fitted), fitted.history.validation_elbo[fitted.best_epoch - 1]
+    assert re.match(rf"Fit: 3 epochs in \d+\.\d s.*the weights of epoch {fitted.best_epoch} are kept", text)
+    assert f"{best:.3f}" in text
+    assert f"{fitted.history.train_elbo[-1]:.3f}" in fitted._repr_html_()
+    assert "Interrupted" in repr(replace(fitted, stopped="interrupted"))
+    nothing = replace(fitted, history=History.of([]), best_epoch=0, stopped="interrupted")
+    assert repr(nothing).startswith("Fit: 0 epochs")
+
+
+@pytest.mark.parametrize(("warm_up", "patience"), [(4, None), (4, 1)])
+def test_a_warm_up_is_not_compared(small_pair, digits, warm_up, patience):
+    """Epochs in which the divergence counts less have an ELBO of their own, often the best and worth nothing."""
+    options = dict(validation=digits.validation, epochs=9, patience=patience, learning_rate=3e-3)
+    fitted = fit(*small_pair, digits.train, objective=objectives.WarmUp(epochs=warm_up), **options)
+    compared = fitted.history.validation_elbo[warm_up:]
+    assert fitted.best_epoch == warm_up + 1 + int(compared.argmax())
+    assert len(fitted.history.epoch) > warm_up
+
+
+def test_a_warm_up_that_the_fit_does_not_outlive(small_pair, digits):
+    with pytest.warns(UserWarning, match="WarmUp ends after 30 epochs, of 2"):
+        fitted = fit(
+            *small_pair, digits.train, validation=digits.validation, epochs=2, objective=objectives.WarmUp(epochs=30)
+        )
+    assert fitted.best_epoch == 2
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["local", "global"])
+@pytest.mark.parametrize("batch_size", [20, 60, 100])
+def test_the_elbo_is_per_datum_where_a_plate_stands_for_all_data(outside, batch_size):
+    """A mean with a prior, or with none, and a plate of 100 data that is given a batch; Q is exact: the ELBO is too."""
+    torch.manual_seed(0)
+    x, n = torch.randn(100) + 1, 100
+
+    def model(x):
+        mu = pyro.sample("mu", dist.Normal(0.0, 2.0)) if outside else torch.tensor(1.0)
+        with pyro.plate("data", n, subsample=x):
+            pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+
+    variance = 1 / (n + 0.25)
+
+    def guide(x):
+        shift = pyro.param("shift", torch.tensor(0.0))
+        if outside:
+            pyro.sample("mu", dist.Normal(variance * x_sum + shift, variance**0.5))
+
+    x_sum = x.sum()
+    covariance = torch.eye(n) + (4.0 if outside else 0.0) * torch.ones(n, n)
+    mean = torch.full((n,), 0.0 if outside else 1.0)
+    exact = float(dist.MultivariateNormal(mean, covariance).log_prob(x)) / n
+    options = dict(epochs=1, batch_size=batch_size, learning_rate=1e-12)
+    fitted = fit(model, guide, x, validation=x, **options)
+    # The batches are parts of one sum: each by itself is scaled up, their mean is of all data.
+    assert fitted.history.train_elbo[0] == pytest.approx(exact, abs=0.05)
+    assert fitted.history.validation_elbo[0] == pytest.approx(exact, abs=0.05)

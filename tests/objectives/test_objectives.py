@@ -455,11 +455,11 @@ def test_what_cannot_be_trained_is_refused_in_words(small_pair, digits):
     dropping = MeanField(model, encoder=lambda a, b: nn.Sequential(nn.Dropout(0.5), linear(a, b)))
     with pytest.raises(InputError, match="dropout"):
         fit(model, dropping, x, objective=DoublyReparameterized(), epochs=1)
-    hidden = {"network": nn.Linear(1, 1)}
+    hidden = {"slope": torch.ones((), requires_grad=True)}  # of no module
 
     def secretive(x):
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(hidden["network"](x[:, None])[:, 0], 1.0))
+            pyro.sample("z", dist.Normal(hidden["slope"] * x, 1.0))
 
     with Pair(mean_model, secretive, fresh=True).running(), pytest.raises(InputError, match=r"those of a module.*'z'"):
         StickingTheLanding().loss(mean_model, secretive, data)

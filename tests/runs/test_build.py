@@ -172,3 +172,25 @@ def test_missing_files(tmp_path):
         build(str(tmp_path / "none.py"), event_shape=SHAPE)
     with pytest.raises(InputError, match="no such file"):
         build("models/none", event_shape=SHAPE)
+
+
+@pytest.mark.parametrize("other", [{"prior": "mixture"}, {"likelihood": "gaussian"}, {"guide": "full_covariance"}])
+def test_what_two_choices_share_starts_alike(other):
+    """Of one seed: another prior, likelihood or guide leaves the initial weights of all other parts as they are."""
+    made = []
+    for choice in ({}, other):
+        with seeded(5):
+            made.append(programs.choose("vae", **choice).make(SHAPE))
+    (model, guide), (other_model, other_guide) = made
+    first = [dict(program.named_parameters()) for program in (model.decoder, guide.encoder)]
+    second = [dict(program.named_parameters()) for program in (other_model.decoder, other_guide.encoder)]
+    shared = [(a[k], b[k]) for a, b in zip(first, second, strict=True) for k in a if a[k].shape == b[k].shape]
+    assert len(shared) > 9  # all, but for the last layer of one that gives other numbers
+    assert all(torch.equal(a, b) for a, b in shared)
+    assert not torch.equal(model.decoder.layers[2].weight, guide.encoder.layers[2].weight)
+
+
+def test_networks_of_one_part_start_apart():
+    """Both networks of two layers are made by `decoder`."""
+    model, _ = programs.choose("hierarchical", settings={"decoder.hidden": 16}).make(SHAPE)
+    assert not torch.equal(model.between.layers[0].weight[:, :8], model.decoder.layers[0].weight[:, :8])
