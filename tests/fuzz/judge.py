@@ -5,10 +5,10 @@ other exception). A datum is believed where the verdict says so and `doubts()` d
 
 What is wrong. An average of K weights with mean P(x) is off by so much at most: too high by Student's t, too low by
 Bernstein's inequality with the larger of its own variance and the mean over data (as in `tests/bounds.py`), each datum
-at `FALSE_ALARM`. Where weights have heavy tails neither holds. So a datum outside of that is simulated from the
-described guide in NumPy, `REPLICATES` times with K draws each, unless the guide is a point or lies on another support than the
-prior. An estimate within the range of those is one that honest importance sampling gives, and no draw could have told
-that it is off: `unlucky`, counted but no fault. By exchangeability an honest estimate is outside of it in 2 of
+at at `FALSE_ALARM`. Where weights have heavy tails neither holds. So a datum outside of that is simulated from the
+described guide in NumPy, `REPLICATES` times with K draws each, unless the guide is a point or lies on another support
+than the prior. An estimate within the range of those is one that honest importance sampling gives, and no draw could
+have told that it is off: `unlucky`, counted but no fault. By exchangeability an honest estimate is outside in 2 of
 `REPLICATES` + 1 cases at most, and that only where the first bound failed, too.
 """
 
