@@ -21,6 +21,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--pairs", type=int, default=500, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="of the first; the others follow")
+    parser.add_argument("--pair", type=int, help="this pair only, by its number")
     parser.add_argument("--show", type=int, default=3, help="how many failures to print as programs")
     parser.add_argument("--only", default="", help="only pairs with this production, in part")
     parser.add_argument("--brief", action="store_true", help="a line for each failure")
@@ -29,7 +30,8 @@ def main():
     started, first = time.monotonic(), options.seed * 1_000_000
     by_production, by_method = defaultdict(Counter), defaultdict(Counter)
     sentences, failures, errors, unlucky = defaultdict(list), [], Counter(), []
-    for seed in range(first, first + options.pairs):
+    numbers = range(first, first + options.pairs) if options.pair is None else [options.pair]
+    for seed in numbers:
         pair = described(seed)
         if options.only and not any(options.only in p for p in pair.productions):
             continue

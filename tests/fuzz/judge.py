@@ -5,10 +5,10 @@ other exception). A datum is believed where the verdict says so and `doubts()` d
 
 What is wrong. An average of K weights with mean P(x) is off by so much at most: too high by Student's t, too low by
 Bernstein's inequality with the larger of its own variance and the mean over data (as in `tests/bounds.py`), each datum
-at `FALSE_ALARM`. Where weights have heavy tails neither holds. So a datum outside of that is simulated from the
-described guide in NumPy, `REPLICATES` times with K draws each, unless the guide is a point or lies on another support than the
-prior. An estimate within the range of those is one that honest importance sampling gives, and no draw could have told
-that it is off: `unlucky`, counted but no fault. By exchangeability an honest estimate is outside of it in 2 of
+at at `FALSE_ALARM`. Where weights have heavy tails neither holds. So a datum outside of that is simulated from the
+described guide in NumPy, `REPLICATES` times with K draws each, unless the guide is a point or lies on another support
+than the prior. An estimate within the range of those is one that honest importance sampling gives, and no draw could
+have told that it is off: `unlucky`, counted but no fault. By exchangeability an honest estimate is outside in 2 of
 `REPLICATES` + 1 cases at most, and that only where the first bound failed, too.
 """
 
@@ -232,7 +232,9 @@ def simulated_weights(pair, datum, replicates, draws, *, prior=False, latent_onl
     """Draw log-weights [replicates, draws] of a datum from the described guide; None where it has no density."""
     rng = np.random.default_rng([pair.seed, datum])
     count = replicates * draws
-    if latent_only and {s.name for s in pair.model.sites if not s.observed} - {s.name for s in pair.guide}:
+    if latent_only and {s.name for s in pair.model.sites if not s.observed} - {
+        s.how.get("reparam", s.name) for s in pair.guide
+    }:
         return None
     one = {name: np.broadcast_to(v[datum : datum + 1], (count, *v.shape[1:])) for name, v in pair.data.items()}
     model = pair.model
@@ -246,21 +248,33 @@ def simulated_weights(pair, datum, replicates, draws, *, prior=False, latent_onl
     values |= {n: t[datum : datum + 1] if t.ndim == 2 else t[datum : datum + 1, None] for n, t in pair.tables.items()}
     fixed, log_q = {}, np.zeros(count)
     left_out = [s for s in pair.model.sites if not s.observed and not s.enumerated]
-    sites = left_out if prior else [*pair.guide, *(s for s in left_out if s.name not in {g.name for g in pair.guide})]
+    guided = {g.how.get("reparam", g.name) for g in pair.guide}
+    sites = left_out if prior else [*pair.guide, *(s for s in left_out if s.name not in guided)]
     for site in sites:
         family = FAMILIES.get(site.family)
-        if family is None or site.how.get("reparam") or (pair.extras & {"reparam"}):
+        if family is None:
             return None
         args = [np.asarray(eval(a, _functions(), values), dtype=float) for a in site.args]
         shape = (count, model.members) if site.member else (count, 1)
         args = [np.broadcast_to(a, shape) for a in args]
         value = family.draw(rng, *args)
         values[site.name] = value
-        if site.name != "aux":
-            fixed[site.name] = value if site.member else value[:, 0]
-            log_q = log_q + family.log_density(value, *args).sum(1)
+        if site.name == "aux":
+            continue
+        log_q = log_q + family.log_density(value, *args).sum(1)
+        name = site.how.get("reparam", site.name)
+        if name != site.name:
+            value, log_slope = _reparameterized(next(s for s in pair.model.sites if s.name == name), value)
+            log_q = log_q - log_slope[:, 0]
+        fixed[name] = value if site.member else value[:, 0]
     with np.errstate(divide="ignore"):
         return (log_marginal(model, one, fixed) - log_q).reshape(replicates, draws)
+
+
+def _reparameterized(site, base):
+    """The value of a site that is written by what it is made from, and log of its slope there."""
+    loc, scale = (float(a) for a in site.args)
+    return (loc + scale * base, np.log(scale) + 0 * base) if site.family == "Normal" else (np.exp(base), base)
 
 
 def _one(mask, datum):
