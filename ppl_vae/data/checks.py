@@ -13,7 +13,7 @@ from ppl_vae.errors import InputError, ProgramError
 from ppl_vae.missing import all_known, filled
 from ppl_vae.traces.log_weights import check_sites
 from ppl_vae.traces.pair import Pair, check_observes, program_name
-from ppl_vae.traces.plates import Args, samples
+from ppl_vae.traces.plates import Args, is_ambiguous, samples
 from ppl_vae.traces.run import get_traces
 from ppl_vae.utils.faults import got
 
@@ -66,6 +66,9 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
         if whole and len(args[0]) < len(source):
             # A program may only run on all the data: with a plate of fixed size, or parameters for each datum.
             args = first(len(source))
+            traces = _probe(pair, args, proposal)
+        if is_ambiguous(traces, len(args[0])) and len(args[0]) > 2:  # as long as another plate, by chance
+            args = first(len(args[0]) - 1)
             traces = _probe(pair, args, proposal)
         check_supports(pair, traces[0], args, source)
         if holes:

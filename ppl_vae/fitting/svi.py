@@ -22,7 +22,7 @@ from ppl_vae.fitting.history import Fit
 from ppl_vae.fitting.options import ADAM, FitOptions, Schedule
 from ppl_vae.fitting.training import SETUP, VALIDATION_BATCH, Training, is_warming_up
 from ppl_vae.missing import all_known
-from ppl_vae.objectives.checks import check_draws, check_objective, check_plates, warn_of_no_bound
+from ppl_vae.objectives.checks import check_batch_dims, check_draws, check_objective, check_plates, warn_of_no_bound
 from ppl_vae.objectives.pyro_own import check_reported, reporting
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import data_plate
@@ -132,6 +132,7 @@ def fit(
             held_out = None if validation is None else as_source(validation, pair)
             checked = check(pair, source, size=batch_size)
             check_objective(objective, pair, checked.traces, pair.to_device(next(source.batches(batch_size))))
+            check_batch_dims(pair, checked.traces)
             check_draws(checked.traces)
             check_plates(checked.traces, checked.num_run, len(source))
             warn_of_no_bound(objective, checked.traces)

@@ -13,7 +13,7 @@ from ppl_vae.distributions.unwrap import family_of
 from ppl_vae.errors import InputError
 from ppl_vae.objectives.particles import inner_scale, outer_scale
 from ppl_vae.traces.divergence import in_order
-from ppl_vae.traces.pair import Pair
+from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import Args, Structure, check_one_for_each, data_plate, few, outside_of, samples
 from ppl_vae.traces.sites import Kind, Site, Sites, answers, contains, of_kind, unequal_supports, why_no_bound
 
@@ -78,6 +78,23 @@ def check_plates(traces: Sequence[Trace], num_run: int, num_data: int) -> None:
         f"of {num_run} of {num_data} data: it would count once in each. Write `with pyro.plate({name!r}, {num_data}, "
         f"subsample=x):` in both programs, or pass batch_size={num_data}."
     )
+
+
+def check_batch_dims(pair: Pair, traces: Sequence[Trace]) -> None:
+    """Refuse sites with several distributions side by side that stand in no plate, as Pyro's validation does."""
+    for program, trace in zip(pair.programs.values(), traces, strict=False):
+        for name, site in samples(trace).items():
+            fn, in_plates = site["fn"], {f.dim for f in site["cond_indep_stack"] if f.vectorized}
+            value = site["value"].shape[: site["value"].dim() - fn.event_dim]
+            shape = torch.broadcast_shapes(fn.batch_shape, value)
+            free = [size for dim, size in zip(range(-len(shape), 0), shape, strict=True) if dim not in in_plates]
+            if any(size > 1 for size in free):
+                raise InputError(
+                    f"Expected the data in a plate, and the numbers of one datum in one event; got site {name!r} of "
+                    f"{program_name(program)} with {' x '.join(map(str, shape))} distributions and "
+                    f"{len(in_plates) or 'no'} plate. Write `with pyro.plate('data', len(x)):` around what is of one "
+                    f"datum, and .to_event(n) for its n dimensions."
+                )
 
 
 def check_draws(traces: Sequence[Trace]) -> None:

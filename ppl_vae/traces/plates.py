@@ -72,21 +72,32 @@ def data_plate(traces: Iterable[poutine.Trace], num_data: int) -> Frame | None:
     named = frames.get("data")
     if named is not None and not fitting:
         raise InputError(
-            f"Expected the plate 'data' to be over the {num_data} data; got one of size {named.size}. Make it "
-            f'`with pyro.plate("data", len(x)):`, or give another plate another name.'
+            f"Expected the plate 'data' to be as long as its data, {num_data} in a trial; got one of size "
+            f'{named.size}. Make it `with pyro.plate("data", len(x)):`, or give another plate another name.'
         )
     inside = {f.name: sum(_inside(site, f, num_data) for site in everything) for f in fitting}
     most = [f for f in fitting if inside[f.name] == max(inside.values())]
     if len({f.dim for f in most}) > 1 and "data" not in {f.name for f in most}:
         raise AmbiguousPlatesError(
-            f"Expected one plate over the {num_data} data; got {len(most)} of that size: "
-            f"{', '.join(f.name for f in most)}. Name the one over the data 'data'."
+            f"Expected one plate over the data; got {len(most)} of their number: {', '.join(f.name for f in most)}. "
+            f"Name the one over the data 'data'."
         )
     return next((f for f in most if f.name == "data"), next(iter(most), None))
 
 
 class AmbiguousPlatesError(InputError):
     """Several plates may be the one over the data; a run on another number of data may tell them apart."""
+
+
+def is_ambiguous(traces: Iterable[poutine.Trace], num_data: int) -> bool:
+    """Return whether several plates may be the one over the data, as far as a run on so many says."""
+    try:
+        data_plate(traces, num_data)
+    except AmbiguousPlatesError:
+        return True
+    except InputError:
+        pass
+    return False
 
 
 def outside_of(traces: Iterable[poutine.Trace], data: Frame | None, num_data: int) -> dict[str, Site]:
@@ -102,7 +113,7 @@ def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
     outside = outside_of(traces, data, num_data)
     if data is None or outside:
         raise InputError(
-            f"Expected every site to stand inside one plate over the {num_data} data; got "
+            f"Expected every site to stand inside one plate over the data; got "
             f"{few(sorted(outside)) or 'no site at all'} outside of it: with a global site the weights do not factor "
             f'over the data. Put it inside `with pyro.plate("data", len(x)):`, or make it a parameter.'
         )
@@ -134,7 +145,7 @@ def check_one_for_each(traces: Iterable[poutine.Trace], data: Frame, num_data: i
             at = site["value"].dim() + data.dim - site["fn"].event_dim
             if unsized and num_data > 1 and (at < 0 or site["value"].shape[at] != num_data):
                 raise InputError(
-                    f"Expected a value of {name!r} for each of the {num_data} data; got shape "
+                    f"Expected a value of {name!r} for each datum; got one of shape "
                     f"{tuple(site['value'].shape)}: a plate without a size does not expand. Write "
                     f"`with pyro.plate({data.name!r}, len(x)):`."
                 )

@@ -67,7 +67,7 @@ def test_a_plate_without_a_size_makes_no_latent_for_each_datum(run):
         with unsized(x):
             pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
 
-    with pytest.raises(InputError, match=r"a value of 'z' for each of the .* got shape \(\): a plate without a size"):
+    with pytest.raises(InputError, match=r"a value of 'z' for each datum; got one of shape \(\): a plate"):
         run(model, guide, X, **QUIET)
 
 
@@ -86,7 +86,7 @@ def test_a_plate_of_another_size_is_refused(size):
             pyro.sample("w", dist.Normal(0.0, 1.0))
 
     for run in (fit, estimate_evidence):
-        with pytest.raises(InputError, match=f"'data' to be over the .* data; got one of size {size}"):
+        with pytest.raises(InputError, match=f"'data' to be as long as its data, .* got one of size {size}"):
             run(model, guide, X, **QUIET)
 
 
@@ -107,6 +107,40 @@ def test_an_inner_plate_of_as_many_members_as_data():
         x = torch.randn(count, 6)
         exact = torch.distributions.MultivariateNormal(torch.zeros(6), torch.ones(6, 6) + torch.eye(6)).log_prob(x)
         check_evidence(estimate_evidence(model, guide, x, num_samples=2000, **QUIET), exact)
+
+
+def test_two_plates_that_hold_every_site():
+    """Rows and columns in plates of names that say nothing: the one that is as long as the data is theirs."""
+
+    def model(x):
+        with pyro.plate("one", len(x), dim=-2), pyro.plate("other", 6, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 6), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("one", len(x), dim=-2), pyro.plate("other", 6, dim=-1):
+            pyro.sample("z", dist.Normal(x / 2, 0.8))
+
+    for count in (5, 7, 9):  # with 7 a trial on 6 of them cannot tell
+        x = torch.randn(count, 6)
+        exact = dist.Normal(0.0, math.sqrt(2)).log_prob(x).sum(-1)
+        check_evidence(estimate_evidence(model, guide, x, num_samples=3000, **QUIET), exact)
+
+
+def test_data_outside_of_a_plate_are_refused_as_in_pyro():
+    def model(x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(x * pyro.param("a", torch.tensor(0.5)), 1.0))
+
+    for run in (fit, estimate_evidence):
+        with pytest.raises(InputError, match=r"(site 'z' of .*model with 60|x, z outside)"):
+            run(model, guide, X, **QUIET)
+    # So does Pyro.
+    with pyro.get_param_store().scope(), pytest.raises(ValueError, match="invalid log_prob shape"):
+        pyro.infer.Trace_ELBO().loss(model, guide, X)
 
 
 # A latent of all data together.
