@@ -63,7 +63,12 @@ def _evidence(example, proposal="guide"):
 
 def _fit(example):
     options = {"epochs": 12, "batch_size": len(example.data[0]), "learning_rate": 1e-9, **QUICK}
-    history = ppl_vae.fit(example.model, example.guide, example.data, objective=example.objective(), **options).history
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fitted = ppl_vae.fit(example.model, example.guide, example.data, objective=example.objective(), **options)
+    if any("bound" in str(w.message) for w in said):
+        return Found("agrees", f"ELBO {fitted.history.train_elbo.mean():.3f}, said to be no bound")
+    history = fitted.history
     elbo, truth = history.train_elbo, true_log_px(example)
     mean, error = elbo.mean(), elbo.std(ddof=1) / math.sqrt(len(elbo))
     if truth is None or not example.bounded:
