@@ -273,6 +273,11 @@ def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
             f"Expected a guide whose density Q(z | x) is known; got one that draws {few(beside)} beside the latents, "
             f"which it does not integrate out. Use a guide without it."
         )
+    if not model and structure.enumerated:
+        raise InputError(
+            f"Expected a guide that samples latents; got none, as all are summed out: {few(left_out)}. There is no "
+            f"Q(z | x) to look at."
+        )
     if not model or (left_out and not structure.enumerated):
         raise InputError(
             f"Expected a guide that samples the latents; got one without {', '.join(left_out) or 'any'}. "

@@ -140,7 +140,8 @@ class _Trial:
     def check_transform(self, points: dict[str, Site], made_of: dict[str, Site]) -> None:
         """Hold the log_density of points z = T(u) against -log |det dT/du|, on some data, in unconstrained space."""
         with torch.enable_grad():
-            leaves = {n: s["value"].detach().clone().requires_grad_() for n, s in made_of.items()}
+            real = {n: s["value"] for n, s in made_of.items() if s["value"].is_floating_point()}
+            leaves = {name: value.detach().clone().requires_grad_() for name, value in real.items()}
             sites = self.run_guide(leaves)
             made = [_unconstrained(self.model[name], sites[name]["value"], self.structure) for name in points]
             z = torch.cat([numbers for numbers, _ in made], -1)[0, :FEW_DATA]
@@ -238,7 +239,9 @@ def _unconstrained(latent: Site, value: Tensor, structure: Structure) -> tuple[T
 
 def _derivatives(number: Tensor, leaves: dict[str, Tensor], sites: dict[str, Site], structure: Structure) -> Tensor:
     """Return the derivatives of one number of each datum by all auxiliary ones, [n, D]."""
-    found = torch.autograd.grad(number, list(leaves.values()), retain_graph=True, materialize_grads=True)
+    found = [torch.zeros_like(leaf) for leaf in leaves.values()]
+    if number.requires_grad:
+        found = list(torch.autograd.grad(number, list(leaves.values()), retain_graph=True, materialize_grads=True))
     parts = [numbers_by_datum(p, sites[n]["fn"].event_dim, structure) for n, p in zip(leaves, found, strict=True)]
     return torch.cat(parts, -1)[0, :FEW_DATA]
 
