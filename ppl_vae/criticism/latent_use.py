@@ -16,12 +16,13 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.errors import InputError, positive_int
+from ppl_vae.evidence.at_once import plated_or_copied
 from ppl_vae.evidence.prepare import Prepared, prepared
 from ppl_vae.traces.anywhere import check_scored_anywhere
 from ppl_vae.traces.divergence import in_order, kl_by_dimension
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.log_weights import scored_trace
-from ppl_vae.traces.pair import Program
+from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import (
     Args,
     Structure,
@@ -33,7 +34,7 @@ from ppl_vae.traces.plates import (
     to_kn,
     total_log_prob,
 )
-from ppl_vae.traces.run import one_more_plate, plate_of, run_pair
+from ppl_vae.traces.run import copies_of, one_more_plate, parted, plate_of, run_pair
 from ppl_vae.traces.sites import Kind, Site, counted, is_point, of_kind, without_masks
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, number
@@ -168,7 +169,8 @@ class SiteDraws(NamedTuple):
     @classmethod
     def of(cls, kl: Tensor, sites: Iterable[Site], structure: Structure, *, per_dimension: bool) -> "SiteDraws":
         """Return what is kept of K divergences [K, n, units of the KL], and of the values of sites."""
-        units = [numbers_by_datum(site["value"], site["fn"].event_dim, structure) for site in sites]
+        numbers = [numbers_by_datum(site["value"], site["fn"].event_dim, structure) for site in sites]
+        units = [parted(part, len(kl), structure) for part in numbers]
         kl, z, count = kl.double(), torch.cat(units, -1).double(), len(kl)
         return cls(kl.mean(0), kl.sum(-1).var(0) / count, z.mean(0), z.var(0) / count, per_dimension)
 
@@ -222,7 +224,8 @@ def latent_use(
         raise InputError("Expected num_samples of at least 2, so that errors can be stated; got 1. Raise it.")
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
-    with prepared(model, guide, data, proposal="guide", seed=seed) as work:
+    with prepared(model, guide, data, proposal="guide", seed=seed) as ready:
+        work = plated_or_copied(ready, "guide") if not ready.structure.subsampled else ready
         source, structure, rows = work.source, work.structure, work.rows(chunk_size)
         if len(source) < 2:
             raise InputError("Expected at least 2 data, since the latents are held against each other; got 1.")
@@ -231,11 +234,11 @@ def latent_use(
                 f"Expected programs that run on the data they are given; got a plate {structure.plate!r} that takes a "
                 f"random {structure.size} of {len(source)}. Pass it the batch: pyro.plate({structure.plate!r}, len(x))."
             )
-        few = len(source) if work.whole_only else max(1, rows // num_samples)
+        at_once = len(source) if work.whole_only else max(1, rows // num_samples)
         paired = max(2, min(num_samples, NUM_PAIRED // len(source)))
         drawn = []
         with progress_bar(2 * len(source), "latents", "datum", progress) as bar:
-            for batch in source.batches(few):
+            for batch in source.batches(at_once):
                 drawn.append(_draw(work, work.pair.to_device(batch), num_samples, paired))
                 bar.update(len(batch[0]))
             if any(d.hidden for d in drawn):
@@ -259,35 +262,25 @@ def latent_use(
 def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
     """Draw K samples for each datum of a batch, and keep what is needed of them; M = `paired`."""
     pair, structure, n = work.pair, work.structure, len(args[0])
+    if not structure.plated:
+        args = copies_of(args, num_samples)
     with one_more_plate("Let them take any leading batch dimensions."):
-        traces = run_pair(pair.model, pair.guide, args, num_samples=num_samples, structure=structure)
-    sites, scored = samples(traces[0]), scored_trace(*traces, structure)
+        count = num_samples if structure.plated else None
+        traces = run_pair(pair.model, pair.guide, args, num_samples=count, structure=structure)
+    sites, scored, all_data = samples(traces[0]), scored_trace(*traces, structure), len(args[0])
     guided = {name: site for name, site in samples(scored).items() if name in structure.q}
     latent = list(of_kind(sites, Kind.LATENT))
-    check_scored_anywhere(guided, "for I(x; z)", "explain_gap and estimate_evidence need none.")
-    left_out = [name for name in latent if name not in guided]
     model = {name: sites[name] for name in latent if name in guided}
-    beside = [n for n in of_kind(samples(traces[1]), Kind.AUXILIARY, model=sites) if n not in guided]
-    if beside:
-        raise InputError(
-            f"Expected a guide whose density Q(z | x) is known; got one that draws {few(beside)} beside the latents, "
-            f"which it does not integrate out. Use a guide without it."
-        )
-    if not model and structure.enumerated:
-        raise InputError(
-            f"Expected a guide that samples latents; got none, as all are summed out: {few(left_out)}. There is no "
-            f"Q(z | x) to look at."
-        )
-    if not model or (left_out and not structure.enumerated):
-        raise InputError(
-            f"Expected a guide that samples the latents; got one without {', '.join(left_out) or 'any'}. "
-            f"Sample them there, or mark discrete ones infer={{'enumerate': 'parallel'}} in the model."
-        )
-    log_prior = log_prob_by_datum(traces[0], latent, structure, n).expand(num_samples, n)
+    _check_known(structure, sites, samples(traces[1]), guided)
+
+    def by_sample(term: Tensor) -> Tensor:
+        return parted(term, num_samples, structure).expand(num_samples, n, *term.shape[2:])
+
+    log_prior = by_sample(log_prob_by_datum(traces[0], latent, structure, all_data))
     drawn = {}
     if structure.enumerated or any(name not in sites for name in guided):
         # One density for several sites: discrete ones are summed out, or an automatic guide has sites of its own.
-        whole = (log_prob_by_datum(scored, guided, structure, n) - log_prior)[..., None]
+        whole = (by_sample(log_prob_by_datum(scored, guided, structure, all_data)) - log_prior)[..., None]
         drawn[", ".join(model)] = SiteDraws.of(whole, model.values(), structure, per_dimension=False)
     else:
         exact = in_order(sites, guided)
@@ -295,16 +288,38 @@ def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
             kl = kl_by_dimension(guided[name], site, structure, exact=exact)
             per_dimension = kl is not None
             if kl is None:  # one of the two programs does not factorize
-                log_p, log_q = (log_prob_by_datum(trace, [name], structure, n) for trace in (traces[0], scored))
+                log_p, log_q = (log_prob_by_datum(trace, [name], structure, all_data) for trace in (traces[0], scored))
                 kl = (log_q - log_p)[..., None]
-            drawn[name] = SiteDraws.of(kl.expand(num_samples, n, -1), [site], structure, per_dimension=per_dimension)
+            drawn[name] = SiteDraws.of(by_sample(kl), [site], structure, per_dimension=per_dimension)
     values = {
-        name: to_kn(site["value"][:paired], site["fn"].event_dim, structure)
+        name: parted(to_kn(site["value"], site["fn"].event_dim, structure), num_samples, structure)[:paired]
         for name, site in guided.items()
         if not is_point(site)
     }
     left_out_of_some = structure.masked and not all(bool(counted(site).all()) for site in model.values())
     return _Drawn(drawn, values, log_prior[:paired], left_out_of_some)
+
+
+def _check_known(structure: Structure, model: dict[str, Site], guide: dict[str, Site], guided: dict[str, Site]) -> None:
+    """Refuse a guide that has no latents, or whose density at any z is not known."""
+    check_scored_anywhere(guided, "for I(x; z)", "explain_gap and estimate_evidence need none.")
+    left_out = [name for name in of_kind(model, Kind.LATENT) if name not in guided]
+    beside = [name for name in of_kind(guide, Kind.AUXILIARY, model=model) if name not in guided]
+    if beside:
+        raise InputError(
+            f"Expected a guide whose density Q(z | x) is known; got one that draws {few(beside)} beside the latents, "
+            f"which it does not integrate out. Use a guide without it."
+        )
+    if not guided and structure.enumerated:
+        raise InputError(
+            f"Expected a guide that samples latents; got none, as all are summed out: {few(left_out)}. There is no "
+            f"Q(z | x) to look at."
+        )
+    if not guided or (left_out and not structure.enumerated):
+        raise InputError(
+            f"Expected a guide that samples the latents; got one without {', '.join(left_out) or 'any'}. "
+            f"Sample them there, or mark discrete ones infer={{'enumerate': 'parallel'}} in the model."
+        )
 
 
 def _log_mixture(work: Prepared, drawn: list[_Drawn], rows: int, bar: Any) -> Tensor:
@@ -319,14 +334,26 @@ def _log_mixture(work: Prepared, drawn: list[_Drawn], rows: int, bar: Any) -> Te
         n, parts = len(args[0]), []
         for index in torch.arange(len(total), device=pair.device).split(max(1, rows // n)):
             same = {name: z[index].unsqueeze(1).expand(-1, n, *z.shape[1:]) for name, z in flat.items()}
-            given = {name: from_kn(value, structure) for name, value in same.items()}
-            with pyro.validation_enabled(False), Substitute(given), plate_of(len(index), structure):
-                trace = poutine.trace(pair.guide).get_trace(*args)
+            trace = _given(pair, args, same, structure)
             sites = [without_masks(trace.nodes[name]) for name in structure.q]
-            parts.append(total_log_prob(sites, structure, n, pair.device).logsumexp(1))
+            count = n if structure.plated else n * len(index)
+            log_q = parted(total_log_prob(sites, structure, count, pair.device), len(index), structure)
+            parts.append(log_q.logsumexp(1))
         total = torch.logaddexp(total, torch.cat(parts))
         bar.update(n)
     return (total - np.log(num_data)).reshape(num_paired, num_data)
+
+
+def _given(pair: Pair, args: Args, values: dict[str, Tensor], structure: Structure) -> poutine.Trace:
+    """Run the guide on data with values of its sites, [M, n, other plates, event] each, and return its trace."""
+    count = len(next(iter(values.values())))
+    if structure.plated:
+        given = {name: from_kn(value, structure) for name, value in values.items()}
+        with pyro.validation_enabled(False), Substitute(given), plate_of(count, structure):
+            return poutine.trace(pair.guide).get_trace(*args)
+    flat = {name: from_kn(value.reshape(1, -1, *value.shape[2:]), structure)[0] for name, value in values.items()}
+    with pyro.validation_enabled(False), Substitute(flat):
+        return poutine.trace(pair.guide).get_trace(*copies_of(args, count))
 
 
 def _site_use(parts: list[SiteDraws]) -> SiteUse:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError, reason
+from ppl_vae.evidence.at_once import plated_or_copied
 from ppl_vae.evidence.diagnostics import estimates
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.hmc import FAILURES, Evaluate, State, transition
@@ -110,6 +111,7 @@ def pilot(evaluate: Evaluate, state: State, betas: list[float], num_leapfrog: in
 
 def annealed_importance_sampling(prepared: Prepared, options: AnnealingOptions, threads: Threads) -> Evidence:
     """Estimate log P(x) of each datum by annealing, after importance sampling: `estimate_evidence(method="ais")`."""
+    prepared = at_once(prepared, options)
     with seeded(0):
         one_datum(prepared, options)  # refuse what cannot be annealed
     plain = importance_sampling(prepared, options.of_importance(prepared.pair.guide is not None), threads)
@@ -128,6 +130,12 @@ def annealed_importance_sampling(prepared: Prepared, options: AnnealingOptions, 
         curve=None,
         is_exact=False,
     )
+
+
+def at_once(prepared: Prepared, options: AnnealingOptions) -> Prepared:
+    """Return what is annealed: chains under one more plate, or, where the programs do not run there, as copies."""
+    proposal = "prior" if options.proposal == "prior" else "guide"
+    return plated_or_copied(prepared, proposal, copies=options.proposal != "refined")
 
 
 def one_datum(prepared: Prepared, options: AnnealingOptions) -> Latents:

@@ -5,6 +5,7 @@ Given each of N data K times, it draws K samples of each all the same, as data d
 """
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,6 +49,14 @@ def way_of_drawing(prepared: Prepared, wanted: bool | str, proposal: str, *, cop
             )
         return way
     return PLATE  # nothing works, for another reason: the estimate says which
+
+
+def plated_or_copied(prepared: Prepared, proposal: str, *, copies: bool = True) -> Prepared:
+    """Return a pair for what needs all samples in one run: in a plate, or, where it does not run there, as copies."""
+    if not prepared.structure.plated:
+        return prepared
+    way = way_of_drawing(prepared, "auto", proposal, copies=copies)
+    return replace(prepared, structure=replace(prepared.structure, plated=way != COPIES))
 
 
 def drawn(pair: Pair, chunk: Chunk, num_samples: int, structure: Structure, *, way: str, proposal: str) -> Tensor:

@@ -17,7 +17,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.errors import InputError
-from ppl_vae.evidence.ais import Annealer, Tick, annealed_importance_sampling, one_datum
+from ppl_vae.evidence.ais import Annealer, Tick, annealed_importance_sampling, at_once, one_datum
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.numbers import Sandwich
 from ppl_vae.evidence.options import AnnealingOptions
@@ -34,6 +34,7 @@ from ppl_vae.utils.threads import Threads
 
 def sandwich(prepared: Prepared, options: AnnealingOptions, threads: Threads) -> Evidence:
     """Anneal the data, and as many simulated ones in both directions: `estimate_evidence(method="sandwich")`."""
+    prepared = at_once(prepared, options)
     with seeded(0):
         _simulated(one_datum(prepared, options), options.joint)  # refuse before the long work
     evidence = annealed_importance_sampling(prepared, options, threads)

@@ -109,7 +109,8 @@ class Prepared:
         with seeded(seed):
             size = None if self.whole_only else self.num_run
             traces, num_run, _ = check(self.pair, tried, size=size, proposal=proposal)
-            yield replace(self, structure=structure_of(traces, num_run), num_run=num_run)
+            structure = replace(structure_of(traces, num_run), plated=self.structure.plated)
+            yield replace(self, structure=structure, num_run=num_run)
 
 
 @contextmanager

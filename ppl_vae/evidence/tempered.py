@@ -10,7 +10,7 @@ what does not depend on the latents is computed then. What was recorded is run a
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -31,8 +31,18 @@ from ppl_vae.evidence.prepare import Chunk
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.log_weights import log_q_by_datum
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Structure, few, from_kn, latents, log_prob_by_datum, samples, sum_by_datum, to_kn
-from ppl_vae.traces.run import enumerating, fixed, one_more_plate, plate_of, run_pair
+from ppl_vae.traces.plates import (
+    Args,
+    Structure,
+    few,
+    from_kn,
+    latents,
+    log_prob_by_datum,
+    samples,
+    sum_by_datum,
+    to_kn,
+)
+from ppl_vae.traces.run import copies_of, enumerating, fixed, one_more_plate, parted, plate_of, run_pair
 from ppl_vae.traces.sites import Kind, Site, of_kind
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
@@ -81,19 +91,23 @@ class Latents:
         for name in self.names:
             transform = _to_support(sites[name]["fn"])
             u = to_kn(transform.inv(sites[name]["value"]), transform.domain.event_dim, self.structure)
+            u = parted(u, num_chains, self.structure)
             self.layouts[name] = u.shape[2:]
             parts.append(u.reshape(*u.shape[:2], -1))
         return torch.cat(parts, dim=-1)
 
     def unflatten(self, u: Tensor) -> dict[str, Tensor]:
-        """Return the unconstrained value of each site, [C, other plates and the data, event]."""
+        """Return the unconstrained value of each site, [C, other plates and the data, event]; of copies [C N, ...]."""
         parts = u.split([rest.numel() for rest in self.layouts.values()], dim=-1)
         layouts = zip(self.layouts.items(), parts, strict=True)
-        return {name: from_kn(part.reshape(*u.shape[:2], *rest), self.structure) for (name, rest), part in layouts}
+        if self.structure.plated:
+            return {name: from_kn(part.reshape(*u.shape[:2], *rest), self.structure) for (name, rest), part in layouts}
+        return {name: from_kn(part.reshape(1, -1, *rest), self.structure)[0] for (name, rest), part in layouts}
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return log base and log ratio, [C, N] each, in nats, for u [C, N, D]."""
-        given, shape, num_data = _Unconstrained(self.unflatten(u)), self.structure, self.chunk.size
+        given, shape = _Unconstrained(self.unflatten(u)), self.structure
+        num_data = self.chunk.size * (1 if shape.plated else len(u))
         with one_more_plate("Mend that, or use method='importance'."):
             model = self.trace(given(self._summed_out(self.pair.model)), len(u))
             guide = self._summed_out(self.pair.guide) if self.from_guide else None
@@ -106,17 +120,24 @@ class Latents:
             else:
                 base = log_q_by_datum(model, traced, shape, num_data).to(u.device)
             jacobians = [sum_by_datum(term, shape, num_data) for term in given.log_jacobian.values()]
-            return sum(jacobians, base).expand(u.shape[:2]), (joint - base).expand(u.shape[:2])
+            both = [parted(term, len(u), shape) for term in (sum(jacobians, base), joint - base)]
+            return both[0].expand(u.shape[:2]), both[1].expand(u.shape[:2])
 
     def trace(self, program: Program, num_chains: int = 1) -> poutine.Trace:
         """Run a program on the chunk with so many chains, and return its trace."""
-        with fixed(self.structure, self.chunk.subsample), plate_of(num_chains, self.structure):
-            return poutine.trace(program).get_trace(*self.chunk.args)
+        plate = plate_of(num_chains, self.structure) if self.structure.plated else nullcontext()
+        with fixed(self.structure, self.chunk.subsample), plate:
+            return poutine.trace(program).get_trace(*self._args(num_chains))
 
     def _drawn(self, num_chains: int) -> tuple[poutine.Trace, poutine.Trace]:
-        guide = self.pair.guide if self.from_guide else None
+        guide, plated = self.pair.guide if self.from_guide else None, self.structure.plated
         with fixed(self.structure, self.chunk.subsample):
-            return run_pair(self.pair.model, guide, self.chunk.args, num_samples=num_chains, structure=self.structure)
+            how: Any = {"num_samples": num_chains if plated else None, "structure": self.structure}
+            return run_pair(self.pair.model, guide, self._args(num_chains), **how)
+
+    def _args(self, num_chains: int) -> Args:
+        """Return what the programs are called with: the data, or C copies of them, one after the other."""
+        return self.chunk.args if self.structure.plated else copies_of(self.chunk.args, num_chains)
 
     def _summed_out(self, program: Any) -> Program:
         if not self.discrete:

@@ -43,6 +43,7 @@ class Structure:
     enumerated: bool  # whether all latents that the guide leaves out are discrete and summed out
     q: tuple[str, ...] = ()  # the sites of the guide that log Q is made of, see `ppl_vae.traces.sites`
     summed: tuple[str, ...] = ()  # discrete latents that are summed out though the guide draws something there
+    plated: bool = True  # whether the programs run under one more plate; else they are given copies of the data
     masked: bool = False  # whether anything of a latent may be left out
 
 

@@ -29,6 +29,18 @@ def plate_of(num_samples: int, structure: Structure) -> Any:
     return pyro.plate("particles", num_samples, dim=-structure.num_plates - 1)
 
 
+def copies_of(args: Args, count: int) -> Args:
+    """Return the data so many times, one after the other: what stands for samples where no plate can."""
+    return tuple(arg.repeat(count, *(1,) * (arg.dim() - 1)) for arg in args)
+
+
+def parted(value: Tensor, count: int, structure: Structure) -> Tensor:
+    """Return what was found of C copies of N data, [1, C N, ...], as [C, N, ...]; of samples in a plate, as it is."""
+    if structure.plated or value.shape[1] == 1:
+        return value
+    return value.reshape(count, value.shape[1] // count, *value.shape[2:])
+
+
 def fixed(structure: Structure, subsample: Tensor | None) -> AbstractContextManager[Any]:
     """Return what makes a plate with a random subset of the data take these; None leaves it as it is."""
     return nullcontext() if subsample is None else Substitute({structure.plate: subsample})

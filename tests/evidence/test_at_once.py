@@ -7,10 +7,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from bounds import check_evidence
+from bounds import check_errors, check_evidence, check_sandwich
 from torch import nn
 
-from ppl_vae import InputError, estimate_evidence, explain_gap, to_arviz
+from ppl_vae import InputError, estimate_evidence, explain_gap, latent_use, to_arviz
 
 
 class OneBatchDimension(nn.Module):
@@ -70,6 +70,40 @@ def test_draws_of_copies_are_from_the_posterior(both):
     np.testing.assert_allclose(z.mean(0), mean, atol=0.15)
     np.testing.assert_allclose(np.stack([np.cov(z[:, n].T) for n in range(9)]), np.stack([covariance] * 9), atol=0.15)
     np.testing.assert_array_equal(container["observed_data"]["x"], x)
+
+
+@pytest.mark.parametrize("proposal", ["guide", "prior"])
+def test_chains_are_copies_as_well(both, proposal):
+    own, x = both
+    options = dict(num_temperatures=100, num_chains=64, num_samples=50, proposal=proposal, compile=False)
+    with pytest.warns(UserWarning, match=SAID):
+        evidence = estimate_evidence(own.model, own.guide, x[:3], method="sandwich", **options)
+    check_evidence(evidence, own.log_px(x[:3]))
+    check_sandwich(evidence.sandwich, own.log_px(torch.as_tensor(evidence.sandwich.x)))
+
+
+def test_what_latents_are_used_for_by_copies(both):
+    """As of the same programs written for any leading dimensions, for the same draws."""
+    own, x = both
+    with pytest.warns(UserWarning, match=SAID):
+        use = latent_use(own.model, own.guide, x, num_samples=4000, progress=False)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal((z @ own.matrix.T).unflatten(-1, (2, 3)), 1.0).to_event(2), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            posterior, mean = own.posterior(x.flatten(1))
+            pyro.sample("z", dist.MultivariateNormal(mean, own.width * posterior))
+
+    plated = latent_use(model, guide, x, num_samples=4000, progress=False, seed=1)
+    for name in ("kl", "marginal_kl"):
+        one, other = (getattr(u, name) for u in (use, plated))
+        error = np.hypot(*(getattr(u, f"{name}_mcse") for u in (use, plated)))
+        check_errors(one, other, error, slack=0.01)
+    assert list(use.sites["z"].variance) == pytest.approx(list(plated.sites["z"].variance), rel=0.2)
 
 
 def test_a_refined_guide_and_the_gap_are_drawn_one_by_one(both):
