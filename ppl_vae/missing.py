@@ -152,7 +152,8 @@ class OrMissing(constraints.independent):
         """Return whether each event is inside, [*batch_shape]."""
         inside = self.base_constraint.check(value)
         inside = inside | value.isnan() if value.is_floating_point() else inside
-        return inside.flatten(inside.dim() - self.reinterpreted_batch_ndims).all(-1) if inside.dim() else inside
+        count = min(self.reinterpreted_batch_ndims, inside.dim())
+        return inside.flatten(inside.dim() - count).all(-1) if count else inside
 
 
 def _as_independent(constraint: OrMissing) -> Any:

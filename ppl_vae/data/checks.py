@@ -87,10 +87,6 @@ def _is_for_all(traces: list[poutine.Trace], num_run: int, num_data: int) -> boo
 
 def _probe(pair: Pair, args: Args, proposal: str) -> list[poutine.Trace]:
     """Run a pair once on some data and check that the two fit together; return [model trace, guide trace]."""
-    for role, program in pair.programs.items():
-        if isinstance(program, type):
-            name = program.__name__
-            raise InputError(f"Expected a {role}; got the class {name}. Make one of it: {name}(...).")
     if pair.guide is None and proposal != "prior":
         raise InputError("Expected a guide Q(z | x); got none. Give one, or use proposal='prior'.")
     _check_served(pair)

@@ -6,6 +6,7 @@ imputation by what was fitted then.
 
 import warnings
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -19,15 +20,17 @@ _NEVER_OBSERVED: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary
 def note_unobserved(model: Program, source: Source) -> str:
     """Keep in mind which values are missing in all training data of a model, and return it in words."""
     unknown = _never_observed(source)
-    _NEVER_OBSERVED.pop(_owner(model), None)
-    if unknown:
+    with suppress(TypeError):  # an object that cannot be kept in mind
         _NEVER_OBSERVED[_owner(model)] = unknown
     return unknown
 
 
 def warn_of_unobserved(model: Program) -> None:
     """Warn, before an imputation, of what the model's training data had no values of."""
-    if unknown := _NEVER_OBSERVED.get(_owner(model)):
+    unknown = ""
+    with suppress(TypeError):
+        unknown = _NEVER_OBSERVED.get(_owner(model), "")
+    if unknown:
         warnings.warn(
             f"{unknown} of the training: what is imputed there means nothing, however small its error.", stacklevel=3
         )

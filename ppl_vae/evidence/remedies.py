@@ -32,7 +32,7 @@ def importance_with_remedies(prepared: Prepared, options: ImportanceOptions, thr
         return evidence
     some, others = _some(doubtful), _some(np.setdiff1d(np.arange(len(evidence)), doubtful))
     whole = float(evidence.diagnostics["draws"].sum())
-    more = replace(options, num_samples=MORE * options.num_samples)
+    more = replace(options, num_samples=MORE * options.num_samples, tolerance=None, max_samples=None)
     refined = replace(options, proposal="refined")
     price = {"num_samples": len(some) * more.num_samples, "refined": NUM_STEPS * STEP + options.num_samples}
     price["refined"] *= len(some) + len(others)

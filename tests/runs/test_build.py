@@ -155,7 +155,10 @@ FILES = {
     "import error": ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
     "no model": ("x = 1\n", r"one subclass of ppl_vae.base.Model .*got none"),
     "two models": (OWN + "\n\nclass Two(Own):\n    pass\n", "got Own, Two"),
-    "fails when run": (OWN.replace("self.prior())", "self.priorr())"), "made with no options; got AttributeError"),
+    "fails when run": (
+        OWN.replace("self.prior())", "self.priorr())"),
+        r"got AttributeError: .*priorr.* \(.*own.py, line \d+, in Own.forward",
+    ),
     "fails when made": (OWN.replace("super().__init__(event_shape)", "raise TypeError('my fault')"), "my fault"),
 }
 

@@ -117,7 +117,7 @@ def test_changed_data_are_another_run_and_paths_travel(run, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.random.default_rng(1).integers(0, 2, (60, 5)))
     code, _, err = run(*command, "--resume")
-    assert code == 2 and "data=" in err
+    assert code == 2 and "as it was when r was trained; got another train" in err
 
 
 def test_a_smaller_estimate_does_not_replace_a_larger(run):

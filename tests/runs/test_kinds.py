@@ -167,7 +167,7 @@ def test_ones_own_parts_train(x_npy):
     assert (code, "other objective.factor (0.5, not 0.7)" in err) == (2, True)
     code, _, err = x_npy("train", "own.py", "--objective", "fails", *QUICK)
     assert code == 2
-    assert "an objective that works for Own and MeanField; got fails, with RuntimeError: not for these." in err
+    assert "Expected fails to be an objective that works for Own and MeanField; got RuntimeError: not for these" in err
     assert not Path("runs/own-fails-x").exists()
 
 

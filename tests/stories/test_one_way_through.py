@@ -42,14 +42,14 @@ def counts(monkeypatch):
     for name in READS:
         count(RunFolder, name)
     count(checks, "find_holes", lambda source: "again" if source.holes is not None else f"scans of {len(source)}")
-    look = checks._check_support
+    look = checks.check_supports
 
-    def look_counted(pair, site, args, source):
+    def look_counted(pair, trace, args, source):
         before = len(source.inside)
-        look(pair, site, args, source)
+        look(pair, trace, args, source)
         counts[f"checks of {len(source)}"] += len(source.inside) - before
 
-    monkeypatch.setattr(checks, "_check_support", look_counted)
+    monkeypatch.setattr(checks, "check_supports", look_counted)
     return counts
 
 

@@ -253,7 +253,7 @@ def test_accuracy_leaves_dropout_out():
 
     guide = SemiSupervised(model, classifier=network)
     x = torch.randn(100, 4)
-    assert accuracy(guide, (x, guide.classifier[0](x).argmax(-1))) == 1.0
+    assert accuracy(guide, (x, guide.classifier.network[0](x).argmax(-1))) == 1.0
     assert guide.training
 
 
