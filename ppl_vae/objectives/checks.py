@@ -1,5 +1,6 @@
 """Whether an objective is for a pair: what would be a wrong number, or no gradient, is refused before any training."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -114,12 +115,21 @@ def warn_of_no_bound(objective: ELBO, traces: Sequence[Trace]) -> None:
     reasons = why_no_bound(model, guide)
     if hasattr(objective, "meet"):  # ours leave out what is no part of Q
         reasons = [f"{n!r} is {why}" for n, p, q in answers(model, guide) if (why := unequal_supports(p, q))]
+    scaled = [name for name, site in (guide | model).items() if not _scaled_by_plates(site)]
+    if scaled:
+        reasons.append(f"poutine.scale says how often {few(scaled)} count, where a bound counts them once")
     if reasons:
         warnings.warn(
             f"{type(objective).__name__} is no bound of log P(x) here: {'; '.join(reasons)}. The history may lie above "
             f"log P(x), and the best epoch is chosen by it; what estimate_evidence says holds, or it refuses.",
             stacklevel=3,
         )
+
+
+def _scaled_by_plates(site: Site) -> bool:
+    """Return whether a site has no scale but that of its plates."""
+    plates = math.prod((f.full_size or f.size) / f.size for f in site["cond_indep_stack"] if f.size > 0)
+    return bool(torch.isclose(torch.as_tensor(site["scale"], dtype=torch.float), torch.tensor(float(plates))).all())
 
 
 def scored_by_draws(site: Any) -> bool:

@@ -219,10 +219,18 @@ def test_it_is_said_what_is_no_bound():
         assert fitted.history.train_elbo[0] < exact + limit() * 0.1  # whose samples are of Q alone
 
 
+@pytest.mark.parametrize("objective", [None, IWAE(2)])
+def test_a_scale_is_said(objective):
+    scaled = [poutine.scale(program, 1 / len(X)) for program in pair_in(data_plate)]
+    with pytest.warns(UserWarning, match="poutine.scale says how often z, x count"):
+        fit(*scaled, X, epochs=1, objective=objective, **QUIET)
+
+
 def test_nothing_is_said_of_a_bound():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(*pair_in(data_plate), X, epochs=1, **QUIET)
+        fit(*pair_in(lambda x: pyro.plate("data", len(X), subsample=x)), X, epochs=1, batch_size=20, **QUIET)
 
 
 def test_draws_outside_of_the_prior_are_refused():
