@@ -115,7 +115,8 @@ def _check_pair(first_name: str, first: Evidence, name: str, other: Evidence) ->
         ]
         raise InputError(
             f"Expected log P(x) of one kind, or of levels and of dequantized levels; got {words[0]} and "
-            f"{words[1]}. Train that of the density on dequantized data (--set data.dequantize=uniform)."
+            f"{words[1]}. Train that of the density on dequantized data (data.load(..., dequantize='uniform')).",
+            options="--set data.dequantize=uniform",
         )
     if DEQUANTIZED in together and first.num_levels != other.num_levels:
         raise InputError(

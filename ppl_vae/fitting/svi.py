@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from ppl_vae.data.as_source import as_source, fingerprint
 from ppl_vae.data.batch_sizes import check_batches
 from ppl_vae.data.checks import Checked, check
+from ppl_vae.data.sources import Source
 from ppl_vae.data.unobserved import note_unobserved
 from ppl_vae.errors import InputError
 from ppl_vae.fitting.checkpoint import RunFolder
@@ -130,16 +131,7 @@ def fit(
         with seeded(seed, SETUP):  # programs may make their parameters, at random, when they first run
             source = as_source(data, pair)
             held_out = None if validation is None else as_source(validation, pair)
-            checked = check(pair, source, size=batch_size)
-            check_objective(objective, pair, checked.traces, pair.to_device(next(source.batches(batch_size))))
-            check_batch_dims(pair, checked.traces)
-            check_draws(checked.traces)
-            check_plates(checked.traces, checked.num_run, len(source))
-            warn_of_no_bound(objective, checked.traces)
-            check_reported(objective, checked.traces, checked.num_run)
-            if type(objective).__name__.startswith("Jit"):
-                _check_sizes(type(objective).__name__, [len(batch[0]) for batch, _ in source.examples(batch_size)])
-            pair.see(checked.traces)
+            checked = _checked(pair, objective, source, batch_size)
             validated = checked if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
             if unknown := note_unobserved(model, source):
                 warnings.warn(f"{unknown}: nothing is learned of them; do not impute them.", stacklevel=2)
@@ -159,6 +151,21 @@ def fit(
             bar.set_description("fit, compiled" if training.prepare() else "fit")
             training.run(keep, bar)
     return training.result()
+
+
+def _checked(pair: Pair, objective: ELBO, source: Source, batch_size: int) -> Checked:
+    """Check programs, objective and training data against each other, and take note of the parameters of a run."""
+    checked = check(pair, source, size=batch_size)
+    check_objective(objective, pair, checked.traces, pair.to_device(next(source.batches(batch_size))))
+    check_batch_dims(pair, checked.traces)
+    check_draws(checked.traces)
+    check_plates(checked.traces, checked.num_run, len(source))
+    warn_of_no_bound(objective, checked.traces)
+    check_reported(objective, checked.traces, checked.num_run)
+    if type(objective).__name__.startswith("Jit"):
+        _check_sizes(type(objective).__name__, [len(batch[0]) for batch, _ in source.examples(batch_size)])
+    pair.see(checked.traces)
+    return checked
 
 
 @contextmanager

@@ -40,7 +40,8 @@ def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: 
         raise InputError(
             f"Expected a guide that samples the latents in the model's order, {', '.join(ours)}, for "
             f"TraceMeanField_ELBO, whose divergences would not be those of the ELBO; got {', '.join(theirs)}. "
-            f"Use Trace_ELBO (--objective trace_elbo)."
+            f"Use Trace_ELBO.",
+            options="--objective trace_elbo",
         )
     check_answered(model, guide, name, enumerates=isinstance(objective, TraceEnum_ELBO) or hasattr(objective, "meet"))
 
@@ -64,11 +65,13 @@ def check_answered(model: Sites, guide: Sites, name: str, *, enumerates: bool) -
 def check_plates(traces: Sequence[Trace], num_run: int, num_data: int) -> None:
     """Refuse a latent of all data together beside a plate that says only how many are in a batch.
 
-    Its prior and its posterior would count once in each batch, and not once.
+    Its prior and its posterior would count once in each batch, and not once. So would, if model and guide scaled their
+    batch up to different numbers of data, P(x, z) count more often than Q(z | x), or less.
     """
     data, latent = data_plate(traces, num_run), of_kind(samples(traces[0]), Kind.LATENT)
     if data is not None:
         check_one_for_each(traces, data, num_run)
+        _check_one_size(traces, data.name)
     outside = outside_of(traces[:1], data, num_run)
     shared = [n for n, s in latent.items() if n in outside and (data is not None or num_run not in s["value"].shape)]
     if not shared or num_run == num_data or (data is not None and data.full_size == num_data):
@@ -79,6 +82,18 @@ def check_plates(traces: Sequence[Trace], num_run: int, num_data: int) -> None:
         f"of {num_run} of {num_data} data: it would count once in each. Write `with pyro.plate({name!r}, {num_data}, "
         f"subsample=x):` in both programs, or pass batch_size={num_data}."
     )
+
+
+def _check_one_size(traces: Sequence[Trace], name: str) -> None:
+    """Refuse a plate over the data that stands for another number of them in the model than in the guide."""
+    sites = [site for trace in traces for site in samples(trace).values()]
+    frames = [f for site in sites for f in site["cond_indep_stack"] if f.name == name and f.size > 0]
+    sizes = list(dict.fromkeys(f.full_size for f in frames))
+    if len(sizes) > 1:
+        raise InputError(
+            f"Expected the plate {name!r} to be of one size in model and guide; got {sizes[0]} and {sizes[1]}: their "
+            f"terms would not be scaled alike. Write `with pyro.plate({name!r}, len(x)):` in both."
+        )
 
 
 def check_batch_dims(pair: Pair, traces: Sequence[Trace]) -> None:

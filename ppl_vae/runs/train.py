@@ -22,7 +22,7 @@ from ppl_vae.data.named import SPLITS
 from ppl_vae.data.sources import Source
 from ppl_vae.errors import InputError, ProgramError, did_you_mean, positive_int
 from ppl_vae.fitting.checkpoint import RunFolder
-from ppl_vae.fitting.history import History
+from ppl_vae.fitting.history import Fit, History
 from ppl_vae.fitting.options import FitOptions
 from ppl_vae.fitting.svi import fit
 from ppl_vae.generation.generate import takes_binary_data
@@ -163,10 +163,11 @@ def _refuse_both(path: Path, seeds: int | None) -> None:
     """Refuse one run in a folder of several seeds, and several seeds in the folder of one run."""
     is_run, holds_seeds = (path / "run.json").exists(), bool(seed_folders(path))
     if is_run if seeds else holds_seeds:
-        got = "one run" if is_run else f"a folder of each seed ({seed_folders(path)[0].name}, ...)"
+        found = "one run" if is_run else f"a folder of each seed ({seed_folders(path)[0].name}, ...)"
         raise InputError(
-            f"Expected {path} to be free for {'a folder of each seed' if seeds else 'one run'}; got {got} there "
-            f"already. Choose another folder (--out){'' if seeds else ', or say how many --seeds'}."
+            f"Expected {path} to be free for {'a folder of each seed' if seeds else 'one run'}; got {found} there "
+            f"already. Choose another folder (out){'' if seeds else ', or say how many seeds'}.",
+            options="--out DIR" + ("" if seeds else ", or --seeds N"),
         )
 
 
@@ -201,6 +202,17 @@ def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, pro
         on_start=write_what_is_run,
         progress=progress,
     )
+    _write_result(run, fitted, folder)
+    run.model.eval()
+    run.guide.eval()
+
+
+def _write_result(run: Run, fitted: Fit, folder: RunFolder) -> None:
+    """Keep how a fit ended.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted; the folder is that of a run that can be loaded, and gone on with.
+    """
     run.history = fitted.history
     run.config["result"] = {
         "best_epoch": fitted.best_epoch,
@@ -212,10 +224,8 @@ def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, pro
     if run.guide.classifies and run.data().test.y is not None and not interrupted:
         run.config["result"]["accuracy"] = accuracy(run.guide, run.data().test)
     folder.write_json(run.config)
-    if interrupted:  # the folder is that of a run that can be loaded, and gone on with
+    if interrupted:
         raise KeyboardInterrupt
-    run.model.eval()
-    run.guide.eval()
 
 
 def _ready(objective: Choice, pair: Pair, data: Source, *, seed: int) -> Any:

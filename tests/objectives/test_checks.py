@@ -258,3 +258,21 @@ def test_two_names_for_the_plate_over_the_data():
     evidence = estimate_evidence(model, lambda x: None, X, **QUIET)
     assert evidence.is_exact
     assert evidence.log_px == pytest.approx(exact.numpy(), rel=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(10, 0), (0, 10)], ids=["model", "guide"])
+def test_a_plate_of_another_size_in_one_of_the_two_is_refused(sizes):
+    """Pyro lets the model take over the guide's places, and scales one of P and Q by more than the other."""
+    more, more_in_guide = sizes
+
+    def model(x):
+        with pyro.plate("data", len(x) + more):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x) + more_in_guide, subsample=x):
+            pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+
+    with pytest.raises(InputError, match="plate 'data' to be of one size in model and guide; got"):
+        fit(model, guide, X, epochs=1, **QUIET)
