@@ -62,6 +62,6 @@ def _runs(pair: Pair, args: Batch) -> bool:
         programs = copy.deepcopy(tuple(pair.programs.values()))
     except Exception:  # whatever a person's own objects do
         programs = tuple(pair.programs.values())
-    trial = Pair(*programs)
+    trial = Pair(*programs, fresh=True)
     with seeded(0), trial.running(), trial.evaluating():
         return runs(trial.model, trial.guide, trial.to_device(args))

@@ -20,7 +20,6 @@ from ppl_vae.utils.threads import Threads
 NUM_TRIED = 5  # doubtful data that a remedy is tried on, and as many others
 SHARE = 0.3  # of the evaluations of the estimate, that a trial may take
 MORE = 4  # times as many samples
-NOISE = 0.1  # of the mean of so few k-hat
 STEP = 3 * NUM_PARTICLES  # evaluations of a step of refining a datum's guide: there and back
 
 
@@ -37,12 +36,14 @@ def importance_with_remedies(prepared: Prepared, options: ImportanceOptions, thr
     price = {"num_samples": len(some) * more.num_samples, "refined": NUM_STEPS * STEP + options.num_samples}
     price["refined"] *= len(some) + len(others)
     tried: dict[str, Trial] = {}
+    again = _estimated(prepared, options, threads, some)  # what is doubted by chance is mended by chance
+    by_chance = 0 if again is None else _mended(again, len(some))
     for name, other, index in (("num_samples", more, some), ("refined", refined, np.concatenate([some, others]))):
         fits = options.proposal == "guide" if name == "refined" else options.tolerance is None
         if fits and price[name] <= SHARE * whole:
             found = _estimated(prepared, other, threads, index)
             if found is not None:
-                tried[name] = _judged(found, len(some), evidence.khat[others])
+                tried[name] = _judged(found, len(some), by_chance, evidence.khat[others])
     return replace(evidence, tried=tried)
 
 
@@ -69,12 +70,14 @@ def _estimated(prepared: Prepared, options: ImportanceOptions, threads: Threads,
             return None
 
 
-def _judged(found: Evidence, num_doubtful: int, khat: Array) -> Trial:
-    """Return what a trial shows: first of the doubtful data, then of others, whose k-hat was this."""
-    still = [doubt.datum for doubt in found.doubts()]
-    mended = num_doubtful - sum(datum < num_doubtful for datum in still)
-    after = found.khat[num_doubtful:]
-    spoils = len(after) > 0 and (
-        any(n >= num_doubtful for n in still) or float(after.mean()) > float(khat.mean()) + NOISE
-    )
-    return Trial(mended, num_doubtful, 2 * mended >= num_doubtful and not spoils)
+def _mended(found: Evidence, num_doubtful: int) -> int:
+    """Return how many of the doubtful data, which come first, are in doubt no more."""
+    return num_doubtful - sum(doubt.datum < num_doubtful for doubt in found.doubts())
+
+
+def _judged(found: Evidence, num_doubtful: int, by_chance: int, khat: Array) -> Trial:
+    """Return what a trial shows of the doubtful data, of which a redraw mends some, and of others, by their k-hat."""
+    mended, after = _mended(found, num_doubtful), found.khat[num_doubtful:]
+    doubts_others = any(doubt.datum >= num_doubtful for doubt in found.doubts())
+    spoils = len(after) > 0 and (doubts_others or float(after.mean()) > float(khat.mean()))
+    return Trial(mended, num_doubtful, mended > by_chance and 2 * mended >= num_doubtful and not spoils)
