@@ -262,7 +262,9 @@ def log_prob_by_datum(trace: poutine.Trace, names: Iterable[str], shape: Structu
     sites = samples(trace)
     chosen = [sites[site["name"]] for site in chosen]
     trace.symbolize_dims()
-    packed = [pack(_log_prob(site), site["infer"]["_dim_to_symbol"]) for site in chosen]
+    terms = [_log_prob(site) for site in chosen]
+    dtype = functools.reduce(torch.promote_types, (term.dtype for term in terms))  # doubles beside a model of floats
+    packed = [pack(t.to(dtype), s["infer"]["_dim_to_symbol"]) for t, s in zip(terms, chosen, strict=True)]
     present = {symbol for term in packed for symbol in term._pyro_dims}  # dimensions of size 1 are gone
     tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
     kept: dict[str, int] = {}

@@ -257,6 +257,24 @@ def test_discrete_latents_without_a_probability_are_summed_out(model, guide):
     assert evidence.log_px == pytest.approx(summed_over([0.2, 0.3, 0.5], 1.0).numpy(), rel=1e-5)
 
 
+def test_doubles_beside_a_model_of_floats_are_summed_over():
+    """c of {-1, 1} is summed out beside z ~ N(0, 1), x ~ N(z + c, 1): two Gaussians of variance 2."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + 2 * c - 1, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.5))
+
+    x = X.double()
+    log_p = [math.log(p) + dist.Normal(mean, math.sqrt(2)).log_prob(x) for p, mean in ((0.7, -1.0), (0.3, 1.0))]
+    check_evidence(evidence_of(model, guide, x), torch.logaddexp(*log_p))
+
+
 def test_beside_others_they_are_summed_out_as_well():
     check_evidence(evidence_of(mixed_model, relaxed_and_more), summed_over([0.2, 0.3, 0.5], math.sqrt(2)))
 
