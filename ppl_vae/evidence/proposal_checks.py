@@ -198,14 +198,17 @@ class _Trial:
 
     def check_drawn(self) -> None:
         """Refuse a guide whose probability is zero at a value of a discrete latent which is as probable as others."""
-        for name, latent, _ in answers(self.model, self.guide):
+        for name, latent, answer in answers(self.model, self.guide):
             if not is_discrete(latent["fn"]):
                 continue
             tried: list[tuple[Tensor, Tensor]] = []
             with suppress(NotImplementedError, ValueError, RuntimeError, IndexError):  # they do not run there
                 these = torch.arange(self.num_data) if self.structure.subsampled else None
+                places = self.places(name)
+                if not any(bool(_never(answer, place).any()) for place in places):
+                    continue
                 with fixed(self.structure, these):
-                    tried = [self.weighed(place, name) for place in self.places(name)]
+                    tried = [self.weighed(place, name) for place in places]
             if len(tried) < 2:
                 continue
             joint, never = (torch.stack(each) for each in zip(*tried, strict=True))
@@ -220,12 +223,10 @@ class _Trial:
     def weighed(self, place: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """Return log P(x, z) with a latent at this place, [1, N], and whether the guide never draws it there."""
         guided = self.run_guide({n: s["value"] for n, s in self.guide.items()} | {name: place})
-        answer: Any = guided[name]["fn"]
-        log_q = elementwise(answer).log_prob(place)
         joint = self.log_joint(self.run_model({n: s["value"] for n, s in guided.items() if n in self.structure.q}))
-        floor = math.log(torch.finfo(log_q.dtype).eps)  # what PyTorch takes for the logarithm of a probability of 0
-        counts = answer.event_dim - elementwise(answer).event_dim
-        return joint, numbers_by_datum(log_q <= floor, counts, self.structure).any(-1).expand(-1, self.num_data)
+        counts = guided[name]["fn"].event_dim - elementwise(guided[name]["fn"]).event_dim
+        never = numbers_by_datum(_never(guided[name], place), counts, self.structure).any(-1)
+        return joint, never.expand(-1, self.num_data)
 
     def places(self, name: str) -> list[Tensor]:
         """Return places all over the support of a latent of the model, each of the shape of its value."""
@@ -251,6 +252,12 @@ class _Trial:
                 f"Expected what the model masks to have no part in it; got {few(hidden)}, masked for some data, on "
                 f"which the rest of the model depends. Mask what depends on it as well, or give it a prior."
             )
+
+
+def _never(answer: Site, place: Tensor) -> Tensor:
+    """Return which numbers a discrete site of the guide never draws so, by its probabilities."""
+    log_q = elementwise(answer["fn"]).log_prob(place)
+    return log_q <= math.log(torch.finfo(log_q.dtype).eps)  # what PyTorch takes for the logarithm of 0
 
 
 def _is_point(names: list[str]) -> InputError:
