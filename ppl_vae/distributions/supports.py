@@ -10,9 +10,9 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Independent, VonMises, constraints
+from torch.distributions import ComposeTransform, Independent, VonMises, constraints
 
-from ppl_vae.distributions.unwrap import WRAPPERS, elementwise_support, family_of
+from ppl_vae.distributions.unwrap import TRANSFORMED, WRAPPERS, elementwise_support, family_of
 from ppl_vae.missing import Observed
 
 CIRCLE = constraints.interval(-math.pi, math.pi)
@@ -37,12 +37,70 @@ def support_of(fn: Any) -> Any | None:
     if is_corrected(fn):
         return next(support for family, support in CORRECTED.items() if isinstance(fn, family))
     if hasattr(fn, "component_distribution"):  # a mixture lies where its components do
-        return support_of(fn.component_distribution)
+        return _of_all_components(support_of(fn.component_distribution), fn.event_dim)
     try:
-        support = fn.support
+        support = (_of_transformed(fn) if type(fn) in TRANSFORMED else None) or fn.support
     except (NotImplementedError, AttributeError):  # log_prob and sample are all that Pyro's SVI asks for
         return None
     return support if isinstance(support, constraints.Constraint) else None
+
+
+def _of_transformed(fn: Any) -> Any | None:
+    """Return where transforms take the support of a base that is smaller than its domain, of single numbers; or None.
+
+    PyTorch says of a transformed distribution that it lies on all of the last transform's codomain.
+    """
+    support, narrower = support_of(fn.base_dist), False
+    for transform in ComposeTransform(list(fn.transforms)).parts:
+        if support is None or transform.domain.event_dim or transform.codomain.event_dim:
+            return None
+        whole = holds_support(support, transform.domain)
+        support = transform.codomain if whole else _image(support, transform)
+        narrower = narrower or not whole
+    return constraints.independent(support, fn.event_dim) if narrower and support is not None else None
+
+
+def _image(support: Any, transform: Any) -> Any | None:
+    """Return where a monotone transform takes an interval, perhaps without an end; None of what is no interval."""
+    bounds = bounds_of(support)
+    if bounds is None or support.is_discrete or not transform.bijective:
+        return None
+    ends = torch.broadcast_tensors(*(transform(torch.as_tensor(bound)) for bound in bounds))
+    return _interval(torch.minimum(*ends), torch.maximum(*ends))
+
+
+def _of_all_components(support: Any, event_dim: int) -> Any | None:
+    """Return the interval that holds those of all components of a mixture, which have a dimension of their own."""
+    bounds = None if support is None or support.is_discrete else bounds_of(support)
+    ends = [torch.as_tensor(bound) for bound in bounds or ()]
+    if all(end.dim() <= event_dim for end in ends):
+        return support
+    low, high = torch.broadcast_tensors(*ends)
+    return constraints.independent(_interval(low.amin(-1 - event_dim), high.amax(-1 - event_dim)), event_dim)
+
+
+def bounds_of(support: Any) -> tuple[Any, Any] | None:
+    """Return the ends of an interval, infinite where it has none; None of what is no interval."""
+    support = elementwise_support(support)
+    if support is constraints.real:
+        return -math.inf, math.inf
+    ends = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
+    if ends == [None, None]:
+        return None
+    low, high = ends
+    return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def _interval(low: Tensor, high: Tensor) -> Any | None:
+    """Return the interval with these ends, each finite or infinite as a whole."""
+    open_ends = (low.isinf().all(), high.isinf().all())
+    if any(bool(end.isinf().any() != whole) for end, whole in zip((low, high), open_ends, strict=True)):
+        return None
+    if all(open_ends):
+        return constraints.real
+    if open_ends[1]:
+        return constraints.greater_than_eq(low)
+    return constraints.less_than(high) if open_ends[0] else constraints.interval(low, high)
 
 
 def is_corrected(fn: Any) -> bool:

@@ -19,7 +19,7 @@ from ppl_vae.evidence.scale import scored_as
 from ppl_vae.missing import all_known
 from ppl_vae.traces.handlers import GivenConditions, check_proper, condition_names, quantity
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Args, Structure, few, observed_numbers, samples, structure_of
+from ppl_vae.traces.plates import Args, Structure, check_scores_all, few, observed_numbers, samples, structure_of
 from ppl_vae.traces.sites import Kind, has_mask, of_kind
 from ppl_vae.utils.rng import seeded
 
@@ -126,6 +126,7 @@ def prepared(
         source = as_source(data, pair, ordered=True)
         traces, num_run, num_missing = check(pair, source, proposal=proposal)
         structure = structure_of(traces, num_run)
+        check_scores_all(traces, structure)
         if len(traces) > 1:
             _warn_of_left_out(traces, structure)
             check_proposal(pair, pair.to_device(next(source.batches(num_run))), traces, structure)

@@ -152,6 +152,18 @@ def check_one_for_each(traces: Iterable[poutine.Trace], data: Frame, num_data: i
                 )
 
 
+def check_scores_all(traces: Iterable[poutine.Trace], shape: Structure) -> None:
+    """Refuse plates inside a datum that take a part of it: what is scored is then no log P of all of it."""
+    stacks = [site["cond_indep_stack"] for trace in traces for site in samples(trace).values()]
+    for frame in (frame for stack in stacks for frame in stack):
+        if frame.dim != shape.dim and frame.full_size not in (None, frame.size):
+            raise InputError(
+                f"Expected programs that score all of a datum; got the plate {frame.name!r}, which takes "
+                f"{frame.size} of {frame.full_size}: log P(x) would be that of a part. Take the subset for `fit` only: "
+                f"leave out `subsample_size` here."
+            )
+
+
 def few(names: list[str]) -> str:
     """Return some names in words, the first of them if they are many."""
     return ", ".join(names) if len(names) < 8 else f"{', '.join(names[:5])} and {len(names) - 5} more"
@@ -250,7 +262,9 @@ def log_prob_by_datum(trace: poutine.Trace, names: Iterable[str], shape: Structu
     sites = samples(trace)
     chosen = [sites[site["name"]] for site in chosen]
     trace.symbolize_dims()
-    packed = [pack(_log_prob(site), site["infer"]["_dim_to_symbol"]) for site in chosen]
+    terms = [_log_prob(site) for site in chosen]
+    dtype = functools.reduce(torch.promote_types, (term.dtype for term in terms))  # doubles beside a model of floats
+    packed = [pack(t.to(dtype), s["infer"]["_dim_to_symbol"]) for t, s in zip(terms, chosen, strict=True)]
     present = {symbol for term in packed for symbol in term._pyro_dims}  # dimensions of size 1 are gone
     tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
     kept: dict[str, int] = {}

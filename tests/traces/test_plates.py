@@ -1,11 +1,14 @@
 """Values and log-probabilities of sites laid out by sample and datum, whatever plates there are."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
 
+from ppl_vae import InputError, estimate_evidence, fit
 from ppl_vae.traces.plates import (
     Structure,
     data_name,
@@ -111,6 +114,31 @@ def test_discrete_sites_are_summed_out_for_each_datum_wherever_its_plate_is(dim)
     each = [p.log() + dist.Normal(z + 2 * c, 1.0).log_prob(x) for c, p in enumerate(torch.tensor([0.7, 0.3]))]
     expected = dist.Normal(0.0, 1.0).log_prob(z) + 3 * torch.logaddexp(*each)
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_part_of_a_datum_is_refused_and_fitted(loop):
+    """A random part of the columns: scaled by 6 / 3 it has the ELBO of all, but no log P(x)."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            if loop:
+                for j in pyro.plate("columns", 6, subsample_size=3):
+                    pyro.sample(f"x{j}", dist.Normal(z, 1.0), obs=x[:, j])
+            else:
+                with pyro.plate("columns", 6, subsample_size=3, dim=-2) as j:
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, j].T)
+
+    def guide(x):
+        weight = pyro.param("weight", torch.tensor(0.5))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(weight * x.mean(-1), 0.4))
+
+    x = torch.linspace(-2, 2, 6 * N).reshape(N, 6)
+    with pytest.raises(InputError, match="the plate 'columns', which takes 3 of 6"):
+        estimate_evidence(model, guide, x, num_samples=10, progress=False)
+    assert math.isfinite(fit(model, guide, x, epochs=1, progress=False).history.train_elbo[-1])
 
 
 def test_the_site_that_holds_the_data():

@@ -257,6 +257,24 @@ def test_discrete_latents_without_a_probability_are_summed_out(model, guide):
     assert evidence.log_px == pytest.approx(summed_over([0.2, 0.3, 0.5], 1.0).numpy(), rel=1e-5)
 
 
+def test_doubles_beside_a_model_of_floats_are_summed_over():
+    """c of {-1, 1} is summed out beside z ~ N(0, 1), x ~ N(z + c, 1): two Gaussians of variance 2."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + 2 * c - 1, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.5))
+
+    x = X.double()
+    log_p = [math.log(p) + dist.Normal(mean, math.sqrt(2)).log_prob(x) for p, mean in ((0.7, -1.0), (0.3, 1.0))]
+    check_evidence(evidence_of(model, guide, x), torch.logaddexp(*log_p))
+
+
 def test_beside_others_they_are_summed_out_as_well():
     check_evidence(evidence_of(mixed_model, relaxed_and_more), summed_over([0.2, 0.3, 0.5], math.sqrt(2)))
 
@@ -306,6 +324,83 @@ def test_supports_have_to_agree():
     refused("draws outside of where Gamma lies", with_prior(dist.Gamma(2.0, 1.0)), wide)
 
 
+TransformedDistribution, AffineTransform = dist.TransformedDistribution, dist.transforms.AffineTransform
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        lambda x: TransformedDistribution(dist.HalfNormal(1.0), [AffineTransform(x / 2, 0.9)]),
+        lambda x: TransformedDistribution(dist.HalfNormal(1.0), [AffineTransform(x / 2, -0.9)]),
+        lambda x: TransformedDistribution(dist.Beta(2.0, 2.0), [AffineTransform(x / 2 - 1, 2.0)]),
+        lambda x: TransformedDistribution(
+            dist.Exponential(1.0), [dist.transforms.ExpTransform(), AffineTransform(x - 2, 1.0)]
+        ),
+        lambda x: dist.MixtureSameFamily(
+            dist.Categorical(torch.ones(2)), dist.Uniform(torch.tensor([-2.0, 0.0]), torch.tensor([-1.0, 1.5]))
+        ),
+    ],
+)
+def test_a_transform_or_a_mixture_of_what_is_bounded_is_bounded(family):
+    refused("may draw every 'z'", model, drawing_z(family))
+
+
+def test_annealing_within_a_transformed_interval():
+    """z ~ U(-1, 1), written as a transform of U(0, 1): P(x) is half of P(x - 1 < N(0, 1) < x + 1)."""
+    uniform = with_prior(TransformedDistribution(dist.Uniform(0.0, 1.0), [AffineTransform(-1.0, 2.0)]))
+    normal = dist.Normal(0.0, 1.0)
+    truth = torch.log((normal.cdf(X + 1) - normal.cdf(X - 1)) / 2)
+    options = dict(method="ais", num_temperatures=50, num_chains=32, progress=False, compile=False)
+    check_evidence(estimate_evidence(uniform, None, (X,), proposal="prior", **options), truth)
+    wide = drawing_z(lambda x: dist.Normal(x / 2, 2.0))
+    refused("draws outside of where TransformedDistribution lies", uniform, wide)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        lambda x: dist.Categorical(torch.tensor([0.5, 0.5, 0.0])),
+        lambda x: dist.Categorical(logits=torch.tensor([-math.inf, 0.0, 0.0])),
+        lambda x: dist.Categorical(torch.eye(3)[1]),
+    ],
+)
+def test_a_value_of_no_probability_is_no_draw(family):
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", family(x))
+
+    refused("a probability of 0", discrete_model, guide)
+
+
+def test_a_value_of_no_probability_at_one_of_several_numbers():
+    def several(probs, observed):
+        def program(x):
+            with pyro.plate("data", len(x)):
+                c = pyro.sample("c", dist.Bernoulli(torch.tensor(probs)).to_event(1))
+                if observed:
+                    pyro.sample("x", dist.Normal(c.sum(-1), 1.0), obs=x)
+
+        return program
+
+    refused("a probability of 0", several([0.3, 0.6], True), several([0.5, 0.0], False))
+
+
+def test_a_probability_of_zero_will_do_where_the_data_leave_none():
+    """c of {-1, 1}, x ~ N(20 c, 1): of x > 0 c = 1 is sure, and log P(x) = log N(x; 20, 1) - log 2."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(0.5))
+            pyro.sample("x", dist.Normal(40 * c - 20, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.Bernoulli((x > 0).float()))
+
+    x = torch.tensor([-21.0, -19.5, 19.0, 20.5])
+    check_evidence(evidence_of(model, guide, x), dist.Normal(20 * x.sign(), 1.0).log_prob(x) - math.log(2))
+
+
 def test_a_smaller_support_will_do_where_the_data_leave_no_more():
     """x ~ U(z - 1, z + 1), z ~ N(0, 1): P(x) is half of P(x - 1 < z < x + 1), and z lies nowhere else."""
 
@@ -333,33 +428,61 @@ def test_a_circle_is_no_line():
     check_evidence(annealed, on_a_circle(X))
 
 
-class Periodic(dist.TorchDistribution):
-    """A density on a circle that does not say so: 1 + cos(z), over 2 pi."""
+class Own(dist.TorchDistribution):
+    """A person's own distribution, by how it draws and what it takes for its density; it says that it is real."""
 
     arg_constraints = {}  # noqa: RUF012
-    has_rsample = False
+    support = torch.distributions.constraints.real
 
-    def __init__(self, batch_shape=()):
+    def __init__(self, draw, log_density, batch_shape=()):
+        self.draw, self.log_density = draw, log_density
         super().__init__(torch.Size(batch_shape), validate_args=False)
 
     def expand(self, batch_shape, _instance=None):
-        return Periodic(batch_shape)
+        return Own(self.draw, self.log_density, batch_shape)
 
     def sample(self, sample_shape=()):
-        shape = self._extended_shape(sample_shape)
-        z = torch.linspace(-math.pi, math.pi, 4001)
-        return z[torch.multinomial((1 + z.cos()).clamp(min=0.0), max(1, shape.numel()), replacement=True)].reshape(
-            shape
-        )
+        return self.draw(self._extended_shape(sample_shape))
 
     def log_prob(self, z):
-        return (1 + z.cos()).log() - math.log(2 * math.pi)
+        return self.log_density(z)
 
 
-def test_a_density_that_goes_on_where_nothing_is_drawn():
-    refused(
-        "vanish where it draws nothing; got Periodic", with_prior(Periodic()), drawing_z(lambda x: dist.Normal(x, 30.0))
-    )
+def draw_on_circle(shape):
+    z = torch.linspace(-math.pi, math.pi, 4001)
+    return z[torch.multinomial((1 + z.cos()).clamp(min=0.0), max(1, shape.numel()), replacement=True)].reshape(shape)
+
+
+def log_half(z):
+    return dist.Normal(0.0, 1.0).log_prob(z) + math.log(2)
+
+
+def ended(log_density):
+    return lambda z: torch.where(z >= 0, log_density(z), -torch.inf)
+
+
+def draw_half(shape):
+    return torch.randn(shape).abs()
+
+
+periodic = Own(draw_on_circle, lambda z: (1 + z.cos()).log() - math.log(2 * math.pi))
+half_line, endless_half = Own(draw_half, ended(log_half)), Own(draw_half, log_half)
+unnormalized = Own(torch.randn, lambda z: -(z**2) / 2)
+
+
+def test_the_density_of_an_own_family_is_that_of_its_draws():
+    wide = drawing_z(lambda x: dist.Normal(x, 30.0))
+    for prior, mass in ((periodic, "mass of"), (endless_half, r"mass of (1.9|2.0)"), (unnormalized, r"mass of 2.5")):
+        refused(mass, with_prior(prior), wide)
+    refused("mass of (1.9|2.0)", model, drawing_z(lambda x: endless_half))
+    refused("mass of 2.5", model, drawing_z(lambda x: unnormalized))
+    refused("may draw every 'z'", model, drawing_z(lambda x: half_line))
+
+
+def test_an_own_family_that_is_right():
+    """z ~ |N(0, 1)|, x ~ N(z, 1): P(x) = 2 N(x; 0, 2) P(N(x / 2, 1 / 2) > 0)."""
+    half = TRUTH + math.log(2) + dist.Normal(0.0, 1.0).cdf(X / math.sqrt(2)).log()
+    check_evidence(evidence_of(with_prior(half_line), drawing_z(lambda x: dist.Normal(x / 2, 1.0))), half)
 
 
 # Masks.
