@@ -14,12 +14,12 @@ from torch import Tensor
 from ppl_vae.data.as_source import as_source
 from ppl_vae.data.checks import check
 from ppl_vae.data.sources import Source, TensorSource
-from ppl_vae.evidence.proposal_checks import check_proposal
 from ppl_vae.evidence.scale import scored_as
 from ppl_vae.missing import all_known
 from ppl_vae.traces.handlers import GivenConditions, check_proper, condition_names, quantity
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Args, Structure, check_scores_all, few, observed_numbers, samples, structure_of
+from ppl_vae.traces.proposal import check_proposal
 from ppl_vae.traces.sites import Kind, has_mask, of_kind
 from ppl_vae.utils.rng import seeded
 

@@ -156,11 +156,12 @@ def fit(
 def _checked(pair: Pair, objective: ELBO, source: Source, batch_size: int) -> Checked:
     """Check programs, objective and training data against each other, and take note of the parameters of a run."""
     checked = check(pair, source, size=batch_size)
-    check_objective(objective, pair, checked.traces, pair.to_device(next(source.batches(batch_size))))
+    args = pair.to_device(next(source.batches(batch_size)))
+    check_objective(objective, pair, checked.traces, args)
     check_batch_dims(pair, checked.traces)
     check_draws(checked.traces)
     check_plates(checked.traces, checked.num_run, len(source))
-    warn_of_no_bound(objective, checked.traces)
+    warn_of_no_bound(objective, pair, checked.traces, tuple(arg[: checked.num_run] for arg in args))
     check_reported(objective, checked.traces, checked.num_run)
     if type(objective).__name__.startswith("Jit"):
         _check_sizes(type(objective).__name__, [len(batch[0]) for batch, _ in source.examples(batch_size)])

@@ -15,7 +15,17 @@ from ppl_vae.errors import InputError
 from ppl_vae.objectives.particles import inner_scale, outer_scale
 from ppl_vae.traces.divergence import in_order
 from ppl_vae.traces.pair import Pair, program_name
-from ppl_vae.traces.plates import Args, Structure, check_one_for_each, data_plate, few, outside_of, samples
+from ppl_vae.traces.plates import (
+    Args,
+    Structure,
+    check_one_for_each,
+    data_plate,
+    few,
+    outside_of,
+    samples,
+    structure_of,
+)
+from ppl_vae.traces.proposal import check_points
 from ppl_vae.traces.sites import Kind, Site, Sites, answers, contains, of_kind, unequal_supports, why_no_bound
 
 # What Pyro's own objectives ask of a pair; ours say it themselves, by a method `meet`.
@@ -124,12 +134,17 @@ def check_draws(traces: Sequence[Trace]) -> None:
             )
 
 
-def warn_of_no_bound(objective: ELBO, traces: Sequence[Trace]) -> None:
-    """Say so where what an objective of Pyro's raises is no bound of log P(x)."""
+def warn_of_no_bound(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: Args) -> None:
+    """Say so where what an objective raises is no bound of log P(x); `args` are the data of the traces."""
     model, guide = samples(traces[0]), samples(traces[-1])
     reasons = why_no_bound(model, guide)
     if hasattr(objective, "meet"):  # ours leave out what is no part of Q
         reasons = [f"{n!r} is {why}" for n, p, q in answers(model, guide) if (why := unequal_supports(p, q))]
+    if of_kind(guide, Kind.POINT, model=model) and not _states_density(pair, traces, args):
+        points = few([repr(name) for name in of_kind(guide, Kind.POINT, model=model)])
+        reasons.append(
+            f"{points} of the guide are points (Delta) that do not state the density of what they are made of"
+        )
     scaled = [name for name, site in (guide | model).items() if not _scaled_by_plates(site)]
     if scaled:
         reasons.append(f"poutine.scale says how often {few(scaled)} count, where a bound counts them once")
@@ -137,8 +152,22 @@ def warn_of_no_bound(objective: ELBO, traces: Sequence[Trace]) -> None:
         warnings.warn(
             f"{type(objective).__name__} is no bound of log P(x) here: {'; '.join(reasons)}. The history may lie above "
             f"log P(x), and the best epoch is chosen by it; what estimate_evidence says holds, or it refuses.",
-            stacklevel=3,
+            stacklevel=4,
         )
+
+
+def _states_density(pair: Pair, traces: Sequence[Trace], args: Args) -> bool:
+    """Return whether points in a guide are those of an automatic one, as far as that can be asked."""
+    try:
+        structure = structure_of(traces, len(args[0]))
+    except InputError:  # latents of all data together
+        return True
+    try:
+        with pair.evaluating(), torch.no_grad():
+            check_points(pair, args, list(traces), structure)
+    except InputError:
+        return False
+    return True
 
 
 def _scaled_by_plates(site: Site) -> bool:

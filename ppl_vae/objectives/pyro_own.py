@@ -57,7 +57,7 @@ def check_reported(objective: Any, traces: Sequence[Trace], num_data: int) -> No
         warnings.warn(
             "Trace_MMD has no bound of log P(x): history.train_elbo is its negative loss, E[log P(x | z)] less a "
             "distance of samples, which may be above log P(x).",
-            stacklevel=3,
+            stacklevel=4,
         )
     if not isinstance(objective, RenyiELBO | ReweightedWakeSleep) or objective.num_particles < 2:
         return
@@ -76,7 +76,7 @@ def check_reported(objective: Any, traces: Sequence[Trace], num_data: int) -> No
         warnings.warn(
             f"{name} weighs its {objective.num_particles} samples for all data of a batch together{why}: its number "
             f"is a bound for the batch as a whole, looser than that of each datum, which IWAE is.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -184,11 +184,9 @@ def why_no_bound(model: Sites, guide: Sites) -> list[str]:
             (Kind.OBSERVED, "observed, no draw of Q"),
             (Kind.FACTOR, "a factor, no part of Q"),
             (Kind.AUXILIARY, "a draw that answers no latent of the model"),
-            (Kind.POINT, "a point without a density"),
         )
         for name in of_kind(guide, kind, model=model)
-        if not (kind in (Kind.AUXILIARY, Kind.POINT) and _transformed(model, guide))
-        and name not in names_of_summed(model, guide)
+        if not (kind is Kind.AUXILIARY and _transformed(model, guide)) and name not in names_of_summed(model, guide)
     ]
     for name, latent in of_kind(model, Kind.LATENT).items():
         if (answer := guide.get(name)) is None:

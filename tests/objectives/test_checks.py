@@ -219,6 +219,26 @@ def test_it_is_said_what_is_no_bound():
         assert fitted.history.train_elbo[0] < exact + limit() * 0.1  # whose samples are of Q alone
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_points_have_to_state_the_density_of_what_they_are_made_of(sign):
+    def model(x):
+        with data_plate(x):
+            z = pyro.sample("z", dist.LogNormal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z.log(), 1.0), obs=x)
+
+    def guide(x):
+        with data_plate(x):
+            loc = x * pyro.param("slope", torch.tensor(0.5))
+            u = pyro.sample("u", dist.Normal(loc, 0.7), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(u.exp(), log_density=-sign * u))
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fit(model, guide, X, epochs=1, **QUIET)
+    assert [w.filename for w in said] == ([] if sign == 1 else [__file__])
+    assert all("'z' of the guide are points (Delta) that do not state the density" in str(w.message) for w in said)
+
+
 @pytest.mark.parametrize("objective", [None, IWAE(2)])
 def test_a_scale_is_said(objective):
     scaled = [poutine.scale(program, 1 / len(X)) for program in pair_in(data_plate)]

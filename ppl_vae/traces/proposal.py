@@ -75,6 +75,13 @@ def check_proposal(pair: Pair, args: Args, traces: list[Trace], structure: Struc
             trial.check_left_out()
 
 
+def check_points(pair: Pair, args: Args, traces: list[Trace], structure: Structure) -> None:
+    """Refuse Deltas at latents, but for those that state the density of what was drawn elsewhere, and rightly so."""
+    model, guide = map(samples, traces)
+    with seeded(0):
+        _Trial(pair, args, model, guide, structure).check_points()
+
+
 def _check_summed(pair: Pair, args: Args, structure: Structure) -> None:
     """Refuse discrete latents without a probability in the guide, in a model that cannot run on all their values."""
     if structure.enumerated:
