@@ -35,7 +35,7 @@ class Drawn(Messenger):
         self.lines: dict[str, str] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if line := line_now("ppl_vae.data.checks"):
+        if line := line_now():
             self.lines[msg["name"]] = line
 
     def at(self, name: str) -> str:
@@ -78,7 +78,8 @@ def check_shapes(program: Any, trace: poutine.Trace, num_run: int, drawn: Drawn)
         if taken_as_event or repeated or more:
             raise InputError(
                 f"Expected data of the shape of their distribution; got {tuple(value.shape)} in "
-                f"{program_name(program)} at {drawn.at(name)}, where {type(family_of(fn)).__name__} has {tuple(fn.shape())}: "
+                f"{program_name(program)} at {drawn.at(name)}, where {type(family_of(fn)).__name__} has "
+                f"{tuple(fn.shape())}: "
                 f"{_in_words(fn.batch_shape)} of {_in_words(fn.event_shape)} each. {LAYOUT}"
             )
 

@@ -198,10 +198,12 @@ def _place_in(problem: BaseException, of_a_program: Callable[[FrameType], bool])
     return _in_words(*frames[-1]) if frames else ""
 
 
-def line_now(outer: str) -> str:
-    """Return the innermost line of a person's own that is being run inside a module of ours, in words, or ""."""
+def line_now() -> str:
+    """Return the innermost line of a person's own program that calls the caller, in words, or ""."""
     frame = inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__") != outer:
+    for _ in range(2):  # this function, and the one that asks
+        frame = frame and frame.f_back
+    while frame is not None and not str(frame.f_globals.get("__name__", "")).startswith(f"{OURS}.data."):
         if _is_a_persons(frame):
             return _in_words(frame, frame.f_lineno)
         frame = frame.f_back
