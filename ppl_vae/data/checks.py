@@ -7,6 +7,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.data.holes import check_holes, find_holes
+from ppl_vae.data.probes import check_distributions, check_one_by_one, check_shapes, left_as_they_are
 from ppl_vae.data.sources import Source
 from ppl_vae.data.supports import check_supports
 from ppl_vae.errors import InputError, ProgramError
@@ -73,6 +74,8 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
         check_supports(pair, traces[0], args, source)
         if holes:
             check_holes(pair, args, holes, proposal, fitted=fitted)
+        if not fitted:  # what training does to batches (normalizing them) is its own
+            check_one_by_one(pair, args, traces)
     return Checked(traces, len(args[0]), sum(some.number for some in holes.values()))
 
 
@@ -91,13 +94,18 @@ def _probe(pair: Pair, args: Args, proposal: str) -> list[poutine.Trace]:
         raise InputError("Expected a guide Q(z | x); got none. Give one, or use proposal='prior'.")
     _check_served(pair)
     try:
-        model_trace = poutine.trace(pair.model).get_trace(*args)
-        check_observes(program_name(pair.model), samples(model_trace))
-        if proposal == "prior":
-            return [model_trace]
-        guide_trace = poutine.trace(pair.guide).get_trace(*args)
-        check_sites(pair, model_trace, guide_trace)
-        return list(get_traces(pair, args))
+        with left_as_they_are(pair, args) as drawn:
+            model_trace = poutine.trace(pair.model).get_trace(*args)
+            check_distributions(pair.model, model_trace, drawn)
+            check_observes(program_name(pair.model), samples(model_trace))
+            if proposal == "prior":
+                check_shapes(pair.model, model_trace, len(args[0]), drawn)
+                return [model_trace]
+            guide_trace = poutine.trace(pair.guide).get_trace(*args)
+            check_distributions(pair.guide, guide_trace, drawn)
+            check_sites(pair, model_trace, guide_trace)
+            check_shapes(pair.model, model_trace, len(args[0]), drawn)
+            return list(get_traces(pair, args))
     except InputError:
         raise
     except Exception as problem:  # whatever a person's program may do

@@ -32,8 +32,9 @@ from ppl_vae.data.arrays import Batch
 from ppl_vae.data.sources import Source
 from ppl_vae.fitting.options import FitOptions
 from ppl_vae.objectives.surrogate import loss_and_surrogate
-from ppl_vae.traces.pair import Pair, places, unchanged
+from ppl_vae.traces.pair import Pair, places, program_name, unchanged
 from ppl_vae.traces.plates import Args
+from ppl_vae.utils.faults import differentiated
 from ppl_vae.utils.precision import products_in
 from ppl_vae.utils.threads import Threads
 
@@ -141,7 +142,8 @@ class Gradients:
 
 def loss_and_grads(objective: Any, pair: Pair, args: Args, precision: str) -> Tensor:
     """Return the loss of a Pyro objective, a scalar, in nats, summed over the data, and leave its gradients."""
-    with products_in(precision, pair.device):
+    names = " and ".join(map(program_name, pair.programs.values()))
+    with products_in(precision, pair.device), differentiated(names):
         loss = objective.loss_and_grads(pair.model, pair.guide, *args)
     return torch.as_tensor(bound_of(loss)).detach()
 

@@ -4,6 +4,7 @@ Programs are run inside Pyro and PyTorch, which raise what they like in lines th
 mend is the innermost line of their own: it is named, and the exception stays behind it as the cause (`__cause__`).
 """
 
+import inspect
 import linecache
 import re
 import sysconfig
@@ -21,6 +22,11 @@ OUR_PROGRAMS = ("ppl_vae.models.", "ppl_vae.guides.")
 INSTALLED = re.compile(r"[/\\](site-packages|dist-packages)[/\\]|^<(frozen |eval_with_key|__array_function__)")
 STANDARD = tuple(
     {str(path) for p in map(Path, map(sysconfig.get_path, ("stdlib", "platstdlib"))) for path in (p, p.resolve())}
+)
+LAYOUT = "Let the network give as many numbers as the data have, or reshape the data."
+ZERO = (
+    "An .exp() of a large negative number is 0: scale what goes into the network (x / 255), or add a smallest one, "
+    "as 0.001 + softplus of what the network gives."
 )
 POSITIVE = "Make it positive, by .exp() or torch.nn.functional.softplus of what the network gives."
 PROBABILITIES = (
@@ -40,6 +46,8 @@ def _of_a_parameter(name: str, family: str, where: str, values: str) -> tuple[st
         return f"{name} of {family} that is NaN", NAN
     if name == "probs":
         return f"{name} of {family} outside [0, 1]", PROBABILITIES
+    if where.startswith("GreaterThan") and bounds == [0.0] and not re.search(r"(?<!e)-\d|-inf", values):
+        return f"{name} of {family} that is 0", ZERO
     if where.startswith("GreaterThan") and bounds == [0.0]:
         return f"{name} of {family} that is not positive", POSITIVE
     return f"{name} of {family} outside {where}", f"Make what goes into {name} fit."
@@ -59,6 +67,44 @@ def _of_a_layer(rows: str, given: str, takes: str, _: str) -> tuple[str, str]:
     return f"[{rows}, {given}] numbers for a layer that takes [..., {takes}]", f"Let the layer take {given} numbers."
 
 
+def _of_two_sites(name: str) -> tuple[str, str]:
+    return f"two sites or plates named {name!r}", (
+        "Give each a name of its own; to enter a plate again, keep it, plate = pyro.plate(...), and use `with plate:`."
+    )
+
+
+def _of_a_value(value: str, fn: str) -> tuple[str, str]:
+    return f"a value of shape ({value}) for a distribution of shape ({fn})", LAYOUT
+
+
+def _of_dtypes(one: str, other: str) -> tuple[str, str]:
+    return f"{one} and {other} numbers in one product", (
+        "Make them alike: .float() or .double() of the network, or of what goes into it (torch.zeros(8) is Float)."
+    )
+
+
+def _of_nothing() -> tuple[str, str]:
+    return "a distribution with neither probs nor logits, or with both", (
+        "If they come from a function, let it return them (it may have no return)."
+    )
+
+
+def _of_a_scalar(count: str) -> tuple[str, str]:
+    return f"one number asked of a tensor of {count}", "Leave .item() and float() out: compute with the tensor."
+
+
+def _of_an_array() -> tuple[str, str]:
+    return "a NumPy array asked of a tensor with a gradient", (
+        "Write what is computed in PyTorch (torch.exp for np.exp): through NumPy there is no gradient."
+    )
+
+
+def _of_a_change() -> tuple[str, str]:
+    return "a tensor that was changed in place after it was used", (
+        "Compute with new tensors: h = h + 1 for h += 1, .clamp() for .clamp_(), nn.ReLU() for nn.ReLU(inplace=True)."
+    )
+
+
 # What PyTorch and Pyro say most often to a beginner, and what is said instead: what was got, and the fix.
 KNOWN: tuple[tuple[str, Callable[..., tuple[str, str]]], ...] = (
     (r"Shape mismatch inside plate\('(.*?)'\) at site (\S+) dim (-\d+), (\d+) vs (\d+)", _of_a_plate),
@@ -67,7 +113,28 @@ KNOWN: tuple[tuple[str, Callable[..., tuple[str, str]]], ...] = (
         _of_a_parameter,
     ),
     (r"mat1 and mat2 shapes cannot be multiplied \((\d+)x(\d+) and (\d+)x(\d+)\)", _of_a_layer),
+    (r"Multiple (?:\w+ )?sites named '(.*?)'", _of_two_sites),
+    (
+        r"not broadcastable with batch_shape\+event_shape: torch.Size\(\[(.*?)\]\) vs torch.Size\(\[(.*?)\]\)",
+        _of_a_value,
+    ),
+    (r"mat1 and mat2 must have the same dtype, but got (\w+) and (\w+)", _of_dtypes),
+    (r"[Ee]ither `probs` or `logits` must be specified, but not both", _of_nothing),
+    (r"a Tensor with (\d+) elements cannot be converted to Scalar", _of_a_scalar),
+    (r"Can't call numpy\(\) on Tensor that requires grad", _of_an_array),
+    (r"used in an in-place operation|modified by an inplace operation", _of_a_change),
 )
+
+
+@contextmanager
+def differentiated(programs: str) -> Iterator[None]:
+    """Say of gradients that cannot be computed, for which PyTorch names no line, whose they are and what mends it."""
+    try:
+        yield
+    except RuntimeError as problem:
+        if not _is_known(problem) or _place_in(problem, _is_a_persons):
+            raise
+        raise ProgramError(f"Expected {programs} to have gradients; {got(problem)}") from problem
 
 
 @contextmanager
@@ -107,6 +174,10 @@ def _known(problem: BaseException) -> tuple[str, str]:
     return (kind if says in ("", kind) else f"{kind}: {says}"), ""
 
 
+def _is_known(problem: BaseException) -> bool:
+    return any(re.search(pattern, str(problem), re.DOTALL) for pattern, _ in KNOWN)
+
+
 def _origin(problem: BaseException) -> tuple[BaseException, str]:
     """Return the exception that a program raised, and its line: a person's, else one of a model or guide of ours."""
     chain: list[BaseException] = []
@@ -125,6 +196,18 @@ def _place_in(problem: BaseException, of_a_program: Callable[[FrameType], bool])
     """Return the innermost line of a program in the traceback of an exception, in words, or ""."""
     frames = [place for place in walk_tb(problem.__traceback__) if of_a_program(place[0])]
     return _in_words(*frames[-1]) if frames else ""
+
+
+def line_now() -> str:
+    """Return the innermost line of a person's own program that calls the caller, in words, or ""."""
+    frame = inspect.currentframe()
+    for _ in range(2):  # this function, and the one that asks
+        frame = frame and frame.f_back
+    while frame is not None and not str(frame.f_globals.get("__name__", "")).startswith(f"{OURS}.data."):
+        if _is_a_persons(frame):
+            return _in_words(frame, frame.f_lineno)
+        frame = frame.f_back
+    return ""
 
 
 def _in_words(frame: FrameType, line: int) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from ppl_vae.guides import MeanField
 from ppl_vae.models import VAE
+from torch import nn
 
 import ppl_vae
 from ppl_vae import InputError, likelihoods
@@ -247,3 +248,30 @@ def test_the_command_line(run, tmp_path, where):
 def test_the_command_line_speaks_of_its_options(run):
     code, _, said = run("train", "vae", "--likelihood", "binomial", "--set", "data.binarize=none", "--epochs", "1")
     assert code == 2 and "On the command line: --likelihood" in said.splitlines()[-1]
+
+
+SAID = {
+    "in place": (lambda x, z: z.exp().add_(1).log_(), "tensor that was changed in place after it was used.*h = h"),
+    "numpy": (lambda x, z: torch.tensor(z.numpy()), r"NumPy array asked of a tensor.*\(.*test_faults.py, line \d+"),
+    "item": (lambda x, z: z.item(), r"one number asked of a tensor of \d+ \(.*test_faults.py, line \d+.*Leave .item"),
+    "dtype": (lambda x, z: nn.Linear(1, 1)(z.double()[..., None]), r"Double and Float numbers in one product \(.*line"),
+    "zero": (lambda x, z: dist.Normal(0.0, (z - 1e4).exp()), r"scale of Normal that is 0 \(.*line \d+.*x / 255"),
+    "none": (lambda x, z: dist.Bernoulli(logits=None), r"neither probs nor logits.* \(.*line \d+.*return"),
+    "twice": (lambda x, z: pyro.sample("z", dist.Normal(z, 1.0)), r"two sites or plates named 'z' \(.*line \d+"),
+}
+
+
+@pytest.mark.parametrize("mistake", SAID)
+def test_what_beginners_meet_most_is_said_in_words(mistake):
+    does, said = SAID[mistake]
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            made = does(x, z)
+            made = made.squeeze(-1) if isinstance(made, torch.Tensor) and made.dim() > 1 else made
+            pyro.sample("x", dist.Normal(made if isinstance(made, torch.Tensor) else z, 1.0), obs=x)
+
+    with pytest.raises(ProgramError, match=said) as error:
+        ppl_vae.fit(model, guide, x, epochs=1, progress=False)
+    assert "Error:" not in str(error.value)

@@ -1,0 +1,172 @@
+"""What Pyro lets pass in a run of two programs, and what makes wrong numbers, or an error far from its cause.
+
+Sites without a distribution of Pyro's; data whose dimensions are not those of the distribution that scores them; values
+and parameters that a program changes in place; a model in which one datum depends on the others.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from ppl_vae.distributions.unwrap import family_of
+from ppl_vae.errors import InputError
+from ppl_vae.traces.handlers import Substitute
+from ppl_vae.traces.pair import Pair, program_name
+from ppl_vae.traces.plates import Args, Structure, log_prob_by_datum, samples, structure_of
+from ppl_vae.traces.sites import Kind, of_kind
+from ppl_vae.utils.faults import LAYOUT, line_now
+from ppl_vae.utils.rng import seeded
+
+
+class Drawn(Messenger):
+    """Keeps a copy of the value of each site as it was drawn or given, and the person's own line of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[tuple[str, Tensor, Tensor]] = []
+        self.lines: dict[str, str] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if line := line_now():
+            self.lines[msg["name"]] = line
+
+    def at(self, name: str) -> str:
+        """Return a site's name with its line."""
+        return f"site {name!r}" + (f" ({self.lines[name]})" if name in self.lines else "")
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if isinstance(msg["value"], Tensor):
+            self.values.append((msg["name"], msg["value"], msg["value"].detach().clone()))
+
+
+def check_distributions(program: Any, trace: poutine.Trace, drawn: Drawn) -> None:
+    """Refuse sites whose distribution is none of Pyro's."""
+    for name, site in samples(trace).items():
+        fn = site["fn"]
+        if hasattr(fn, "log_prob") and hasattr(fn, "event_dim"):
+            continue
+        family = type(fn).__name__
+        fix = (
+            f"Write {family}(...) of pyro.distributions"
+            if isinstance(fn, torch.distributions.Distribution)
+            else f"Give pyro.sample({name!r}, ...) what its value is drawn from, such as pyro.distributions.Normal(...)"
+        )
+        raise InputError(
+            f"Expected a distribution of Pyro's at each site; got {family} of {type(fn).__module__.partition('.')[0]} "
+            f"in {program_name(program)} at {drawn.at(name)}. {fix}."
+        )
+
+
+def check_shapes(program: Any, trace: poutine.Trace, num_run: int, drawn: Drawn) -> None:
+    """Refuse data that a distribution scores only by repeating them along dimensions that they do not have."""
+    for name, site in of_kind(samples(trace), Kind.OBSERVED).items():
+        value, fn = site["value"], site["fn"]
+        if not isinstance(value, Tensor) or num_run not in value.shape[:1]:
+            continue  # no data
+        event = value.shape[max(0, value.dim() - fn.event_dim) :]
+        taken_as_event = value.dim() <= fn.event_dim and fn.batch_shape.numel() > 1
+        repeated = any(n not in (size, 1) for n, size in zip(fn.event_shape, event, strict=False))
+        more = len(fn.batch_shape) < value.dim() - fn.event_dim and num_run > 1 and bool(fn.batch_shape)
+        if taken_as_event or repeated or more:
+            raise InputError(
+                f"Expected data of the shape of their distribution; got {tuple(value.shape)} in "
+                f"{program_name(program)} at {drawn.at(name)}, where {type(family_of(fn)).__name__} has "
+                f"{tuple(fn.shape())}: "
+                f"{_in_words(fn.batch_shape)} of {_in_words(fn.event_shape)} each. {LAYOUT}"
+            )
+
+
+def _in_words(shape: torch.Size) -> str:
+    """Return a shape as a number of things, or their product."""
+    return " x ".join(map(str, shape)) or "1"
+
+
+@contextmanager
+def left_as_they_are(pair: Pair, args: Args) -> Iterator[Drawn]:
+    """Refuse programs that, run within, change in place what they are given, what they draw, or their parameters."""
+    given = [(arg, arg.detach().clone()) for arg in args]
+    held = [
+        (name, parameter, parameter.detach().clone())
+        for module in pair.modules.values()
+        for name, parameter in module.named_parameters()
+        if not is_lazy(parameter)
+    ]
+    with Drawn() as drawn:
+        yield drawn
+    names = " or ".join(map(program_name, pair.programs.values()))
+    for name, parameter, before in held:
+        if not _same(parameter, before):
+            raise InputError(
+                f"Expected programs that leave their parameters to the optimizer; got {name}, of shape "
+                f"{tuple(parameter.shape)}, which {names} changes whenever it is run. Compute with a new tensor, or "
+                f"make what a program changes a buffer."
+            )
+    if any(not _same(arg, before) for arg, before in given):
+        raise InputError(
+            f"Expected programs that leave their data as they are; got x changed in place by {names}: what is run next "
+            f"finds other data. Write x = x / 255, and not x /= 255 (nor x.clamp_(), x[...] = ...)."
+        )
+    for name, value, before in drawn.values:
+        if not _same(value, before):
+            raise InputError(
+                f"Expected programs that leave what they draw as it is; got the value of {drawn.at(name)} changed in "
+                f"place by {names}: it would be scored at another one than was drawn. Write {name} = {name} + 1, and "
+                f"not {name} += 1 (nor {name}.clamp_(), {name}[...] = ...)."
+            )
+
+
+def _same(value: Tensor, before: Tensor) -> bool:
+    return value.shape == before.shape and torch.equal(value.nan_to_num(), before.nan_to_num())
+
+
+def check_one_by_one(pair: Pair, args: Args, traces: Sequence[poutine.Trace]) -> None:
+    """Refuse a model in which the probability of one datum depends on which others it is run with.
+
+    What it says of the first two of all data is held against what it says of just these, for the same latents. What
+    does not run on two, or is random beside its sites, is left as it is.
+    """
+    model, num_run = traces[0], len(args[0])
+    if num_run < 4:
+        return
+    try:
+        structure = structure_of(traces, num_run)
+        two = [_scored(pair, tuple(arg[:n] for arg in args), model, structure, n) for n in (num_run, num_run, 2)]
+    except Exception:  # of whatever class: it is not known, then
+        return
+    if structure.subsampled or not two[0].keys() == two[1].keys() == two[2].keys():
+        return
+    for name, (first, again, alone) in {n: [each[n] for each in two] for n in two[0]}.items():
+        if _close(first, again) and not _close(first, alone):
+            raise InputError(
+                f"Expected the log-probability of a datum to be its own; got {program_name(pair.model)}, where that at "
+                f"site {name!r} is another one, by {float((first - alone).abs().max()):.3g} nats, beside other data. "
+                f"Look for what is computed over all of them at once (.mean(), softmax(0), .item()), and compute it "
+                f"over one datum, as .mean(-1)."
+            )
+
+
+def _scored(pair: Pair, args: Args, trace: poutine.Trace, structure: Structure, count: int) -> dict[str, Tensor]:
+    """Return the log-probability of the first two data at each site, where the first data have a trace's latents."""
+    values = {}
+    for name, site in samples(trace).items():
+        at = site["value"].dim() + structure.dim - site["fn"].event_dim
+        if not site["is_observed"]:
+            longer = at >= 0 and site["value"].shape[at] == structure.size
+            values[name] = site["value"].narrow(at, 0, count) if longer else site["value"]
+    with seeded(0), pyro.validation_enabled(False):
+        found = poutine.trace(Substitute(values)(pair.model)).get_trace(*args)
+    return {name: log_prob_by_datum(found, [name], structure, count)[0, :2] for name in samples(found)}
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Return whether two numbers for each datum are the same, up to the rounding of their precision."""
+    off = math.sqrt(torch.finfo(one.dtype).eps)
+    return torch.allclose(one, other, rtol=off, atol=off, equal_nan=True)

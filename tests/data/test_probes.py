@@ -1,0 +1,132 @@
+"""What Pyro lets pass and what makes wrong numbers is refused: shapes, values changed in place, coupled data."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import ppl_vae
+from ppl_vae import InputError
+
+N, D, L = 12, 5, 2
+x = torch.randn(N, D)
+decoder, wrong = nn.Linear(L, D), nn.Linear(L, D - 1)
+
+
+def model_of(observe):
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(L), 1.0).to_event(1))
+            observe(x, z)
+
+    return model
+
+
+def guide(x):
+    scale = pyro.param("scale", torch.ones(L))
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(L), scale.exp()).to_event(1))
+
+
+def right(x, z):
+    pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+
+def eleven(x, z):
+    pyro.sample("x", dist.Normal(wrong(z), 1.0).to_event(1), obs=x)
+
+
+def tensor(x, z):
+    pyro.sample("x", decoder(z), obs=x)
+
+
+def torchs(x, z):
+    pyro.sample("x", torch.distributions.Normal(decoder(z), 1.0), obs=x)
+
+
+def adds_to_z(x, z):
+    z += 1
+    right(x, z)
+
+
+def scales_x(x, z):
+    x /= 2
+    right(x, z)
+
+
+ENTRIES = {
+    "fit": lambda model, x: ppl_vae.fit(model, guide, x, epochs=1, progress=False),
+    "importance": lambda model, x: ppl_vae.estimate_evidence(model, guide, x, num_samples=5, progress=False),
+    "prior": lambda model, x: ppl_vae.estimate_evidence(model, None, x, method="ais", proposal="prior"),
+}
+MISTAKES = {
+    eleven: r"got \(\d+, 5\) in .* at site 'x' \(.*test_probes.py, line \d+, in eleven: .*Normal has \(\d+, 4\)",
+    tensor: r"got Tensor of torch in .* at site 'x' \(.*in tensor: .*such as pyro.distributions.Normal",
+    torchs: r"got Normal of torch in .* at site 'x' \(.*Write Normal\(...\) of pyro.distributions",
+    adds_to_z: r"got the value of site 'z' \(.*in model_of.model: .*\) changed in place by .*Write z = z \+ 1",
+    scales_x: r"got x changed in place by .*Write x = x / 255",
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_would_make_a_wrong_number_is_refused_by_its_line(entry, mistake):
+    with pytest.raises(InputError, match=MISTAKES[mistake]) as error:
+        ENTRIES[entry](model_of(mistake), x.clone())
+    assert "tensor(" not in str(error.value) and ".." not in str(error.value).replace("...", "")
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_data_are_not_repeated_along_dimensions_that_they_do_not_have(entry):
+    def rows(x, z):
+        pyro.sample("x", dist.Normal(decoder(z)[..., :1], 1.0).to_event(1), obs=x)
+
+    def one_number(x, z):
+        pyro.sample("x", dist.Normal(decoder(z)[..., 0], 1.0), obs=x)
+
+    with pytest.raises(InputError, match=r"got \(\d+,\) in"):
+        ENTRIES[entry](model_of(rows), x[:, 0])  # each datum N times
+    with pytest.raises(InputError, match=r"got \(\d+, 1\) in"):
+        ENTRIES[entry](model_of(right), x[:, :1])  # D times
+    with pytest.raises(InputError, match=r"got \(\d+, 1\) in"):
+        ENTRIES[entry](model_of(one_number), x[:, :1])
+    ENTRIES[entry](model_of(rows), x[:, :1])
+    ENTRIES[entry](model_of(rows), x)  # one mean for all numbers of a datum
+
+
+class Changing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.decoder = nn.Linear(L, D)
+
+    def forward(self, x):
+        self.decoder.weight.data.mul_(0.9)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(L), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_programs_do_not_change_their_parameters(entry):
+    with pytest.raises(InputError, match=r"got decoder.weight, of shape \(5, 2\), which Changing .*changes"):
+        ENTRIES[entry](Changing(), x)
+
+
+COUPLED = {
+    "mean": lambda z: decoder(z - z.mean()),
+    "item": lambda z: decoder(z) + z.sum().item(),
+    "softmax": lambda z: decoder(z).softmax(0),
+}
+
+
+@pytest.mark.parametrize("coupled", COUPLED)
+def test_data_that_depend_on_each_other_have_no_log_px_each(coupled):
+    def observe(x, z):
+        pyro.sample("x", dist.Normal(COUPLED[coupled](z), 1.0).to_event(1), obs=x)
+
+    for entry in ("importance", "prior"):
+        with pytest.raises(InputError, match=r"log-probability of a datum to be its own.*at site 'x'"):
+            ENTRIES[entry](model_of(observe), x)
+    ENTRIES["importance"](model_of(right), x)
