@@ -3,6 +3,7 @@
 import ast
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,8 @@ def impute(run: Path, **options: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; what a person can mend ends in one line and exit code 2."""
+    if arguments is None:  # a line in the terminal, and none of the code that it comes from
+        warnings.showwarning = lambda message, *_: click.echo(f"Warning: {message}", err=True)
     try:
         sys.exit(app.main(arguments, standalone_mode=False) or 0)
     except (click.Abort, KeyboardInterrupt):

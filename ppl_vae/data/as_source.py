@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from ppl_vae.data.sources import PartlyLabelled, Source, SplitSource, TensorSour
 from ppl_vae.data.splits import hidden_in_words
 from ppl_vae.errors import InputError
 from ppl_vae.traces.pair import Pair, call_signature, program_name
+from ppl_vae.utils.faults import warn
 
 BY_NUMBERS = "numbers:"  # how a fingerprint begins that does not depend on shapes and dtypes
 
@@ -41,7 +41,7 @@ def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
     if isinstance(by_labels, PartlyLabelled):
         _check_partly_labelled(by_labels, pair, ordered)
         if isinstance(source, TensorSource):
-            warnings.warn(hidden_in_words(len(by_labels.unlabelled), len(source)), stacklevel=3)
+            warn(hidden_in_words(len(by_labels.unlabelled), len(source)))
     first = next(by_labels.batches(2), None)
     if first is None:
         raise InputError(

@@ -1,7 +1,6 @@
 """What a file holds, checked, as the parts of a data set: a person's own arrays and images, and fixed splits."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from ppl_vae.data.splits import Split, hidden_in_words, is_known, whole_labels
 from ppl_vae.errors import InputError
 from ppl_vae.missing import with_mask
+from ppl_vae.utils.faults import warn
 from ppl_vae.utils.files import Array, read_arrays
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
@@ -125,7 +125,7 @@ def _with_whole_labels(path: Path, parts: Sequence[Split]) -> tuple[Split, ...]:
         return tuple(replace(part, y=y) for y, part in zip(labels, parts, strict=True))
     known = is_known(torch.cat([y for y in labels if y is not None] or [torch.empty(0, dtype=torch.int64)]))
     if unknown := int((~known).sum()):
-        warnings.warn(f"{hidden_in_words(unknown, len(known))} ({path})", stacklevel=2)
+        warn(f"{hidden_in_words(unknown, len(known))} ({path})")
     return tuple(replace(part, y=y, hidden=unknown > 0) for y, part in zip(labels, parts, strict=True))
 
 

@@ -4,7 +4,6 @@ Its error would be small, as the weights agree on what they happened to begin wi
 imputation by what was fitted then.
 """
 
-import warnings
 import weakref
 from contextlib import suppress
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 
 from ppl_vae.data.sources import Source
 from ppl_vae.traces.pair import Program
+from ppl_vae.utils.faults import warn
 
 _NEVER_OBSERVED: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()  # by model, in words
 
@@ -31,9 +31,7 @@ def warn_of_unobserved(model: Program) -> None:
     with suppress(TypeError):
         unknown = _NEVER_OBSERVED.get(_owner(model), "")
     if unknown:
-        warnings.warn(
-            f"{unknown} of the training: what is imputed there means nothing, however small its error.", stacklevel=3
-        )
+        warn(f"{unknown} of the training: what is imputed there means nothing, however small its error.")
 
 
 def _never_observed(source: Source) -> str:

@@ -4,7 +4,6 @@ A program that takes one batch dimension only (`x.view(x.size(0), -1)`, a convol
 Given each of N data K times, it draws K samples of each all the same, as data do not depend on each other.
 """
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.traces.log_weights import Weighted, checked, draw, log_weights
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import Structure
+from ppl_vae.utils.faults import warn
 from ppl_vae.utils.rng import seeded
 
 PLATE, COPIES, ONE_BY_ONE = "plate", "copies", "one by one"
@@ -41,11 +41,10 @@ def way_of_drawing(prepared: Prepared, wanted: bool | str, proposal: str, *, cop
             continue
         if problems:
             who = " and ".join(map(program_name, prepared.pair.programs.values()))
-            warnings.warn(
+            warn(
                 f"Samples are drawn {IN_WORDS[way]}, as {who} do not run under one more plate to the left of theirs: "
                 f"{reason(problems[0].__cause__ or problems[0])}. Let them take any leading batch dimensions, or pass "
-                f"vectorize=False for one sample in a run.",
-                stacklevel=5,
+                f"vectorize=False for one sample in a run."
             )
         return way
     return PLATE  # nothing works, for another reason: the estimate says which

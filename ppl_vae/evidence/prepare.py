@@ -1,6 +1,5 @@
 """What every estimator of log P(x) takes: a pair that was checked against its data, and the data in chunks."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Args, Structure, check_scores_all, few, observed_numbers, samples, structure_of
 from ppl_vae.traces.proposal import check_proposal
 from ppl_vae.traces.sites import Kind, has_mask, of_kind
+from ppl_vae.utils.faults import warn
 from ppl_vae.utils.rng import seeded
 
 # What is held at once decides which numbers are drawn for which datum, so it must not depend on the machine. By
@@ -144,10 +144,9 @@ def _warn_of_left_out(traces: list[Trace], structure: Structure) -> None:
     model, guide = map(samples, traces)
     left_out = [name for name in of_kind(model, Kind.LATENT) if name not in guide]
     if left_out and not structure.enumerated:
-        warnings.warn(
+        warn(
             f"The guide does not sample {few(left_out)}: drawn from the model itself, given what comes before. Sample "
-            f"it in the guide, or mark a discrete site infer={{'enumerate': 'parallel'}} to sum it out.",
-            stacklevel=5,
+            f"it in the guide, or mark a discrete site infer={{'enumerate': 'parallel'}} to sum it out."
         )
 
 

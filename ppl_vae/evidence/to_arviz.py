@@ -1,6 +1,5 @@
 """Evidence and posterior draws in ArviZ's words: its container of groups, and the result of its `loo`."""
 
-import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from ppl_vae.evidence.arviz_versions import container_of, elpd_of
 from ppl_vae.evidence.diagnostics import khat_threshold
 from ppl_vae.evidence.numbers import Numbers
+from ppl_vae.utils.faults import warn
 from ppl_vae.utils.report import Array
 
 DRAWS, DATUM, SAMPLE = ("chain", "draw"), "datum", "sample"
@@ -20,10 +20,9 @@ NO_TAIL, ALL_TAIL = -1.0, 2.0  # where pictures show an infinite k-hat: of equal
 def container(numbers: Numbers, num_doubtful: int) -> Any:
     """Return ArviZ's container of an estimate, with the groups of `Evidence.to_arviz`."""
     if num_doubtful and numbers.draws is not None:
-        warnings.warn(
+        warn(
             f"{num_doubtful} of {len(numbers)} data are not to be trusted (evidence.doubts()): draws resampled from a "
-            f"few samples are too narrow.",
-            stacklevel=3,
+            f"few samples are too narrow."
         )
     values = numbers.to_dataset()
     groups = _groups_of_draws(numbers) if numbers.draws is not None else {}

@@ -6,7 +6,6 @@ last of an epoch may be short) take plain Pyro's way, so no shape is ever compil
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -34,7 +33,7 @@ from ppl_vae.fitting.options import FitOptions
 from ppl_vae.objectives.surrogate import loss_and_surrogate
 from ppl_vae.traces.pair import Pair, places, program_name, unchanged
 from ppl_vae.traces.plates import Args
-from ppl_vae.utils.faults import differentiated
+from ppl_vae.utils.faults import differentiated, warn
 from ppl_vae.utils.precision import products_in
 from ppl_vae.utils.threads import Threads
 
@@ -270,7 +269,7 @@ class Steps:
             self._unchecked.discard(shapes)
             if not gradients.agrees(args):
                 del self._compiled[shapes]
-                warnings.warn("Plain Pyro is used from here on, as the program changed what it does.", stacklevel=4)
+                warn("Plain Pyro is used from here on, as the program changed what it does.")
                 return None
         return gradients
 

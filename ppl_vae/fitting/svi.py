@@ -27,6 +27,7 @@ from ppl_vae.objectives.checks import check_batch_dims, check_draws, check_objec
 from ppl_vae.objectives.pyro_own import check_reported, reporting
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import data_plate
+from ppl_vae.utils.faults import warn
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
@@ -134,7 +135,7 @@ def fit(
             checked = _checked(pair, objective, source, batch_size)
             validated = checked if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
             if unknown := note_unobserved(model, source):
-                warnings.warn(f"{unknown}: nothing is learned of them; do not impute them.", stacklevel=2)
+                warn(f"{unknown}: nothing is learned of them; do not impute them.")
             check_batches(pair, source, held_out, batch_size)
             digest = "" if out is None else fingerprint(source, exact=True)
         _warn_of_untrained(pair)
@@ -206,20 +207,18 @@ def _check_sizes(name: str, sizes: list[int]) -> None:
 def _warn_of_untrained(pair: Pair) -> None:
     names = sorted({type(module).__name__ for module in pair.untrained()})
     if names:
-        warnings.warn(
+        warn(
             f"The programs call modules ({', '.join(names)}) whose parameters Pyro does not see: they stay as they "
             f"are. Let a program call pyro.module('name', module), or make the module an attribute of a PyroModule; if "
-            f"it is not to be trained, call module.requires_grad_(False).",
-            stacklevel=3,
+            f"it is not to be trained, call module.requires_grad_(False)."
         )
 
 
 def _warn_of_a_long_warm_up(objective: Any, epochs: int) -> None:
     if is_warming_up(objective, epochs - 1):
-        warnings.warn(
+        warn(
             f"{type(objective).__name__} ends after {objective.epochs} epochs, of {epochs} that are to be done: the "
-            f"bound itself is never raised. Give fit more epochs, or {type(objective).__name__} fewer.",
-            stacklevel=3,
+            f"bound itself is never raised. Give fit more epochs, or {type(objective).__name__} fewer."
         )
 
 

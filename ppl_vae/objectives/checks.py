@@ -1,7 +1,6 @@
 """Whether an objective is for a pair: what would be a wrong number, or no gradient, is refused before any training."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from ppl_vae.traces.plates import (
 )
 from ppl_vae.traces.proposal import check_points
 from ppl_vae.traces.sites import Kind, Site, Sites, answers, contains, of_kind, unequal_supports, why_no_bound
+from ppl_vae.utils.faults import warn
 
 # What Pyro's own objectives ask of a pair; ours say it themselves, by a method `meet`.
 NEED_PARAMETERS_SEEN = (Trace_ELBO, TraceEnum_ELBO, RenyiELBO)
@@ -149,10 +149,9 @@ def warn_of_no_bound(objective: ELBO, pair: Pair, traces: Sequence[Trace], args:
     if scaled:
         reasons.append(f"poutine.scale says how often {few(scaled)} count, where a bound counts them once")
     if reasons:
-        warnings.warn(
+        warn(
             f"{type(objective).__name__} is no bound of log P(x) here: {'; '.join(reasons)}. The history may lie above "
-            f"log P(x), and the best epoch is chosen by it; what estimate_evidence says holds, or it refuses.",
-            stacklevel=4,
+            f"log P(x), and the best epoch is chosen by it; what estimate_evidence says holds, or it refuses."
         )
 
 

@@ -1,6 +1,5 @@
 """Pyro's own objectives in a fit: what each reports, and where its number is not what its name says."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from ppl_vae.errors import InputError
 from ppl_vae.traces.plates import samples
 from ppl_vae.traces.sites import Site
+from ppl_vae.utils.faults import warn
 
 
 class _TailAdaptive(TraceTailAdaptive_ELBO):
@@ -54,10 +54,9 @@ def check_reported(objective: Any, traces: Sequence[Trace], num_data: int) -> No
     `traces` are of a run of (model, guide) on so many data.
     """
     if isinstance(objective, Trace_MMD):
-        warnings.warn(
+        warn(
             "Trace_MMD has no bound of log P(x): history.train_elbo is its negative loss, E[log P(x | z)] less a "
-            "distance of samples, which may be above log P(x).",
-            stacklevel=4,
+            "distance of samples, which may be above log P(x)."
         )
     if not isinstance(objective, RenyiELBO | ReweightedWakeSleep) or objective.num_particles < 2:
         return
@@ -73,10 +72,9 @@ def check_reported(objective: Any, traces: Sequence[Trace], num_data: int) -> No
     outside = [site["name"] for site in sites if not _stands_alone(site, sites, num_data)]
     if num_data > 1 and (outside or isinstance(objective, ReweightedWakeSleep)):
         why = f", as {outside[0]!r} stands outside of the plate over them" if outside else ""
-        warnings.warn(
+        warn(
             f"{name} weighs its {objective.num_particles} samples for all data of a batch together{why}: its number "
-            f"is a bound for the batch as a whole, looser than that of each datum, which IWAE is.",
-            stacklevel=4,
+            f"is a bound for the batch as a whole, looser than that of each datum, which IWAE is."
         )
 
 

@@ -1,7 +1,6 @@
 """A run: a trained pair with its history, its data and its evidence, as train made it or read from its folder."""
 
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from ppl_vae.fitting.history import History
 from ppl_vae.runs.recipe import Recipe
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.run import get_traces
+from ppl_vae.utils.faults import warn
 from ppl_vae.utils.report import Report, Reported
 from ppl_vae.utils.rng import seeded
 
@@ -146,10 +146,9 @@ def check_same(data: datasets.Data, config: Mapping[str, Any], path: Path) -> No
     """Refuse data that are not those of a run, by the fingerprints in its run.json; say so if there are none."""
     known = config.get("fingerprints")
     if known is None and data.name not in datasets.NAMED:
-        warnings.warn(
+        warn(
             f"{path} was written by a version that kept no fingerprints of the data: whether {data.name} has changed "
-            f"since cannot be checked.",
-            stacklevel=3,
+            f"since cannot be checked."
         )
     changed = [] if known is None else [part for part, one in data.fingerprints().items() if known.get(part) != one]
     if changed:

@@ -5,7 +5,6 @@ makes both local: modules keep their own (`module_local_params`), and what goes 
 that put it there, so that no pair sees the state of another one or of an earlier run.
 """
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from ppl_vae.errors import InputError
 from ppl_vae.traces.parameters import Parameters, empty_store, keep, kept_store, values_of
 from ppl_vae.traces.programs import Program, call_signature, check_program, core, program_name
-from ppl_vae.utils.faults import told
+from ppl_vae.utils.faults import told, warn
 from ppl_vae.utils.modules import Buffers, Modes, noticing, reachable
 from ppl_vae.utils.rng import seeded
 
@@ -114,11 +113,10 @@ class Pair:
 
     def _say_unfitted(self, names: list[str]) -> None:
         if names and len(self.modules) < len(self.programs):  # a module that was not fitted is nobody's mistake
-            warnings.warn(
+            warn(
                 f"{' and '.join(map(program_name, self.programs.values()))} took the start values of "
                 f"{', '.join(names)}, as no fit of just these programs is known. Pass what was given to fit (a lambda "
-                f"made anew is another program), or work inside `with fitted.parameters():`.",
-                stacklevel=4,
+                f"made anew is another program), or work inside `with fitted.parameters():`."
             )
 
     @contextmanager

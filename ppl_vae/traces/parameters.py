@@ -4,7 +4,6 @@ A pair runs with a store of its own. What `fit` has trained there is kept with t
 whoever runs the same programs later finds it, unless Pyro's own store was trained since.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from ppl_vae.traces.programs import Core, core, reference
+from ppl_vae.utils.faults import warn
 
 
 def empty_store() -> Store:
@@ -113,10 +113,9 @@ def kept_store(programs: Sequence[Any]) -> tuple[Store, bool]:
     if not found:
         return own, False
     if later:
-        warnings.warn(
+        warn(
             f"Pyro's own store holds {', '.join(later)} as trained or set since the fit of these programs, and is "
-            f"taken. For what fit learned, work inside `with fitted.parameters():`, or call pyro.clear_param_store().",
-            stacklevel=4,
+            f"taken. For what fit learned, work inside `with fitted.parameters():`, or call pyro.clear_param_store()."
         )
         return own, True
     store = empty_store()

@@ -8,6 +8,7 @@ import inspect
 import linecache
 import re
 import sysconfig
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,6 +157,14 @@ def told() -> Iterator[None]:
         if ours or not _origin(problem)[1]:
             raise
         raise ProgramError(f"Expected a program that runs to its end; {got(problem)}") from problem
+
+
+def warn(message: str) -> None:
+    """Warn, at the innermost line of the person's own."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and not _is_a_persons(frame):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def got(problem: BaseException) -> str:

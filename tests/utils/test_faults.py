@@ -15,7 +15,7 @@ from ppl_vae import InputError, likelihoods
 from ppl_vae.base import Model
 from ppl_vae.errors import ProgramError
 from ppl_vae.parts import Prior
-from ppl_vae.utils.faults import told
+from ppl_vae.utils.faults import told, warn
 
 
 class OwnError(Exception):
@@ -275,3 +275,9 @@ def test_what_beginners_meet_most_is_said_in_words(mistake):
     with pytest.raises(ProgramError, match=said) as error:
         ppl_vae.fit(model, guide, x, epochs=1, progress=False)
     assert "Error:" not in str(error.value)
+
+
+def test_a_warning_is_at_the_persons_line():
+    with pytest.warns(UserWarning) as said:
+        warn("look here")
+    assert [w.filename for w in said] == [__file__]
