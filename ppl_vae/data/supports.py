@@ -40,8 +40,10 @@ def check_supports(pair: Pair, trace: poutine.Trace, args: Args, source: Source)
     # A program that runs on all data only is looked at as it was run.
     whole = len(args[0]) == len(source)
     while watched:
-        for batch in [args] if whole else source.batches(CHECK_SIZE):
+        for batch in [args] if whole else source.batches(CHECK_SIZE if aside else len(args[0])):
             run = _Run(pair, source, batch, aside=aside)
+            if not (aside or run.runs):
+                continue  # a batch of another size, of which others will speak
             for site in watched:
                 if not site.drawn:
                     site.check(run)
@@ -62,6 +64,15 @@ class _Run:
     @cached_property
     def sites(self) -> dict[str, Site]:
         return self.again(seed=1)
+
+    @property
+    def runs(self) -> bool:
+        """Whether the model takes this batch."""
+        try:
+            _ = self.sites
+        except (ValueError, RuntimeError):
+            return False
+        return True
 
     def again(self, seed: int) -> dict[str, Site]:
         """Run the model; `aside` leaves the random state as it was."""
@@ -84,9 +95,9 @@ class _Watched:
 
     def check(self, run: _Run) -> None:
         """Refuse a batch with values that are outside."""
-        if self.name not in run.sites:  # a loop over a random subset comes by other sites
-            return
         fn, support, rerun = self.fn, self.support, self.position is None or self.varies
+        if rerun and self.name not in run.sites:  # a loop over a random subset comes by other sites
+            return
         if self.position is None or self.varies:
             fn, x = run.sites[self.name]["fn"], run.sites[self.name]["value"]
             support = support_of(fn)

@@ -116,7 +116,7 @@ def test_bits_of_densities_and_of_levels_meet(bytes_file):
     assert dict(table["scored"]) == {"levels": "probability", "spread": "dequantized"}
     assert "scored" not in compare({"a": spread, "b": spread})
     for other in (levels, spread):
-        with pytest.raises(InputError, match=r"a density for 'density'.*data\.dequantize=uniform"):
+        with pytest.raises(InputError, match=r"a density for 'density'.*dequantize='uniform'"):
             compare({"other": other, "density": density})
     with pytest.raises(InputError, match="one number of levels; got 256 for 'a' and 17 for 'b'"):
         compare({"a": levels, "b": replace(spread, num_levels=17)})
