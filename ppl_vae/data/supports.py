@@ -158,7 +158,9 @@ def outside(name: str, fn: Any, x: Tensor, values: Tensor | None = None) -> Inpu
     inside, options = _inside(support, x), ""
     wrong = x[~inside] if inside.shape == x.shape else x[~x.isnan()]
     if isinstance(fn, dist.Categorical):
-        fix = "Mend the labels, or raise the number of classes (condition.num_classes)."
+        from_one = float(x.min()) == 1 and float(wrong.max()) == fn.probs.shape[-1]
+        fix = "Classes are 0, 1, ..: pass y - 1." if from_one else "Mend the labels, or give the model more classes."
+        options = "" if from_one else "--set condition.num_classes=C"
     else:
         grey = support is constraints.boolean and bool(((wrong >= 0) & (wrong <= 1)).all())
         takes, options = _taking(x[~x.isnan()] if values is None else values)

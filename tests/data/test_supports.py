@@ -129,3 +129,15 @@ def test_a_density_that_is_finite_at_its_end_takes_it(likelihood):
     x = torch.rand(300)
     x[7] = 0
     assert ppl_vae.fit(observing(likelihood), guide, x, epochs=1, compile=False)
+
+
+@pytest.mark.parametrize(("shift", "fix"), [(1, "pass y - 1"), (2, "give the model more classes")])
+def test_labels_that_do_not_start_at_0(shift, fix):
+    y = torch.arange(30) % 5
+
+    def model(y):
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Categorical(torch.ones(5) / 5), obs=y)
+
+    with pytest.raises(InputError, match=fix):
+        ppl_vae.estimate_evidence(model, lambda y: None, y + shift)
