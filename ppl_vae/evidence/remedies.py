@@ -1,5 +1,6 @@
 """What is recommended for doubtful data is tried on some of them first, at a fraction of the price of the estimate."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -63,7 +64,8 @@ def _estimated(prepared: Prepared, options: ImportanceOptions, threads: Threads,
     source = TensorSource(tuple(torch.cat(parts) for parts in zip(*(args[n] for n in index), strict=True)))
     few = replace(prepared, source=source)
     quiet = replace(options, num_draws=0, tolerance=None, max_samples=None, compile=False, progress=False)
-    with seeded(options.seed + 2):
+    with seeded(options.seed + 2), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to say was said of the estimate
         try:
             return importance_sampling(few, quiet, threads)
         except InputError:  # a guide that cannot be refined
