@@ -246,6 +246,7 @@ def latent_use(
             else:
                 mixture = _log_mixture(work, drawn, rows, bar)
                 ratio = (mixture - torch.cat([d.log_prior for d in drawn], 1)).double().cpu().numpy()
+                _check_finite(ratio)
     sites = {name: _site_use([d.sites[name] for d in drawn]) for name in drawn[0].sites}
     return LatentUse(
         sites=sites,
@@ -342,6 +343,15 @@ def _log_mixture(work: Prepared, drawn: list[_Drawn], rows: int, bar: Any) -> Te
         total = torch.logaddexp(total, torch.cat(parts))
         bar.update(n)
     return (total - np.log(num_data)).reshape(num_paired, num_data)
+
+
+def _check_finite(ratio: Array) -> None:
+    """Refuse draws of the guide where the model has no mass: KL(Q(z) || P(z)) is infinite then."""
+    if not np.isfinite(ratio).all():
+        raise InputError(
+            f"Expected a guide that draws where P(z) is not zero; got {int((~np.isfinite(ratio)).sum())} of "
+            f"{ratio.size} draws where it is: KL(Q(z) || P(z)) is infinite. Use a family on the model's support."
+        )
 
 
 def _given(pair: Pair, args: Args, values: dict[str, Tensor], structure: Structure) -> poutine.Trace:
