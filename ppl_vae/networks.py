@@ -275,7 +275,7 @@ class Wrapped(Network):
                 self(example)
             except InputError:
                 raise
-            except Exception:
+            except Exception:  # neither way: the first says why
                 raise InputError(
                     f"Expected {self._name()} to take inputs of shape {tuple(example.shape)}; got "
                     f"{type(problem).__name__}: {reason(problem)}. Mend its first layer."

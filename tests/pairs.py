@@ -37,6 +37,13 @@ class PyroTutorialVAE(nn.Module):
             pyro.sample("latent", dist.Normal(z_loc, z_raw.exp()).to_event(1))
 
 
+def isotropic_model(x):
+    """z ~ N(0, I) of four numbers, x ~ N(z, I): log P(x) = log N(x; 0, 2 I)."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
 def mean_model(x):
     """x ~ N(z, 1) with z ~ N(mu, 1) and mu a parameter: log P(x) = log N(x; mu, 2)."""
     mu = pyro.param("mu", torch.tensor(0.0))

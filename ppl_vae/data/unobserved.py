@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ppl_vae.data.sources import Source
-from ppl_vae.traces.pair import Program
+from ppl_vae.traces.programs import Program, core
 from ppl_vae.utils.faults import warn
 
 _NEVER_OBSERVED: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()  # by model, in words
@@ -21,7 +21,7 @@ def note_unobserved(model: Program, source: Source) -> str:
     """Keep in mind which values are missing in all training data of a model, and return it in words."""
     unknown = _never_observed(source)
     with suppress(TypeError):  # an object that cannot be kept in mind
-        _NEVER_OBSERVED[_owner(model)] = unknown
+        _NEVER_OBSERVED[core(model).owner] = unknown
     return unknown
 
 
@@ -29,7 +29,7 @@ def warn_of_unobserved(model: Program) -> None:
     """Warn, before an imputation, of what the model's training data had no values of."""
     unknown = ""
     with suppress(TypeError):
-        unknown = _NEVER_OBSERVED.get(_owner(model), "")
+        unknown = _NEVER_OBSERVED.get(core(model).owner, "")
     if unknown:
         warn(f"{unknown} of the training: what is imputed there means nothing, however small its error.")
 
@@ -45,7 +45,3 @@ def _never_observed(source: Source) -> str:
         return ""
     shown = ", ".join([f"x{index}" for index in where[:5]] + ["..."] * (len(where) > 5))
     return f"{len(where)} of {counts.numel()} values of x are missing in all {len(source)} data ({shown})"
-
-
-def _owner(program: Program) -> Any:
-    return getattr(program, "__self__", program)

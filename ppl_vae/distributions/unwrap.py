@@ -112,7 +112,7 @@ def scores_any_value(fn: Any, value: torch.Tensor) -> bool:
     """
     try:
         fn.log_prob(value.clone())  # another tensor, which no cache knows
-    except (KeyError, NotImplementedError):
+    except (KeyError, NotImplementedError):  # Pyro finds no inverse kept for it, or has none at all
         return False
     return True
 

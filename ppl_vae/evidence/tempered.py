@@ -150,7 +150,7 @@ def _to_support(fn: Any) -> Any:
     support = support_of(fn)  # where it does not say, all real numbers: a density of zero stops HMC at its edge
     try:
         return biject_to(constraints.real if support is None else support)
-    except NotImplementedError:
+    except NotImplementedError:  # as PyTorch says that it has no transform to a support
         raise InputError(
             f"Expected latents on supports that PyTorch can transform, for annealing; got {type(fn).__name__} on "
             f"{support}. Use method='importance'."

@@ -153,7 +153,7 @@ def _mean(name: str, fn: Any) -> Tensor:
     """Return the mean of a distribution; refuse one that has none."""
     try:
         mean = torch.as_tensor(fn.mean)
-    except (NotImplementedError, AttributeError):
+    except (NotImplementedError, AttributeError):  # as PyTorch says that there is none, and what does not say
         mean = torch.full((1,), math.nan)
     try:
         without = bool(mean.isnan().all())

@@ -172,7 +172,7 @@ def contains(support: Any, value: Any) -> bool:
     try:
         inside = support.check(value)
         return bool(inside.float().mean() > 0.5 if elementwise_support(support).event_dim else inside.all())
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError):  # bounds in another shape, or a support without a check: not known
         return True
 
 

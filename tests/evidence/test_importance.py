@@ -426,7 +426,7 @@ def test_a_plate_of_fixed_size_that_takes_a_random_subset(seed):
     np.testing.assert_allclose(evidence.log_px, truth, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_groups", [6, 7])
+@pytest.mark.parametrize("num_groups", [5, 6, 7, 8])
 def test_as_many_groups_as_members(num_groups):
     """z_g ~ N(0, 1), x_gm ~ N(z_g, 0.7^2) for 6 members m; 7 groups are tried on 6 first."""
 

@@ -4,16 +4,11 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from pairs import isotropic_model
 
 from ppl_vae import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.numbers import Trial
-
-
-def model(x):
-    with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
-        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
 
 
 def off(x):
@@ -37,17 +32,19 @@ def narrow(x):
 
 def test_what_helps_is_recommended_and_the_numbers_stay(tmp_path):
     x = torch.randn(300, 4)
-    evidence = estimate_evidence(model, off, x, num_samples=1000, progress=False)
+    evidence = estimate_evidence(isotropic_model, off, x, num_samples=1000, progress=False)
     assert evidence.tried["refined"] == Trial(5, 5, True)
     assert "Use proposal='refined' (of 5 tried it mended 5), or method='ais'." in evidence.verdict()
     assert "raise num_samples" not in evidence.verdict().lower()  # four times as many find as little
     assert "Of no help where they were tried: more samples." in evidence.verdict()
-    again = estimate_evidence(model, off, x, num_samples=1000, proposal="refined", progress=False)
+    again = estimate_evidence(isotropic_model, off, x, num_samples=1000, proposal="refined", progress=False)
     assert len(again.doubts()) < len(evidence.doubts()) / 10
     evidence.save(tmp_path / "e.nc")
     loaded = Evidence.load(tmp_path / "e.nc")
     assert (loaded.tried, loaded.verdict()) == (evidence.tried, evidence.verdict())
-    without = estimate_evidence(model, off, x[:20], num_samples=1000, progress=False)  # too little to pay for a trial
+    without = estimate_evidence(
+        isotropic_model, off, x[:20], num_samples=1000, progress=False
+    )  # too little to pay for a trial
     assert without.tried == {} and "refined" not in without.verdict()
 
 
@@ -64,10 +61,9 @@ def test_random_numbers_are_those_without_a_trial():
     torch.manual_seed(7)
     x = torch.randn(300, 4)
     before = torch.get_rng_state()
-    evidence = estimate_evidence(model, off, x, num_samples=1000, progress=False)
+    evidence = estimate_evidence(isotropic_model, off, x, num_samples=1000, progress=False)
     assert evidence.tried and torch.equal(torch.get_rng_state(), before)
-    annealing = estimate_evidence(
-        model, off, x, method="ais", num_samples=1000, num_temperatures=2, num_chains=8, num_leapfrog=1, progress=False
-    )
+    short = dict(num_samples=1000, num_temperatures=2, num_chains=8, num_leapfrog=1, progress=False)
+    annealing = estimate_evidence(isotropic_model, off, x, method="ais", **short)
     np.testing.assert_array_equal(annealing.diagnostics["log_px_importance"], evidence.log_px)
     assert annealing.tried == {}

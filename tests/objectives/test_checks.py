@@ -90,25 +90,6 @@ def test_a_plate_of_another_size_is_refused(size):
             run(model, guide, X, **QUIET)
 
 
-def test_an_inner_plate_of_as_many_members_as_data():
-    """Six groups of six, and seven: the plate over the data is the one that all sites stand in."""
-
-    def model(x):
-        with pyro.plate("groups", len(x), dim=-2):
-            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0))
-            with pyro.plate("members", 6, dim=-1):
-                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x):
-        with pyro.plate("groups", len(x), dim=-2):
-            pyro.sample("z", dist.Normal(x.sum(-1, keepdim=True) / 7, 0.4))
-
-    for count in (5, 6, 7, 8):
-        x = torch.randn(count, 6)
-        exact = torch.distributions.MultivariateNormal(torch.zeros(6), torch.ones(6, 6) + torch.eye(6)).log_prob(x)
-        check_evidence(estimate_evidence(model, guide, x, num_samples=2000, **QUIET), exact)
-
-
 def test_two_plates_that_hold_every_site():
     """Rows and columns in plates of names that say nothing: the one that is as long as the data is theirs."""
 
