@@ -34,7 +34,7 @@ class Trial(NamedTuple):
 
     mended: int  # how many it leaves no doubt of
     num_tried: int
-    helps: bool  # whether these are enough, and no others come into doubt
+    helps: bool  # whether these are enough, and more than a redraw mends
 
 
 @dataclass(frozen=True, eq=False, repr=False)
