@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 
 @contextmanager
@@ -52,13 +53,35 @@ def elpd_of(numbers: Mapping[str, Any]) -> Any:
 
 
 def compared_of(table: Any, num_data: int) -> Any:
-    """Return a table of means over so many data as one of sums with the columns of ArviZ's `compare`."""
-    with _arviz() as (_, is_old):
-        names = {"rank": "rank", "log_px": "elpd_loo" if is_old else "elpd", "log_px_diff": "elpd_diff"}
-        names |= {name: name for name in ("weight", "se", "dse", "warning")}
-        found = table[list(names)].rename(columns=names)
-        for name in names.values():
-            if name not in ("rank", "weight", "warning"):
-                found[name] = found[name] * num_data
-        found.insert(2, "p_loo" if is_old else "p", math.nan)
-        return found.assign(scale="log") if is_old else found
+    """Return a table of means over so many data as one of sums, with the columns and signs of ArviZ's `compare`."""
+    difference = table["log_px_diff"] * num_data
+    with np.errstate(invalid="ignore", divide="ignore"):
+        worse = ndtr(difference / (table["dse"] * num_data)).where(difference != 0)
+    few = "N < 100" if num_data < 100 else ""
+    own = {
+        **{name: table[name] for name in ("rank", "weight", "warning")},
+        **{name: table[name] * num_data for name in ("se", "dse")},
+        **dict.fromkeys(("elpd", "elpd_loo"), table["log_px"] * num_data),
+        **dict.fromkeys(("p", "p_loo"), math.nan),
+        "p_worse": worse,
+        "diag_diff": [(few or ("|elpd_diff| < 4" if d < 4 else "")) if d else "" for d in difference],
+        "diag_elpd": ["in doubt" if doubted else "" for doubted in table["warning"]],
+        "scale": "log",
+    }
+    example = _compared_example()
+    own["elpd_diff"] = np.copysign(1.0, example["elpd_diff"].astype(float).sum()) * difference + 0.0  # no -0
+    return table.assign(**own)[[name for name in example.columns if name in own]]
+
+
+def _compared_example() -> Any:
+    """Return what the installed ArviZ says of two models: its columns, and the sign of its differences."""
+    import xarray
+
+    few = np.arange(8.0)
+    common = {"se": 1.0, "p": 0.0, "n_samples": 100, "n_data_points": 8, "warning": False}
+    with _arviz() as (arviz, _):
+        both = {}
+        for name, elpd_i in (("best", -few), ("worse", -2 * few)):
+            each = xarray.DataArray(elpd_i, {"datum": few}, ("datum",), "elpd_i")
+            both[name] = elpd_of({"elpd": elpd_i.sum(), **common, "elpd_i": each, "scale": "log", "good_k": 0.7})
+        return arviz.compare(both)

@@ -214,7 +214,10 @@ def test_arviz_draws_our_table(evidences):
     assert list(ours.index) == list(theirs.index) and set(ours.columns) == set(theirs.columns)
     for name, factor in (("elpd" if REWRITTEN else "elpd_loo", 1), ("se", np.sqrt(64 / 63)), ("dse", np.sqrt(64 / 63))):
         np.testing.assert_allclose(ours[name].astype(float), theirs[name].astype(float) * factor, rtol=1e-6)
-    np.testing.assert_allclose(abs(ours["elpd_diff"]), abs(theirs["elpd_diff"].astype(float)))
+    np.testing.assert_allclose(ours["elpd_diff"].astype(float), theirs["elpd_diff"].astype(float), rtol=1e-6)
+    if "p_worse" in theirs:
+        np.testing.assert_allclose(ours["p_worse"], theirs["p_worse"].astype(float), atol=0.01)
+        assert list(ours["diag_diff"]) == list(theirs["diag_diff"])
     arviz.plot_compare(ours)
     labels = [label.get_text() for label in plt.gcf().axes[0].get_yticklabels()]
     assert set(models) <= set(labels)
