@@ -11,6 +11,7 @@ from ppl_vae.models import LinearGaussian
 
 from ppl_vae import cli, data
 from ppl_vae.compilation import capture
+from ppl_vae.traces import parameters
 
 collect_ignore = ["benchmarks", "stories/old_runs"]  # commands for a person, with peers of their own; old files
 
@@ -30,6 +31,13 @@ def nothing_leaks():
     pyro.clear_param_store()
     assert left == []
     assert pyro.settings.get("module_local_params") is False
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_fit_is_known():
+    """What a module's tests fit of plain functions that others share is forgotten."""
+    yield
+    parameters._KEPT.clear()
 
 
 @pytest.fixture

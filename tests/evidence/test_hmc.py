@@ -98,7 +98,8 @@ def test_a_density_that_fails_at_the_start_is_told():
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
-            cov = torch.stack([torch.ones_like(z), z, z, torch.ones_like(z)], -1).unflatten(-1, (2, 2))
+            some = z if z.numel() > 16 else 0 * z  # of 80 chains at the prior some are above 1, and no probe is
+            cov = torch.stack([torch.ones_like(z), some, some, torch.ones_like(z)], -1).unflatten(-1, (2, 2))
             pyro.sample("x", dist.MultivariateNormal(torch.zeros(2), cov, validate_args=False), obs=x)
 
     def guide(x):
