@@ -100,7 +100,7 @@ class Fit(Reported):
         lines = {
             "epochs": "Ended as all epochs were done.",
             "patience": "Ended by patience: no better validation ELBO in the last epochs.",
-            "interrupted": "Interrupted: what was learned until then is kept.",
+            "interrupted": f"Interrupted: what {'was learned until then' if last else 'there was before'} is kept.",
         }
         how = " (compiled)" if self.compiled else ""
         kept = f"the weights of epoch {self.best_epoch} are kept" if self.best_epoch else "no epoch was finished"

@@ -149,7 +149,6 @@ def fit(
             on_start()
         complete = checked.num_missing + validated.num_missing == 0
         with _quietly(complete), progress_bar(epochs, "fit", "epoch", progress, initial=training.epoch) as bar:
-            bar.set_description("fit, compiled" if training.prepare() else "fit")
             training.run(keep, bar)
     return training.result()
 

@@ -102,12 +102,13 @@ class Training:
         return self.compiled
 
     def run(self, keep: Callable[[], None] | None, bar: Any) -> None:
-        """Run the epochs that are left; `keep` is called before each and at the end. The best weights are put back.
+        """Prepare the steps and run the epochs that are left; `keep` is called before each and at the end.
 
-        An interruption (Ctrl-C) ends it, with what the epochs before have brought.
+        However it ends, the best weights are put back; an interruption (Ctrl-C) is such an end.
         """
         keep = keep or (lambda: None)
         try:
+            bar.set_description("fit, compiled" if self.prepare() else "fit")
             while True:
                 keep()  # at the start, too: what an interrupted run left is completed
                 if self.done:

@@ -22,6 +22,7 @@ from ppl_vae import InputError, NonFiniteLossError, estimate_evidence, fit, obje
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import History
 from ppl_vae.fitting.options import FitOptions
+from ppl_vae.fitting.steps import Steps
 from ppl_vae.traces.pair import Pair
 
 
@@ -602,6 +603,22 @@ def test_an_interruption_while_the_folder_is_written_leaves_it_whole(small_pair,
     fitted = fit(model, guide, digits.validation, epochs=3, out=tmp_path)
     assert (fitted.stopped, len(fitted.history.epoch)) == ("interrupted", 1)
     np.testing.assert_array_equal(RunFolder(tmp_path).read_history().train_elbo, fitted.history.train_elbo)
+
+
+def test_an_interruption_while_steps_are_prepared_returns_the_fit(small_pair, digits, tmp_path, monkeypatch):
+    """Compiling takes seconds: whoever stops it has a fit of no epochs, the weights of before, a folder to resume."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    before = [p.clone() for p in small_pair[0].parameters()]
+    with monkeypatch.context() as patched:
+        patched.setattr(Steps, "prepare", interrupted)
+        fitted = fit(*small_pair, digits.validation, epochs=2, out=tmp_path)
+    assert (fitted.stopped, len(fitted.history.epoch), small_pair[0].training) == ("interrupted", 0, False)
+    assert all(map(torch.equal, before, small_pair[0].parameters()))
+    assert "what there was before is kept" in repr(fitted)
+    assert fit(*small_pair, digits.validation, epochs=2, out=tmp_path, resume=True).stopped == "epochs"
 
 
 def test_a_fit_reads_well(small_pair, digits):
