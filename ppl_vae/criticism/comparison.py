@@ -273,6 +273,8 @@ def _judged(best: Model, model: Model, diff: float, error: tuple[float, float], 
         return f"{first} gives probability 0 to {never[0]} of the data, {second} to {never[1]}: no error is known."
     if not np.isfinite(dse):
         return f"{names.format('is below')} by {diff:.3f} nats for the one datum: no error is known."
+    if not dse and not diff:
+        return f"{names.format('gives each datum the log P(x) of')}."
     if not dse:
         return f"{names.format('is below')} by {diff:.3f} nats, the same for each datum."
     limit = float(stats.t.isf(LEVEL / 2, dof))

@@ -21,7 +21,7 @@ from ppl_vae.generation.programs import as_generator, generated
 from ppl_vae.traces.handlers import Regenerated
 from ppl_vae.traces.pair import Pair, Program, program_name
 from ppl_vae.traces.plates import data_name, latents, samples
-from ppl_vae.traces.sites import Site
+from ppl_vae.traces.sites import Kind, Site, of_kind
 from ppl_vae.utils.chunks import run_sizes
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
@@ -174,9 +174,13 @@ def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True,
 
 
 def _check_answered(pair: Pair, guided: dict[str, Site], sites: dict[str, Site]) -> None:
-    """Refuse a guide whose draws the model does not take: it would draw its own."""
-    unknown = [name for name, site in guided.items() if name not in sites and not site["infer"].get("is_auxiliary")]
-    if unknown:
+    """Refuse a guide that draws a latent of the model under another name: the model would draw its own."""
+    drawn = of_kind(guided, Kind.AUXILIARY, model=sites)
+    unknown = [name for name, site in drawn.items() if name not in sites and not site["infer"].get("is_auxiliary")]
+    unasked = ("was_observed", "enumerate")
+    latent = of_kind(sites, Kind.LATENT)
+    left_out = [n for n, s in latent.items() if n not in guided and not any(map(s["infer"].get, unasked))]
+    if unknown and left_out:
         model, guide = (program_name(program) for program in pair.programs.values())
         raise InputError(
             f"Expected a guide that samples the latent sites of the model; got {', '.join(unknown)} in the guide "

@@ -13,9 +13,11 @@ from ppl_vae.criticism.answers import given
 from ppl_vae.data.digit_strings import Part
 from ppl_vae.data.splits import evenly
 from ppl_vae.distributions.unwrap import is_improper
+from ppl_vae.errors import InputError
 from ppl_vae.generation.generate import manifold, reconstruct, same_latents, sample
 from ppl_vae.missing import is_missing_in
 from ppl_vae.runs.run import Run
+from ppl_vae.utils.faults import warn
 from ppl_vae.utils.files import written_whole
 
 NUM_PICTURES = 128
@@ -25,17 +27,23 @@ NUM_ANSWERS = 10  # samples in a row
 
 
 def draw_figures(run: Run) -> None:
-    """Draw samples, reconstructions, the ELBO over epochs, and a two-dimensional map, into figures/."""
+    """Draw samples, reconstructions, the ELBO over epochs, and a two-dimensional map, into figures/.
+
+    What the programs cannot make (they may not run without data) is said; the run is complete all the same.
+    """
     model, test = run.model, run.data().test
     joint = isinstance(model, ConditionalModel) and not is_improper(model.condition())
     what = ": ELBO of log P(x, y)" if joint else ""
     figures = {"elbo": plots.history(run.history, title=f"{run.path.name}{what}")}
     if run.evidence is not None and run.evidence.curve is not None and run.guide.latents:
         figures["bound"] = plots.bound(run.evidence, title=run.path.name)
-    if plots.is_picture(test.event_shape):
-        figures |= _of_conditions(model, test) if isinstance(model, ConditionalModel) else _of_data(run, test)
-    elif plots.is_series(test.event_shape) and not isinstance(model, ConditionalModel):
-        figures |= _of_series(run, test)
+    try:
+        if plots.is_picture(test.event_shape):
+            figures |= _of_conditions(model, test) if isinstance(model, ConditionalModel) else _of_data(run, test)
+        elif plots.is_series(test.event_shape) and not isinstance(model, ConditionalModel):
+            figures |= _of_series(run, test)
+    except InputError as problem:
+        warn(f"{run.path} is complete but for figures of what it makes: {problem}")
     for name, figure in figures.items():
         save_figure(figure, run.path / "figures" / f"{name}.png")
 

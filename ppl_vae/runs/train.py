@@ -26,6 +26,7 @@ from ppl_vae.fitting.history import Fit, History
 from ppl_vae.fitting.options import FitOptions
 from ppl_vae.fitting.svi import fit
 from ppl_vae.generation.generate import takes_binary_data
+from ppl_vae.objectives.checks import check_batch_dims
 from ppl_vae.runs import kinds
 from ppl_vae.runs.build import choose, choose_objective, guide_for, is_file, source, written_objective
 from ppl_vae.runs.compare import SEED, seed_folders
@@ -237,6 +238,7 @@ def _ready(objective: Choice, pair: Pair, data: Source, *, seed: int) -> Any:
     for part in data.kinds.values() or [data]:
         with seeded(seed):
             traces, num_run, _ = check(pair, part)
+            check_batch_dims(pair, traces)
             pair.see(traces)
             if "max_plate_nesting" in kinds.parameters_of(objective.cls):
                 with contextlib.suppress(InputError):  # no plate is over the data: then Pyro may guess

@@ -102,6 +102,11 @@ def test_a_difference_that_is_there_is_found():
     assert abs(table.loc["bad", "log_px_diff"] - 1) < 10 * table.loc["bad", "dse"]
 
 
+def test_equal_estimates_are_said_to_be_equal():
+    (run,) = Truth().runs(1)
+    assert "b gives each datum the log P(x) of a." in repr(compare({"a": run, "b": replace(run, seed=1)}))
+
+
 def test_five_seeds_apart_and_as_one_model():
     runs = Truth().runs(5)
     apart = repr(compare({f"seed {i}": run for i, run in enumerate(runs)}))

@@ -199,6 +199,23 @@ def test_what_cannot_be_generated_is_said_in_a_sentence(call, message):
         call()
 
 
+def test_what_a_guide_draws_or_observes_beside_its_latents_reconstructs_too():
+    """An auxiliary u and a site that is observed answer no latent: docs/sites.md lets them be, and so does this."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Normal(torch.zeros(len(x)), 1e-4))
+            z = pyro.sample("z", dist.Normal(3 + u, 1e-4))
+            pyro.sample("seen", dist.Normal(z, 1.0), obs=x.sum(-1))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z[..., None].expand(*z.shape, 4), 1.0).to_event(1), obs=x)
+
+    torch.testing.assert_close(ppl_vae.reconstruct(model, guide, x), torch.full((20, 4), 3.0), atol=5e-3, rtol=0)
+
+
 def test_numbers_that_are_not_known_reconstruct_too():
     def fills(x):
         with pyro.plate("data", len(x)):

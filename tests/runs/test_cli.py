@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_files import OWN
+from own_files import OWN, OWN_GUIDE
 from safetensors.torch import load_file
 from tiny import QUICK
 
@@ -167,6 +167,26 @@ def test_own_data_and_own_model(run):
     loaded = ppl_vae.load("runs/own-laplace-x")
     assert loaded.model.prior.scale == 0.5
     assert not (loaded.path / "figures" / "samples.png").exists()  # vectors have no picture
+
+
+def test_figures_that_cannot_be_drawn_spoil_nothing(run):
+    """A model that needs data to run is fitted and estimated all the same, and the next seed is trained, too."""
+    np.save("x.npy", np.random.default_rng(0).integers(0, 2, (60, 4, 4)))
+    Path("own.py").write_text(OWN.replace("with self.plate(x, size)", "with self.plate(x, len(x))"))
+    command = ["train", "own.py", "--data", "x.npy", *QUICK[:2], "-k", 30, "--out", "r", "--seeds", 2]
+    with pytest.warns(UserWarning, match=r"seed-. is complete but for figures of what it makes: .*own.py, line \d+"):
+        code, out, _ = run(*command)
+    assert code == 0 and "seed 1: fitted" in out and "2 runs (seeds)" in out
+
+
+@pytest.mark.parametrize("plate", ["self.plate(x)", "self.plate(x, size)"])
+def test_no_plate_is_said(run, plate):
+    """Of an own file, too, before an objective is tried."""
+    np.save("x.npy", np.random.default_rng(0).integers(0, 2, (60, 5)))
+    Path("own.py").write_text((OWN + OWN_GUIDE).replace(f"with {plate}:", "if True:"))
+    code, _, err = run("train", "own.py", "--data", "x.npy", *QUICK[:2], "--out", "r")
+    assert code == 2 and "got site 'z' of Own" in err and "Write `with pyro.plate('data', len(x)):`" in err
+    assert not Path("r").exists()
 
 
 def test_a_finished_run_is_safe(run):
