@@ -52,7 +52,8 @@ class Concatenated(Architecture):
         if not is_maker(network):
             raise InputError(
                 f"Expected a class, or a function of shapes, that makes the networks of a conditional pair, of which "
-                f"there are two; got {type(network).__name__}. Pass its class, or write an Architecture."
+                f"there are two; got {type(network).__name__}. Pass its class, or lambda in_shape, out_shape: ... that "
+                f"returns one, or write an Architecture."
             )
         given = {"hidden": hidden, "activation": activation}
         self.network = functools.partial(network, **{k: v for k, v in given.items() if v is not None})

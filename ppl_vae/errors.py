@@ -35,7 +35,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     >>> did_you_mean("mixtur", ["standard_normal", "mixture"])
     "did you mean 'mixture'? (there are: mixture, standard_normal)"
     """
-    names = sorted(known)
+    names = sorted(set(known))
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     listing = f"(there are: {', '.join(names)})" if names else "(there are none)"
     return f"did you mean {' or '.join(map(repr, near))}? {listing}" if near else f"choose one of them {listing}"

@@ -343,7 +343,8 @@ def _made_by(given: NetworkFactory, in_shape: Shape, out_shape: Shape) -> Any:
 
 def is_maker(given: NetworkFactory) -> bool:
     """Return whether what was given for a network makes one (a class, a function of shapes), and is none itself."""
-    return not isinstance(given, nn.Module) and (_required(given) != 1 or inspect.isclass(given))
+    made = isinstance(getattr(given, "func", given), nn.Module)  # or a functools.partial of one
+    return not made and (_required(given) != 1 or inspect.isclass(given))
 
 
 def _required(given: NetworkFactory) -> int:

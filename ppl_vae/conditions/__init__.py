@@ -167,7 +167,13 @@ class Label(Condition):
         if y is None:
             return
         if y.dim() > 1:
-            raise InputError(f"Expected labels y as numbers, [N]; got {tuple(y.shape)}. If one-hot, pass y.argmax(-1).")
+            fix = "Pass y.flatten()" if y.shape[1:].numel() == 1 else "If one-hot, pass y.argmax(-1)"
+            raise InputError(f"Expected labels y as numbers, [N]; got {tuple(y.shape)}. {fix}.")
+        if y.is_floating_point() and bool((y != y.round()).any()):  # of NaN, too
+            raise InputError(
+                f"Expected labels y as whole numbers; got {float(y[y != y.round()][0]):.3g}. Write -1 for a label that "
+                f"is not known; what is no class needs another condition than Label."
+            )
         if y.is_floating_point() or y.dtype == torch.bool:
             raise InputError(f"Expected labels y as whole numbers; got {y.dtype}. Store integers (y.long()).")
         # Run by hand; what fits, estimates or samples looks at all labels once, before it starts.

@@ -83,7 +83,9 @@ def own_data(path: Path) -> tuple[Split, ...]:
     arrays = _arrays(path)
     validation = next((key for key in ("validation", "valid", "val") if key in arrays), None)
     if "train" in arrays and "test" in arrays and validation:
-        parts = [checked_part(path, arrays, key) for key in ("train", validation, "test")]
+        keys = ("train", validation, "test")
+        _say_unread(path, arrays, keys)
+        parts = [checked_part(path, arrays, key) for key in keys]
         shapes = [tuple(part.event_shape) for part in parts]
         if len(set(shapes)) > 1:
             raise InputError(f"Expected data of one shape in {path}; got {shapes} in its three parts. Make them equal.")
@@ -95,6 +97,7 @@ def own_data(path: Path) -> tuple[Split, ...]:
             f"Expected {path} to hold x (and y), or train, validation and test; got {', '.join(arrays) or 'nothing'}. "
             f"Rename its arrays."
         )
+    _say_unread(path, arrays, [key])
     whole = checked_part(path, arrays, key)
     tenth = max(1, len(whole) // 10)
     return _with_whole_labels(path, split_at_random(whole.values, (tenth, tenth), whole.y, whole.scale))
@@ -105,7 +108,20 @@ def read(path: str | os.PathLike[str]) -> Split:
     arrays = _arrays(Path(path))
     if "x" not in arrays:
         raise InputError(f"Expected {path} to hold x; got {', '.join(arrays) or 'nothing'}. Rename its array.")
+    _say_unread(Path(path), arrays, ["x"])
     return _with_whole_labels(Path(path), [checked_part(Path(path), arrays, "x")])[0]
+
+
+def _say_unread(path: Path, arrays: dict[str, Array], keys: Sequence[str]) -> None:
+    """Say which arrays of a file count for nothing: a mask or labels under another name would be dropped unseen."""
+    read = {name for key in keys for name in (key, _labels_of(key), f"{key}_mask")}
+    if unread := [name for name in arrays if name not in read]:
+        others = ", ".join(f"{_labels_of(key)} (labels), {key}_mask (1 where a value is known)" for key in keys[:1])
+        warn(f"{path} holds {', '.join(unread)}, which are not read. Beside {', '.join(keys)}, {others} would be.")
+
+
+def _labels_of(key: str) -> str:
+    return "y" if key == "x" else f"{key}_y"
 
 
 def _arrays(path: Path) -> dict[str, Array]:
@@ -131,7 +147,7 @@ def _with_whole_labels(path: Path, parts: Sequence[Split]) -> tuple[Split, ...]:
 
 def checked_part(path: Path, arrays: dict[str, Array], key: str) -> Split:
     """Check one array of a file, and its labels, and make a split of it."""
-    x, y = arrays[key], arrays.get("y" if key == "x" else f"{key}_y")
+    x, y = arrays[key], arrays.get(_labels_of(key))
     for name, array in ((key, x), ("y", y)):
         if array is not None and (array.dtype.kind not in "buif" or array.ndim == 0):
             raise InputError(

@@ -41,7 +41,7 @@ def sample_run(
         condition: a file with what a conditional model is given; None takes test data. See `read_conditions`.
         mean: E[x | z], or draws of x.
         seed: of the draws.
-        out: a .png or .npy file; None writes a picture into RUN/figures. An array is [size, *event_shape],
+        out: a .png or .npy file; None writes a picture into RUN/figures, or an array of what is none. An array is [size, *event_shape],
             or [M, size, *event_shape] for M conditions.
         options: of `ppl_vae.sample`, for instance compile.
 
@@ -54,8 +54,9 @@ def sample_run(
     model, options = run.model, {"mean": mean, "seed": seed} | options
     labels = [] if label is None else np.atleast_1d(label).tolist()
     of = "".join([*(f"-label{one}" for one in labels), "" if condition is None else f"-{Path(condition).stem}"])
-    path = Path(out or run.path / "figures" / f"{'samples' if mean else 'draws'}{of}-{seed}.png")
     picture = plots.is_picture(model.event_shape)
+    name = f"{'samples' if mean else 'draws'}{of}-{seed}.{'png' if picture else 'npy'}"
+    path = Path(out or run.path / "figures" / name)
     if path.suffix not in (".npy", ".png") or (path.suffix == ".png" and not picture):
         raise InputError(
             f"Expected a .npy file{' or a .png picture' if picture else ', as these data are no pictures'}; "

@@ -126,7 +126,7 @@ def _made(
     folders: Mapping[int, Path],
 ) -> tuple[list[Run], Choice]:
     """Make the programs of a run for each seed, and their objective; nothing is trained or written yet."""
-    data = _resolved(data) if data not in datasets.NAMED and Path(data).exists() else data
+    data = _resolved(data) if data and data not in datasets.NAMED and Path(data).exists() else data
     parts = datasets.load(data, **asked["data"])
     model = _resolved(model) if is_file(model) else model
     usual_guide = guide_for(model, partly_labelled=parts.train.partly_labelled)

@@ -58,8 +58,10 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
 
 def _native(array: Array) -> Array:
-    # PyTorch takes numbers in this machine's byte order only.
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    # PyTorch takes numbers in this machine's byte order only, and floats of 64 bits at most.
+    wide = array.dtype.kind == "f" and array.dtype.itemsize > 8
+    dtype = np.dtype(np.float64) if wide else array.dtype.newbyteorder("=")
+    return array if array.dtype == dtype else array.astype(dtype)
 
 
 def write_array(path: Path, array: Array) -> None:

@@ -254,6 +254,10 @@ def test_own_files(tmp_path):
     together = torch.cat([own.train.x, own.validation.x, own.test.x])
     np.testing.assert_array_equal(np.sort(together[:, 0]), np.sort(x[:, 0]))
 
+    for dtype in (np.longdouble, ">f4"):  # as other machines and programs write them
+        np.save(tmp_path / "c.npy", x.astype(dtype))
+        assert torch.equal(data.load(tmp_path / "c.npy").train.x, own.train.x)
+
     images = (x.reshape(40, 2, 3) * 255).astype(np.uint8)
     np.savez(tmp_path / "b.npz", x=images, y=np.arange(40))
     own = data.load(str(tmp_path / "b.npz"), binarize="dynamic")

@@ -1,9 +1,11 @@
 """Whatever a person gives for a network is one: modules, classes, functions; what is none is told so in a sentence."""
 
 import functools
+import math
 
 import pytest
 import torch
+from bounds import check_evidence
 from ppl_vae.guides import Conditional, Discrete, Flow, FullCovariance, Hierarchical, MeanField, SemiSupervised
 from ppl_vae.models import CVAE, VAE
 from ppl_vae.models import Discrete as DiscreteModel
@@ -64,6 +66,7 @@ DECODERS = {
     "a network of one batch dimension": lambda: Viewing,
     "a function of tensors": by_a_closure,
     "a method": lambda: nn.Linear(8, 16).forward,
+    "a partial of a module": lambda: functools.partial(nn.Linear(8, 16)),
 }
 
 
@@ -124,6 +127,34 @@ def test_statistics_of_a_batch_in_training_running_ones_in_evaluation():
     assert torch.allclose(norm.running_mean, 0.1 * seen.mean(0), atol=1e-5)
     decoder.eval()
     assert torch.allclose(decoder(z)[:, :3], decoder(z[:, :3]), atol=1e-5)
+
+
+def apply(net, z):
+    return net(z)
+
+
+HELD = {
+    "a module": lambda net: net,
+    "a partial of it": functools.partial,
+    "a function": lambda net: lambda z: net(z),
+    "a partial of a function": lambda net: functools.partial(apply, net),
+    "a method": lambda net: net.forward,
+}
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_log_px_is_that_of_the_network_in_evaluation(held):
+    """However a network hangs there: running means, no dropout, by quadrature over a z of one dimension."""
+    net = nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 16))
+    model = VAE(SHAPE, prior=priors.StandardNormal(1), decoder=HELD[held](net))
+    guide = MeanField(model, encoder=functools.partial(MLP, hidden=8))
+    fit(model, guide, X, epochs=3, learning_rate=0.01)
+    evidence = estimate_evidence(model, guide, X, num_samples=2000)
+    z = torch.linspace(-8, 8, 2001)[:, None]
+    with torch.no_grad():
+        p = torch.distributions.Bernoulli(logits=net.eval()(z))
+    joint = p.log_prob(X.reshape(24, 1, 16)).sum(-1) + torch.distributions.Normal(0.0, 1.0).log_prob(z[:, 0])
+    check_evidence(evidence, torch.logsumexp(joint, 1) + math.log(16 / 2000))
 
 
 def test_making_a_guide_leaves_the_models_statistics():

@@ -155,7 +155,9 @@ def test_data_that_are_no_pictures(run):
     np.save("x.npy", np.random.default_rng(0).integers(0, 2, (60, 2, 8, 8)))
     code, out, _ = run("train", "vae", "--data", "x.npy", *QUICK, "--out", "r")
     assert code == 0 and "log P(x)" in out
-    code, _, err = run("sample", "r")
+    code, out, _ = run("sample", "r", "-n", 3)
+    assert code == 0 and np.load(out.strip()).shape == (3, 2, 8, 8)
+    code, _, err = run("sample", "r", "-o", "a.png")
     assert code == 2 and "no pictures" in err
 
 
