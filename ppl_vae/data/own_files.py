@@ -116,8 +116,10 @@ def _say_unread(path: Path, arrays: dict[str, Array], keys: Sequence[str]) -> No
     """Say which arrays of a file count for nothing: a mask or labels under another name would be dropped unseen."""
     read = {name for key in keys for name in (key, _labels_of(key), f"{key}_mask")}
     if unread := [name for name in arrays if name not in read]:
-        others = ", ".join(f"{_labels_of(key)} (labels), {key}_mask (1 where a value is known)" for key in keys[:1])
-        warn(f"{path} holds {', '.join(unread)}, which are not read. Beside {', '.join(keys)}, {others} would be.")
+        warn(
+            f"{path} holds arrays that are not read: {', '.join(unread)}. Beside {', '.join(keys)}, "
+            f"{_labels_of(keys[0])} (labels) and {keys[0]}_mask (1 where a value is known) would be."
+        )
 
 
 def _labels_of(key: str) -> str:

@@ -186,9 +186,9 @@ def _taking(x: Tensor) -> tuple[str, str]:
 
 
 def _inside(support: Any, x: Tensor) -> Tensor:
-    """Return which events, or numbers, are in a support, or missing in part."""
+    """Return which numbers are in a support, or missing; of one over events, which events, or missing in part."""
     try:
-        inside = torch.as_tensor(support.check(x))
+        inside = torch.as_tensor(elementwise_support(support).check(x))
     except (RuntimeError, NotImplementedError):  # bounds in another shape: PyTorch has no answer, either
         return torch.ones((), dtype=torch.bool)
     if x.is_floating_point() and bool((missing := x.isnan()).any()):

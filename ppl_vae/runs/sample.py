@@ -41,8 +41,8 @@ def sample_run(
         condition: a file with what a conditional model is given; None takes test data. See `read_conditions`.
         mean: E[x | z], or draws of x.
         seed: of the draws.
-        out: a .png or .npy file; None writes a picture into RUN/figures, or an array of what is none. An array is [size, *event_shape],
-            or [M, size, *event_shape] for M conditions.
+        out: a .png or .npy file; None writes a picture into RUN/figures, or an array of what is none. An array is
+            [size, *event_shape], or [M, size, *event_shape] for M conditions.
         options: of `ppl_vae.sample`, for instance compile.
 
     Raises:

@@ -5,6 +5,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from bounds import check_log_px
+from ppl_vae.guides import MeanField
+from ppl_vae.models import VAE
 
 import ppl_vae
 from ppl_vae import InputError
@@ -141,3 +143,23 @@ def test_labels_that_do_not_start_at_0(shift, fix):
 
     with pytest.raises(InputError, match=fix):
         ppl_vae.estimate_evidence(model, lambda y: None, y + shift)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        lambda *given: ppl_vae.fit(*given, epochs=1),
+        lambda *given: ppl_vae.estimate_evidence(*given, num_samples=5),
+        ppl_vae.latent_use,
+        lambda *given: ppl_vae.impute(*given, num_samples=5),
+    ],
+    ids=["fit", "estimate_evidence", "latent_use", "impute"],
+)
+def test_what_is_observed_beside_missing_values_is_looked_at(entry):
+    """Bytes for a Bernoulli, with a hole in each datum: a log-probability of many thousand nats, if nobody looks."""
+    x = torch.where(torch.rand(300, 6) < 0.5, 255.0, 0.0)
+    x[torch.arange(300), torch.randint(6, (300,))] = torch.nan
+    model = VAE((6,))
+    with pytest.raises(InputError, match=r"x in \{0, 1\} for Bernoulli; got values from 255 to 255"):
+        entry(model, MeanField(model), x)
+    assert ppl_vae.fit(model, MeanField(model), x.clamp(max=1.0), epochs=1).history.train_elbo[0] < 0

@@ -133,10 +133,17 @@ def apply(net, z):
     return net(z)
 
 
+def closed_over(net):
+    def function(z):
+        return net(z)
+
+    return function
+
+
 HELD = {
     "a module": lambda net: net,
     "a partial of it": functools.partial,
-    "a function": lambda net: lambda z: net(z),
+    "a function": closed_over,
     "a partial of a function": lambda net: functools.partial(apply, net),
     "a method": lambda net: net.forward,
 }

@@ -366,7 +366,7 @@ def test_files_with_missing_values(tmp_path):
         assert torch.equal(values.isnan(), part.x.isnan()) and values.isnan().any()
         assert set(missing.filled(values).unique().tolist()) <= {0.0, 1.0}
     np.savez(tmp_path / "e.npz", x=x, mask=mask, labels=np.zeros(len(x)))
-    with pytest.warns(UserWarning, match=r"e.npz holds mask, labels, which are not read. Beside x, y \(labels\), x_mask"):
+    with pytest.warns(UserWarning, match=r"arrays that are not read: mask, labels. Beside x, y \(labels\) and x_mask"):
         assert not data.load(tmp_path / "e.npz").train.x.isnan().any()
     np.savez(tmp_path / "d.npz", x=x, x_mask=mask[:3])
     with pytest.raises(InputError, match="mask in the shape"):
