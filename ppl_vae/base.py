@@ -59,6 +59,10 @@ class Program(Checked, PyroModule):
         super().__init__()
         if isinstance(event_shape, int):
             raise InputError(f"Expected event_shape to be a shape; got {event_shape}. Write ({event_shape},).")
+        if hasattr(event_shape, "shape"):
+            raise InputError(
+                f"Expected event_shape to be the shape of one datum; got data. Write {tuple(event_shape.shape[1:])}."
+            )
         if not event_shape or any(not isinstance(n, int) or n < 1 for n in event_shape):
             raise InputError(
                 f"Expected event_shape to hold at least one size, each 1 or more; got {event_shape!r}. "
@@ -217,9 +221,14 @@ def _check_part(cls: type[Checked], name: str, value: Any, usual: Any) -> None:
             f"Expected posterior to be a class, which is given the size of each latent; got an object. Write {family}, "
             f"or a functools.partial of it."
         )
+    if name == "posterior" and inspect.isclass(value) and not issubclass(value, Posterior):
+        raise InputError(
+            f"Expected posterior to be a class of Posterior, which is given the size of each latent; got "
+            f"{value.__name__}. Choose one of ppl_vae.posteriors, or derive your own."
+        )
     if name not in PARTS or inspect.isclass(usual):
         return
-    if inspect.isclass(value):
+    if inspect.isclass(value) and issubclass(value, PARTS[name]):
         raise InputError(
             f"Expected {name} to be an object; got the class {value.__name__}. Write {name}={value.__name__}(...)."
         )
@@ -228,6 +237,15 @@ def _check_part(cls: type[Checked], name: str, value: Any, usual: Any) -> None:
         raise InputError(
             f"Expected the {name} of {cls.__name__}; got {type(value).__name__}, which is a {other[0]}. Pass parts by "
             f"name: {other[0]}={type(value).__name__}(...)."
+        )
+    alike = hasattr(value, "decoder") if name == "networks" else isinstance(value, nn.Module)
+    if value is not None and not isinstance(value, PARTS[name]) and not alike:
+        usual = getattr(cls, f"default_{name}", None)
+        such = "" if usual is None else f", such as {usual.__name__}()"
+        got = repr(value) if isinstance(value, str | float | int) else getattr(value, "__name__", type(value).__name__)
+        raise InputError(
+            f"Expected {name} to be an object of a class of {PARTS[name].__name__}{such}; got {got}. Pass one, "
+            f"or derive your own from {PARTS[name].__module__}.{PARTS[name].__name__}."
         )
 
 

@@ -349,7 +349,10 @@ def is_maker(given: NetworkFactory) -> bool:
 
 def _required(given: NetworkFactory) -> int:
     """Return how many arguments have to be given; of any number that can be, two."""
-    parameters = inspect.signature(given).parameters.values()
+    try:
+        parameters = inspect.signature(given).parameters.values()
+    except ValueError:  # of what is not written in Python, as torch.sigmoid
+        return 1
     if any(p.kind == p.VAR_POSITIONAL for p in parameters):
         return 2
     return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)

@@ -106,6 +106,18 @@ def _of_a_change() -> tuple[str, str]:
     )
 
 
+def _of_no_program(kind: str) -> tuple[str, str]:
+    return f"{kind}, which cannot be called", (
+        "If it is a distribution, take that of pyro.distributions, and not that of torch.distributions."
+    )
+
+
+def _of_events(wanted: str, there: str) -> tuple[str, str]:
+    return f".to_event({wanted}) of a distribution of {there} dimension{'s' * (there != '1')}", (
+        "Count those of one datum: 1 of a vector, 3 of an image [channels, height, width]."
+    )
+
+
 # What PyTorch and Pyro say most often to a beginner, and what is said instead: what was got, and the fix.
 KNOWN: tuple[tuple[str, Callable[..., tuple[str, str]]], ...] = (
     (r"Shape mismatch inside plate\('(.*?)'\) at site (\S+) dim (-\d+), (\d+) vs (\d+)", _of_a_plate),
@@ -123,6 +135,8 @@ KNOWN: tuple[tuple[str, Callable[..., tuple[str, str]]], ...] = (
     (r"[Ee]ither `probs` or `logits` must be specified, but not both", _of_nothing),
     (r"a Tensor with (\d+) elements cannot be converted to Scalar", _of_a_scalar),
     (r"Can't call numpy\(\) on Tensor that requires grad", _of_an_array),
+    (r"'([A-Z]\w+)' object is not callable", _of_no_program),
+    (r"Expected reinterpreted_batch_ndims <= len\(base_distribution.batch_shape\), actual (\d+) vs (\d+)", _of_events),
     (r"used in an in-place operation|modified by an inplace operation", _of_a_change),
 )
 

@@ -257,6 +257,11 @@ SAID = {
     "dtype": (lambda x, z: nn.Linear(1, 1)(z.double()[..., None]), r"Double and Float numbers in one product \(.*line"),
     "zero": (lambda x, z: dist.Normal(0.0, (z - 1e4).exp()), r"scale of Normal that is 0 \(.*line \d+.*x / 255"),
     "none": (lambda x, z: dist.Bernoulli(logits=None), r"neither probs nor logits.* \(.*line \d+.*return"),
+    "torch": (
+        lambda x, z: pyro.sample("y", torch.distributions.Normal(z, 1.0)),
+        r"got Normal, which cannot be called \(.*line \d+.*pyro.distributions",
+    ),
+    "events": (lambda x, z: dist.Normal(z, 1.0).to_event(3), r"\.to_event\(3\) of a distribution of 1 dim.*line \d+"),
     "twice": (lambda x, z: pyro.sample("z", dist.Normal(z, 1.0)), r"two sites or plates named 'z' \(.*line \d+"),
 }
 
