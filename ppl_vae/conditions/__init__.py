@@ -175,7 +175,9 @@ class Label(Condition):
                 f"is not known; what is no class needs another condition than Label."
             )
         if y.is_floating_point() or y.dtype == torch.bool:
-            raise InputError(f"Expected labels y as whole numbers; got {y.dtype}. Store integers (y.long()).")
+            raise InputError(
+                f"Expected labels y as whole numbers; got {y.dtype}. Store integers (y.long()), with -1 for NaN."
+            )
         # Run by hand; what fits, estimates or samples looks at all labels once, before it starts.
         if not am_i_wrapped() and bool(((y < 0) | (y >= self.num_classes)).any()):
             from_one = y.min() == 1 and y.max() == self.num_classes
