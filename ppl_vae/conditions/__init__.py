@@ -159,7 +159,8 @@ class Label(Condition):
         if y.dim() != 1 or bool((y.long() != y).any()):
             raise InputError(
                 f"Expected labels in {file}, one whole number each; got an array of dtype {values.dtype} and shape "
-                f"{values.shape}. Give a .npy file of labels, or use --label."
+                f"{values.shape}. Give a .npy file of labels, or the labels themselves (label).",
+                options="--label N",
             )
         return y.long()
 
