@@ -50,6 +50,19 @@ def reason(problem: BaseException) -> str:
     return next(iter(str(problem).splitlines()), "") or type(problem).__name__
 
 
+def check_object(name: str, value: object, given: str = "...") -> None:
+    """Raise an InputError if `value` is a class, which has to be called (with what is `given`) to make an object.
+
+    >>> check_object("guide", dict, given="model")
+    Traceback (most recent call last):
+    ...
+    ppl_vae.errors.InputError: Expected guide to be an object; got the class dict. Write guide=dict(model).
+    """
+    if isinstance(value, type):
+        cls = value.__name__
+        raise InputError(f"Expected {name} to be an object; got the class {cls}. Write {name}={cls}({given}).")
+
+
 def positive_int(name: str, value: object) -> int:
     """Return `value` if it is a whole number above zero, else raise an InputError that names it.
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 
 from ppl_vae.compilation.capture import check_compile
-from ppl_vae.errors import InputError, did_you_mean, positive_int, positive_number
+from ppl_vae.errors import InputError, check_object, did_you_mean, positive_int, positive_number
 from ppl_vae.utils.precision import check_precision
 from ppl_vae.utils.threads import check_threads
 
@@ -53,6 +53,7 @@ class FitOptions:
         check_compile(self.compile)
         check_precision(self.precision)
         check_threads(self.threads)
+        check_object("objective", self.objective)
         if not isinstance(self.objective, ELBO):
             if hasattr(self.objective, "num_particles"):
                 raise InputError(

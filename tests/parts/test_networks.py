@@ -155,7 +155,7 @@ def test_making_a_guide_leaves_the_models_statistics():
         (lambda: VAE(64), r"event_shape to be a shape; got 64\. Write \(64,\)"),
         (lambda: VAE(SHAPE, latent_dim=16), r"'latent_dim' of VAE: it is one of its prior.*StandardNormal\(latent_dim"),
         (lambda: VAE(SHAPE, decodr=MLP), r"Unknown option 'decodr' of VAE: did you mean 'decoder'"),
-        (lambda: MeanField(VAE), r"a Model for MeanField; got the class VAE"),
+        (lambda: MeanField(VAE), r"model to be an object; got the class VAE"),
         (
             lambda: MeanField(VAE(SHAPE), posterior=posteriors.DiagonalNormal(8)),
             r"posterior to be a class",

@@ -194,7 +194,7 @@ def pair_of(**parts):
             lambda: ppl_vae.fit(layer, guide, torch.randn(9, 3)),
             r"\[9, 5\] numbers for a layer that takes \[..., 4\].*take 5",
         ),
-        (lambda: ppl_vae.fit(VAE, MeanField, x), "the class VAE. Call it first"),
+        (lambda: ppl_vae.fit(VAE, MeanField, x), r"the class VAE. Write model=VAE\(...\)"),
         (
             lambda: ppl_vae.reconstruct(raising(None, when=lambda x: False), lambda x: guide_of("zz", x), x),
             "zz.*same pyro.sample names",
