@@ -25,7 +25,7 @@ from ppl_vae.traces.plates import (
     structure_of,
 )
 from ppl_vae.traces.proposal import check_points
-from ppl_vae.traces.sites import Kind, Site, Sites, answers, contains, of_kind, unequal_supports, why_no_bound
+from ppl_vae.traces.sites import Kind, Site, Sites, answers, at, contains, of_kind, unequal_supports, why_no_bound
 from ppl_vae.utils.faults import warn
 
 # What Pyro's own objectives ask of a pair; ours say it themselves, by a method `meet`.
@@ -109,14 +109,14 @@ def _check_one_size(traces: Sequence[Trace], name: str) -> None:
 def check_batch_dims(pair: Pair, traces: Sequence[Trace]) -> None:
     """Refuse sites with several distributions side by side that stand in no plate, as Pyro's validation does."""
     for program, trace in zip(pair.programs.values(), traces, strict=False):
-        for name, site in samples(trace).items():
+        for site in samples(trace).values():
             fn, in_plates = site["fn"], {f.dim for f in site["cond_indep_stack"] if f.vectorized}
             value = site["value"].shape[: site["value"].dim() - fn.event_dim]
             shape = torch.broadcast_shapes(fn.batch_shape, value)
             free = [size for dim, size in zip(range(-len(shape), 0), shape, strict=True) if dim not in in_plates]
             if any(size > 1 for size in free):
                 raise InputError(
-                    f"Expected the data in a plate, and the numbers of one datum in one event; got site {name!r} of "
+                    f"Expected the data in a plate, and the numbers of one datum in one event; got {at(site)} of "
                     f"{program_name(program)} with {' x '.join(map(str, shape))} distributions and "
                     f"{len(in_plates) or 'no'} plate. Write `with pyro.plate('data', len(x)):` around what is of one "
                     f"datum, and .to_event(n) for its n dimensions."

@@ -5,6 +5,7 @@
 one for each sample and each datum, shape [K, N].
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,14 +19,16 @@ from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import (
     Args,
     Structure,
+    data_plate,
     enumerates,
+    is_inside,
     latents,
     log_prob_by_datum,
     samples,
     value_by_datum,
 )
 from ppl_vae.traces.run import fixed, get_traces, one_more_plate, run_pair
-from ppl_vae.traces.sites import Kind, is_point, of_kind, scored_as_latent
+from ppl_vae.traces.sites import Kind, answers, is_point, line_of, of_kind, scored_as_latent
 
 
 def log_weights(
@@ -194,8 +197,39 @@ def check_sites(pair: Pair, model_trace: poutine.Trace, guide_trace: poutine.Tra
                 f"Expected the guide to draw {name!r}, a latent of the model {model}; got a site that is observed in "
                 f"the guide {guide}. Observe it in both, or in neither."
             )
-        if site["fn"].event_shape != guided[name]["fn"].event_shape:
+        own, other = (tuple(s["fn"].event_shape) for s in (site, guided[name]))
+        if own != other:
+            size = "Give both the same latent size."
+            count = "Give both the same .to_event(n): the dimension of the data is no part of n, but of the plate."
             raise InputError(
-                f"Expected site {name!r} to have one shape; got {tuple(site['fn'].event_shape)} in the model {model} "
-                f"and {tuple(guided[name]['fn'].event_shape)} in the guide {guide}. Give both the same latent size."
+                f"Expected the latent {name!r} to have one shape; got {own} in the model {model}{line_of(site)} and "
+                f"{other} in the guide {guide}{line_of(guided[name])}. {size if len(own) == len(other) else count}"
             )
+
+
+def check_same_plates(pair: Pair, traces: Sequence[poutine.Trace], num_data: int) -> None:
+    """Refuse a latent that stands inside the plate over the data in the model or in the guide only."""
+    try:
+        data = data_plate(traces, num_data)
+    except InputError:  # a plate of another size, or several: others say so
+        return
+    if data is None:
+        return
+    for name, *sites in answers(*map(samples, traces)):
+        inside = [is_inside(site, data, num_data) for site in sites]
+        if inside[0] == inside[1]:
+            continue
+        lacking = sites[inside.index(False)]
+        where = [f"{role} {program_name(program)}" for role, program in pair.programs.items()]
+        fix = f"Put it inside `with pyro.plate({data.name!r}, len(x)):` there"
+        if not inside[0] and lacking["fn"].batch_shape.numel() == 1:
+            fix += (
+                f", if each datum has its own; if there is one for all data, make it a parameter, {name} = "
+                f"pyro.param({name!r}, torch.zeros({tuple(lacking['fn'].event_shape)})), or let the guide sample it "
+                f"outside of the plate, too"
+            )
+        raise InputError(
+            f"Expected the latent {name!r} inside the plate over the data in model and guide, or in neither; got it "
+            f"inside in the {where[inside.index(True)]}, and outside in the {where[inside.index(False)]}"
+            f"{line_of(lacking)}. {fix}."
+        )
