@@ -27,7 +27,7 @@ from ppl_vae.traces.plates import (
     samples,
     value_by_datum,
 )
-from ppl_vae.traces.run import fixed, get_traces, one_more_plate, run_pair
+from ppl_vae.traces.run import copies_of, fixed, get_traces, one_more_plate, run_pair
 from ppl_vae.traces.sites import Kind, answers, is_point, line_of, of_kind, scored_as_latent
 
 
@@ -50,7 +50,8 @@ def log_weights(
         structure: as `structure_of` found it.
         proposal: "guide", or "prior" to draw z_k from the model itself: log w_k = log P(x | z_k).
         subsample: which data a plate with a random subset has to take.
-        vectorize: draw all samples in one run, inside a plate left of all others; else K runs.
+        vectorize: draw all samples in one run, inside a plate left of all others, or, where `structure` says so, of
+            copies of the data; else K runs.
 
     Raises:
         InputError: the programs do not give one weight for each sample and datum.
@@ -70,6 +71,20 @@ class Weighted(NamedTuple):
     log_likelihood: Tensor | None  # log P(x | z_k), [K, N], where it was asked for
     latents: dict[str, Tensor]  # the values of the latent sites that were drawn, by name, [K, N, ...]
     observed: dict[str, Tensor]  # the values of the observed sites, [N, ...]
+
+    def of_copies(self, count: int) -> "Weighted":
+        """Return what was drawn of C copies of N data, [1, C N, ...], as C samples of each, [C, N, ...]."""
+        all_data = self.log_weights.shape[1]
+
+        def parted(value: Tensor) -> Tensor:
+            return value.expand(1, all_data, *value.shape[2:]).reshape(count, all_data // count, *value.shape[2:])
+
+        return Weighted(
+            parted(self.log_weights),
+            None if self.log_likelihood is None else parted(self.log_likelihood),
+            {name: parted(value) for name, value in self.latents.items()},
+            {name: value[: all_data // count] for name, value in self.observed.items()},
+        )
 
     @classmethod
     def concatenated(cls, runs: list["Weighted"]) -> "Weighted":
@@ -108,12 +123,15 @@ def draw(
 
     `likelihood` keeps log P(x | z_k) as well, at the price of another evaluation of log P(z_k).
     """
-    size = num_samples if vectorize else None
+    copied = vectorize and not structure.plated
+    size, args = num_samples if vectorize and not copied else None, copies_of(args, num_samples) if copied else args
     guide = None if proposal == "prior" else pair.guide
     with fixed(structure, subsample):
         model_trace, guide_trace = run_pair(pair.model, guide, args, num_samples=size, structure=structure)
     num_data = len(args[0] if subsample is None else subsample)
-    return weigh(model_trace, guide_trace, num_samples, structure, num_data, likelihood=likelihood)
+    count = 1 if copied else num_samples
+    weighted = weigh(model_trace, guide_trace, count, structure, num_data, likelihood=likelihood)
+    return weighted.of_copies(num_samples) if copied else weighted
 
 
 def weigh(
