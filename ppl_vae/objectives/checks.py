@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, Trace_MMD, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.poutine import Trace
 
 from ppl_vae.distributions.supports import is_corrected, support_of
@@ -145,6 +145,8 @@ def warn_of_no_bound(objective: ELBO, pair: Pair, traces: Sequence[Trace], args:
         reasons.append(
             f"{points} of the guide are points (Delta) that do not state the density of what they are made of"
         )
+    if isinstance(objective, Trace_MMD):
+        reasons.append("its loss is E[log P(x | z)] less a distance of samples")
     scaled = [name for name, site in (guide | model).items() if not _scaled_by_plates(site)]
     if scaled:
         reasons.append(f"poutine.scale says how often {few(scaled)} count, where a bound counts them once")
