@@ -19,7 +19,7 @@ from ppl_vae.errors import InputError, NonFiniteLossError, ProgramError, reason
 
 OURS = "ppl_vae"
 PYROS_TABLE = "Trace Shapes:"  # of all sites, which Pyro adds to what a program raises
-OUR_ENTRIES = ("ppl_vae.data.", "ppl_vae.cli")  # above them no line is of a program
+OUR_ENTRIES = (f"{OURS}.data.", f"{OURS}.cli")  # above them no line is of a program
 OUR_PROGRAMS = ("ppl_vae.models.", "ppl_vae.guides.")
 INSTALLED = re.compile(r"[/\\](site-packages|dist-packages)[/\\]|^<(frozen |eval_with_key|__array_function__)")
 STANDARD = tuple(
