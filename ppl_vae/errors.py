@@ -87,6 +87,17 @@ def positive_number(name: str, value: object) -> float:
     return float(value)
 
 
+def number_from_zero(name: str, value: object) -> float:
+    """Return `value` as a float if it is a finite number of at least zero, else raise an InputError.
+
+    >>> number_from_zero("beta", 0)
+    0.0
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise InputError(f"Expected {name} to be a finite number of at least 0; got {value!r}.")
+    return float(value)
+
+
 def snake_case(name: str) -> str:
     """Return a class name as it is written on the command line.
 

@@ -53,7 +53,8 @@ def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: 
             f"Use Trace_ELBO.",
             options="--objective trace_elbo",
         )
-    check_answered(model, guide, name, enumerates=isinstance(objective, TraceEnum_ELBO) or hasattr(objective, "meet"))
+    if not hasattr(objective, "meet"):
+        check_answered(model, guide, name, enumerates=isinstance(objective, TraceEnum_ELBO))
 
 
 def check_answered(model: Sites, guide: Sites, name: str, *, enumerates: bool) -> None:

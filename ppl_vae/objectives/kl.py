@@ -6,12 +6,10 @@ What they report (`loss`, so a fit's history and its best epoch) is the ELBO its
 are exact, others are of the samples.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, number_from_zero, positive_int
 from ppl_vae.objectives.base import ParticleObjective
 from ppl_vae.objectives.particles import Particles
 
@@ -41,7 +39,7 @@ class BetaELBO(ParticleObjective):
     """
 
     def __init__(self, beta: float = 1.0, num_particles: int = 1) -> None:
-        self.beta = _not_negative("beta", beta)
+        self.beta = number_from_zero("beta", beta)
         super().__init__(num_particles, beta=self.beta)
         # A tensor, so that what was compiled reads the weight of the day.
         self._weight = torch.tensor(self.beta, dtype=torch.float64)
@@ -131,7 +129,7 @@ class FreeBits(ParticleObjective):
     def __init__(self, free_nats: float = 0.5, per_dimension: bool = False, num_particles: int = 1) -> None:
         if not isinstance(per_dimension, bool):
             raise InputError(f"Expected per_dimension to be true or false; got {per_dimension!r}.")
-        self.free_nats, self.per_dimension = _not_negative("free_nats", free_nats), per_dimension
+        self.free_nats, self.per_dimension = number_from_zero("free_nats", free_nats), per_dimension
         super().__init__(num_particles, free_nats=self.free_nats, per_dimension=self.per_dimension)
 
     def bound(self, particles: Particles) -> Tensor:
@@ -148,9 +146,3 @@ class FreeBits(ParticleObjective):
             mean = (scale / scale.sum()) @ kl.mean(0)
             total = total - scale.sum() * mean.clamp(min=self.free_nats).sum()
         return total
-
-
-def _not_negative(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise InputError(f"Expected {name} to be a finite number of at least 0; got {value!r}.")
-    return float(value)

@@ -481,6 +481,9 @@ def test_wake_sleep_and_what_is_no_objective(small_pair, digits):
     for bad in ("adam", pyro.optim.Adam({"lr": 0.1})):
         with pytest.raises(InputError, match=r"torch.optim"):
             fit(*small_pair, digits.validation, optimizer=bad)
+    for bad in (-1, True, math.nan):
+        with pytest.raises(InputError, match=rf"weight_decay to be a finite number of at least 0; got {bad}"):
+            fit(*small_pair, digits.validation, weight_decay=bad)
     for bad in (-1, "a", 1.5):
         with pytest.raises(InputError, match=r"seed.*got"):
             fit(*small_pair, digits.validation, seed=bad)
