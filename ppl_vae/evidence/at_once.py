@@ -1,7 +1,7 @@
 """How many samples of each datum are drawn in one run: under one more plate, as copies of the data, or one by one.
 
 A program that takes one batch dimension only (`x.view(x.size(0), -1)`, a convolution) does not run under another plate.
-Given each of N data K times, it draws K samples of each all the same, as data do not depend on each other.
+As data do not depend on each other, it can be given each of them K times instead, and draws K samples of each.
 """
 
 from dataclasses import replace

@@ -66,8 +66,8 @@ def check_answered(model: Sites, guide: Sites, name: str, *, enumerates: bool) -
     )
     if left_out:
         raise InputError(
-            f"Expected a guide that samples {', '.join(map(repr, left_out))}, which is not given; got none with "
-            f"{name}, which cannot sum over it. Give it, or use a guide that samples it, or "
+            f"Expected a guide that samples {', '.join(map(repr, left_out))}; got one that does not, and {name}, which "
+            f"does not sum it out. Sample it in the guide, observe it in the model, or use "
             f"TraceEnum_ELBO(max_plate_nesting=1)"
             + (" and infer={'enumerate': 'parallel'} at the site." if enumerates else ".")
         )
@@ -76,8 +76,8 @@ def check_answered(model: Sites, guide: Sites, name: str, *, enumerates: bool) -
 def check_plates(traces: Sequence[Trace], num_run: int, num_data: int) -> None:
     """Refuse a latent of all data together beside a plate that says only how many are in a batch.
 
-    Its prior and its posterior would count once in each batch, and not once. So would, if model and guide scaled their
-    batch up to different numbers of data, P(x, z) count more often than Q(z | x), or less.
+    Its prior and its posterior would count once in each batch, and not once in all. Plates of two sizes are refused,
+    too: where model and guide scale a batch up to different numbers of data, P(x, z) and Q(z | x) count unlike.
     """
     data, latent = data_plate(traces, num_run), of_kind(samples(traces[0]), Kind.LATENT)
     if data is not None:

@@ -63,9 +63,9 @@ class WarmUp(BetaELBO):
 
         J_e = sum_x E_Q[log P(x | z)] - beta min(1, e / epochs) KL[Q(z | x) || P(z)],    e = 0, 1, 2, ...
 
-    Dimensions of z that the decoder does not use at first are not switched off before it can learn to. `fit` says
-    which epoch it is, and compares none of the warm-up with others, for the best or by patience: until beta is reached
-    the latest is kept. In a loop of one's own, call `set_epoch(e)`.
+    Dimensions of z that the decoder does not use at first are not switched off before it can learn to. `fit` tells it
+    the epoch; in a loop of one's own, call `set_epoch(e)`. An epoch of the warm-up is compared with no other, neither
+    for the best nor by patience: until beta is reached, the latest is kept.
 
     Args:
         epochs: after how many of them beta is reached.

@@ -60,7 +60,7 @@ def latents(sites: Mapping[str, Site]) -> dict[str, Site]:
 
 
 def data_plate(traces: Iterable[poutine.Trace], num_data: int) -> Frame | None:
-    """Return the plate over the data: one of their number, the one that holds most sites, or is called data; or None.
+    """Return the plate over the data: of plates of their number the one called data, else that of most sites; or None.
 
     A plate without a size has that of the data. One that takes a random subset of them stands for all of them.
 

@@ -255,8 +255,8 @@ class _Trial:
         if not torch.allclose(one, two, rtol=1e-4, atol=1e-3, equal_nan=True):
             hidden = [name for name, mask in seen.items() if not bool(mask.all())]
             raise InputError(
-                f"Expected what the model masks to have no part in it; got {few(hidden)}, masked for some data, on "
-                f"which the rest of the model depends. Mask what depends on it as well, or give it a prior."
+                f"Expected a model that does not depend on what it masks; got {few(hidden)}, masked for some data, on "
+                f"which the rest of it depends for these as well. Mask that, too, or do not mask {few(hidden)}."
             )
 
 
