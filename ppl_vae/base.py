@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ppl_vae.architectures import Architecture
 from ppl_vae.conditions import Condition
 from ppl_vae.distributions.unwrap import is_real
-from ppl_vae.errors import InputError, did_you_mean, positive_int, reason
+from ppl_vae.errors import InputError, check_object, did_you_mean, positive_int, reason
 from ppl_vae.missing import filled, nothing_is_missing
 from ppl_vae.parts import Likelihood, Posterior, Prior
 from ppl_vae.traces.pair import Pair, check_observes
@@ -128,9 +128,11 @@ class Guide(Program):
                 setattr(cls, name, _of_what_there_is(vars(cls)[name]))
 
     def __init__(self, model: Model) -> None:
-        if inspect.isclass(model) or not hasattr(model, "example"):
-            got = f"the class {model.__name__}" if inspect.isclass(model) else type(model).__name__
-            raise InputError(f"Expected a Model for {type(self).__name__}; got {got}. Make a model, and pass it.")
+        check_object("model", model)
+        if not hasattr(model, "example"):
+            raise InputError(
+                f"Expected a Model for {type(self).__name__}; got {type(model).__name__}. Make a model, and pass it."
+            )
         super().__init__(model.event_shape)
         self._check_takes(model)
         for part in model.modules():
@@ -229,9 +231,7 @@ def _check_part(cls: type[Checked], name: str, value: Any, usual: Any) -> None:
     if name not in PARTS or inspect.isclass(usual):
         return
     if inspect.isclass(value) and issubclass(value, PARTS[name]):
-        raise InputError(
-            f"Expected {name} to be an object; got the class {value.__name__}. Write {name}={value.__name__}(...)."
-        )
+        check_object(name, value)
     other = [kind for kind, base in PARTS.items() if kind != name and isinstance(value, base)]
     if other and not isinstance(value, PARTS[name]):
         raise InputError(

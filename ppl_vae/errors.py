@@ -50,6 +50,19 @@ def reason(problem: BaseException) -> str:
     return next(iter(str(problem).splitlines()), "") or type(problem).__name__
 
 
+def check_object(name: str, value: object, given: str = "...") -> None:
+    """Raise an InputError if `value` is a class, which has to be called (with what is `given`) to make an object.
+
+    >>> check_object("guide", dict, given="model")
+    Traceback (most recent call last):
+    ...
+    ppl_vae.errors.InputError: Expected guide to be an object; got the class dict. Write guide=dict(model).
+    """
+    if isinstance(value, type):
+        cls = value.__name__
+        raise InputError(f"Expected {name} to be an object; got the class {cls}. Write {name}={cls}({given}).")
+
+
 def positive_int(name: str, value: object) -> int:
     """Return `value` if it is a whole number above zero, else raise an InputError that names it.
 
@@ -71,6 +84,17 @@ def positive_number(name: str, value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise InputError(f"Expected {name} to be a finite number above zero; got {value!r}.")
+    return float(value)
+
+
+def number_from_zero(name: str, value: object) -> float:
+    """Return `value` as a float if it is a finite number of at least zero, else raise an InputError.
+
+    >>> number_from_zero("beta", 0)
+    0.0
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise InputError(f"Expected {name} to be a finite number of at least 0; got {value!r}.")
     return float(value)
 
 

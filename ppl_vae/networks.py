@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ppl_vae.errors import InputError, did_you_mean, positive_int, reason
+from ppl_vae.errors import InputError, did_you_mean, positive_int
+from ppl_vae.utils.faults import at_their_line, got
 from ppl_vae.utils.modules import reachable
 
 __all__ = ["MLP", "Convolutional", "GatedMLP", "Network", "NetworkFactory", "Residual", "network_of"]
@@ -277,8 +278,7 @@ class Wrapped(Network):
                 raise
             except Exception:  # neither way: the first says why
                 raise InputError(
-                    f"Expected {self._name()} to take inputs of shape {tuple(example.shape)}; got "
-                    f"{type(problem).__name__}: {reason(problem)}. Mend its first layer."
+                    f"Expected {self._name()} to take shape [..., {', '.join(map(str, self.in_shape))}]; {got(problem)}"
                 ) from problem
 
     def transform(self, x: Tensor) -> Tensor:
@@ -288,6 +288,7 @@ class Wrapped(Network):
         return f"the network {getattr(self.network, '__name__', type(self.network).__name__)}"
 
 
+@at_their_line()
 def network_of(given: NetworkFactory, in_shape: Shape, out_shape: Shape) -> Network:
     """Return a network between two shapes, of whatever a person gives for one.
 
@@ -332,7 +333,7 @@ def _made_by(given: NetworkFactory, in_shape: Shape, out_shape: Shape) -> Any:
     except Exception as problem:  # whatever a person's own class may do
         raise InputError(
             f"Expected {name:.80} to make a network from {tuple(in_shape)} to {tuple(out_shape)}, called with both "
-            f"shapes; got {type(problem).__name__}: {reason(problem)}. Pass a network that is made, as {name:.80}(...)."
+            f"shapes; {got(problem)} Pass a network that is made, as {name:.80}(...)."
         ) from problem
     if not callable(made):
         raise InputError(

@@ -131,3 +131,13 @@ def test_what_is_public_in_a_part_is_documented_by_it_or_by_what_it_overrides():
 
 def test_library_code_does_not_mock():
     assert [name for name in FILES if "unittest" in FILES[name].read_text()] == []
+
+
+def test_a_message_speaks_of_arguments_and_not_of_options_of_the_command_line():
+    """What the command line says in its own words stands in `options`."""
+    of_a_shell = re.compile(r"(?<!\w)--[a-z]|ppl-vae [a-z]")
+    for name, tree in TREES.items():
+        raised = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name))
+        said = [arg for node in raised if node.func.id.endswith("Error") or node.func.id == "warn" for arg in node.args]
+        for part in (one for each in said for one in ast.walk(each) if isinstance(one, ast.Constant)):
+            assert not (isinstance(part.value, str) and of_a_shell.search(part.value)), (name, part.value)

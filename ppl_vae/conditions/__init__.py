@@ -159,7 +159,8 @@ class Label(Condition):
         if y.dim() != 1 or bool((y.long() != y).any()):
             raise InputError(
                 f"Expected labels in {file}, one whole number each; got an array of dtype {values.dtype} and shape "
-                f"{values.shape}. Give a .npy file of labels, or use --label."
+                f"{values.shape}. Give a .npy file of labels, or the labels themselves (label).",
+                options="--label N",
             )
         return y.long()
 
@@ -181,7 +182,7 @@ class Label(Condition):
         # Run by hand; what fits, estimates or samples looks at all labels once, before it starts.
         if not am_i_wrapped() and bool(((y < 0) | (y >= self.num_classes)).any()):
             from_one = y.min() == 1 and y.max() == self.num_classes
-            fix = "Pass y - 1" if from_one else "Mend them, or raise num_classes"
+            fix = "They count from 0: subtract 1 (y - 1)" if from_one else "Mend them, or raise num_classes"
             raise InputError(
                 f"Expected labels y from 0 to {self.num_classes - 1}; got values from {y.min()} to {y.max()}. {fix}."
             )

@@ -291,7 +291,7 @@ def _on_all(models: Sequence[Model]) -> list[str]:
     if len(single) == len(models):
         notes.append(
             "One run each: luck in training is not in these errors, and two runs of one model may differ by several of "
-            "them. Train several seeds (ppl-vae train --seeds 5)."
+            "them. Train several seeds of each (train, seeds=5)."
         )
     elif single:
         notes.append(f"One run of {', '.join(single)}: luck in training is taken to be as large as that of the others.")

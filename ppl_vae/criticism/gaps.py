@@ -14,7 +14,7 @@ import torch
 
 from ppl_vae.data.as_source import fingerprint
 from ppl_vae.errors import InputError, positive_int, positive_number
-from ppl_vae.evidence.at_once import PLATE, way_of_drawing
+from ppl_vae.evidence.at_once import drawn_at_once
 from ppl_vae.evidence.diagnostics import LOW_ESS, doubtful_weights, estimates, khat_threshold, pareto
 from ppl_vae.evidence.options import check_vectorize
 from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
@@ -185,7 +185,7 @@ def explain_gap(
     with prepared(model, guide, data, proposal="guide", seed=seed) as ready:
         if ready.exact:
             raise InputError("Expected a guide that samples latent sites; got none: the ELBO is log P(x), with no gap.")
-        rows, at_once = ready.rows(chunk_size), way_of_drawing(ready, vectorize, "guide", copies=False) == PLATE
+        rows, (_, at_once) = ready.rows(chunk_size), drawn_at_once(ready, vectorize, "guide", copies=False)
         with progress_bar(len(ready.source), "gap", "datum", progress) as bar:
             for chunk in ready.chunks(max(1, min(rows // num_particles, HELD_WEIGHTS // num_samples))):
                 counts = run_sizes(num_samples, max(1, rows // chunk.size))

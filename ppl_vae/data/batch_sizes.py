@@ -1,7 +1,7 @@
-"""Guides with parameters for each datum, as an automatic one of a latent for each datum is, are known by their sizes.
+"""Programs are tried on batches of other sizes before any work, as some have parameters for each datum.
 
-Such parameters belong to places in a batch. They are those of the data only if all data come in one batch, in their
-order; of other data they say nothing. Programs are tried on batches of other sizes before any work.
+An automatic guide of a latent for each datum is one. Its parameters belong to places in a batch: they are those of the
+data only if all data come in one batch, in their order, and say nothing of other data.
 """
 
 import warnings

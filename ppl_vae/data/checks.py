@@ -12,7 +12,7 @@ from ppl_vae.data.sources import Source
 from ppl_vae.data.supports import check_supports
 from ppl_vae.errors import InputError, ProgramError
 from ppl_vae.missing import all_known, filled
-from ppl_vae.traces.log_weights import check_sites
+from ppl_vae.traces.log_weights import check_same_plates, check_sites
 from ppl_vae.traces.pair import Pair, check_observes, program_name
 from ppl_vae.traces.plates import Args, is_ambiguous, samples
 from ppl_vae.traces.run import get_traces
@@ -71,6 +71,8 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
         if is_ambiguous(traces, len(args[0])) and len(args[0]) > 2:  # as long as another plate, by chance
             args = first(len(args[0]) - 1)
             traces = _probe(pair, args, proposal)
+        if pair.guide is not None and len(traces) > 1:
+            check_same_plates(pair, traces, len(args[0]))
         check_supports(pair, traces[0], args, source)
         if holes:
             check_holes(pair, args, holes, proposal, fitted=fitted)
@@ -94,17 +96,17 @@ def _probe(pair: Pair, args: Args, proposal: str) -> list[poutine.Trace]:
         raise InputError("Expected a guide Q(z | x); got none. Give one, or use proposal='prior'.")
     _check_served(pair)
     try:
-        with left_as_they_are(pair, args) as drawn:
+        with left_as_they_are(pair, args):
             model_trace = poutine.trace(pair.model).get_trace(*args)
-            check_distributions(pair.model, model_trace, drawn)
+            check_distributions(pair.model, model_trace)
             check_observes(program_name(pair.model), samples(model_trace))
             if proposal == "prior":
-                check_shapes(pair.model, model_trace, len(args[0]), drawn)
+                check_shapes(pair.model, model_trace, len(args[0]))
                 return [model_trace]
             guide_trace = poutine.trace(pair.guide).get_trace(*args)
-            check_distributions(pair.guide, guide_trace, drawn)
+            check_distributions(pair.guide, guide_trace)
             check_sites(pair, model_trace, guide_trace)
-            check_shapes(pair.model, model_trace, len(args[0]), drawn)
+            check_shapes(pair.model, model_trace, len(args[0]))
             return list(get_traces(pair, args))
     except InputError:
         raise

@@ -1,8 +1,8 @@
 """The dtype in which data go to programs: that of the model's parameters, where nobody has chosen another that works.
 
 x as an array of NumPy, pandas, ... is converted, and so are floats after it: 64 bits are NumPy's choice, not its
-owner's. Whole numbers and masks after x stay: they may be an index. A tensor keeps the dtype that its owner chose. Only
-where the programs do not run on that, and do on the other, it is the other way round.
+owner's. Whole numbers and masks after x stay: they may be an index. A tensor keeps the dtype that its owner chose. The
+other of the two is taken only where the programs run on it, and not on the first.
 """
 
 import copy

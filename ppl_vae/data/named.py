@@ -93,10 +93,12 @@ class Data(Reported):
             return
         low, high, count = int(labels[0]), int(labels[-1]), len(labels)
         few = low == 0 and high < 10 * count  # codes of 20,000 would make as many weights
-        largest = f", or say how many there are (--set condition.num_classes={high + 1})" if few else ""
+        largest = f"condition.num_classes={high + 1}" if few else ""
         raise InputError(
             f"Expected labels 0, 1, .. in {self.name}, each of which occurs, as they say how many classes there are; "
-            f"got {count} labels from {low} to {high}. Write them as y = np.unique(y, return_inverse=True)[1]{largest}."
+            f"got {count} labels from {low} to {high}. Write them as y = np.unique(y, return_inverse=True)[1]"
+            f"{largest and f', or say how many there are ({largest})'}.",
+            options=largest and f"--set {largest}",
         )
 
     def as_stored(self) -> "Data":

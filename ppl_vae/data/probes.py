@@ -21,33 +21,27 @@ from ppl_vae.errors import InputError
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import Args, Structure, log_prob_by_datum, samples, structure_of
-from ppl_vae.traces.sites import Kind, of_kind
+from ppl_vae.traces.sites import Kind, Site, at, of_kind
 from ppl_vae.utils.faults import LAYOUT, line_now
 from ppl_vae.utils.rng import seeded
 
 
 class Drawn(Messenger):
-    """Keeps a copy of the value of each site as it was drawn or given, and the person's own line of each."""
+    """Notes the person's own line of each site, and keeps a copy of its value as it was drawn or given."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.values: list[tuple[str, Tensor, Tensor]] = []
-        self.lines: dict[str, str] = {}
+        self.values: list[tuple[Site, Tensor]] = []
 
     def _pyro_sample(self, msg: Any) -> None:
-        if line := line_now():
-            self.lines[msg["name"]] = line
-
-    def at(self, name: str) -> str:
-        """Return a site's name with its line."""
-        return f"site {name!r}" + (f" ({self.lines[name]})" if name in self.lines else "")
+        msg["line"] = line_now()
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if isinstance(msg["value"], Tensor):
-            self.values.append((msg["name"], msg["value"], msg["value"].detach().clone()))
+            self.values.append((msg, msg["value"].detach().clone()))
 
 
-def check_distributions(program: Any, trace: poutine.Trace, drawn: Drawn) -> None:
+def check_distributions(program: Any, trace: poutine.Trace) -> None:
     """Refuse sites whose distribution is none of Pyro's."""
     for name, site in samples(trace).items():
         fn = site["fn"]
@@ -61,13 +55,13 @@ def check_distributions(program: Any, trace: poutine.Trace, drawn: Drawn) -> Non
         )
         raise InputError(
             f"Expected a distribution of Pyro's at each site; got {family} of {type(fn).__module__.partition('.')[0]} "
-            f"in {program_name(program)} at {drawn.at(name)}. {fix}."
+            f"in {program_name(program)} at {at(site)}. {fix}."
         )
 
 
-def check_shapes(program: Any, trace: poutine.Trace, num_run: int, drawn: Drawn) -> None:
+def check_shapes(program: Any, trace: poutine.Trace, num_run: int) -> None:
     """Refuse data that a distribution scores only by repeating them along dimensions that they do not have."""
-    for name, site in of_kind(samples(trace), Kind.OBSERVED).items():
+    for site in of_kind(samples(trace), Kind.OBSERVED).values():
         value, fn = site["value"], site["fn"]
         if not isinstance(value, Tensor) or num_run not in value.shape[:1]:
             continue  # no data
@@ -78,9 +72,8 @@ def check_shapes(program: Any, trace: poutine.Trace, num_run: int, drawn: Drawn)
         if taken_as_event or repeated or more:
             raise InputError(
                 f"Expected data of the shape of their distribution; got {tuple(value.shape)} in "
-                f"{program_name(program)} at {drawn.at(name)}, where {type(family_of(fn)).__name__} has "
-                f"{tuple(fn.shape())}: "
-                f"{_in_words(fn.batch_shape)} of {_in_words(fn.event_shape)} each. {LAYOUT}"
+                f"{program_name(program)} at {at(site)}, where {type(family_of(fn)).__name__} has "
+                f"{tuple(fn.shape())}: {_in_words(fn.batch_shape)} of {_in_words(fn.event_shape)} each. {LAYOUT}"
             )
 
 
@@ -90,7 +83,7 @@ def _in_words(shape: torch.Size) -> str:
 
 
 @contextmanager
-def left_as_they_are(pair: Pair, args: Args) -> Iterator[Drawn]:
+def left_as_they_are(pair: Pair, args: Args) -> Iterator[None]:
     """Refuse programs that, run within, change in place what they are given, what they draw, or their parameters."""
     given = [(arg, arg.detach().clone()) for arg in args]
     held = [
@@ -100,7 +93,7 @@ def left_as_they_are(pair: Pair, args: Args) -> Iterator[Drawn]:
         if not is_lazy(parameter)
     ]
     with Drawn() as drawn:
-        yield drawn
+        yield
     names = " or ".join(map(program_name, pair.programs.values()))
     for name, parameter, before in held:
         if not _same(parameter, before):
@@ -114,10 +107,11 @@ def left_as_they_are(pair: Pair, args: Args) -> Iterator[Drawn]:
             f"Expected programs that leave their data as they are; got x changed in place by {names}: what is run next "
             f"finds other data. Write x = x / 255, and not x /= 255 (nor x.clamp_(), x[...] = ...)."
         )
-    for name, value, before in drawn.values:
-        if not _same(value, before):
+    for site, before in drawn.values:
+        if not _same(site["value"], before):
+            name = site["name"]
             raise InputError(
-                f"Expected programs that leave what they draw as it is; got the value of {drawn.at(name)} changed in "
+                f"Expected programs that leave what they draw as it is; got the value of {at(site)} changed in "
                 f"place by {names}: it would be scored at another one than was drawn. Write {name} = {name} + 1, and "
                 f"not {name} += 1 (nor {name}.clamp_(), {name}[...] = ...)."
             )

@@ -4,6 +4,7 @@ A support that is the same for all data is held against them without running the
 reads off the data, or off another of its arguments, holds for one batch only: the program is run on each.
 """
 
+import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -100,7 +101,7 @@ class _Watched:
             return
         if self.position is None or self.varies:
             fn, x = run.sites[self.name]["fn"], run.sites[self.name]["value"]
-            support = support_of(fn)
+            support = _support(fn)
         else:
             x = run.batch[self.position].to(run.pair.device).reshape(len(run.batch[0]), *self.shape[1:])
         if bool(_inside(support, x).all()):
@@ -108,7 +109,7 @@ class _Watched:
         elif not rerun and self.differs(run):
             self.varies = True
             self.check(run)
-        elif rerun and _bounds(support) and not _equal(support, support_of(run.again(seed=2)[self.name]["fn"])):
+        elif rerun and _bounds(support) and not _equal(support, _support(run.again(seed=2)[self.name]["fn"])):
             self.drawn = True
         else:
             raise outside(self.name, fn, x, None if self.position is None else _values(run.source, self.position))
@@ -117,7 +118,7 @@ class _Watched:
         """Return whether the support is another one on a batch: then it was read off the data."""
         if elementwise_support(self.support) in FIXED or not _bounds(self.support):
             return False
-        return not _equal(self.support, support_of(run.sites[self.name]["fn"]))
+        return not _equal(self.support, _support(run.sites[self.name]["fn"]))
 
     def _check_ends(self, run: _Run, x: Tensor) -> None:
         """Refuse values at an end of the support, as 0 and 1, where the density is infinite or zero."""
@@ -137,7 +138,7 @@ class _Watched:
 def _watched(trace: poutine.Trace, args: Args, source: Source) -> Iterator[_Watched]:
     """Yield the observed sites whose data are not yet known to be inside."""
     for name, site in samples(trace).items():
-        fn, value, support = site["fn"], site["value"], support_of(site["fn"])
+        fn, value, support = site["fn"], site["value"], _support(site["fn"])
         if not site["is_observed"] or support is None or constraints.is_dependent(support):
             continue
         position = next((i for i, a in enumerate(args) if _same(a, value)), None)
@@ -154,16 +155,18 @@ def _watched(trace: poutine.Trace, args: Args, source: Source) -> Iterator[_Watc
 
 def outside(name: str, fn: Any, x: Tensor, values: Tensor | None = None) -> InputError:
     """Return what to raise for data x outside the support of a site; `values`: all that a likelihood has to take."""
-    fn, support = family_of(fn), elementwise_support(support_of(fn))
+    fn, support = family_of(fn), elementwise_support(_support(fn))
     inside, options = _inside(support, x), ""
     wrong = x[~inside] if inside.shape == x.shape else x[~x.isnan()]
-    if isinstance(fn, dist.Categorical):
-        from_one = float(x.min()) == 1 and float(wrong.max()) == fn.probs.shape[-1]
-        fix = "Classes are 0, 1, ..: pass y - 1." if from_one else "Mend the labels, or give the model more classes."
-        options = "" if from_one else "--set condition.num_classes=C"
+    seen = x[~x.isnan()] if values is None else values
+    if _counts_from_one(support, seen):
+        wrong, fix = seen, f"They count from 0: subtract 1 ({name} - 1)."
+    elif isinstance(fn, dist.Categorical):
+        fix = "Mend the labels, or give the model more classes."
+        options = "--set condition.num_classes=C"
     else:
         grey = support is constraints.boolean and bool(((wrong >= 0) & (wrong <= 1)).all())
-        takes, options = _taking(x[~x.isnan()] if values is None else values)
+        takes, options = _taking(seen)
         fix = f"{'Binarize the data (binarize=' + repr('dynamic') + ')' if grey else 'Rescale them'}, or use {takes}."
         options = f"{'--set data.binarize=dynamic, or ' if grey else ''}{options}"
     of = "" if isinstance(fn, dist.ImproperUniform) else f" for {type(fn).__name__}"
@@ -172,6 +175,14 @@ def outside(name: str, fn: Any, x: Tensor, values: Tensor | None = None) -> Inpu
         f"{float(wrong.max()):.3g}. {fix}",
         options=options,
     )
+
+
+def _counts_from_one(support: Any, values: Tensor) -> bool:
+    """Return whether values are the whole numbers of a support from 0 to C - 1, each one more."""
+    top = 1 if support is constraints.boolean else getattr(support, "upper_bound", None)
+    if not support.is_discrete or top is None or torch.as_tensor(top).numel() > 1:
+        return False
+    return bool((values == values.round()).all()) and float(values.min()) == 1 and float(values.max()) == float(top) + 1
 
 
 def _taking(x: Tensor) -> tuple[str, str]:
@@ -183,6 +194,24 @@ def _taking(x: Tensor) -> tuple[str, str]:
     settings = {f"--set likelihood.{key}={value}" for more in taking.values() for key, value in more.items()}
     with_settings = f" with {' or '.join(sorted(settings))} where it has that option" if settings else ""
     return f"a likelihood that takes them: {classes}", f"--likelihood {names}{with_settings}"
+
+
+def _support(fn: Any) -> Any:
+    """Return where a distribution lies; bounds that are alike for all data are one number: they hold for any data."""
+    support = support_of(fn)
+    return None if support is None else _with_numbers(support)
+
+
+def _with_numbers(support: Any) -> Any:
+    if isinstance(support, constraints.independent):
+        return constraints.independent(_with_numbers(support.base_constraint), support.reinterpreted_batch_ndims)
+    bounds = {k: v.reshape(-1) for k, v in vars(support).items() if isinstance(v, Tensor) and v.numel() > 1}
+    alike = {name: bound[0] for name, bound in bounds.items() if bool((bound == bound[0]).all())}
+    if not alike:
+        return support
+    plain = copy.copy(support)
+    vars(plain).update(alike)
+    return plain
 
 
 def _inside(support: Any, x: Tensor) -> Tensor:

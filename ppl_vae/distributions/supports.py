@@ -10,7 +10,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import ComposeTransform, Independent, VonMises, constraints
+from torch.distributions import ComposeTransform, Independent, VonMises, biject_to, constraints
 
 from ppl_vae.distributions.unwrap import TRANSFORMED, WRAPPERS, elementwise_support, family_of
 from ppl_vae.missing import Observed
@@ -43,6 +43,16 @@ def support_of(fn: Any) -> Any | None:
     except (NotImplementedError, AttributeError):  # log_prob and sample are all that Pyro's SVI asks for
         return None
     return support if isinstance(support, constraints.Constraint) else None
+
+
+def to_support(fn: Any) -> Any:
+    """Return the transform from unconstrained space to where a distribution lies: all real numbers if it says nothing.
+
+    >>> to_support(dist.Exponential(1.0))(torch.zeros(()))
+    tensor(1.)
+    """
+    support = support_of(fn)
+    return biject_to(constraints.real if support is None else support)
 
 
 def _of_transformed(fn: Any) -> Any | None:

@@ -245,5 +245,6 @@ class Numbers:
         except (OSError, ValueError, TypeError, KeyError) as problem:
             raise InputError(
                 f"Expected an evidence file in {path}; got none that can be read ({reason(problem)}). "
-                f"Make it with `ppl-vae evaluate`."
+                f"Make it anew, by ppl_vae.evaluate.",
+                options="ppl-vae evaluate RUN",
             ) from None

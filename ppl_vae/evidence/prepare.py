@@ -59,7 +59,7 @@ class Prepared:
     pair: Pair
     source: Source
     structure: Structure  # what a run of the pair shows of it
-    num_run: int  # on how many data the pair was run; on all only where it runs on a part of them not
+    num_run: int  # on how many data the pair was run: on a part of them, or on all if it does not run on a part
     quantity: str  # what is estimated: log P(x), log P(x | y) or log P(x, y)
     exact: bool  # no latent site is sampled: there is none, or all are summed out; then one sample says all
     scored: str  # what the observed sites are scored by, see `ppl_vae.evidence.scale`

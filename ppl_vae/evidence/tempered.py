@@ -20,11 +20,10 @@ import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import biject_to, constraints
 
 from ppl_vae.compilation.capture import CannotCapture, capture, compiled_or_none, pays
 from ppl_vae.compilation.record import Tensors, agree, recorded
-from ppl_vae.distributions.supports import is_discrete, support_of
+from ppl_vae.distributions.supports import is_discrete, support_of, to_support
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.hmc import Evaluate, State, with_gradients
 from ppl_vae.evidence.prepare import Chunk
@@ -147,13 +146,12 @@ class Latents:
 
 def _to_support(fn: Any) -> Any:
     """Return the transform from unconstrained space to where a site's values lie."""
-    support = support_of(fn)  # where it does not say, all real numbers: a density of zero stops HMC at its edge
     try:
-        return biject_to(constraints.real if support is None else support)
+        return to_support(fn)  # where it does not say, all real numbers: a density of zero stops HMC at its edge
     except NotImplementedError:  # as PyTorch says that it has no transform to a support
         raise InputError(
             f"Expected latents on supports that PyTorch can transform, for annealing; got {type(fn).__name__} on "
-            f"{support}. Use method='importance'."
+            f"{support_of(fn)}. Use method='importance'."
         ) from None
 
 

@@ -22,7 +22,7 @@ from ppl_vae.compilation.capture import (
 )
 from ppl_vae.compilation.record import LOG_WEIGHTS, alike
 from ppl_vae.errors import InputError
-from ppl_vae.evidence.at_once import COPIES, IN_WORDS, ONE_BY_ONE, PLATE, drawn, drawn_as_copies, way_of_drawing
+from ppl_vae.evidence.at_once import drawn_at_once, in_words
 from ppl_vae.evidence.options import ImportanceOptions
 from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.refine import refine
@@ -88,7 +88,8 @@ class Sampler:
         self.refined = options.proposal == "refined"
         self.proposal = "guide" if self.refined else options.proposal
         # A refined guide is for its data only, and takes no copies of them.
-        self.way = way_of_drawing(prepared, options.vectorize, self.proposal, copies=not self.refined)
+        copies = not self.refined
+        self.structure, self.vectorize = drawn_at_once(prepared, options.vectorize, self.proposal, copies=copies)
         once = prepared.exact and not options.num_draws  # all weights of a datum are the same
         self.num_samples = 1 if once else options.num_samples
         rows = prepared.rows(options.chunk_size)
@@ -96,7 +97,7 @@ class Sampler:
         runs = -(-self.num_samples // max(1, rows // together))
         self.at_once = -(-self.num_samples // runs)  # runs of one size, but for the last
         self.data_at_once = max(together, rows // self.at_once)
-        if options.vectorize == "auto" and self.way == ONE_BY_ONE:
+        if options.vectorize == "auto" and not self.vectorize:
             self.at_once, self.data_at_once, runs = 1, max(together, prepared.taken(rows)), self.num_samples
         self.calls = prepared.num_chunks(self.data_at_once) * runs
         self._compiled: LogWeights | None = None
@@ -123,8 +124,8 @@ class Sampler:
         def make() -> LogWeights:
             if cannot:
                 raise CannotCapture(cannot)
-            pair, structure = self.prepared.pair, self.prepared.structure
-            return log_weights_function(pair, chunk.args, self.at_once, structure, proposal=self.proposal)
+            pair = self.prepared.pair
+            return log_weights_function(pair, chunk.args, self.at_once, self.structure, proposal=self.proposal)
 
         self._compiled = compiled_or_none(make)
         if self.compiled:
@@ -143,7 +144,8 @@ class Sampler:
             return "each chunk of data has a refined guide of its own"
         if not self.prepared.divisible:
             return "the program takes all data at once"
-        return "" if self.way == PLATE else f"samples are drawn {IN_WORDS[self.way]}"
+        how = in_words(self.structure, self.vectorize)
+        return how and f"samples are drawn {how}"
 
     def weights(self, chunk: Chunk, num_samples: int) -> Array:
         """Return log-weights [K, n] in nats."""
@@ -154,27 +156,25 @@ class Sampler:
 
     def weighted(self, chunk: Chunk, num_samples: int) -> Weighted:
         """Return log-weights together with the latents they belong to."""
-        pair, structure = self._pair(chunk), self.prepared.structure
-        if self.way == COPIES:
-            counts = run_sizes(num_samples, self.at_once)
-            runs = [drawn_as_copies(pair, chunk, n, structure, self.proposal, likelihood=True) for n in counts]
-        else:
-            counts = run_sizes(num_samples, self.at_once if self.way == PLATE else 1)
-            how: dict[str, Any] = {"proposal": self.proposal, "subsample": chunk.subsample, "likelihood": True}
-            runs = [draw(pair, chunk.args, n, structure, vectorize=self.way == PLATE, **how) for n in counts]
+        pair, how = self._pair(chunk), self._how(chunk)
+        counts = run_sizes(num_samples, self.at_once if self.vectorize else 1)
+        runs = [draw(pair, chunk.args, n, self.structure, likelihood=True, **how) for n in counts]
         return checked(Weighted.concatenated(runs), num_samples)
 
     def _run(self, pair: Pair, chunk: Chunk, count: int) -> Tensor:
         # It has one shape; others are left to Pyro, which for the same seed gives the same samples.
         if self._compiled is not None and (count, chunk.size) == (self.at_once, self.data_at_once):
             return self._compiled(chunk.args)
-        return drawn(pair, chunk, count, self.prepared.structure, way=self.way, proposal=self.proposal)
+        return log_weights(pair, chunk.args, count, self.structure, **self._how(chunk))
+
+    def _how(self, chunk: Chunk) -> dict[str, Any]:
+        return {"proposal": self.proposal, "subsample": chunk.subsample, "vectorize": self.vectorize}
 
     def _pair(self, chunk: Chunk) -> Pair:
         if not self.refined:
             return self.prepared.pair
         if self._refined is None or self._refined[0] is not chunk:
-            pair, structure = self.prepared.pair, self.prepared.structure
-            refined = refine(pair, chunk.args, structure, subsample=chunk.subsample, vectorize=self.way == PLATE)
+            how: Any = {"subsample": chunk.subsample, "vectorize": self.vectorize}
+            refined = refine(self.prepared.pair, chunk.args, self.structure, **how)
             self._refined = chunk, refined
         return self._refined[1]

@@ -57,7 +57,8 @@ class RunFolder:
         except (OSError, ValueError) as problem:
             what = "no such folder" if not self.path.is_dir() else "no run.json" if not path.exists() else str(problem)
             raise InputError(
-                f"Expected a run folder in {self.path}; got {what}. Make one with `ppl-vae train --out {self.path}`."
+                f"Expected a run folder in {self.path}; got {what}. Make one: ppl_vae.train(out={str(self.path)!r}).",
+                options=f"ppl-vae train --out {self.path}",
             ) from None
         found = content.get("format") if isinstance(content, dict) else None
         if found != FORMAT:
@@ -90,8 +91,9 @@ class RunFolder:
             return None
         if not resume:
             raise InputError(
-                f"Expected a folder without a run; got {self.path}, which holds one. Pass resume=True (--resume) to go "
-                f"on with it, or choose another folder."
+                f"Expected a folder without a run; got {self.path}, which holds one. Pass resume=True to go on with "
+                f"it, or choose another folder (out).",
+                options="--resume, or --out DIR",
             )
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
@@ -129,7 +131,8 @@ class RunFolder:
             found = problem if path.exists() else "no such file"
             raise InputError(
                 f"Expected the weights of the {role} in {path}; got {found}: the run is half-written. "
-                f"Go on with it by the command that began it and --resume."
+                f"Go on with it as it was begun, and resume=True.",
+                options="the command that began it, and --resume",
             ) from None
 
     def read_history(self) -> History:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 
 from ppl_vae.compilation.capture import check_compile
-from ppl_vae.errors import InputError, did_you_mean, positive_int, positive_number
+from ppl_vae.errors import InputError, check_object, did_you_mean, number_from_zero, positive_int, positive_number
 from ppl_vae.utils.precision import check_precision
 from ppl_vae.utils.threads import check_threads
 
@@ -46,13 +46,13 @@ class FitOptions:
         positive_int("epochs", self.epochs)
         positive_int("batch_size", self.batch_size)
         positive_number("learning_rate", self.learning_rate)
-        if self.weight_decay != 0:
-            positive_number("weight_decay", self.weight_decay)
+        number_from_zero("weight_decay", self.weight_decay)
         if self.patience is not None:
             positive_int("patience", self.patience)
         check_compile(self.compile)
         check_precision(self.precision)
         check_threads(self.threads)
+        check_object("objective", self.objective)
         if not isinstance(self.objective, ELBO):
             if hasattr(self.objective, "num_particles"):
                 raise InputError(

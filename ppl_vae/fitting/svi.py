@@ -24,7 +24,7 @@ from ppl_vae.fitting.options import ADAM, FitOptions, Schedule
 from ppl_vae.fitting.training import SETUP, VALIDATION_BATCH, Training, is_warming_up
 from ppl_vae.missing import all_known
 from ppl_vae.objectives.checks import check_batch_dims, check_draws, check_objective, check_plates, warn_of_no_bound
-from ppl_vae.objectives.pyro_own import check_reported, reporting
+from ppl_vae.objectives.pyro_own import check_weighed, reporting
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import data_plate
 from ppl_vae.utils.faults import warn
@@ -162,7 +162,7 @@ def _checked(pair: Pair, objective: ELBO, source: Source, batch_size: int) -> Ch
     check_draws(checked.traces)
     check_plates(checked.traces, checked.num_run, len(source))
     warn_of_no_bound(objective, pair, checked.traces, tuple(arg[: checked.num_run] for arg in args))
-    check_reported(objective, checked.traces, checked.num_run)
+    check_weighed(objective, checked.traces, checked.num_run)
     if type(objective).__name__.startswith("Jit"):
         _check_sizes(type(objective).__name__, [len(batch[0]) for batch, _ in source.examples(batch_size)])
     pair.see(checked.traces)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, Trace_MMD, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.poutine import Trace
 
 from ppl_vae.distributions.supports import is_corrected, support_of
@@ -25,7 +25,7 @@ from ppl_vae.traces.plates import (
     structure_of,
 )
 from ppl_vae.traces.proposal import check_points
-from ppl_vae.traces.sites import Kind, Site, Sites, answers, contains, of_kind, unequal_supports, why_no_bound
+from ppl_vae.traces.sites import Kind, Site, Sites, answers, at, contains, of_kind, unequal_supports, why_no_bound
 from ppl_vae.utils.faults import warn
 
 # What Pyro's own objectives ask of a pair; ours say it themselves, by a method `meet`.
@@ -53,7 +53,8 @@ def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: 
             f"Use Trace_ELBO.",
             options="--objective trace_elbo",
         )
-    check_answered(model, guide, name, enumerates=isinstance(objective, TraceEnum_ELBO) or hasattr(objective, "meet"))
+    if not hasattr(objective, "meet"):
+        check_answered(model, guide, name, enumerates=isinstance(objective, TraceEnum_ELBO))
 
 
 def check_answered(model: Sites, guide: Sites, name: str, *, enumerates: bool) -> None:
@@ -65,8 +66,8 @@ def check_answered(model: Sites, guide: Sites, name: str, *, enumerates: bool) -
     )
     if left_out:
         raise InputError(
-            f"Expected a guide that samples {', '.join(map(repr, left_out))}, which is not given; got none with "
-            f"{name}, which cannot sum over it. Give it, or use a guide that samples it, or "
+            f"Expected a guide that samples {', '.join(map(repr, left_out))}; got one that does not, and {name}, which "
+            f"does not sum it out. Sample it in the guide, observe it in the model, or use "
             f"TraceEnum_ELBO(max_plate_nesting=1)"
             + (" and infer={'enumerate': 'parallel'} at the site." if enumerates else ".")
         )
@@ -75,8 +76,8 @@ def check_answered(model: Sites, guide: Sites, name: str, *, enumerates: bool) -
 def check_plates(traces: Sequence[Trace], num_run: int, num_data: int) -> None:
     """Refuse a latent of all data together beside a plate that says only how many are in a batch.
 
-    Its prior and its posterior would count once in each batch, and not once. So would, if model and guide scaled their
-    batch up to different numbers of data, P(x, z) count more often than Q(z | x), or less.
+    Its prior and its posterior would count once in each batch, and not once in all. Plates of two sizes are refused,
+    too: where model and guide scale a batch up to different numbers of data, P(x, z) and Q(z | x) count unlike.
     """
     data, latent = data_plate(traces, num_run), of_kind(samples(traces[0]), Kind.LATENT)
     if data is not None:
@@ -109,14 +110,14 @@ def _check_one_size(traces: Sequence[Trace], name: str) -> None:
 def check_batch_dims(pair: Pair, traces: Sequence[Trace]) -> None:
     """Refuse sites with several distributions side by side that stand in no plate, as Pyro's validation does."""
     for program, trace in zip(pair.programs.values(), traces, strict=False):
-        for name, site in samples(trace).items():
+        for site in samples(trace).values():
             fn, in_plates = site["fn"], {f.dim for f in site["cond_indep_stack"] if f.vectorized}
             value = site["value"].shape[: site["value"].dim() - fn.event_dim]
             shape = torch.broadcast_shapes(fn.batch_shape, value)
             free = [size for dim, size in zip(range(-len(shape), 0), shape, strict=True) if dim not in in_plates]
             if any(size > 1 for size in free):
                 raise InputError(
-                    f"Expected the data in a plate, and the numbers of one datum in one event; got site {name!r} of "
+                    f"Expected the data in a plate, and the numbers of one datum in one event; got {at(site)} of "
                     f"{program_name(program)} with {' x '.join(map(str, shape))} distributions and "
                     f"{len(in_plates) or 'no'} plate. Write `with pyro.plate('data', len(x)):` around what is of one "
                     f"datum, and .to_event(n) for its n dimensions."
@@ -145,6 +146,8 @@ def warn_of_no_bound(objective: ELBO, pair: Pair, traces: Sequence[Trace], args:
         reasons.append(
             f"{points} of the guide are points (Delta) that do not state the density of what they are made of"
         )
+    if isinstance(objective, Trace_MMD):
+        reasons.append("its loss is E[log P(x | z)] less a distance of samples")
     scaled = [name for name, site in (guide | model).items() if not _scaled_by_plates(site)]
     if scaled:
         reasons.append(f"poutine.scale says how often {few(scaled)} count, where a bound counts them once")

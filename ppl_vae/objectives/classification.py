@@ -1,13 +1,12 @@
 """Any Pyro ELBO, with a classifier trained beside it."""
 
-import math
 from typing import Any
 
 from pyro import poutine
 from pyro.infer import ELBO, TraceEnum_ELBO
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_object, number_from_zero
 from ppl_vae.objectives.surrogate import loss_and_surrogate
 from ppl_vae.traces.pair import Program, program_name
 from ppl_vae.traces.plates import samples
@@ -45,12 +44,11 @@ class Classifying(ELBO):
     """
 
     def __init__(self, elbo: ELBO | None = None, *, weight: float = 100.0) -> None:
-        if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-            raise InputError(f"Expected the weight of log Q(y | x) to be 0 or more; got {weight!r}.")
+        self.weight = number_from_zero("weight", weight)
+        check_object("elbo", elbo)
         if not isinstance(elbo, ELBO | None):
-            raise InputError(f"Expected elbo to be a Pyro objective, such as Trace_ELBO(); got {elbo!r}.")
+            raise InputError(f"Expected elbo to be a Pyro objective; got {elbo!r}. Pass one, such as Trace_ELBO().")
         self.elbo: Any = elbo or TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
-        self.weight = float(weight)
         super().__init__(self.elbo.num_particles, self.elbo.max_plate_nesting)  # type: ignore[no-untyped-call]
         self.__name__ = f"Classifying({getattr(self.elbo, '__name__', type(self.elbo).__name__)}, weight={weight:g})"
 

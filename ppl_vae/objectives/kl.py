@@ -6,12 +6,10 @@ What they report (`loss`, so a fit's history and its best epoch) is the ELBO its
 are exact, others are of the samples.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, number_from_zero, positive_int
 from ppl_vae.objectives.base import ParticleObjective
 from ppl_vae.objectives.particles import Particles
 
@@ -41,7 +39,7 @@ class BetaELBO(ParticleObjective):
     """
 
     def __init__(self, beta: float = 1.0, num_particles: int = 1) -> None:
-        self.beta = _not_negative("beta", beta)
+        self.beta = number_from_zero("beta", beta)
         super().__init__(num_particles, beta=self.beta)
         # A tensor, so that what was compiled reads the weight of the day.
         self._weight = torch.tensor(self.beta, dtype=torch.float64)
@@ -65,9 +63,9 @@ class WarmUp(BetaELBO):
 
         J_e = sum_x E_Q[log P(x | z)] - beta min(1, e / epochs) KL[Q(z | x) || P(z)],    e = 0, 1, 2, ...
 
-    Dimensions of z that the decoder does not use at first are not switched off before it can learn to. `fit` says
-    which epoch it is, and compares none of the warm-up with others, for the best or by patience: until beta is reached
-    the latest is kept. In a loop of one's own, call `set_epoch(e)`.
+    Dimensions of z that the decoder does not use at first are not switched off before it can learn to. `fit` tells it
+    the epoch; in a loop of one's own, call `set_epoch(e)`. An epoch of the warm-up is compared with no other, neither
+    for the best nor by patience: until beta is reached, the latest is kept.
 
     Args:
         epochs: after how many of them beta is reached.
@@ -131,7 +129,7 @@ class FreeBits(ParticleObjective):
     def __init__(self, free_nats: float = 0.5, per_dimension: bool = False, num_particles: int = 1) -> None:
         if not isinstance(per_dimension, bool):
             raise InputError(f"Expected per_dimension to be true or false; got {per_dimension!r}.")
-        self.free_nats, self.per_dimension = _not_negative("free_nats", free_nats), per_dimension
+        self.free_nats, self.per_dimension = number_from_zero("free_nats", free_nats), per_dimension
         super().__init__(num_particles, free_nats=self.free_nats, per_dimension=self.per_dimension)
 
     def bound(self, particles: Particles) -> Tensor:
@@ -148,9 +146,3 @@ class FreeBits(ParticleObjective):
             mean = (scale / scale.sum()) @ kl.mean(0)
             total = total - scale.sum() * mean.clamp(min=self.free_nats).sum()
         return total
-
-
-def _not_negative(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise InputError(f"Expected {name} to be a finite number of at least 0; got {value!r}.")
-    return float(value)

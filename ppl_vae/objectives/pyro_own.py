@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, Trace_MMD, TraceTailAdaptive_ELBO
+from pyro.infer import RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceTailAdaptive_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
@@ -48,16 +48,11 @@ def reporting(objective: Any) -> Any:
     return same
 
 
-def check_reported(objective: Any, traces: Sequence[Trace], num_data: int) -> None:
-    """Refuse an objective whose number would be a wrong one for these programs; warn where it means something else.
+def check_weighed(objective: Any, traces: Sequence[Trace], num_data: int) -> None:
+    """Refuse scales in an objective that weighs its samples by exponentials; warn where it weighs them for all data.
 
     `traces` are of a run of (model, guide) on so many data.
     """
-    if isinstance(objective, Trace_MMD):
-        warn(
-            "Trace_MMD has no bound of log P(x): history.train_elbo is its negative loss, E[log P(x | z)] less a "
-            "distance of samples, which may be above log P(x)."
-        )
     if not isinstance(objective, RenyiELBO | ReweightedWakeSleep) or objective.num_particles < 2:
         return
     name = type(objective).__name__

@@ -217,8 +217,9 @@ def choose(
         if cls is None:
             if options:
                 raise InputError(
-                    f"Expected --{part} beside options of the {part}; got {', '.join(f'{part}.{k}' for k in options)} "
-                    f"for {whose}, which has a {part} of its own. Name one, or change the file."
+                    f"Expected a {part} by name beside options of it; got {', '.join(f'{part}.{k}' for k in options)} "
+                    f"for {whose}, which has a {part} of its own. Name one, or change the file.",
+                    options=f"--{part} NAME",
                 )
             continue
         options = {k: v for k, v in suggested[part].items() if k in kinds.parameters_of(cls, kind.shapes)} | options
@@ -251,7 +252,10 @@ def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             near = did_you_mean(part, [*parts, *KINDS, "fit", "data"])
             raise InputError(f"Expected settings named part.option; got {key!r}. As part, {near}.")
         if part in ROLES and option in PARTS:
-            raise InputError(f"Expected --{option}, or {option}.option=value; got {key!r}. Use one of these.")
+            raise InputError(
+                f"Expected {option} by name, or {option}.option=value; got {key!r}. Use one of these.",
+                options=f"--{option} NAME, or --set {option}.OPTION=VALUE",
+            )
         parts[part][option] = value
     return parts
 

@@ -134,7 +134,10 @@ def _evidence(run: Any) -> Any:
     if not isinstance(run, Run):
         return run
     if run.evidence is None:
-        raise InputError(f"Expected an estimate in {run.path}; got none. Make one: ppl-vae evaluate {run.path}")
+        raise InputError(
+            f"Expected an estimate in {run.path}; got none. Make one: ppl_vae.evaluate({str(run.path)!r}).",
+            options=f"ppl-vae evaluate {run.path}",
+        )
     return run.evidence
 
 
@@ -146,5 +149,6 @@ def _check_data(runs: Sequence[Run]) -> None:
         if words[0] != words[1] and len({one.evidence.fingerprint for one in both if one.evidence}) > 1:
             raise InputError(
                 f"Expected estimates on the same data; got {both[0].path} on {words[0]} and {run.path} on {words[1]}. "
-                f"Train both on one data set, with the same --set data options."
+                f"Train both on one data set, with the same options of it.",
+                options="--data, and --set data.OPTION=VALUE",
             )

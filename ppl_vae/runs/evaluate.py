@@ -137,7 +137,7 @@ def measure(
     if tested[0] != tested[-1]:
         raise InputError(
             f"Expected two runs on the same test data; got {run.path} on {tested[0]} and {runs[-1].path} on "
-            f"{tested[-1]}. Train one of them with the other's --likelihood, --condition and data options."
+            f"{tested[-1]}. Train one of them with the other's likelihood, condition and data options."
         )
     return measure_one_to_many(
         model,

@@ -51,15 +51,16 @@ def impute_run(
     run = load(run)
     path = Path(out or run.path / "imputed.npz")
     if path.suffix not in (".npy", ".npz"):
-        raise InputError(f"Expected a .npy or .npz file; got {path}. Name one with --out.")
+        raise InputError(f"Expected a .npy or .npz file; got {path}. Name one (out).", options="--out FILE")
     whole = run.data().test if data is None else _as_in_training(read(data), run)
     count = len(whole) if num_data is None else positive_int("num_data", num_data)
     chosen = evenly(whole, count)
     if not is_missing_in(chosen.x):
         which = f"the test data of {run.path}" if data is None else data
         raise InputError(
-            f"Expected data of which some values are missing (NaN); got {which} without. Give a file (--data), or "
-            f"train with --set data.missing=0.3."
+            f"Expected data of which some values are missing (NaN); got {which} without. Give a file (data), or train "
+            f"with data.missing=0.3.",
+            options="--data FILE, or train with --set data.missing=0.3",
         )
     find_holes(run.source("train"))
     note_unobserved(run.model, run.source("train"))

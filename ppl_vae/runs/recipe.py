@@ -166,7 +166,15 @@ def refuse_other_run(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
         return
     differing = Recipe.from_json(folder.read_json(), folder.path).differences(recipe)
     if differing or not resume:
-        what = f"a run with other {differing}" if differing else "this run already"
-        go_on = "" if differing else "Go on with it (--resume), or "
-        fix = f"{go_on}choose another folder (--out)."
-        raise InputError(f"Expected {folder.path} to be free for this run; got {what}. {fix[0].upper()}{fix[1:]}")
+        if differing:
+            raise taken(folder.path, "this run", f"a run with other {differing}")
+        raise taken(folder.path, "this run", "this run already", "go on with it (resume=True)", "--resume")
+
+
+def taken(path: Path, what: str, found: str, or_else: str = "", option: str = "") -> InputError:
+    """Return what to raise for a folder that is not free for what is to be trained."""
+    more, option = (f", or {words}" if words else "" for words in (or_else, option))
+    return InputError(
+        f"Expected {path} to be free for {what}; got {found}. Choose another folder (out){more}.",
+        options=f"--out DIR{option}",
+    )

@@ -60,13 +60,15 @@ def sample_run(
     if path.suffix not in (".npy", ".png") or (path.suffix == ".png" and not picture):
         raise InputError(
             f"Expected a .npy file{' or a .png picture' if picture else ', as these data are no pictures'}; "
-            f"got {path}. Name one with --out."
+            f"got {path}. Name one (out).",
+            options="--out FILE",
         )
     if not isinstance(model, ConditionalModel):
         if labels or condition is not None:
             raise InputError(
                 f"Expected a conditional model to give a {'label' if condition is None else 'condition'}; got "
-                f"{type(model).__name__}. Leave it out, or train one: ppl-vae train cvae."
+                f"{type(model).__name__}. Leave it out, or train one: ppl_vae.train('cvae').",
+                options="ppl-vae train cvae",
             )
         return _written(path, sample(model, size or NUM_PICTURES, **options))
     y = _conditions(run, model, labels, condition)
@@ -108,7 +110,10 @@ def _conditions(run: Run, model: ConditionalModel, labels: list[int], file: str 
     every = model.condition.every()
     if labels and (file is not None or every is None):
         got = f"{type(model).__name__}, which is given no label" if every is None else "a file with conditions, too"
-        raise InputError(f"Expected a model of labels for --label, and no file; got {got}. Use --condition FILE alone.")
+        raise InputError(
+            f"Expected a model of labels to give a label, and no file; got {got}. Give a condition alone.",
+            options="--condition FILE",
+        )
     if file is not None:
         y = read_conditions(model, file)
         if model.condition.of_pixels and bool(y.max() > 1 >= run.data().test.x.max()):

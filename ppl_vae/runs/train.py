@@ -33,7 +33,7 @@ from ppl_vae.runs.compare import SEED, seed_folders
 from ppl_vae.runs.evaluate import evaluate
 from ppl_vae.runs.figures import draw_figures
 from ppl_vae.runs.kinds import PARTS, Choice
-from ppl_vae.runs.recipe import FOR_SPEED, OPTIONS, Recipe, hash_of, refuse_other_run
+from ppl_vae.runs.recipe import FOR_SPEED, OPTIONS, Recipe, hash_of, refuse_other_run, taken
 from ppl_vae.runs.run import Run, check_same
 from ppl_vae.runs.signature import settable
 from ppl_vae.traces.pair import Pair, program_name
@@ -164,12 +164,10 @@ def _refuse_both(path: Path, seeds: int | None) -> None:
     """Refuse one run in a folder of several seeds, and several seeds in the folder of one run."""
     is_run, holds_seeds = (path / "run.json").exists(), bool(seed_folders(path))
     if is_run if seeds else holds_seeds:
-        found = "one run" if is_run else f"a folder of each seed ({seed_folders(path)[0].name}, ...)"
-        raise InputError(
-            f"Expected {path} to be free for {'a folder of each seed' if seeds else 'one run'}; got {found} there "
-            f"already. Choose another folder (out){'' if seeds else ', or say how many seeds'}.",
-            options="--out DIR" + ("" if seeds else ", or --seeds N"),
-        )
+        one, each = "one run", "a folder of each seed"
+        if is_run:
+            raise taken(path, each, one)
+        raise taken(path, one, f"{each} ({seed_folders(path)[0].name}, ...)", "say how many seeds", "--seeds N")
 
 
 def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, progress: bool | None) -> None:

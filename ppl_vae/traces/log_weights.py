@@ -5,6 +5,7 @@
 one for each sample and each datum, shape [K, N].
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,14 +19,16 @@ from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import (
     Args,
     Structure,
+    data_plate,
     enumerates,
+    is_inside,
     latents,
     log_prob_by_datum,
     samples,
     value_by_datum,
 )
-from ppl_vae.traces.run import fixed, get_traces, one_more_plate, run_pair
-from ppl_vae.traces.sites import Kind, is_point, of_kind, scored_as_latent
+from ppl_vae.traces.run import copies_of, fixed, get_traces, one_more_plate, run_pair
+from ppl_vae.traces.sites import Kind, answers, is_point, line_of, of_kind, scored_as_latent
 
 
 def log_weights(
@@ -47,7 +50,8 @@ def log_weights(
         structure: as `structure_of` found it.
         proposal: "guide", or "prior" to draw z_k from the model itself: log w_k = log P(x | z_k).
         subsample: which data a plate with a random subset has to take.
-        vectorize: draw all samples in one run, inside a plate left of all others; else K runs.
+        vectorize: draw all samples in one run, inside a plate left of all others, or, where `structure` says so, of
+            copies of the data; else K runs.
 
     Raises:
         InputError: the programs do not give one weight for each sample and datum.
@@ -67,6 +71,20 @@ class Weighted(NamedTuple):
     log_likelihood: Tensor | None  # log P(x | z_k), [K, N], where it was asked for
     latents: dict[str, Tensor]  # the values of the latent sites that were drawn, by name, [K, N, ...]
     observed: dict[str, Tensor]  # the values of the observed sites, [N, ...]
+
+    def of_copies(self, count: int) -> "Weighted":
+        """Return what was drawn of C copies of N data, [1, C N, ...], as C samples of each, [C, N, ...]."""
+        all_data = self.log_weights.shape[1]
+
+        def parted(value: Tensor) -> Tensor:
+            return value.expand(1, all_data, *value.shape[2:]).reshape(count, all_data // count, *value.shape[2:])
+
+        return Weighted(
+            parted(self.log_weights),
+            None if self.log_likelihood is None else parted(self.log_likelihood),
+            {name: parted(value) for name, value in self.latents.items()},
+            {name: value[: all_data // count] for name, value in self.observed.items()},
+        )
 
     @classmethod
     def concatenated(cls, runs: list["Weighted"]) -> "Weighted":
@@ -105,12 +123,15 @@ def draw(
 
     `likelihood` keeps log P(x | z_k) as well, at the price of another evaluation of log P(z_k).
     """
-    size = num_samples if vectorize else None
+    copied = vectorize and not structure.plated
+    size, args = num_samples if vectorize and not copied else None, copies_of(args, num_samples) if copied else args
     guide = None if proposal == "prior" else pair.guide
     with fixed(structure, subsample):
         model_trace, guide_trace = run_pair(pair.model, guide, args, num_samples=size, structure=structure)
     num_data = len(args[0] if subsample is None else subsample)
-    return weigh(model_trace, guide_trace, num_samples, structure, num_data, likelihood=likelihood)
+    count = 1 if copied else num_samples
+    weighted = weigh(model_trace, guide_trace, count, structure, num_data, likelihood=likelihood)
+    return weighted.of_copies(num_samples) if copied else weighted
 
 
 def weigh(
@@ -194,8 +215,39 @@ def check_sites(pair: Pair, model_trace: poutine.Trace, guide_trace: poutine.Tra
                 f"Expected the guide to draw {name!r}, a latent of the model {model}; got a site that is observed in "
                 f"the guide {guide}. Observe it in both, or in neither."
             )
-        if site["fn"].event_shape != guided[name]["fn"].event_shape:
+        own, other = (tuple(s["fn"].event_shape) for s in (site, guided[name]))
+        if own != other:
+            size = "Give both the same latent size."
+            count = "Give both the same .to_event(n): the dimension of the data is no part of n, but of the plate."
             raise InputError(
-                f"Expected site {name!r} to have one shape; got {tuple(site['fn'].event_shape)} in the model {model} "
-                f"and {tuple(guided[name]['fn'].event_shape)} in the guide {guide}. Give both the same latent size."
+                f"Expected the latent {name!r} to have one shape; got {own} in the model {model}{line_of(site)} and "
+                f"{other} in the guide {guide}{line_of(guided[name])}. {size if len(own) == len(other) else count}"
             )
+
+
+def check_same_plates(pair: Pair, traces: Sequence[poutine.Trace], num_data: int) -> None:
+    """Refuse a latent that stands inside the plate over the data in the model or in the guide only."""
+    try:
+        data = data_plate(traces, num_data)
+    except InputError:  # a plate of another size, or several: others say so
+        return
+    if data is None:
+        return
+    for name, *sites in answers(*map(samples, traces)):
+        inside = [is_inside(site, data, num_data) for site in sites]
+        if inside[0] == inside[1]:
+            continue
+        lacking = sites[inside.index(False)]
+        where = [f"{role} {program_name(program)}" for role, program in pair.programs.items()]
+        fix = f"Put it inside `with pyro.plate({data.name!r}, len(x)):` there"
+        if not inside[0] and lacking["fn"].batch_shape.numel() == 1:
+            fix += (
+                f", if each datum has its own; if there is one for all data, make it a parameter, {name} = "
+                f"pyro.param({name!r}, torch.zeros({tuple(lacking['fn'].event_shape)})), or let the guide sample it "
+                f"outside of the plate, too"
+            )
+        raise InputError(
+            f"Expected the latent {name!r} inside the plate over the data in model and guide, or in neither; got it "
+            f"inside in the {where[inside.index(True)]}, and outside in the {where[inside.index(False)]}"
+            f"{line_of(lacking)}. {fix}."
+        )

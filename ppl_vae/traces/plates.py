@@ -22,7 +22,7 @@ from torch import Tensor
 from ppl_vae.distributions.masks import unmasked
 from ppl_vae.distributions.supports import is_corrected, support_of
 from ppl_vae.errors import InputError
-from ppl_vae.traces.sites import Kind, Site, counted, is_computed, is_masked, names_of_q, names_of_summed, of_kind
+from ppl_vae.traces.sites import Kind, Site, at, counted, is_computed, is_masked, names_of_q, names_of_summed, of_kind
 
 Args = tuple[Any, ...]
 Frame = Any  # of Pyro's plates: name, dim, size, full_size
@@ -60,7 +60,7 @@ def latents(sites: Mapping[str, Site]) -> dict[str, Site]:
 
 
 def data_plate(traces: Iterable[poutine.Trace], num_data: int) -> Frame | None:
-    """Return the plate over the data: one of their number, the one that holds most sites, or is called data; or None.
+    """Return the plate over the data: of plates of their number the one called data, else that of most sites; or None.
 
     A plate without a size has that of the data. One that takes a random subset of them stands for all of them.
 
@@ -76,7 +76,7 @@ def data_plate(traces: Iterable[poutine.Trace], num_data: int) -> Frame | None:
             f"Expected the plate 'data' to be as long as its data, {num_data} in a trial; got one of size "
             f'{named.size}. Make it `with pyro.plate("data", len(x)):`, or give another plate another name.'
         )
-    inside = {f.name: sum(_inside(site, f, num_data) for site in everything) for f in fitting}
+    inside = {f.name: sum(is_inside(site, f, num_data) for site in everything) for f in fitting}
     most = [f for f in fitting if inside[f.name] == max(inside.values())]
     if len({f.dim for f in most}) > 1 and "data" not in {f.name for f in most}:
         raise AmbiguousPlatesError(
@@ -104,7 +104,7 @@ def is_ambiguous(traces: Iterable[poutine.Trace], num_data: int) -> bool:
 def outside_of(traces: Iterable[poutine.Trace], data: Frame | None, num_data: int) -> dict[str, Site]:
     """Return the sites of a pair that do not stand inside the plate over the data."""
     sites = [(name, site) for trace in traces for name, site in samples(trace).items()]
-    return {name: site for name, site in sites if data is None or not _inside(site, data, num_data)}
+    return {name: site for name, site in sites if data is None or not is_inside(site, data, num_data)}
 
 
 def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
@@ -113,11 +113,7 @@ def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
     data = data_plate(traces, num_data)
     outside = outside_of(traces, data, num_data)
     if data is None or outside:
-        raise InputError(
-            f"Expected every site to stand inside one plate over the data; got "
-            f"{few(sorted(outside)) or 'no site at all'} outside of it: with a global site the weights do not factor "
-            f'over the data. Put it inside `with pyro.plate("data", len(x)):`, or make it a parameter.'
-        )
+        raise _outside_of_plate(outside)
     model, guide = samples(traces[0]), samples(traces[1]) if len(traces) > 1 else {}
     check_one_for_each(traces, data, num_data)
     every = [*model.values(), *guide.values()]
@@ -135,6 +131,17 @@ def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
         q=names_of_q(model, guide),
         summed=names_of_summed(model, guide),
         masked=any(is_masked(site) for site in (*of_kind(model, Kind.LATENT).values(), *latents(guide).values())),
+    )
+
+
+def _outside_of_plate(outside: dict[str, Site]) -> InputError:
+    names = sorted(outside)
+    found = "no site at all" if not names else at(outside[names[0]])
+    found += f" and {few(names[1:])}" if names[1:] else ""
+    fix = ", or make it a parameter" if latents(outside) else ""
+    return InputError(
+        f"Expected every site to stand inside one plate over the data; got {found} outside of it: with a site of all "
+        f'data together the weights do not factor over them. Put it inside `with pyro.plate("data", len(x)):`{fix}.'
     )
 
 
@@ -185,7 +192,8 @@ def _sized(num_data: int) -> Callable[[Frame], Frame]:
     return lambda f: f._replace(size=num_data, full_size=num_data) if f.size < 0 else f
 
 
-def _inside(site: Site, data: Frame, num_data: int) -> bool:
+def is_inside(site: Site, data: Frame, num_data: int) -> bool:
+    """Return whether a site stands in a plate over so many data."""
     # Model and guide may name their plates differently: the same dimension and size is the same plate.
     frames = map(_sized(num_data), _frames(site))
     return any(f.name == data.name or (f.dim, f.size) == (data.dim, data.size) for f in frames)

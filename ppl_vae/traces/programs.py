@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_object
 
 Program = Callable[..., Any]
 
@@ -71,11 +71,7 @@ def program_name(program: Program) -> str:
 
 def check_program(role: str, program: Any) -> None:
     """Raise an InputError if what was passed as a model or a guide cannot be run as one."""
-    if inspect.isclass(program):
-        raise InputError(
-            f"Expected a {role} that is made; got the class {program.__name__}. Call it first, as in "
-            f"{program.__name__}({'model' if role == 'guide' else '...'})."
-        )
+    check_object(role, program, "model" if role == "guide" else "...")
     if not callable(program):
         raise InputError(
             f"Expected a {role} that is a module, a function or a method; got {type(program).__name__}. The order of "

@@ -17,9 +17,8 @@ import torch
 from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import biject_to, constraints
 
-from ppl_vae.distributions.supports import holds_support, is_discrete, support_of
+from ppl_vae.distributions.supports import holds_support, is_discrete, support_of, to_support
 from ppl_vae.distributions.unwrap import elementwise, elementwise_support, family_of
 from ppl_vae.errors import InputError
 from ppl_vae.traces.handlers import Substitute
@@ -239,7 +238,7 @@ class _Trial:
         """Return places all over the support of a latent of the model, each of the shape of its value."""
         fn, value = self.model[name]["fn"], self.model[name]["value"]
         if not is_discrete(fn):
-            transform = _transform(fn)
+            transform = to_support(fn)
             return [transform(torch.full_like(transform.inv(value), u)) for u in UNCONSTRAINED]
         each: Any = elementwise(fn)
         places = each.enumerate_support(expand=False) if each.has_enumerate_support else []
@@ -256,8 +255,8 @@ class _Trial:
         if not torch.allclose(one, two, rtol=1e-4, atol=1e-3, equal_nan=True):
             hidden = [name for name, mask in seen.items() if not bool(mask.all())]
             raise InputError(
-                f"Expected what the model masks to have no part in it; got {few(hidden)}, masked for some data, on "
-                f"which the rest of the model depends. Mask what depends on it as well, or give it a prior."
+                f"Expected a model that does not depend on what it masks; got {few(hidden)}, masked for some data, on "
+                f"which the rest of it depends for these as well. Mask that, too, or do not mask {few(hidden)}."
             )
 
 
@@ -278,14 +277,9 @@ def _family(site: Site) -> str:
     return type(family_of(site["fn"])).__name__
 
 
-def _transform(fn: Any) -> Any:
-    support = support_of(fn)
-    return biject_to(constraints.real if support is None else support)
-
-
 def _unconstrained(latent: Site, value: Tensor, structure: Structure) -> tuple[Tensor, Tensor]:
     """Return a latent's value in unconstrained space, [1, N, D], and log |dz/du| there, [1, N]."""
-    transform = _transform(latent["fn"])
+    transform = to_support(latent["fn"])
     u = transform.inv(value)
     log_jacobian = transform.log_abs_det_jacobian(u, value).detach()
     summed = sum_by_datum(log_jacobian, structure, log_jacobian.shape[structure.dim])

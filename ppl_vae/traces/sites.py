@@ -75,6 +75,16 @@ def kind_in_guide(site: Site, model: Sites) -> Kind:
     return Kind.POINT if is_point(site) else Kind.ANSWER
 
 
+def at(site: Site) -> str:
+    """Return a site's name and line."""
+    return f"site {site['name']!r}{line_of(site)}"
+
+
+def line_of(site: Site) -> str:
+    """Return the person's own line of a site where the run has noted it (`ppl_vae.data.probes`), to stand behind."""
+    return f" ({line})" if (line := site.get("line")) else ""
+
+
 def of_kind(sites: Sites, *kinds: Kind, model: Sites | None = None) -> dict[str, Site]:
     """Return those sites that are of some kinds, in a guide where the sites of its model are given, else in a model."""
     if model is None:

@@ -19,6 +19,7 @@ from ppl_vae.errors import InputError, NonFiniteLossError, ProgramError, reason
 
 OURS = "ppl_vae"
 PYROS_TABLE = "Trace Shapes:"  # of all sites, which Pyro adds to what a program raises
+OUR_ENTRIES = (f"{OURS}.data.", f"{OURS}.cli")  # above them no line is of a program
 OUR_PROGRAMS = ("ppl_vae.models.", "ppl_vae.guides.")
 INSTALLED = re.compile(r"[/\\](site-packages|dist-packages)[/\\]|^<(frozen |eval_with_key|__array_function__)")
 STANDARD = tuple(
@@ -63,9 +64,27 @@ def _of_a_plate(plate: str, site: str, dim: str, size: str, got: str) -> tuple[s
     )
 
 
-def _of_a_layer(rows: str, given: str, takes: str, _: str) -> tuple[str, str]:
+def _of_a_layer(given: str, takes: str) -> tuple[str, str]:
     """Return what is wrong with a product of matrices, and the fix."""
-    return f"[{rows}, {given}] numbers for a layer that takes [..., {takes}]", f"Let the layer take {given} numbers."
+    return f"a layer that takes [..., {takes}], given [..., {given}]", f"Let the layer take {given} numbers."
+
+
+def _of_channels(shape: str, takes: str, given: str) -> tuple[str, str]:
+    return f"a convolution of {takes} channels, given [{shape}]", f"Let it take {given} channels."
+
+
+def _of_images(dims: str, kind: str, shape: str) -> tuple[str, str]:
+    fix = "Give it images, for instance x.unflatten(-1, (channels, height, width))."
+    return f"a {kind}, which takes {dims} dimensions, given [{shape}]", fix
+
+
+def _of_a_norm(takes: str, shape: str) -> tuple[str, str]:
+    return f"a layer that takes [..., {takes}], given [{shape}]", "Let the layer take as many numbers as there are."
+
+
+def _of_an_index(index: str | None, size: str | None) -> tuple[str, str]:
+    found = "an index or a label that is too large" if index is None else f"index {index} of {size}"
+    return found, "Indices and classes are 0, 1, ..: of labels that start at 1 subtract 1 (y - 1)."
 
 
 def _of_two_sites(name: str) -> tuple[str, str]:
@@ -125,7 +144,14 @@ KNOWN: tuple[tuple[str, Callable[..., tuple[str, str]]], ...] = (
         r"Expected parameter (\w+) .*?of distribution (\w+).* to satisfy the constraint (.*?), but found(.*)",
         _of_a_parameter,
     ),
-    (r"mat1 and mat2 shapes cannot be multiplied \((\d+)x(\d+) and (\d+)x(\d+)\)", _of_a_layer),
+    (r"mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)", _of_a_layer),
+    (r"expected input\[(.*?)\] to have (\d+) channels, but got (\d+) channels", _of_channels),
+    (r"or (\d)D \(batched\) input to (\w+), but got input of size: \[(.*?)\]", _of_images),
+    (r"expected input with shape \[\*, (.*?)\], but got input of size ?\[(.*?)\]", _of_a_norm),
+    (
+        r"index out of range in self|Class values must be smaller|index (\d+) is out of bounds .* with size (\d+)",
+        _of_an_index,
+    ),
     (r"Multiple (?:\w+ )?sites named '(.*?)'", _of_two_sites),
     (
         r"not broadcastable with batch_shape\+event_shape: torch.Size\(\[(.*?)\]\) vs torch.Size\(\[(.*?)\]\)",
@@ -221,12 +247,23 @@ def _place_in(problem: BaseException, of_a_program: Callable[[FrameType], bool])
     return _in_words(*frames[-1]) if frames else ""
 
 
+@contextmanager
+def at_their_line() -> Iterator[None]:
+    """Let an `InputError` name the person's own line that led there."""
+    try:
+        yield
+    except InputError as problem:
+        if not (place := line_now()):
+            raise
+        raise type(problem)(f"{problem} ({place})", options=problem.options) from problem
+
+
 def line_now() -> str:
     """Return the innermost line of a person's own program that calls the caller, in words, or ""."""
     frame = inspect.currentframe()
     for _ in range(2):  # this function, and the one that asks
         frame = frame and frame.f_back
-    while frame is not None and not str(frame.f_globals.get("__name__", "")).startswith(f"{OURS}.data."):
+    while frame is not None and not str(frame.f_globals.get("__name__", "")).startswith(OUR_ENTRIES):
         if _is_a_persons(frame):
             return _in_words(frame, frame.f_lineno)
         frame = frame.f_back

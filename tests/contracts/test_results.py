@@ -146,7 +146,7 @@ def test_a_run_before_its_end_and_with_a_broken_file(results):
     run = ppl_vae.load(results["run"].path)
     assert "log P(x) of 300 data" in repr(run)
     (run.path / "evidence.nc").write_bytes(b"broken")
-    assert "Make it with `ppl-vae evaluate`" in " ".join(repr(run).split())
+    assert "Make it anew, by ppl_vae.evaluate" in " ".join(repr(run).split())
     (run.path / "evidence.nc").unlink()
     assert "no estimate of log P(x) yet" in repr(run)
     run.config = {key: value for key, value in run.config.items() if key != "result"}

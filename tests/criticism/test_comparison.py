@@ -111,7 +111,7 @@ def test_five_seeds_apart_and_as_one_model():
     runs = Truth().runs(5)
     apart = repr(compare({f"seed {i}": run for i, run in enumerate(runs)}))
     assert "5 models, one run of each" in apart and "One run each: luck in training is not in these errors" in apart
-    assert "no probability" in " ".join(apart.split()) and "--seeds 5" in apart
+    assert "no probability" in " ".join(apart.split()) and "seeds=5" in apart
     together = compare({"vae": runs})
     assert list(together.index) == ["vae"] and together.loc["vae", "weight"] == 1
     text = repr(together)

@@ -133,7 +133,10 @@ def test_a_density_that_is_finite_at_its_end_takes_it(likelihood):
     assert ppl_vae.fit(observing(likelihood), guide, x, epochs=1, compile=False)
 
 
-@pytest.mark.parametrize(("shift", "fix"), [(1, "pass y - 1"), (2, "give the model more classes")])
+FROM_ONE = r"got values from 1 to 5\. .*subtract 1 \(y - 1\)"
+
+
+@pytest.mark.parametrize(("shift", "fix"), [(1, FROM_ONE), (2, "give the model more classes")])
 def test_labels_that_do_not_start_at_0(shift, fix):
     y = torch.arange(30) % 5
 
@@ -163,3 +166,42 @@ def test_what_is_observed_beside_missing_values_is_looked_at(entry):
     with pytest.raises(InputError, match=r"x in \{0, 1\} for Bernoulli; got values from 255 to 255"):
         entry(model, MeanField(model), x)
     assert ppl_vae.fit(model, MeanField(model), x.clamp(max=1.0), epochs=1).history.train_elbo[0] < 0
+
+
+@pytest.mark.parametrize("family", [dist.Categorical(torch.ones(5) / 5), dist.Binomial(4, 0.5)])
+def test_labels_from_1_of_any_family_and_in_any_order(family):
+    y = (torch.arange(3000.0) % 5 + 1).sort(descending=True).values  # the first batches have no 1
+
+    def model(y):
+        with pyro.plate("data", len(y)):
+            pyro.sample("rating", family, obs=y)
+
+    with pytest.raises(InputError, match=r"from 1 to 5\. They count from 0: subtract 1 \(rating - 1\)\.$"):
+        ppl_vae.estimate_evidence(model, lambda y: None, y)
+
+
+def test_two_classes_from_1_under_a_bernoulli():
+    def model(y):
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Bernoulli(0.5), obs=y)
+
+    with pytest.raises(InputError, match=r"from 1 to 2\. They count from 0: subtract 1"):
+        ppl_vae.estimate_evidence(model, lambda y: None, torch.arange(30.0) % 2 + 1)
+    with pytest.raises(InputError, match=r"from 0\.5 to 2\. Rescale"):
+        ppl_vae.estimate_evidence(model, lambda y: None, torch.arange(30.0) % 2 * 1.5 + 0.5)
+
+
+@pytest.mark.parametrize("ask", [ppl_vae.fit, ppl_vae.estimate_evidence])
+@pytest.mark.parametrize("row", [3, 299, 2990])
+def test_bounds_that_a_plate_has_expanded_hold_for_all_data(ask, row):
+    """They have as many numbers as the trial had data: those of another batch were once taken as they are."""
+
+    def model(y):
+        p = pyro.param("p", torch.tensor(0.5), constraint=dist.constraints.unit_interval)
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Binomial(4, p), obs=y)
+
+    y = torch.arange(float(row + 10)) % 5
+    y[row] = 7
+    with pytest.raises(InputError, match=r"from 0 to 4 for Binomial; got values from 7 to 7"):
+        ask(model, lambda y: None, y)

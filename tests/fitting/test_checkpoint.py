@@ -3,6 +3,7 @@
 import pytest
 
 from ppl_vae import InputError
+from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.utils.files import written_whole
 
 
@@ -33,3 +34,20 @@ def test_a_failure_leaves_the_previous_file(tmp_path):
         raise OSError(28, "No space left on device")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_mends_a_folder_is_said_in_arguments_and_in_options(tmp_path):
+    folder = RunFolder(tmp_path)
+    said = {}
+    for name, call in {
+        "none": folder.read_json,
+        "taken": lambda: (tmp_path / "last.pt").touch() or folder.read_state({}, resume=False),
+        "half": lambda: folder.read_weights("model"),
+    }.items():
+        with pytest.raises(InputError) as error:
+            call()
+        said[name] = str(error.value), error.value.options
+    assert "ppl_vae.train(out=" in said["none"][0] and said["none"][1].startswith("ppl-vae train --out")
+    assert "Pass resume=True" in said["taken"][0] and said["taken"][1] == "--resume, or --out DIR"
+    assert "resume=True" in said["half"][0] and "--resume" in said["half"][1]
+    assert not any("--" in words for words, _ in said.values())

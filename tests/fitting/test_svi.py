@@ -475,12 +475,16 @@ def test_wake_sleep_and_what_is_no_objective(small_pair, digits):
     objective = infer.ReweightedWakeSleep(num_particles=2, model_has_params=True)
     result = fit(*small_pair, digits.validation, epochs=3, learning_rate=0.02, objective=objective)
     assert result.history.train_elbo[-1] > result.history.train_elbo[0]
-    for bad in (infer.Trace_ELBO, "elbo"):
-        with pytest.raises(InputError, match="Pass an instance"):
-            fit(*small_pair, digits.validation, objective=bad)
+    with pytest.raises(InputError, match=r"the class Trace_ELBO. Write objective=Trace_ELBO\(...\)"):
+        fit(*small_pair, digits.validation, objective=infer.Trace_ELBO)
+    with pytest.raises(InputError, match="Pass an instance"):
+        fit(*small_pair, digits.validation, objective="elbo")
     for bad in ("adam", pyro.optim.Adam({"lr": 0.1})):
         with pytest.raises(InputError, match=r"torch.optim"):
             fit(*small_pair, digits.validation, optimizer=bad)
+    for bad in (-1, True, math.nan):
+        with pytest.raises(InputError, match=rf"weight_decay to be a finite number of at least 0; got {bad}"):
+            fit(*small_pair, digits.validation, weight_decay=bad)
     for bad in (-1, "a", 1.5):
         with pytest.raises(InputError, match=r"seed.*got"):
             fit(*small_pair, digits.validation, seed=bad)
@@ -550,7 +554,9 @@ def test_a_latent_that_nobody_samples_is_refused_unless_it_is_summed_out():
             pyro.sample("x", dist.Normal(weight[k], 1.0), obs=x)
 
     x = torch.randn(20)
-    with pytest.raises(InputError, match=r"guide that samples 'k'.*Trace_ELBO, which cannot sum over it"):
+    with pytest.raises(
+        InputError, match=r"guide that samples 'k'.*got one that does not, and Trace_ELBO, which does not sum it out"
+    ):
         fit(model, lambda x: None, x, epochs=1)
     fitted = fit(model, lambda x: None, x, epochs=1, objective=infer.TraceEnum_ELBO(max_plate_nesting=1))
     assert fitted.history.train_elbo[0] == pytest.approx(float(dist.Normal(0.0, 1.0).log_prob(x).mean()), abs=0.01)

@@ -117,7 +117,7 @@ def test_data_outside_of_a_plate_are_refused_as_in_pyro():
         pyro.sample("z", dist.Normal(x * pyro.param("a", torch.tensor(0.5)), 1.0))
 
     for run in (fit, estimate_evidence):
-        with pytest.raises(InputError, match=r"(site 'z' of .*model with 60|x, z outside)"):
+        with pytest.raises(InputError, match=r"site '[xz]' \(.*\) (of .*model with 60|and z outside)"):
             run(model, guide, X, **QUIET)
     # So does Pyro.
     with pyro.get_param_store().scope(), pytest.raises(ValueError, match="invalid log_prob shape"):

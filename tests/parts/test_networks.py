@@ -175,8 +175,15 @@ def test_making_a_guide_leaves_the_models_statistics():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: VAE(SHAPE, decoder=nn.Linear(8, 15)), r"Linear to give 16 numbers.*got shape \(2, 15\)"),
-        (lambda: VAE(SHAPE, decoder=nn.Linear(9, 16)), r"Linear to take inputs of shape \(2, 8\).*2x8 and 9x16"),
+        (lambda: VAE(SHAPE, decoder=nn.Linear(8, 15)), r"Linear to give 16 numbers.*got shape \(2, 15\).*, line"),
+        (
+            lambda: VAE(SHAPE, decoder=nn.Linear(9, 16)),
+            r"take shape \[..., 8\]; got a layer that takes \[..., 9\], given \[..., 8\].*take 8.*networks.py, line",
+        ),
+        (
+            lambda: MeanField(VAE(SHAPE), encoder=nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())),
+            r"take shape \[..., 1, 4, 4\]; got a convolution of 3 channels, given \[2, 1, 4, 4\].*line \d+",
+        ),
         (lambda: VAE(SHAPE, decoder=MLP((9,), (16,))), r"network from \(8,\) to \(1, 4, 4\); got MLP from \(9,\)"),
         (lambda: VAE(SHAPE, decoder=64), r"a network, or a class or a function that makes one; got 64"),
         (lambda: VAE(SHAPE, decoder=lambda i, o: None), r"to return a network; got NoneType"),
@@ -204,7 +211,7 @@ def test_making_a_guide_leaves_the_models_statistics():
         (lambda: VAE(64), r"event_shape to be a shape; got 64\. Write \(64,\)"),
         (lambda: VAE(SHAPE, latent_dim=16), r"'latent_dim' of VAE: it is one of its prior.*StandardNormal\(latent_dim"),
         (lambda: VAE(SHAPE, decodr=MLP), r"Unknown option 'decodr' of VAE: did you mean 'decoder'"),
-        (lambda: MeanField(VAE), r"a Model for MeanField; got the class VAE"),
+        (lambda: MeanField(VAE), r"model to be an object; got the class VAE"),
         (
             lambda: MeanField(VAE(SHAPE), posterior=posteriors.DiagonalNormal(8)),
             r"posterior to be a class",

@@ -107,7 +107,9 @@ def test_what_a_file_says_holds(tmp_path):
     path = write(tmp_path, OWN)
     model, _, used = build(path, event_shape=SHAPE, defaults={"prior.latent_dim": 7})
     assert (model.prior.latent_dim, used) == (2, {})
-    with pytest.raises(InputError, match=r"Expected --prior .*prior\.latent_dim .*Name one, or change the file"):
+    with pytest.raises(
+        InputError, match=r"Expected a prior by name .*prior\.latent_dim .*Name one, or change the file"
+    ):
         build(path, event_shape=SHAPE, settings={"prior.latent_dim": 7})
     model, _, _ = build(path, event_shape=SHAPE, prior="laplace", defaults={"prior.latent_dim": 7})
     assert model.prior.latent_dim == 7

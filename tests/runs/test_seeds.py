@@ -31,7 +31,7 @@ def test_each_seed_is_the_run_of_that_seed(tmp_path):
 
     with pytest.raises(InputError, match=r"free for one run; got a folder of each seed \(seed-3"):
         train(out=tmp_path / "vae")
-    with pytest.raises(InputError, match="free for a folder of each seed; got one run there"):
+    with pytest.raises(InputError, match=r"free for a folder of each seed; got one run\. Choose"):
         train(seeds=2, out=tmp_path / "alone")
     for seeds in (0, True, 1.5):
         with pytest.raises(InputError, match="seeds to be a whole number"):
@@ -77,7 +77,7 @@ def test_runs_are_compared_by_model(tmp_path):
     namesake = train(out=tmp_path / "elsewhere" / "vae", prior="laplace")
     assert len(compare([*vae, namesake])) == 2
     (mixture[1].path / "evidence.nc").unlink()
-    with pytest.raises(InputError, match=r"mixture/seed-1; got none\. Make one: ppl-vae evaluate"):
+    with pytest.raises(InputError, match=r"mixture/seed-1; got none\. Make one: ppl_vae.evaluate\("):
         compare([tmp_path / "mixture"])
     with pytest.raises(InputError, match="no such folder"):
         compare([tmp_path / "nowhere"])

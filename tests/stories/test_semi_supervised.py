@@ -331,7 +331,7 @@ def test_a_file_with_missing_labels(run, tmp_path):
         (["cvae", "--objective", "classifying"], "labels y for Conditional; got none.*semi_supervis"),
         (["vae", "-g", "semi_supervised"], "condition is a Label for SemiSupervised; got none in VAE"),
         (["cvae", "-s", "data.num_labels=9", "-s", "objective.wait=9"], "objective.wait.*did you mean 'weight'"),
-        (["cvae", "-s", "data.num_labels=9", "-s", "objective.weight=-1"], "weight of log Q.* 0 or more; got -1"),
+        (["cvae", "-s", "data.num_labels=9", "-s", "objective.weight=-1"], "weight to be a finite.* 0; got -1"),
         (["cvae", "-s", "data.num_labels=9", "-s", "classifier.hiden=9"], "did you mean 'hidden'"),
     ],
 )
@@ -357,8 +357,8 @@ X, Y = torch.zeros(5, 4), torch.zeros(5, dtype=torch.long)
 REFUSED = {
     "no label": (lambda: SemiSupervised(VAE((4,))), "condition is a Label.*got none in VAE"),
     "another condition": (lambda: SemiSupervised(NextDigit((1, 8, 8))), "is a Label.*got DigitString in NextDigit"),
-    "weight": (lambda: Classifying(weight=math.nan), "0 or more; got nan"),
-    "weight in words": (lambda: Classifying(weight="much"), "0 or more; got 'much'"),
+    "weight": (lambda: Classifying(weight=math.nan), "at least 0; got nan"),
+    "weight in words": (lambda: Classifying(weight="much"), "at least 0; got 'much'"),
     "one-hot": (lambda: linear_pair()[1](X, torch.zeros(5, 3)), r"pass y\.argmax"),
     "a column": (lambda: linear_pair()[1](X, Y[:, None]), r"Pass y\.flatten\(\)"),
     "not known as NaN": (lambda: linear_pair()[1](X, torch.full((5,), math.nan)), "got nan. Write -1"),

@@ -1,14 +1,17 @@
 """Values and log-probabilities of sites laid out by sample and datum, whatever plates there are."""
 
 import math
+from contextlib import nullcontext
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from ppl_vae.guides import FullCovariance, MeanField
 from pyro import poutine
 
 from ppl_vae import InputError, estimate_evidence, fit
+from ppl_vae.base import Model
 from ppl_vae.traces.plates import (
     Structure,
     data_name,
@@ -144,3 +147,74 @@ def test_a_part_of_a_datum_is_refused_and_fitted(loop):
 def test_the_site_that_holds_the_data():
     assert data_name({"z": 1, "x": 2, "y": 3}) == "x"
     assert data_name(["z", "counts"]) == "counts"
+
+
+def inside(x):
+    with pyro.plate("latents", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+
+def outside(x):
+    pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+
+
+def one_for_all(x):
+    pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(2)), 1.0).to_event(1))
+
+
+def all_in_one_event(x):
+    pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(2))
+
+
+def model_of(latent, *, plate=True):
+    def model(x):
+        pyro.param("a", torch.zeros(()))
+        z = latent(x)
+        with pyro.plate("data", len(x)) if plate else nullcontext():
+            pyro.sample("x", dist.Normal(torch.zeros(()) if z is None else z.sum(-1), 1.0), obs=x)
+
+    return model
+
+
+ONE_SIDED = {
+    "in the model": (inside, outside, r"inside in the model .*, and outside in the guide outside \(.*{line}\)\. Put"),
+    "one of the guide": (inside, one_for_all, r"outside in the guide one_for_all \(.*{line}\)\. Put.*there\.$"),
+    "in the guide": (outside, inside, r"inside in the guide inside, .* model .*{line}\)\. Put.*there\.$"),
+    "one of the model": (
+        one_for_all,
+        inside,
+        r"outside in the model .*{line}\).*z = pyro.param\('z', torch.zeros\(\(2,",
+    ),
+    "as one event": (inside, all_in_one_event, r"\(2,\) in the model .*{line}\) and \(9, 2\) in .*{line}\).*to_event"),
+}
+
+
+@pytest.mark.parametrize("ask", [fit, estimate_evidence])
+@pytest.mark.parametrize("case", ONE_SIDED)
+def test_a_plate_in_one_program_only_is_told_by_program_and_line(case, ask):
+    latent, guide, said = ONE_SIDED[case]
+    with pytest.raises(InputError, match=said.format(line=r'test_plates\.py, line \d+, in \w+: pyro\.sample\("z".*')):
+        ask(model_of(latent), guide, torch.zeros(10 if ask is estimate_evidence else 9))
+
+
+def test_a_latent_of_all_data_beside_a_guide_of_ours():
+    class Own(Model):
+        def forward(self, x=None, *, size=None):
+            bias = pyro.sample("bias", dist.Normal(0.0, 1.0))
+            with self.plate(x, size):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                return pyro.sample("x", dist.Normal(z + bias[..., None], 1.0).to_event(1), obs=x)
+
+    model, x = Own((2,)), torch.zeros(9, 2)
+    for guide in (MeanField(model), FullCovariance(model)):
+        for ask in (fit, estimate_evidence):
+            with pytest.raises(InputError, match=r"Own.forward: bias = pyro.*bias = pyro.param\('bias', torch"):
+                ask(model, guide, x)
+
+
+def test_data_outside_of_the_plate_are_told_by_their_line():
+    line = r'site .x. \(.*test_plates\.py, line \d+, in .*: pyro\.sample\("x".*\)'
+    with pytest.raises(InputError, match=rf"{line} of .*model with 9 distributions and no plate"):
+        fit(model_of(inside, plate=False), inside, torch.zeros(9))
+    with pytest.raises(InputError, match=rf"{line} outside of it.*len\(x\)\):`\.$"):
+        estimate_evidence(model_of(inside, plate=False), inside, torch.zeros(9))

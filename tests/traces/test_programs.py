@@ -125,8 +125,11 @@ def test_a_bound_argument_makes_another_program():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Pair(VAE), r"a model that is made; got the class VAE.*VAE\(\.\.\.\)"),
-        (lambda: Pair(VAE((3,)), MeanField), r"a guide that is made; got the class MeanField.*MeanField\(model\)"),
+        (lambda: Pair(VAE), r"model to be an object; got the class VAE.*model=VAE\(\.\.\.\)"),
+        (
+            lambda: Pair(VAE((3,)), MeanField),
+            r"guide to be an object; got the class MeanField.*guide=MeanField\(model\)",
+        ),
         (lambda: Pair(torch.zeros(3), observing), r"got Tensor\. The order of arguments is model, guide, data"),
         (lambda: Pair(MeanField(VAE((3,))), VAE((3,))), r"the model first.*got MeanField and VAE\. Swap them"),
         (lambda: fit(VAE((3,)), VAE((3,)), torch.zeros(2, 3)), r"the model first.*got VAE and VAE"),

@@ -192,9 +192,9 @@ def pair_of(**parts):
         ),
         (
             lambda: ppl_vae.fit(layer, guide, torch.randn(9, 3)),
-            r"\[9, 5\] numbers for a layer that takes \[..., 4\].*take 5",
+            r"got a layer that takes \[..., 4\], given \[..., 5\] \(.*line \d+, in layer.*take 5",
         ),
-        (lambda: ppl_vae.fit(VAE, MeanField, x), "the class VAE. Call it first"),
+        (lambda: ppl_vae.fit(VAE, MeanField, x), r"the class VAE. Write model=VAE\(...\)"),
         (
             lambda: ppl_vae.reconstruct(raising(None, when=lambda x: False), lambda x: guide_of("zz", x), x),
             "zz.*same pyro.sample names",
@@ -262,6 +262,15 @@ SAID = {
         r"got Normal, which cannot be called \(.*line \d+.*pyro.distributions",
     ),
     "events": (lambda x, z: dist.Normal(z, 1.0).to_event(3), r"\.to_event\(3\) of a distribution of 1 dim.*line \d+"),
+    "channels": (
+        lambda x, z: nn.Conv1d(3, 2, 1)(z[:, None, None]),
+        r"of 3 channels, given \[20, 1, 1\].*line.*take 1 ch",
+    ),
+    "no image": (lambda x, z: nn.Conv2d(3, 2, 1)(z[:, None]), r"a conv2d, which takes 4 dimensions, given \[20, 1\]"),
+    "norm": (lambda x, z: nn.LayerNorm(3)(z[:, None]), r"takes \[..., 3\], given \[20, 1\] \(.*line \d+"),
+    "embedding": (lambda x, z: nn.Embedding(3, 1)(x.long().fill_(3)), r"label that is too large \(.*line.*subtract 1"),
+    "one-hot": (lambda x, z: nn.functional.one_hot(x.long().fill_(3), 3), r"too large \(.*line \d+.*subtract 1"),
+    "index": (lambda x, z: torch.zeros(3)[x.long().fill_(3)], r"index 3 of 3 \(.*line \d+.*subtract 1"),
     "twice": (lambda x, z: pyro.sample("z", dist.Normal(z, 1.0)), r"two sites or plates named 'z' \(.*line \d+"),
 }
 
