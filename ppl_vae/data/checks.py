@@ -7,7 +7,13 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.data.holes import check_holes, find_holes
-from ppl_vae.data.probes import check_distributions, check_one_by_one, check_shapes, left_as_they_are
+from ppl_vae.data.probes import (
+    check_distributions,
+    check_not_transformed,
+    check_one_by_one,
+    check_shapes,
+    left_as_they_are,
+)
 from ppl_vae.data.sources import Source
 from ppl_vae.data.supports import check_supports
 from ppl_vae.errors import InputError, ProgramError
@@ -97,6 +103,7 @@ def _probe(pair: Pair, args: Args, proposal: str) -> list[poutine.Trace]:
         with left_as_they_are(pair, args) as drawn:
             model_trace = poutine.trace(pair.model).get_trace(*args)
             check_distributions(pair.model, model_trace, drawn)
+            check_not_transformed(pair.model, model_trace)
             check_observes(program_name(pair.model), samples(model_trace))
             if proposal == "prior":
                 check_shapes(pair.model, model_trace, len(args[0]), drawn)

@@ -21,7 +21,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import Args, Structure, check_scores_all, log_prob_by_datum, samples, structure_of
-from ppl_vae.traces.sites import Kind, of_kind
+from ppl_vae.traces.sites import Kind, is_computed, of_kind
 from ppl_vae.utils.faults import LAYOUT, line_now
 from ppl_vae.utils.rng import seeded
 
@@ -63,6 +63,18 @@ def check_distributions(program: Any, trace: poutine.Trace, drawn: Drawn) -> Non
             f"Expected a distribution of Pyro's at each site; got {family} of {type(fn).__module__.partition('.')[0]} "
             f"in {program_name(program)} at {drawn.at(name)}. {fix}."
         )
+
+
+def check_not_transformed(program: Any, trace: poutine.Trace) -> None:
+    """Refuse data that TransformReparam takes to the base of their distribution, and scores there."""
+    for name, site in of_kind(samples(trace), Kind.OBSERVED).items():
+        whole = name.removesuffix("_base")
+        if whole in trace and site["infer"].get("is_observed") and is_computed(trace.nodes[whole]):
+            raise InputError(
+                f"Expected the density of the data themselves; got {whole!r} of {program_name(program)} under "
+                f"TransformReparam, which scores {name!r} and leaves out the Jacobian of its transform: it is for "
+                f"latents only. Leave {whole!r} out of poutine.reparam."
+            )
 
 
 def check_shapes(program: Any, trace: poutine.Trace, num_run: int, drawn: Drawn) -> None:

@@ -622,6 +622,22 @@ def test_reparameterized_models(reparam):
     assert (evidence.quantity, evidence.event_size) == ("log P(x)", 1)
 
 
+def test_data_under_a_reparameterization():
+    """x ~ 1 + 2 N(z, 1): TransformReparam scores (x - 1) / 2 and leaves out the log 2; without it, log N(x; 1, 8)."""
+
+    def moved(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", TransformedDistribution(dist.Normal(z, 1.0), [AffineTransform(1.0, 2.0)]), obs=x)
+
+    def around(x):
+        guide(x / 2)
+
+    check_evidence(evidence_of(moved, around), dist.Normal(1.0, math.sqrt(8)).log_prob(X))
+    with pytest.raises(InputError, match="'x' of .*under TransformReparam, which scores 'x_base'"):
+        evidence_of(poutine.reparam(moved, {"x": TransformReparam()}), around)
+
+
 def test_a_latent_that_nobody_samples_is_not_exact():
     """Marked for Pyro's sequential enumeration, which does not sum it out here: it is drawn, and that is said."""
 
