@@ -634,7 +634,7 @@ def test_data_under_a_reparameterization():
         guide(x / 2)
 
     check_evidence(evidence_of(moved, around), dist.Normal(1.0, math.sqrt(8)).log_prob(X))
-    with pytest.raises(InputError, match="'x' of .*under TransformReparam, which scores 'x_base'"):
+    with pytest.raises(InputError, match=r"'x' of .*under TransformReparam, which scores 'x_base'"):
         evidence_of(poutine.reparam(moved, {"x": TransformReparam()}), around)
 
 
