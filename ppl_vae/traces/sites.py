@@ -36,6 +36,7 @@ from ppl_vae.distributions.unwrap import elementwise_support, family_of
 
 Site = dict[str, Any]
 Sites = Mapping[str, Site]
+MOST = 0.75  # of vectors: half of those of two numbers are in order by chance
 
 
 class Kind(Enum):
@@ -171,7 +172,7 @@ def contains(support: Any, value: Any) -> bool:
         return True
     try:
         inside = support.check(value)
-        return bool(inside.float().mean() > 0.5 if elementwise_support(support).event_dim else inside.all())
+        return bool(inside.float().mean() > MOST if elementwise_support(support).event_dim else inside.all())
     except (RuntimeError, NotImplementedError):  # bounds in another shape, or a support without a check: not known
         return True
 

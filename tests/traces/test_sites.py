@@ -345,6 +345,86 @@ def test_a_transform_or_a_mixture_of_what_is_bounded_is_bounded(family):
     refused("may draw every 'z'", model, drawing_z(family))
 
 
+def gap(*ends, **options):
+    """Two uniform pieces with a gap between them, and a density of zero there."""
+    low, high = torch.tensor([-9.0, ends[1]]), torch.tensor([ends[0], 9.0])
+    return dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Uniform(low, high, **options), **options)
+
+
+def cut_at_one(x):
+    """N(x / 2, 2) between -1 and 1, by rejection: it says that it is real."""
+    base = dist.Normal(x / 2, 2.0)
+    kept = torch.log(base.cdf(torch.tensor(1.0)) - base.cdf(torch.tensor(-1.0)))
+    return dist.Rejector(base, lambda z: torch.where(z.abs() < 1, 0.0, -torch.inf), kept)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        lambda x: gap(-0.5, 0.5),
+        lambda x: gap(-0.05, 0.05, validate_args=False),
+        lambda x: gap(0.7, 0.8, validate_args=False),
+        cut_at_one,
+        lambda x: dist.MaskedMixture(SEEN[: len(x)], dist.Normal(x / 2, 1.0), dist.HalfNormal(torch.ones(len(x)))),
+    ],
+)
+def test_a_hole_in_the_density_of_a_guide_is_seen(family):
+    refused("may draw every 'z'", model, drawing_z(family))
+
+
+def test_a_mixture_without_a_hole():
+    def mixture(x):
+        means = torch.stack([x / 2 - 0.5, x / 2 + 0.5], -1)
+        return dist.MixtureSameFamily(dist.Categorical(torch.ones(len(x), 2)), dist.Normal(means, 0.9))
+
+    check_evidence(evidence_of(model, drawing_z(mixture)), TRUTH)
+    same = gap(-0.05, 0.05, validate_args=False)  # PyTorch's own check of the ends of a mixture fails in a plate
+    cut = with_prior(same)
+    normal = dist.Normal(0.0, 1.0)
+    ends = [normal.cdf(end - X) for end in torch.tensor([-9.0, -0.05, 0.05, 9.0])]
+    truth = ((ends[1] - ends[0] + ends[3] - ends[2]) / 2 / 8.95).log()
+    check_evidence(evidence_of(cut, drawing_z(lambda x: same), num_samples=20000), truth)
+
+
+def vector_model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        lambda x: dist.Dirichlet(torch.ones(len(x), 2)),
+        lambda x: dist.ProjectedNormal(torch.stack([x, torch.ones_like(x)], -1)),
+        lambda x: TransformedDistribution(
+            dist.Normal(torch.zeros(len(x), 2), 1.2).to_event(1), [dist.transforms.OrderedTransform()]
+        ),
+    ],
+)
+def test_vectors_of_a_guide_lie_where_those_of_the_model_do(family):
+    """A density on a simplex or a sphere is none on the plane, and vectors in order are half of it."""
+    refused("may draw every 'z'", vector_model, drawing_z(family))
+
+
+def test_vectors_in_order():
+    """z_1 < z_2 in both: z_1 ~ N(0, 1), so log P(x) = log N(x; 0, 2); a guide without order is on another space."""
+    in_order = dist.transforms.OrderedTransform()
+
+    def ordered(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", TransformedDistribution(dist.Normal(torch.zeros(2), 1.0).to_event(1), [in_order]))
+            pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x)
+
+    def around(x):
+        base = dist.Normal(torch.stack([x / 2, torch.zeros(len(x))], -1), 1.1).to_event(1)
+        return TransformedDistribution(base, [in_order])
+
+    check_evidence(evidence_of(ordered, drawing_z(around), num_samples=20000), TRUTH)
+    anywhere = drawing_z(lambda x: dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+    refused("live on one space", ordered, anywhere)
+
+
 def test_annealing_within_a_transformed_interval():
     """z ~ U(-1, 1), written as a transform of U(0, 1): P(x) is half of P(x - 1 < N(0, 1) < x + 1)."""
     uniform = with_prior(TransformedDistribution(dist.Uniform(0.0, 1.0), [AffineTransform(-1.0, 2.0)]))
