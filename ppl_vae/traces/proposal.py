@@ -41,7 +41,7 @@ from ppl_vae.utils.rng import seeded
 UNCONSTRAINED = (-8.1, -3.1, -1.1, 0.1, 0.9, 2.9, 7.9)  # where the model's support is looked at; no round ends
 PRIOR_RUNS = 8
 DRAWS, FEW_DATA = 256, 16
-MOST_STEPS = 2**20  # at how many a density is looked at in all
+MOST_STEPS = 2**18  # at how many a density is looked at in all
 PARTS, MOST_NUMBERS = 8, 2**12  # into how many parts the way between two draws is cut; of how many numbers at most
 OFF = 0.15  # of a mass that should be 1: between 256 draws there is less than 0.85 of it once in 1e18 times
 NEGLIGIBLE = 5.0  # nats: what is less probable by so much makes less than 1% of P(x)
@@ -142,7 +142,7 @@ class _Trial:
         if made_of:
             self.check_transform(points, made_of)
             return
-        again = self.run_guide({})
+        again = self.run_guide({name: site["value"] for name, site in self.guide.items() if name not in points})
         still = [
             name
             for name, site in points.items()

@@ -202,11 +202,19 @@ def one_point_of_two(model):
     return guides
 
 
+def point_made_of_the_other(x):
+    """w = 2 z: given z it is a point, whatever log_density says of it."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x / 3, 0.9))
+        pyro.sample("w", dist.Delta(2 * z, log_density=torch.full_like(z, -math.log(2))))
+
+
 def test_points_are_refused():
     for one in (point, dense_point, automatic(AutoDelta, model)):
         refused("a point .Delta. at site 'z'", model, one)
     refused("a point .Delta. at site 'c'", endless_model, endless_point)
     refused("a point .Delta. at site 'w'", two_latents, automatic(one_point_of_two, two_latents))
+    refused("a point .Delta. at site 'w'", two_latents, point_made_of_the_other)
 
 
 def endless_model(x):
