@@ -342,25 +342,46 @@ def _hole(latent: Site, answer: Site) -> Tensor | None:
     return place.where(hole.any(0), answer["value"]) if bool(hole.any()) else None
 
 
-def _check_own(name: str, site: Site, other: Site, role: str) -> None:
+def check_likelihoods(pair: Pair, args: Args, traces: list[Trace]) -> None:
+    """Refuse a person's own family of single numbers at the data, whose density is not that of its draws."""
+    own = [name for name, site in of_kind(samples(traces[0]), Kind.OBSERVED).items() if _own(site)]
+    if not own:
+        return
+    most = max(traces[0].nodes[name]["value"].numel() for name in own)
+    few_data = tuple(arg[: max(1, MOST_NUMBERS * len(arg) // most)] for arg in args)
+    with seeded(0):
+        try:
+            sites = samples(poutine.trace(pair.model).get_trace(*few_data))
+        except (ValueError, RuntimeError, IndexError):  # it does not run on a few
+            sites = samples(traces[0])
+        for name in own:
+            _check_own(name, sites[name], None, "model")
+
+
+def _check_own(name: str, site: Site, other: Site | None, role: str) -> None:
     """Refuse a person's own family of single numbers whose density is not that of its draws, where any z may be."""
     family, fn = _family(site), _own(site)
-    if fn is None or site["value"].numel() > MOST_NUMBERS:
+    if fn is None or site["value"].numel() > (MOST_NUMBERS if other else 4 * MOST_NUMBERS):
         return
-    draws = fn.sample((DRAWS,))
+    try:
+        places = draws = fn.sample((DRAWS,))
+    except NotImplementedError:  # log_prob is all that is asked of what is observed
+        return
     if not contains(support_of(fn), draws):
         raise InputError(
             f"Expected draws of {name!r} in the {role} inside the support of its distribution; got {family}, which "
             f"draws outside of it. Give it the `support` on which its draws lie."
         )
-    places = torch.cat([draws, elementwise(other["fn"]).sample((DRAWS,)).expand_as(draws)])
+    if other is not None:
+        places = torch.cat([draws, elementwise(other["fn"]).sample((DRAWS,)).expand_as(draws)])
     least, most = _mass(fn, places)
     if bool((least > 1 + OFF).any() or (most < 1 - OFF).any()):
         found = float(least.max() if bool((least > 1 + OFF).any()) else most.min())
         raise InputError(
             f"Expected a density of {name!r} in the {role} that integrates to 1, and to vanish where it draws nothing; "
-            f"got {family}, which has a mass of {found:.2f} between draws of model and guide. Normalize its log_prob, "
-            f"and let it be -inf outside of its `support`, or use proposal='prior'."
+            f"got {family}, which has a mass of {found:.2f} between draws{' of model and guide' if other else ''}. "
+            f"Normalize its log_prob, and let it be -inf outside of its `support`"
+            f"{', or use proposal={!r}'.format('prior') if other else ''}."
         )
 
 

@@ -567,6 +567,44 @@ def test_the_density_of_an_own_family_is_that_of_its_draws():
     refused("may draw every 'z'", model, drawing_z(lambda x: half_line))
 
 
+class OwnAround(Own):
+    """A person's own likelihood: N(mean, 1), whose density is off by a factor."""
+
+    def __init__(self, mean, factor):
+        self.centre, self.factor = mean, factor
+        dist.TorchDistribution.__init__(self, mean.shape, validate_args=False)
+
+    def expand(self, batch_shape, _instance=None):
+        return OwnAround(self.centre.expand(batch_shape), self.factor)
+
+    def sample(self, sample_shape=()):
+        return self.centre + torch.randn(self._extended_shape(sample_shape))
+
+    def log_prob(self, x):
+        return dist.Normal(self.centre, 1.0).log_prob(x) + math.log(self.factor)
+
+
+def observing_own(factor, width=1):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            numbers = OwnAround(z[..., None].expand(*z.shape, width), factor).to_event(1)
+            pyro.sample("x", numbers, obs=x[:, None].expand(-1, width))
+
+    return model
+
+
+@pytest.mark.parametrize("width", [1, 4000])
+def test_the_density_of_an_own_likelihood_integrates_to_one(width):
+    unnormalized = observing_own(math.sqrt(2 * math.pi), width)
+    for given, proposal in ((guide, "guide"), (None, "prior")):
+        with pytest.raises(InputError, match=r"of 'x' in the model that integrates .* OwnAround, .* mass of 2\.[45]"):
+            evidence_of(unnormalized, given, proposal=proposal, num_samples=10)
+    evidence_of(observing_own(1.0, width), guide, num_samples=10)
+    if width == 1:
+        check_evidence(evidence_of(observing_own(1.0), guide), TRUTH)
+
+
 def test_an_own_family_that_is_right():
     """z ~ |N(0, 1)|, x ~ N(z, 1): P(x) = 2 N(x; 0, 2) P(N(x / 2, 1 / 2) > 0)."""
     half = TRUTH + math.log(2) + dist.Normal(0.0, 1.0).cdf(X / math.sqrt(2)).log()
