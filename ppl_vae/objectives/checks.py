@@ -25,7 +25,17 @@ from ppl_vae.traces.plates import (
     structure_of,
 )
 from ppl_vae.traces.proposal import check_points
-from ppl_vae.traces.sites import Kind, Site, Sites, answers, contains, of_kind, unequal_supports, why_no_bound
+from ppl_vae.traces.sites import (
+    Kind,
+    Site,
+    Sites,
+    answers,
+    batch_shape,
+    contains,
+    of_kind,
+    unequal_supports,
+    why_no_bound,
+)
 from ppl_vae.utils.faults import warn
 
 # What Pyro's own objectives ask of a pair; ours say it themselves, by a method `meet`.
@@ -110,9 +120,8 @@ def check_batch_dims(pair: Pair, traces: Sequence[Trace]) -> None:
     """Refuse sites with several distributions side by side that stand in no plate, as Pyro's validation does."""
     for program, trace in zip(pair.programs.values(), traces, strict=False):
         for name, site in samples(trace).items():
-            fn, in_plates = site["fn"], {f.dim for f in site["cond_indep_stack"] if f.vectorized}
-            value = site["value"].shape[: site["value"].dim() - fn.event_dim]
-            shape = torch.broadcast_shapes(fn.batch_shape, value)
+            in_plates = {f.dim for f in site["cond_indep_stack"] if f.vectorized}
+            shape = batch_shape(site)
             free = [size for dim, size in zip(range(-len(shape), 0), shape, strict=True) if dim not in in_plates]
             if any(size > 1 for size in free):
                 raise InputError(

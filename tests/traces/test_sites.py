@@ -748,6 +748,43 @@ def test_reparameterized_models(reparam):
     assert (evidence.quantity, evidence.event_size) == ("log P(x)", 1)
 
 
+def test_one_value_that_all_data_are_scored_by():
+    """o = 1 of each datum, P(o = 1 | z) = sigmoid(z): two numbers each, by quadrature over z."""
+
+    def optimal(x, ones=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("o", dist.Bernoulli(logits=z), obs=torch.tensor(1.0) if ones is None else ones)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    grid = torch.linspace(-9, 9, 4001, dtype=torch.float64)[:, None]
+    joint = dist.Normal(0.0, 1.0).log_prob(grid) + dist.Normal(grid, 1.0).log_prob(X) - torch.log1p((-grid).exp())
+    evidence = evidence_of(optimal, guide)
+    check_evidence(evidence, joint.logsumexp(0) + math.log(18 / 4000))
+    assert evidence.event_size == 2
+    some = evidence_of(lambda x: poutine.mask(optimal, mask=SEEN[: len(x)])(x), guide)
+    assert some.event_size == pytest.approx(2 * float(SEEN.float().mean()))
+
+
+def test_shapes_that_broadcast_to_all_pairs_of_data_are_refused():
+    def pairs(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def column(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, None] / 2, 0.9).to_event(1))
+
+    def rows(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, None] / 2, 0.9))
+
+    for given, other, proposal in ((pairs, column, "guide"), (pairs, None, "prior"), (model, rows, "guide")):
+        with pytest.raises(InputError, match=r"site '[xz]' with [89] x [89] of them and 1 plate:"):
+            evidence_of(given, other, proposal=proposal)
+
+
 def test_data_under_a_reparameterization():
     """x ~ 1 + 2 N(z, 1): TransformReparam scores (x - 1) / 2 and leaves out the log 2; without it, log N(x; 1, 8)."""
 
