@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from ppl_vae.data.holes import check_holes, find_holes
@@ -61,7 +62,9 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
     def first(count: int) -> tuple[Tensor, ...]:
         return tuple(filled(t) for t in pair.to_device(next(source.batches(count))))
 
-    args = first(size or min(PROBE_SIZE, max(1, len(source) - 1)))
+    # An automatic guide that was never run makes parameters for each of the data that it first sees.
+    anew = any(isinstance(m, AutoGuide) and m.prototype_trace is None for m in pair.all_modules())
+    args = first(size or (len(source) if anew else min(PROBE_SIZE, max(1, len(source) - 1))))
     with torch.no_grad(), pair.evaluating():
         try:
             traces = _probe(pair, args, proposal)

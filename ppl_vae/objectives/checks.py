@@ -68,17 +68,14 @@ def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: 
 
 def check_answered(model: Sites, guide: Sites, name: str, *, enumerates: bool) -> None:
     """Refuse latents that a guide leaves out and an objective would count as if Q were nothing there."""
-    left_out = sorted(
-        n
-        for n, site in of_kind(model, Kind.LATENT).items()
-        if n not in guide and not (enumerates and site["infer"].get("enumerate"))
-    )
+    latent = of_kind(model, Kind.LATENT)
+    left_out = sorted(n for n in latent if n not in guide and not (enumerates and latent[n]["infer"].get("enumerate")))
     if left_out:
+        summed = ", or TraceEnum_ELBO(max_plate_nesting=1)" + " and infer={'enumerate': 'parallel'} there" * enumerates
         raise InputError(
             f"Expected a guide that samples {', '.join(map(repr, left_out))}, which is not given; got none with "
-            f"{name}, which cannot sum over it. Give it, or use a guide that samples it, or "
-            f"TraceEnum_ELBO(max_plate_nesting=1)"
-            + (" and infer={'enumerate': 'parallel'} at the site." if enumerates else ".")
+            f"{name}, which cannot sum over it. Give it, or use a guide that samples it"
+            f"{summed if all(latent[n]['fn'].has_enumerate_support for n in left_out) else ''}."
         )
 
 
@@ -168,8 +165,8 @@ def _states_density(pair: Pair, traces: Sequence[Trace], args: Args) -> bool:
     """Return whether points in a guide are those of an automatic one, as far as that can be asked."""
     try:
         structure = structure_of(traces, len(args[0]))
-    except InputError:  # latents of all data together
-        return True
+    except InputError:  # latents of all data together: an automatic guide draws them, but for Laplace's
+        return bool(of_kind(samples(traces[-1]), Kind.AUXILIARY, model=samples(traces[0])))
     try:
         with pair.evaluating(), torch.no_grad():
             check_points(pair, args, list(traces), structure)

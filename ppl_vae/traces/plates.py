@@ -122,13 +122,20 @@ def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
     traces = list(traces)
     data = data_plate(traces, num_data)
     outside = outside_of(traces, data, num_data)
+    model, guide = samples(traces[0]), samples(traces[1]) if len(traces) > 1 else {}
     if data is None or outside:
+        automatic = set(outside) - set(model) and of_kind(guide, Kind.POINT, model=model)
         raise InputError(
             f"Expected every site to stand inside one plate over the data; got "
             f"{few(sorted(outside)) or 'no site at all'} outside of it: with a global site the weights do not factor "
-            f'over the data. Put it inside `with pyro.plate("data", len(x)):`, or make it a parameter.'
+            f"over the data. "
+            + (
+                "An automatic guide that draws all data in one site is no guide of each: use AutoNormal, or one that "
+                "reads x."
+                if automatic
+                else 'Put it inside `with pyro.plate("data", len(x)):`, or make it a parameter.'
+            )
         )
-    model, guide = samples(traces[0]), samples(traces[1]) if len(traces) > 1 else {}
     check_one_for_each(traces, data, num_data)
     every = [*model.values(), *guide.values()]
     numel = {n: counted(s).numel() // data.size for n, s in model.items()}
