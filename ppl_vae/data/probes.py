@@ -22,8 +22,10 @@ from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import Args, Structure, check_scores_all, log_prob_by_datum, samples, structure_of
 from ppl_vae.traces.sites import Kind, is_computed, of_kind
-from ppl_vae.utils.faults import LAYOUT, line_now
+from ppl_vae.utils.faults import LAYOUT, line_now, warn
 from ppl_vae.utils.rng import seeded
+
+ROUNDED = 0.1  # nats of a log-probability that rounding may take: from there on it is said
 
 
 class Drawn(Messenger):
@@ -156,6 +158,7 @@ def check_one_by_one(pair: Pair, args: Args, traces: Sequence[poutine.Trace]) ->
     if structure.subsampled or not two[0].keys() == two[1].keys() == two[2].keys():
         return
     for name, (first, again, alone) in {n: [each[n] for each in two] for n in two[0]}.items():
+        _warn_of_rounding(name, first)
         if not _close(first, again):
             raise InputError(
                 f"Expected a model that is random at its sites only; got {program_name(pair.model)}, where the "
@@ -170,6 +173,16 @@ def check_one_by_one(pair: Pair, args: Args, traces: Sequence[poutine.Trace]) ->
                 f"Look for what is computed over all of them at once (.mean(), softmax(0), .item()), and compute it "
                 f"over one datum, as .mean(-1)."
             )
+
+
+def _warn_of_rounding(name: str, log_prob: Tensor) -> None:
+    largest = float(log_prob.nan_to_num(0.0, 0.0, 0.0).abs().max())
+    if (rounding := torch.finfo(log_prob.dtype).eps * largest) > ROUNDED:
+        dtype = str(log_prob.dtype).removeprefix("torch.")
+        warn(
+            f"log P(x) is known to about {rounding:.1g} nats only, as site {name!r} is scored in {dtype}, which rounds "
+            f"{largest:.3g} nats so. Give the distribution there numbers of a higher precision, as by .float()."
+        )
 
 
 def _scored(pair: Pair, args: Args, trace: poutine.Trace, structure: Structure, seed: int) -> dict[str, Tensor]:

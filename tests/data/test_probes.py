@@ -1,5 +1,7 @@
 """What Pyro lets pass and what makes wrong numbers is refused: shapes, values changed in place, coupled data."""
 
+import warnings
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -156,3 +158,20 @@ def test_a_model_is_random_at_its_sites_only(name):
     for entry, data in (("importance", x), ("prior", x), ("prior", x[:2])):
         with pytest.raises(InputError, match=r"random at its sites only.*at site 'x'"):
             ENTRIES[entry](model, data)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_sum_that_is_rounded_by_nats_is_said(dtype):
+    """1,000 numbers of log N(x; 0, 1) are some -1,400 nats, which bfloat16 knows to 8, half to 1, single to 1e-4."""
+
+    def observe(x, z):
+        zeros = torch.zeros(*z.shape[:-1], 1000, dtype=dtype)
+        pyro.sample("x", dist.Normal(zeros, torch.ones((), dtype=dtype)).to_event(1), obs=x.to(dtype))
+
+    wide = torch.randn(N, 1000)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        ENTRIES["importance"](model_of(observe), wide)
+    found = [str(w.message) for w in said if "is scored in" in str(w.message)]
+    assert len(found) == (dtype != torch.float32)
+    assert all(f"site 'x' is scored in {str(dtype).removeprefix('torch.')}" in words for words in found)
