@@ -139,7 +139,9 @@ def prepared(
         exact = _is_exact(traces, structure)
         size = _event_size(pair, source, traces, structure, num_missing)
         with all_known(num_missing == 0):
-            yield Prepared(pair, source, structure, num_run, what, exact, *scored_as(sites.values(), source), size)
+            yield Prepared(
+                pair, source, structure, num_run, what, exact, *scored_as(sites.values(), source, args), size
+            )
 
 
 def _warn_of_left_out(traces: list[Trace], structure: Structure) -> None:
