@@ -71,7 +71,7 @@ def check_not_transformed(program: Any, trace: poutine.Trace) -> None:
     """Refuse data that TransformReparam takes to the base of their distribution, and scores there."""
     for name in of_kind(samples(trace), Kind.OBSERVED):
         whole = name.removesuffix("_base")
-        if whole in trace and is_computed(trace.nodes[whole]):
+        if whole in trace and is_computed(dict(trace.nodes[whole])):
             raise InputError(
                 f"Expected the density of the data themselves; got {whole!r} of {program_name(program)} under "
                 f"TransformReparam, which scores {name!r} and leaves out the Jacobian of its transform: it is for "

@@ -347,7 +347,7 @@ def check_likelihoods(pair: Pair, args: Args, traces: list[Trace]) -> None:
     own = [name for name, site in of_kind(samples(traces[0]), Kind.OBSERVED).items() if _own(site)]
     if not own:
         return
-    most = max(traces[0].nodes[name]["value"].numel() for name in own)
+    most = max(samples(traces[0])[name]["value"].numel() for name in own)
     few_data = tuple(arg[: max(1, MOST_NUMBERS * len(arg) // most)] for arg in args)
     with seeded(0):
         try:
