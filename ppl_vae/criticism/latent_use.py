@@ -18,7 +18,7 @@ from torch import Tensor
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.evidence.at_once import plated_or_copied
 from ppl_vae.evidence.prepare import Prepared, prepared
-from ppl_vae.traces.anywhere import check_random_at_sites, check_scored_anywhere
+from ppl_vae.traces.anywhere import check_random_at_sites
 from ppl_vae.traces.divergence import in_order, kl_by_dimension
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.log_weights import scored_trace
@@ -305,8 +305,7 @@ def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
 
 
 def _check_known(structure: Structure, model: dict[str, Site], guide: dict[str, Site], guided: dict[str, Site]) -> None:
-    """Refuse a guide that has no latents, or whose density at any z is not known."""
-    check_scored_anywhere(guided, *NEEDED)
+    """Refuse a guide that has no latents, or draws others beside them."""
     left_out = [name for name in of_kind(model, Kind.LATENT) if name not in guided]
     beside = [name for name in of_kind(guide, Kind.AUXILIARY, model=model) if name not in guided]
     if beside:

@@ -30,9 +30,10 @@ def check_scored_anywhere(guided: dict[str, Site], why: str, fix: str) -> None:
 
 
 def check_random_at_sites(guide: Any, run: Callable[[Any], Trace], why: str, fix: str) -> None:
-    """Refuse a guide whose density at the same z is another one when it is run again."""
+    """Refuse a guide whose density at the same z is another one when it is run again, or is not known there."""
     with seeded(0, 1):
         first = samples(run(guide))
+    check_scored_anywhere(first, why, fix)
     with seeded(0, 2):
         again = samples(run(Substitute({name: site["value"] for name, site in first.items()})(guide)))
     for name, site in first.items():
