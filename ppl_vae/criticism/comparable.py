@@ -9,12 +9,13 @@ import numpy as np
 from ppl_vae.data.as_source import BY_NUMBERS
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.evidence import Evidence
-from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, GIVEN, MIXED, PROBABILITY
+from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, GIVEN, MIXED, PROBABILITY, TRANSFORMED
 
 Groups = Mapping[str, Sequence[Evidence]]
 NAMES = {
     PROBABILITY: "probability",
     DENSITY: "density",
+    TRANSFORMED: "density of other numbers than the data",
     DEQUANTIZED: "density of dequantized levels",
     MIXED: "density of some sites and probability of others",
 }
@@ -108,6 +109,13 @@ def _check_pair(first_name: str, first: Evidence, name: str, other: Evidence) ->
             f"scored={first.scored.removesuffix(GIVEN)!r})."
         )
     together = {first.scored, other.scored}
+    if together == {DENSITY, TRANSFORMED}:
+        whose = name if other.scored == TRANSFORMED else first_name
+        raise InputError(
+            f"Expected densities of one x; got that of the data, and for {whose!r} one of numbers that its program "
+            f"makes of them (as by x / 255): log P(x) is higher by log |dx/dy| of each for it. Transform the data, not "
+            f"x in a program, and give both models the same."
+        )
     if together not in ({first.scored}, {PROBABILITY, DEQUANTIZED}):
         words = [
             f"a {NAMES[one.scored.removesuffix(GIVEN)]} for {key!r}"

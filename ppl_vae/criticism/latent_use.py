@@ -18,7 +18,7 @@ from torch import Tensor
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.evidence.at_once import plated_or_copied
 from ppl_vae.evidence.prepare import Prepared, prepared
-from ppl_vae.traces.anywhere import check_scored_anywhere
+from ppl_vae.traces.anywhere import check_random_at_sites
 from ppl_vae.traces.divergence import in_order, kl_by_dimension
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.log_weights import scored_trace
@@ -43,6 +43,7 @@ ACTIVE = 0.01  # a unit is active if Var_x(E_Q[z_d]) is above it: Burda et al., 
 NEAR_BOUND = 0.75  # of log N: from there on the mixture of N posteriors no longer stands for Q(z)
 COLLAPSED = 0.01  # nats: a site whose KL is below it says nothing about x
 NUM_PAIRED = 2**13  # samples, of all data together, whose density under all N posteriors is found
+NEEDED = "for I(x; z)", "explain_gap and estimate_evidence need none."
 PAIRED_DATA = 32  # data at once there: the encoder runs anew for each chunk of samples, so the fewer the better
 
 
@@ -235,6 +236,8 @@ def latent_use(
                 f"random {structure.size} of {len(source)}. Pass it the batch: pyro.plate({structure.plate!r}, len(x))."
             )
         at_once = len(source) if work.whole_only else max(1, rows // num_samples)
+        args = work.pair.to_device(next(source.batches(at_once)))
+        check_random_at_sites(work.pair.guide, lambda guide: poutine.trace(guide).get_trace(*args), *NEEDED)
         paired = max(2, min(num_samples, NUM_PAIRED // len(source)))
         drawn = []
         with progress_bar(2 * len(source), "latents", "datum", progress) as bar:
@@ -302,8 +305,7 @@ def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
 
 
 def _check_known(structure: Structure, model: dict[str, Site], guide: dict[str, Site], guided: dict[str, Site]) -> None:
-    """Refuse a guide that has no latents, or whose density at any z is not known."""
-    check_scored_anywhere(guided, "for I(x; z)", "explain_gap and estimate_evidence need none.")
+    """Refuse a guide that has no latents, or draws others beside them."""
     left_out = [name for name in of_kind(model, Kind.LATENT) if name not in guided]
     beside = [name for name in of_kind(guide, Kind.AUXILIARY, model=model) if name not in guided]
     if beside:

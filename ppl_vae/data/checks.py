@@ -4,10 +4,17 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from ppl_vae.data.holes import check_holes, find_holes
-from ppl_vae.data.probes import check_distributions, check_one_by_one, check_shapes, left_as_they_are
+from ppl_vae.data.probes import (
+    check_distributions,
+    check_not_transformed,
+    check_one_by_one,
+    check_shapes,
+    left_as_they_are,
+)
 from ppl_vae.data.sources import Source
 from ppl_vae.data.supports import check_supports
 from ppl_vae.errors import InputError, ProgramError
@@ -55,7 +62,9 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
     def first(count: int) -> tuple[Tensor, ...]:
         return tuple(filled(t) for t in pair.to_device(next(source.batches(count))))
 
-    args = first(size or min(PROBE_SIZE, max(1, len(source) - 1)))
+    # An automatic guide that was never run makes parameters for each of the data that it first sees.
+    anew = any(isinstance(m, AutoGuide) and m.prototype_trace is None for m in pair.all_modules())
+    args = first(size or (len(source) if anew else min(PROBE_SIZE, max(1, len(source) - 1))))
     with torch.no_grad(), pair.evaluating():
         try:
             traces = _probe(pair, args, proposal)
@@ -99,6 +108,7 @@ def _probe(pair: Pair, args: Args, proposal: str) -> list[poutine.Trace]:
         with left_as_they_are(pair, args):
             model_trace = poutine.trace(pair.model).get_trace(*args)
             check_distributions(pair.model, model_trace)
+            check_not_transformed(pair.model, model_trace)
             check_observes(program_name(pair.model), samples(model_trace))
             if proposal == "prior":
                 check_shapes(pair.model, model_trace, len(args[0]))

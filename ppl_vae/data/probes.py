@@ -20,10 +20,12 @@ from ppl_vae.distributions.unwrap import family_of
 from ppl_vae.errors import InputError
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.pair import Pair, program_name
-from ppl_vae.traces.plates import Args, Structure, log_prob_by_datum, samples, structure_of
-from ppl_vae.traces.sites import Kind, Site, at, of_kind
-from ppl_vae.utils.faults import LAYOUT, line_now
+from ppl_vae.traces.plates import Args, Structure, check_scores_all, log_prob_by_datum, samples, structure_of
+from ppl_vae.traces.sites import Kind, Site, at, is_computed, of_kind
+from ppl_vae.utils.faults import LAYOUT, line_now, warn
 from ppl_vae.utils.rng import seeded
+
+ROUNDED = 0.1  # nats of a log-probability that rounding may take: from there on it is said
 
 
 class Drawn(Messenger):
@@ -57,6 +59,18 @@ def check_distributions(program: Any, trace: poutine.Trace) -> None:
             f"Expected a distribution of Pyro's at each site; got {family} of {type(fn).__module__.partition('.')[0]} "
             f"in {program_name(program)} at {at(site)}. {fix}."
         )
+
+
+def check_not_transformed(program: Any, trace: poutine.Trace) -> None:
+    """Refuse data that TransformReparam takes to the base of their distribution, and scores there."""
+    for name in of_kind(samples(trace), Kind.OBSERVED):
+        whole = name.removesuffix("_base")
+        if whole in trace and is_computed(dict(trace.nodes[whole])):
+            raise InputError(
+                f"Expected the density of the data themselves; got {whole!r} of {program_name(program)} under "
+                f"TransformReparam, which scores {name!r} and leaves out the Jacobian of its transform: it is for "
+                f"latents only. Leave {whole!r} out of poutine.reparam."
+            )
 
 
 def check_shapes(program: Any, trace: poutine.Trace, num_run: int) -> None:
@@ -122,23 +136,31 @@ def _same(value: Tensor, before: Tensor) -> bool:
 
 
 def check_one_by_one(pair: Pair, args: Args, traces: Sequence[poutine.Trace]) -> None:
-    """Refuse a model in which the probability of one datum depends on which others it is run with.
+    """Refuse a model whose log-probability of a datum depends on more than the datum and its latents.
 
-    What it says of the first two of all data is held against what it says of just these, for the same latents. What
-    does not run on two, or is random beside its sites, is left as it is.
+    What it says of the first two data, for the same latents, is held against what it says again, with other random
+    numbers, and of just these. What does not run on two is left as it is.
     """
     model, num_run = traces[0], len(args[0])
-    if num_run < 4:
-        return
     try:
         structure = structure_of(traces, num_run)
-        two = [_scored(pair, tuple(arg[:n] for arg in args), model, structure, n) for n in (num_run, num_run, 2)]
+        check_scores_all(traces, structure)
+        runs = [(num_run, 0), (num_run, 1), (2 if num_run > 3 else num_run, 0)]
+        two = [_scored(pair, tuple(arg[:n] for arg in args), model, structure, seed) for n, seed in runs]
     except Exception:  # of whatever class: it is not known, then
         return
     if structure.subsampled or not two[0].keys() == two[1].keys() == two[2].keys():
         return
     for name, (first, again, alone) in {n: [each[n] for each in two] for n in two[0]}.items():
-        if _close(first, again) and not _close(first, alone):
+        _warn_of_rounding(name, first)
+        if not _close(first, again):
+            raise InputError(
+                f"Expected a model that is random at its sites only; got {program_name(pair.model)}, where the "
+                f"log-probability at site {name!r} is another one, by {float((first - again).abs().max()):.3g} nats, "
+                f"when it is run again with the same latents. Draw what is random there with pyro.sample, for each "
+                f"datum, and not with torch.randn, dropout or inside poutine.block."
+            )
+        if not _close(first, alone):
             raise InputError(
                 f"Expected the log-probability of a datum to be its own; got {program_name(pair.model)}, where that at "
                 f"site {name!r} is another one, by {float((first - alone).abs().max()):.3g} nats, beside other data. "
@@ -147,15 +169,25 @@ def check_one_by_one(pair: Pair, args: Args, traces: Sequence[poutine.Trace]) ->
             )
 
 
-def _scored(pair: Pair, args: Args, trace: poutine.Trace, structure: Structure, count: int) -> dict[str, Tensor]:
+def _warn_of_rounding(name: str, log_prob: Tensor) -> None:
+    largest = float(log_prob.nan_to_num(0.0, 0.0, 0.0).abs().max())
+    if (rounding := torch.finfo(log_prob.dtype).eps * largest) > ROUNDED:
+        dtype = str(log_prob.dtype).removeprefix("torch.")
+        warn(
+            f"log P(x) is known to about {rounding:.1g} nats only, as site {name!r} is scored in {dtype}, which rounds "
+            f"{largest:.3g} nats so. Give the distribution there numbers of a higher precision, as by .float()."
+        )
+
+
+def _scored(pair: Pair, args: Args, trace: poutine.Trace, structure: Structure, seed: int) -> dict[str, Tensor]:
     """Return the log-probability of the first two data at each site, where the first data have a trace's latents."""
-    values = {}
+    values, count = {}, len(args[0])
     for name, site in samples(trace).items():
         at = site["value"].dim() + structure.dim - site["fn"].event_dim
         if not site["is_observed"]:
             longer = at >= 0 and site["value"].shape[at] == structure.size
             values[name] = site["value"].narrow(at, 0, count) if longer else site["value"]
-    with seeded(0), pyro.validation_enabled(False):
+    with seeded(seed), pyro.validation_enabled(False):
         found = poutine.trace(Substitute(values)(pair.model)).get_trace(*args)
     return {name: log_prob_by_datum(found, [name], structure, count)[0, :2] for name in samples(found)}
 

@@ -29,8 +29,7 @@ from ppl_vae.evidence.options import AnnealingOptions
 from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.refine import refine
 from ppl_vae.evidence.tempered import Densities, Latents
-from ppl_vae.traces.anywhere import check_scored_anywhere
-from ppl_vae.traces.plates import samples
+from ppl_vae.traces.anywhere import check_random_at_sites
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array
 from ppl_vae.utils.rng import seeded
@@ -143,7 +142,7 @@ def one_datum(prepared: Prepared, options: AnnealingOptions) -> Latents:
     with starting():
         latents = Latents(prepared.pair, next(iter(prepared.chunks(1))), prepared.structure, options.proposal)
         if latents.from_guide and latents.pair.guide is not None:
-            check_scored_anywhere(samples(latents.trace(latents.pair.guide)), "for annealing", PRIOR)
+            check_random_at_sites(latents.pair.guide, latents.trace, "for annealing", PRIOR)
     return latents
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ppl_vae.evidence.numbers import Numbers
 from ppl_vae.evidence.rules import DIAGNOSTICS, Diagnostics, of_exact
-from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, GIVEN, PROBABILITY
+from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, GIVEN, PROBABILITY, TRANSFORMED
 from ppl_vae.evidence.to_arviz import container, elpd
 from ppl_vae.utils.report import Report, Reported, counted
 
@@ -114,6 +114,8 @@ class Evidence(Reported, Numbers):
             return f"{formula} + log2 {levels}, of dequantized x: an upper bound on the bits of its {levels} levels"
         if self.scored == DENSITY:
             return f"{formula}, of a density{f' of {levels} levels: not comparable' if levels else ''}"
+        if self.scored == TRANSFORMED:
+            return f"{formula}, of a density of other numbers than the data: in their unit"
         if self.scored == PROBABILITY and levels:
             return f"{formula}, of the probability of {levels} levels"
         return formula

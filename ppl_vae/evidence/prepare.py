@@ -18,7 +18,7 @@ from ppl_vae.missing import all_known
 from ppl_vae.traces.handlers import GivenConditions, check_proper, condition_names, quantity
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Args, Structure, check_scores_all, few, observed_numbers, samples, structure_of
-from ppl_vae.traces.proposal import check_proposal
+from ppl_vae.traces.proposal import check_likelihoods, check_proposal
 from ppl_vae.traces.sites import Kind, has_mask, of_kind
 from ppl_vae.utils.faults import warn
 from ppl_vae.utils.rng import seeded
@@ -127,9 +127,11 @@ def prepared(
         traces, num_run, num_missing = check(pair, source, proposal=proposal)
         structure = structure_of(traces, num_run)
         check_scores_all(traces, structure)
+        args = pair.to_device(next(source.batches(num_run)))
+        check_likelihoods(pair, args, traces)
         if len(traces) > 1:
             _warn_of_left_out(traces, structure)
-            check_proposal(pair, pair.to_device(next(source.batches(num_run))), traces, structure)
+            check_proposal(pair, args, traces, structure)
         if joint:
             check_proper(traces)
         sites = samples(traces[0])
@@ -137,7 +139,9 @@ def prepared(
         exact = _is_exact(traces, structure)
         size = _event_size(pair, source, traces, structure, num_missing)
         with all_known(num_missing == 0):
-            yield Prepared(pair, source, structure, num_run, what, exact, *scored_as(sites.values(), source), size)
+            yield Prepared(
+                pair, source, structure, num_run, what, exact, *scored_as(sites.values(), source, args), size
+            )
 
 
 def _warn_of_left_out(traces: list[Trace], structure: Structure) -> None:

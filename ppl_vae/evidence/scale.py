@@ -7,6 +7,8 @@ x_i = (level_i + u_i) / L with u_i uniform in [0, 1), it bounds the probability 
 
 which makes it comparable to a probability. Source: Theis et al., arXiv 1511.01844, section 3.1.
 
+Where a program observes other numbers than it is given, as x / 255 or standardized ones, the density is of these.
+
 A multinomial is told the total n of each datum, a binomial its number of trials: log P(x | n) = log P(x) - log P(n) is
 the log-probability of less than x. Where another site scores n, their sum is log P(x) again.
 """
@@ -23,16 +25,19 @@ from ppl_vae.data.sources import Source, SplitSource
 from ppl_vae.distributions import counts
 from ppl_vae.distributions.supports import is_discrete, support_of
 from ppl_vae.distributions.unwrap import elementwise_support
+from ppl_vae.missing import filled
+from ppl_vae.traces.plates import Args
 from ppl_vae.traces.sites import Site
 
 PROBABILITY, DENSITY, DEQUANTIZED, MIXED = "probability", "density", "dequantized", "mixed"
+TRANSFORMED = "density of other numbers"  # than the data that the program is given
 GIVEN = " given totals"  # at the end of one of them: totals of the data are given and not scored
 SUMS = (counts.Multinomial, Multinomial, DirichletMultinomial)  # they score x of any total, given the sum of x
 TRIALS = (Binomial, BetaBinomial)  # the bound of their support, whatever that says
 
 
-def scored_as(sites: Iterable[Site], source: Source) -> tuple[str, int]:
-    """Return what the observed sites of a model are scored by, and the number of levels of x, 0 if it is not known."""
+def scored_as(sites: Iterable[Site], source: Source, args: Args) -> tuple[str, int]:
+    """Return what the observed sites of a model run on `args` are scored by, and the number of levels of x, or 0."""
     observed = [s for s in sites if s["is_observed"] and s["mask"] is not False and not isinstance(s["fn"], Unit)]
     discrete = {is_discrete(s["fn"]) for s in observed}
     split = source.split if isinstance(source, SplitSource) else None
@@ -42,7 +47,16 @@ def scored_as(sites: Iterable[Site], source: Source) -> tuple[str, int]:
         return MIXED + given, num_levels
     if True in discrete:
         return PROBABILITY + given, num_levels
-    return (DEQUANTIZED if split is not None and split.dequantize else DENSITY), num_levels
+    if split is not None and split.dequantize:
+        return DEQUANTIZED, num_levels
+    return (TRANSFORMED if not source.kinds and _are_others(observed, args) else DENSITY), num_levels
+
+
+def _are_others(observed: Sequence[Site], args: Args) -> bool:
+    """Return whether most of the numbers that a model observes are none of those that it is given."""
+    given = torch.cat([filled(arg).flatten().float() for arg in args])
+    values = torch.cat([site["value"].flatten().float() for site in observed])
+    return bool(torch.isin(values[~values.isnan()], given).float().mean() < 0.5)
 
 
 def _is_given_totals(site: Site, observed: Sequence[Site]) -> bool:

@@ -25,7 +25,18 @@ from ppl_vae.traces.plates import (
     structure_of,
 )
 from ppl_vae.traces.proposal import check_points
-from ppl_vae.traces.sites import Kind, Site, Sites, answers, at, contains, of_kind, unequal_supports, why_no_bound
+from ppl_vae.traces.sites import (
+    Kind,
+    Site,
+    Sites,
+    answers,
+    at,
+    batch_shape,
+    contains,
+    of_kind,
+    unequal_supports,
+    why_no_bound,
+)
 from ppl_vae.utils.faults import warn
 
 # What Pyro's own objectives ask of a pair; ours say it themselves, by a method `meet`.
@@ -59,17 +70,16 @@ def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: 
 
 def check_answered(model: Sites, guide: Sites, name: str, *, enumerates: bool) -> None:
     """Refuse latents that a guide leaves out and an objective would count as if Q were nothing there."""
-    left_out = sorted(
-        n
-        for n, site in of_kind(model, Kind.LATENT).items()
-        if n not in guide and not (enumerates and site["infer"].get("enumerate"))
-    )
+    latent = of_kind(model, Kind.LATENT)
+    left_out = sorted(n for n in latent if n not in guide and not (enumerates and latent[n]["infer"].get("enumerate")))
     if left_out:
+        summed = (
+            ", or use TraceEnum_ELBO(max_plate_nesting=1)" + " and infer={'enumerate': 'parallel'} there" * enumerates
+        )
         raise InputError(
             f"Expected a guide that samples {', '.join(map(repr, left_out))}; got one that does not, and {name}, which "
-            f"does not sum it out. Sample it in the guide, observe it in the model, or use "
-            f"TraceEnum_ELBO(max_plate_nesting=1)"
-            + (" and infer={'enumerate': 'parallel'} at the site." if enumerates else ".")
+            f"does not sum it out. Sample it in the guide, or observe it in the model"
+            f"{summed if all(latent[n]['fn'].has_enumerate_support for n in left_out) else ''}."
         )
 
 
@@ -111,9 +121,8 @@ def check_batch_dims(pair: Pair, traces: Sequence[Trace]) -> None:
     """Refuse sites with several distributions side by side that stand in no plate, as Pyro's validation does."""
     for program, trace in zip(pair.programs.values(), traces, strict=False):
         for site in samples(trace).values():
-            fn, in_plates = site["fn"], {f.dim for f in site["cond_indep_stack"] if f.vectorized}
-            value = site["value"].shape[: site["value"].dim() - fn.event_dim]
-            shape = torch.broadcast_shapes(fn.batch_shape, value)
+            in_plates = {f.dim for f in site["cond_indep_stack"] if f.vectorized}
+            shape = batch_shape(site)
             free = [size for dim, size in zip(range(-len(shape), 0), shape, strict=True) if dim not in in_plates]
             if any(size > 1 for size in free):
                 raise InputError(
@@ -162,8 +171,8 @@ def _states_density(pair: Pair, traces: Sequence[Trace], args: Args) -> bool:
     """Return whether points in a guide are those of an automatic one, as far as that can be asked."""
     try:
         structure = structure_of(traces, len(args[0]))
-    except InputError:  # latents of all data together
-        return True
+    except InputError:  # latents of all data together: an automatic guide draws them, but for Laplace's
+        return bool(of_kind(samples(traces[-1]), Kind.AUXILIARY, model=samples(traces[0])))
     try:
         with pair.evaluating(), torch.no_grad():
             check_points(pair, args, list(traces), structure)

@@ -22,7 +22,18 @@ from torch import Tensor
 from ppl_vae.distributions.masks import unmasked
 from ppl_vae.distributions.supports import is_corrected, support_of
 from ppl_vae.errors import InputError
-from ppl_vae.traces.sites import Kind, Site, at, counted, is_computed, is_masked, names_of_q, names_of_summed, of_kind
+from ppl_vae.traces.sites import (
+    Kind,
+    Site,
+    at,
+    batch_shape,
+    counted,
+    is_computed,
+    is_masked,
+    names_of_q,
+    names_of_summed,
+    of_kind,
+)
 
 Args = tuple[Any, ...]
 Frame = Any  # of Pyro's plates: name, dim, size, full_size
@@ -112,19 +123,22 @@ def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
     traces = list(traces)
     data = data_plate(traces, num_data)
     outside = outside_of(traces, data, num_data)
-    if data is None or outside:
-        raise _outside_of_plate(outside)
     model, guide = samples(traces[0]), samples(traces[1]) if len(traces) > 1 else {}
+    if data is None or outside:
+        automatic = set(outside) - set(model) and of_kind(guide, Kind.POINT, model=model)
+        raise _outside_of_plate(outside, automatic=bool(automatic))
     check_one_for_each(traces, data, num_data)
     every = [*model.values(), *guide.values()]
-    numel = {n: s["value"].numel() // data.size for n, s in model.items()}
+    numel = {n: counted(s).numel() // data.size for n, s in model.items()}
+    num_plates = -min(f.dim for site in every for f in _frames(site))
+    _check_plated(every, num_plates)
     return Structure(
         plate=data.name,
         dim=data.dim,
         subsampled=data.size != num_data,
         size=data.size,
         full_size=data.full_size or data.size,
-        num_plates=-min(f.dim for site in every for f in _frames(site)),
+        num_plates=num_plates,
         numel=max(1, *numel.values()),
         observed_numel=sum(numel[n] for n, s in of_kind(model, Kind.OBSERVED).items() if s["mask"] is not False),
         enumerated=len(traces) > 1 and _left_out_are_enumerable(model, guide),
@@ -134,14 +148,16 @@ def structure_of(traces: Iterable[poutine.Trace], num_data: int) -> Structure:
     )
 
 
-def _outside_of_plate(outside: dict[str, Site]) -> InputError:
+def _outside_of_plate(outside: dict[str, Site], *, automatic: bool) -> InputError:
     names = sorted(outside)
     found = "no site at all" if not names else at(outside[names[0]])
     found += f" and {few(names[1:])}" if names[1:] else ""
-    fix = ", or make it a parameter" if latents(outside) else ""
+    fix = f'Put it inside `with pyro.plate("data", len(x)):`{", or make it a parameter" if latents(outside) else ""}.'
+    if automatic:
+        fix = "An automatic guide that draws all data in one site is none of each: use AutoNormal, or one that reads x."
     return InputError(
         f"Expected every site to stand inside one plate over the data; got {found} outside of it: with a site of all "
-        f'data together the weights do not factor over them. Put it inside `with pyro.plate("data", len(x)):`{fix}.'
+        f"data together the weights do not factor over them. {fix}"
     )
 
 
@@ -157,6 +173,18 @@ def check_one_for_each(traces: Iterable[poutine.Trace], data: Frame, num_data: i
                     f"{tuple(site['value'].shape)}: a plate without a size does not expand. Write "
                     f"`with pyro.plate({data.name!r}, len(x)):`."
                 )
+
+
+def _check_plated(sites: Iterable[Site], num_plates: int) -> None:
+    """Refuse sites with several distributions for each datum left of all plates, where samples will stand."""
+    for site in sites:
+        if any(size > 1 for size in batch_shape(site)[:-num_plates]):
+            raise InputError(
+                f"Expected one distribution for each datum, and the numbers of one datum in one event; got "
+                f"{at(site)} with {' x '.join(map(str, batch_shape(site)))} of them and {num_plates} "
+                f"plate{'s' * (num_plates > 1)}: [N, 1] beside [N] makes [N, N]. Write .to_event(n) for the n "
+                f"dimensions of one datum, or give both one shape."
+            )
 
 
 def check_scores_all(traces: Iterable[poutine.Trace], shape: Structure) -> None:

@@ -34,12 +34,13 @@ from ppl_vae.traces.plates import (
     total_log_prob,
 )
 from ppl_vae.traces.run import enumerating, fixed, get_traces, run_pair
-from ppl_vae.traces.sites import Kind, Site, answers, contains, counted, of_kind, unequal_supports
+from ppl_vae.traces.sites import Kind, Site, answers, contains, counted, is_point, of_kind, unequal_supports
 from ppl_vae.utils.rng import seeded
 
-UNCONSTRAINED = (-8.0, -3.0, -1.0, 0.0, 1.0, 3.0, 8.0)  # where the model's support is looked at
+UNCONSTRAINED = (-8.1, -3.1, -1.1, 0.1, 0.9, 2.9, 7.9)  # where the model's support is looked at; no round ends
 PRIOR_RUNS = 8
 DRAWS, FEW_DATA = 256, 16
+MOST_STEPS = 2**18  # at how many a density is looked at in all
 PARTS, MOST_NUMBERS = 8, 2**12  # into how many parts the way between two draws is cut; of how many numbers at most
 OFF = 0.15  # of a mass that should be 1: between 256 draws there is less than 0.85 of it once in 1e18 times
 NEGLIGIBLE = 5.0  # nats: what is less probable by so much makes less than 1% of P(x)
@@ -140,7 +141,7 @@ class _Trial:
         if made_of:
             self.check_transform(points, made_of)
             return
-        again = self.run_guide({})
+        again = self.run_guide({name: site["value"] for name, site in self.guide.items() if name not in points})
         still = [
             name
             for name, site in points.items()
@@ -177,16 +178,22 @@ class _Trial:
     def check_covered(self) -> None:
         """Refuse a guide that never draws latents which the model gives a chance and the data allow."""
         pairs = list(answers(self.model, self.guide))
-        narrower = [n for n, p, q in pairs if _own(q) or not holds_support(support_of(q["fn"]), support_of(p["fn"]))]
-        for values in self.possible(narrower) if narrower else ():
+        holes = {name: hole for name, p, q in pairs if (hole := _hole(p, q)) is not None}
+        narrower = [
+            n
+            for n, p, q in pairs
+            if n in holes or _own(q) or not holds_support(support_of(q["fn"]), support_of(p["fn"]))
+        ]
+        for values in self.possible(narrower, holes) if narrower else ():
             try:
                 with pyro.validation_enabled(False):
                     trace, guided = self.run_model(values), self.run_guide(values)
                     possible = torch.isfinite(self.log_joint(trace))
+                    missed = {n: _outside(guided[n], self.structure, self.num_data) & possible for n in narrower}
             except (ValueError, RuntimeError, IndexError):  # the programs do not run there: it is not possible
                 continue
             for name in narrower:
-                if bool((_outside(guided[name], self.structure, self.num_data) & possible).any()):
+                if bool(missed[name].any()):
                     raise InputError(
                         f"Expected a guide that may draw every {name!r} that the model may; got "
                         f"{_family(guided[name])} in the guide, which leaves out a part of where "
@@ -194,8 +201,10 @@ class _Trial:
                         f"the model's support, or proposal='prior'."
                     )
 
-    def possible(self, names: list[str]) -> Iterator[dict[str, Tensor]]:
-        """Yield values of some latents that the model may take: its draws, and places all over its supports."""
+    def possible(self, names: list[str], holes: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Yield values of some latents that the model may take: its draws, places all over its supports, and holes."""
+        drawn = {name: site["value"] for name, site in self.guide.items()}
+        yield from (drawn | {name: hole} for name, hole in holes.items())
         for _ in range(PRIOR_RUNS):
             sites = samples(poutine.trace(self.pair.model).get_trace(*self.args))
             yield {name: site["value"] for name, site in of_kind(sites, Kind.LATENT).items() if name in self.guide}
@@ -238,7 +247,10 @@ class _Trial:
         """Return places all over the support of a latent of the model, each of the shape of its value."""
         fn, value = self.model[name]["fn"], self.model[name]["value"]
         if not is_discrete(fn):
-            transform = to_support(fn)
+            try:
+                transform = to_support(fn)
+            except NotImplementedError:  # as PyTorch says that it has none, to a sphere
+                return []
             return [transform(torch.full_like(transform.inv(value), u)) for u in UNCONSTRAINED]
         each: Any = elementwise(fn)
         places = each.enumerate_support(expand=False) if each.has_enumerate_support else []
@@ -296,50 +308,101 @@ def _derivatives(number: Tensor, leaves: dict[str, Tensor], sites: dict[str, Sit
 
 
 def _outside(site: Site, structure: Structure, num_data: int) -> Tensor:
-    """Return for each datum whether a site has a value outside of where its distribution says it lies, [1, N]."""
-    support, own = support_of(site["fn"]), _own(site)
+    """Return for each datum whether a site has a value where its distribution draws nothing, [1, N]."""
+    support, each = support_of(site["fn"]), _single(site)
     outside = torch.zeros(1, num_data, dtype=torch.bool)
-    if own is not None:
-        outside = numbers_by_datum(own.log_prob(site["value"]).isneginf(), site["fn"].event_dim, structure).any(-1)
-    if support is None or elementwise_support(support).event_dim:
+    if each is not None:
+        outside = numbers_by_datum(each.log_prob(site["value"]).isneginf(), site["fn"].event_dim, structure).any(-1)
+    if support is None or (elementwise_support(support).event_dim and contains(support, site["value"])):
         return outside
     return outside | (sum_by_datum((~support.check(site["value"])).float(), structure, num_data) > 0)
 
 
-def _check_own(name: str, site: Site, other: Site, role: str) -> None:
+def _hole(latent: Site, answer: Site) -> Tensor | None:
+    """Return a value between draws of both where the guide's density is zero and the model's is not, if any."""
+    p, q = map(_single, (latent, answer))
+    if p is None or q is None or (number := answer["value"].numel()) > MOST_NUMBERS:
+        return None
+    count = min(DRAWS, MOST_STEPS // (2 * PARTS * number))
+    try:
+        draws = q.sample((count,))
+        steps = _between(torch.cat([draws, p.sample((count,)).expand_as(draws)]), ends=False)
+        with pyro.validation_enabled(False):
+            log_p, log_q = p.log_prob(steps), q.log_prob(steps)
+    except (NotImplementedError, KeyError, ValueError, RuntimeError):  # no draws, or no density outside of its support
+        return None
+    hole = log_q.isneginf() & log_p.isfinite()
+    place = steps.gather(0, log_p.where(hole, -torch.inf).argmax(0, keepdim=True))[0]
+    return place.where(hole.any(0), answer["value"]) if bool(hole.any()) else None
+
+
+def check_likelihoods(pair: Pair, args: Args, traces: list[Trace]) -> None:
+    """Refuse a person's own family of single numbers at the data, whose density is not that of its draws."""
+    own = [name for name, site in of_kind(samples(traces[0]), Kind.OBSERVED).items() if _own(site)]
+    if not own:
+        return
+    most = max(samples(traces[0])[name]["value"].numel() for name in own)
+    few_data = tuple(arg[: max(1, MOST_NUMBERS * len(arg) // most)] for arg in args)
+    with seeded(0):
+        try:
+            sites = samples(poutine.trace(pair.model).get_trace(*few_data))
+        except (ValueError, RuntimeError, IndexError):  # it does not run on a few
+            sites = samples(traces[0])
+        for name in own:
+            _check_own(name, sites[name], None, "model")
+
+
+def _check_own(name: str, site: Site, other: Site | None, role: str) -> None:
     """Refuse a person's own family of single numbers whose density is not that of its draws, where any z may be."""
     family, fn = _family(site), _own(site)
-    if fn is None or site["value"].numel() > MOST_NUMBERS:
+    if fn is None or site["value"].numel() > (MOST_NUMBERS if other else 4 * MOST_NUMBERS):
         return
-    draws = fn.sample((DRAWS,))
+    try:
+        places = draws = fn.sample((DRAWS,))
+    except NotImplementedError:  # log_prob is all that is asked of what is observed
+        return
     if not contains(support_of(fn), draws):
         raise InputError(
             f"Expected draws of {name!r} in the {role} inside the support of its distribution; got {family}, which "
             f"draws outside of it. Give it the `support` on which its draws lie."
         )
-    places = torch.cat([draws, elementwise(other["fn"]).sample((DRAWS,)).expand_as(draws)])
+    if other is not None:
+        places = torch.cat([draws, elementwise(other["fn"]).sample((DRAWS,)).expand_as(draws)])
     least, most = _mass(fn, places)
     if bool((least > 1 + OFF).any() or (most < 1 - OFF).any()):
         found = float(least.max() if bool((least > 1 + OFF).any()) else most.min())
         raise InputError(
             f"Expected a density of {name!r} in the {role} that integrates to 1, and to vanish where it draws nothing; "
-            f"got {family}, which has a mass of {found:.2f} between draws of model and guide. Normalize its log_prob, "
-            f"and let it be -inf outside of its `support`, or use proposal='prior'."
+            f"got {family}, which has a mass of {found:.2f} between draws{' of model and guide' if other else ''}. "
+            f"Normalize its log_prob, and let it be -inf outside of its `support`"
+            f"{', or use proposal={!r}'.format('prior') if other else ''}."
         )
 
 
 def _own(site: Site) -> Any | None:
     """Return the distribution of each number of a site if a person wrote it, over single real numbers."""
     known = type(family_of(site["fn"])).__module__.split(".")[0] in ("torch", "pyro", "zuko", "ppl_vae")
+    return None if known else _single(site)
+
+
+def _single(site: Site) -> Any | None:
+    """Return the distribution of each number of a site, if it is one over single real numbers."""
     fn: Any = elementwise(site["fn"])
-    return None if known or fn.event_shape or is_discrete(fn) else fn
+    return None if fn.event_shape or is_discrete(fn) or is_point(site) else fn
+
+
+def _between(places: Tensor, *, ends: bool = True) -> Tensor:
+    """Return the places in order, with more of them between any two; without the `ends`, only those between."""
+    places = places.sort(0).values
+    parts = (
+        torch.arange(0 if ends else 1, PARTS, device=places.device).reshape(-1, 1, *[1] * (places.dim() - 1)) / PARTS
+    )
+    return (places[:-1] + parts * places.diff(dim=0)).transpose(0, 1).flatten(0, 1)
 
 
 def _mass(fn: Any, places: Tensor) -> tuple[Tensor, Tensor]:
     """Return a lower and an upper sum of the integral of a density between the least and the largest of some places."""
-    places = places.sort(0).values
-    parts = torch.arange(PARTS, device=places.device).reshape(-1, 1, *[1] * (places.dim() - 1)) / PARTS
-    steps = (places[:-1] + parts * places.diff(dim=0)).transpose(0, 1).flatten(0, 1)
+    steps = _between(places)
     with pyro.validation_enabled(False):
         density = fn.log_prob(steps).exp()
     width, ends = steps.diff(dim=0), (density[:-1], density[1:])

@@ -36,6 +36,7 @@ from ppl_vae.distributions.unwrap import elementwise_support, family_of
 
 Site = dict[str, Any]
 Sites = Mapping[str, Site]
+MOST = 0.75  # of vectors: half of those of two numbers are in order by chance
 
 
 class Kind(Enum):
@@ -143,9 +144,16 @@ def has_mask(site: Site) -> bool:
     return any(isinstance(mask, Tensor) for mask in (site["mask"], *(mask for _, mask in masks_in(site["fn"]))))
 
 
+def batch_shape(site: Site) -> torch.Size:
+    """Return how many distributions stand side by side at a site; one value may be scored by all of them."""
+    value = site["value"].shape[: max(0, site["value"].dim() - site["fn"].event_dim)]
+    return torch.broadcast_shapes(site["fn"].batch_shape, value)
+
+
 def counted(site: Site) -> Tensor:
-    """Return which numbers of a site's value are scored, of the value's shape (or broadcast over its plates)."""
-    seen = torch.ones(site["value"].shape, dtype=torch.bool, device=site["value"].device)
+    """Return which numbers are scored at a site, of the shape of its value, broadcast over its plates."""
+    shape = torch.broadcast_shapes(batch_shape(site) + site["fn"].event_shape, site["value"].shape)
+    seen = torch.ones(shape, dtype=torch.bool, device=site["value"].device)
     for count, mask in ((0, site["mask"]), *masks_in(site["fn"])):
         if mask is not None:
             scored = torch.as_tensor(mask, device=seen.device)
@@ -181,7 +189,7 @@ def contains(support: Any, value: Any) -> bool:
         return True
     try:
         inside = support.check(value)
-        return bool(inside.float().mean() > 0.5 if elementwise_support(support).event_dim else inside.all())
+        return bool(inside.float().mean() > MOST if elementwise_support(support).event_dim else inside.all())
     except (RuntimeError, NotImplementedError):  # bounds in another shape, or a support without a check: not known
         return True
 

@@ -1,9 +1,12 @@
 """What Pyro lets pass and what makes wrong numbers is refused: shapes, values changed in place, coupled data."""
 
+import warnings
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch import nn
 
 import ppl_vae
@@ -130,3 +133,45 @@ def test_data_that_depend_on_each_other_have_no_log_px_each(coupled):
         with pytest.raises(InputError, match=r"log-probability of a datum to be its own.*at site 'x'"):
             ENTRIES[entry](model_of(observe), x)
     ENTRIES["importance"](model_of(right), x)
+
+
+def blocked(x, z):
+    with poutine.block():
+        noise = pyro.sample("noise", dist.Normal(torch.zeros(len(x), 1), 1.0))
+    pyro.sample("x", dist.Normal(decoder(z) + noise, 1.0).to_event(1), obs=x)
+
+
+RANDOM = {
+    "randn": lambda x, z: decoder(z) + torch.randn(len(x), 1),
+    "dropout": lambda x, z: nn.functional.dropout(decoder(z), 0.5, training=True),
+}
+
+
+@pytest.mark.parametrize("name", [*RANDOM, "blocked"])
+def test_a_model_is_random_at_its_sites_only(name):
+    """Its K samples would share what it draws elsewhere: log P(x | noise), for one noise, is not log P(x)."""
+
+    def observe(x, z):
+        pyro.sample("x", dist.Normal(RANDOM[name](x, z), 1.0).to_event(1), obs=x)
+
+    model = model_of(blocked if name == "blocked" else observe)
+    for entry, data in (("importance", x), ("prior", x), ("prior", x[:2])):
+        with pytest.raises(InputError, match=r"random at its sites only.*at site 'x'"):
+            ENTRIES[entry](model, data)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_sum_that_is_rounded_by_nats_is_said(dtype):
+    """1,000 numbers of log N(x; 0, 1) are some -1,400 nats, which bfloat16 knows to 8, half to 1, single to 1e-4."""
+
+    def observe(x, z):
+        zeros = torch.zeros(*z.shape[:-1], 1000, dtype=dtype)
+        pyro.sample("x", dist.Normal(zeros, torch.ones((), dtype=dtype)).to_event(1), obs=x.to(dtype))
+
+    wide = torch.randn(N, 1000)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        ENTRIES["importance"](model_of(observe), wide)
+    found = [str(w.message) for w in said if "is scored in" in str(w.message)]
+    assert len(found) == (dtype != torch.float32)
+    assert all(f"site 'x' is scored in {str(dtype).removeprefix('torch.')}" in words for words in found)

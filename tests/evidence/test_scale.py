@@ -1,5 +1,6 @@
 """What log P(x) is the logarithm of, where totals of the data are given: refused beside what pays for them, too."""
 
+import math
 from dataclasses import replace
 
 import pyro
@@ -10,6 +11,7 @@ from ppl_vae.guides import MeanField
 from ppl_vae.models import VAE
 
 from ppl_vae import InputError, compare, estimate_evidence, likelihoods
+from ppl_vae.missing import Observed
 from ppl_vae.networks import MLP
 from ppl_vae.priors import StandardNormal
 
@@ -185,3 +187,25 @@ def test_log_p_given_totals_is_refused_beside_log_p():
     paid = replace(e, log_px=e.log_px + log_pn, elbo=e.elbo + log_pn, scored="probability")
     assert compare({"paid": paid, "poisson": found["poisson"]})["log_px_diff"].max() < 1e-3
     assert list(compare({"a": e, "b": e})["log_px_diff"]) == [0, 0]  # both are given n
+
+
+def test_a_density_of_other_numbers_is_refused_beside_that_of_the_data():
+    """y = x / 10 of D numbers: log P(y) = log P(x) + D log 10 under the same model, and better for nothing."""
+    x = 3 * torch.randn(N, D)
+
+    def of(scale, what):
+        return observing(("x", lambda x: dist.Normal(torch.zeros(x.shape), scale).to_event(1), what))
+
+    programs = {"x": of(3.0, lambda x: x), "y": of(0.3, lambda x: x / 10), "copy": of(3.0, lambda x: x.clone())}
+    found = {n: estimate_evidence(p, nothing, x, num_samples=2, progress=False) for n, p in programs.items()}
+    assert found["y"].log_px - found["x"].log_px == pytest.approx(D * math.log(10), rel=1e-4)
+    for pair in (("x", "y"), ("y", "x")):
+        with pytest.raises(InputError, match=r"densities of one x; .* for 'y' one of numbers that its program makes"):
+            compare({name: found[name] for name in pair})
+    assert list(compare({name: found[name] for name in ("x", "copy")})["log_px_diff"]) == [0, 0]
+    assert "of other numbers than the data" in str(found["y"]) and "other numbers" not in str(found["x"])
+    mostly_missing = x.where(torch.rand(x.shape) < 0.2, torch.nan)
+    mostly_missing[0] = x[0]
+    mean = Observed(dist.Normal(torch.zeros(D), 3.0), 1)
+    missing = estimate_evidence(observing(("x", lambda x: mean, lambda x: x)), nothing, mostly_missing, num_samples=2)
+    assert missing.scored == "density"

@@ -22,7 +22,7 @@ PRIORS = {
 LIKELIHOODS = {"Normal": 5, "Laplace": 1, "StudentT": 1, "Poisson": 2, "Bernoulli": 2, "LogNormal": 1, "VonMises": 1}
 GUIDES = {
     "fits": 10, "wide": 2, "narrow": 1.5, "misplaced": 1, "other support": 2, "half the support": 1, "point": 1.5,
-    "prior": 1, "none": 1,
+    "prior": 1, "none": 1, "hole": 0.6,
 }  # fmt: skip
 PLATES = {
     "sized": 5,
@@ -37,10 +37,12 @@ PLATES = {
 MASKS = {"": 10, "observed": 1.5, "observed fn": 1, "obs_mask": 1, "both": 1, "guide only": 1, "model only": 0.7}
 EXTRAS = {
     "factor in the model": 0.05, "likelihood by factor": 0.05, "factor in the guide": 0.07, "auxiliary": 0.06,
-    "auxiliary, unmarked": 0.05, "observed in the guide": 0.06, "observed in the guide, marked": 0.04,
+    "auxiliary, unmarked": 0.05, "auxiliary, hidden": 0.04, "noise in the model": 0.03,
+    "observed in the guide": 0.06, "observed in the guide, marked": 0.04,
     "deterministic": 0.08, "scale": 0.06, "reparam": 0.08, "condition": 0.07, "second observed": 0.15,
     "missing": 0.25, "global": 0.03, "left to its prior": 0.04, "vector": 0.15, "another order": 0.15, "modules": 0.3,
 }  # fmt: skip
+AUXILIARY = {"auxiliary", "auxiliary, unmarked", "auxiliary, hidden"}  # in the guide; the last by torch.randn
 
 
 @dataclass
@@ -237,7 +239,7 @@ def _attempt(rng, seed):
     model.given = ("y",) if "condition" in extras else ()
     if not converged(model, pair.data):
         return None
-    pair.truth = None if "global" in pair.extras else log_marginal(model, pair.data)
+    pair.truth = None if pair.extras & {"global", "noise in the model"} else log_marginal(model, pair.data)
     _guide(pair, rng)
     return pair
 
@@ -277,19 +279,20 @@ def _compatible(pair, rng):
         pair.mask = "observed"
     if "reparam" in extras and not any(s.family in ("Normal", "LogNormal") and _constant(s) for s in latent):
         extras.discard("reparam")
-    if {"auxiliary", "auxiliary, unmarked"} <= extras:
-        extras.discard("auxiliary")
+    extras -= set(sorted(AUXILIARY & extras)[1:])
     if {"observed in the guide", "observed in the guide, marked"} <= extras:
         extras.discard("observed in the guide")
     if pair.guide_kind == "none":
-        extras -= {"factor in the guide", "auxiliary", "auxiliary, unmarked", "observed in the guide",
+        extras -= AUXILIARY | {"factor in the guide", "observed in the guide",
                    "observed in the guide, marked", "left to its prior", "reparam"}  # fmt: skip
         pair.mask = "" if pair.mask == "guide only" else pair.mask
-    if pair.guide_kind in ("point", "other support", "half the support", "prior"):
-        extras -= {"reparam", "left to its prior", "auxiliary", "auxiliary, unmarked"}
+    if pair.guide_kind in ("point", "other support", "half the support", "hole", "prior"):
+        extras -= AUXILIARY | {"reparam", "left to its prior"}
     if "global" in extras:
         extras -= {"reparam", "left to its prior"}
         pair.unsound.append("a global latent")
+    if "noise in the model" in extras:
+        pair.unsound.append("what is random beside the sites of the model")
     if pair.mask == "model only":
         pair.unsound.append("a mask on the whole model only")
     if pair.plate == "sizes differ":
@@ -365,13 +368,13 @@ def _guide(pair, rng):
     else:
         pair.extras.discard("another order")
     if not pair.guide:
-        pair.extras -= {"auxiliary", "auxiliary, unmarked", "factor in the guide", "reparam", "left to its prior"}
+        pair.extras -= AUXILIARY | {"factor in the guide", "reparam", "left to its prior"}
         pair.guide_kind = "all summed out" if pair.enumerated else pair.guide_kind
         pair.mask = "" if pair.mask == "guide only" else pair.mask
     if "left to its prior" in pair.extras:
         pair.unsound.append("a latent that the guide leaves out")
-    if pair.extras & {"auxiliary", "auxiliary, unmarked"} and not _with_auxiliary(pair):
-        pair.extras -= {"auxiliary", "auxiliary, unmarked"}
+    if pair.extras & AUXILIARY and not _with_auxiliary(pair):
+        pair.extras -= AUXILIARY
 
 
 def _reparam(pair, latent):
@@ -411,6 +414,13 @@ def _of_site(pair, rng, site, found, odd, reparam):
         guide.family = "Uniform"
         guide.args = (_table(pair, site, "low", m - 0.3 * s), _table(pair, site, "high", m + 0.9 * s))
         pair.unsound.append(f"half the support at {site.name}")
+        return guide
+    if kind == "hole" and chosen and FAMILIES[family].space == "real":
+        m, s = moments(mean, spread, mass)
+        guide.family = "TwoPieces"
+        ends = {"low": m - 8 * s, "left": m - 0.2 * s, "right": m + 0.4 * s, "high": m + 8 * s}
+        guide.args = tuple(_table(pair, site, what, at) for what, at in ends.items())
+        pair.unsound.append(f"a hole in the support at {site.name}")
         return guide
     return _posterior(pair, rng, site, guide, found, reparam)
 

@@ -271,7 +271,7 @@ def simulated_weights(pair, datum, replicates, draws, *, prior=False, latent_onl
         name = site.how.get("reparam", site.name)
         if name != site.name:
             value, log_slope = _reparameterized(next(s for s in pair.model.sites if s.name == name), value)
-            log_q = log_q - log_slope[:, 0]
+            log_q = log_q - log_slope.sum(1)
         fixed[name] = value if site.member else value[:, 0]
     with np.errstate(divide="ignore"):
         return (log_marginal(model, one, fixed) - log_q).reshape(replicates, draws)

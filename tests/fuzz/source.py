@@ -43,6 +43,11 @@ tanh, exp, log, sigmoid, cos, sin = map(
 
 def together(*values):
     return torch.stack(torch.broadcast_tensors(*map(number, values)), -1)
+
+
+def two_pieces(low, left, right, high):
+    pieces = dist.Uniform(together(low, right), together(left, high), validate_args=False)
+    return dist.MixtureSameFamily(dist.Categorical(torch.ones(*pieces.batch_shape)), pieces, validate_args=False)
 """
 NAMES = re.compile(r"(?<![\w.])(?!pick|dot|tanh|exp|log|sigmoid|cos|sin)[A-Za-z]\w*")
 
@@ -108,6 +113,8 @@ class Writer:
             args[at] = (
                 f"{args[at]} + 0 * b" if site.family not in ("Poisson", "Bernoulli") else f"({args[at]}) * exp(0 * b)"
             )
+        if site.name == self.main and not guide and "noise in the model" in self.pair.extras:
+            args[-1] = f"({args[-1]}) * torch.exp(0.5 * torch.randn(zeros.shape))"
         if guide and site.family in ("Normal", "StudentT", "LogNormal"):
             args[-2] = f"{args[-2]} + g"
         if event:
@@ -121,6 +128,7 @@ class Writer:
             "OneHotCategorical": "dist.OneHotCategorical(together({}))",
             "RelaxedOneHotCategorical": "dist.RelaxedOneHotCategoricalStraightThrough(tensor(0.5), probs=together({}))",
             "RelaxedBernoulli": "dist.RelaxedBernoulliStraightThrough(tensor(0.5), probs={})",
+            "TwoPieces": "two_pieces({})",
             "LogitNormal": "dist.TransformedDistribution(dist.Normal({0}, {1}), [SigmoidTransform()])",
             "IntervalNormal": "dist.TransformedDistribution(dist.Normal({0}, {1}), "
             "[SigmoidTransform(), AffineTransform({2}, {3} - ({2}))])",
@@ -143,6 +151,8 @@ class Writer:
             return self.vector(site, guide=guide)
         name = f'f"{site.name}_{{j}}"' if self.looped and site.member else f'"{site.name}"'
         fn, options, infer = self.fn(site, guide=guide), [], dict(site.infer)
+        if site.how.get("auxiliary") and "auxiliary, hidden" in pair.extras:
+            return f"{site.name} = torch.randn(zeros.shape)"
         if site.how.get("auxiliary") and "auxiliary" in pair.extras:
             infer["is_auxiliary"] = True
         if site.enumerated and not guide:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from bounds import check_evidence, limit
 from pyro import poutine
+from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoLaplaceApproximation, AutoNormal
+from pyro.infer.autoguide.initialization import init_to_mean
 
 from ppl_vae import InputError, estimate_evidence, fit
 from ppl_vae.objectives import IWAE
@@ -218,6 +220,45 @@ def test_points_have_to_state_the_density_of_what_they_are_made_of(sign):
         fit(model, guide, X, epochs=1, **QUIET)
     assert [w.filename for w in said] == ([] if sign == 1 else [__file__])
     assert all("'z' of the guide are points (Delta) that do not state the density" in str(w.message) for w in said)
+
+
+def narrow(x):
+    """z ~ N(0, 1), x ~ N(z, 0.1): P(x, z) at its mode is above P(x) = N(x; 0, 1.01)."""
+    with data_plate(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 0.1), obs=x)
+
+
+@pytest.mark.parametrize("automatic", [AutoDelta, AutoLaplaceApproximation])
+def test_the_mode_of_all_data_together_is_said_to_be_no_bound(automatic):
+    with pytest.warns(UserWarning, match="no bound of log P.*'z' of the guide are points"):
+        fitted = fit(narrow, automatic(narrow), X, epochs=200, learning_rate=0.1, batch_size=len(X), **QUIET)
+    assert fitted.history.train_elbo[-1] > float(dist.Normal(0.0, math.sqrt(1.01)).log_prob(X).mean()) + 0.5
+
+
+@pytest.mark.parametrize("automatic", [AutoDiagonalNormal, AutoLaplaceApproximation])
+def test_one_site_for_all_data_is_no_guide_of_each(automatic):
+    with pytest.raises(InputError, match="draws all data in one site is none of each: use AutoNormal"):
+        estimate_evidence(narrow, automatic(narrow), X, **QUIET)
+
+
+def test_an_automatic_guide_that_was_never_run():
+    """It is made for all the data that it first sees, as in Pyro: N(0, 1.5) for each."""
+    guide = AutoNormal(pair_in(data_plate)[0], init_loc_fn=init_to_mean, init_scale=1.5)
+    evidence = estimate_evidence(pair_in(data_plate)[0], guide, X, num_samples=3000, **QUIET)
+    check_evidence(evidence, dist.Normal(0.0, math.sqrt(2)).log_prob(X))
+
+
+def test_what_cannot_be_summed_over_is_not_told_to_be():
+    """`obs_mask` without a guide for what is not observed: Pyro would count draws of the model as if Q were 1."""
+
+    def model(x, y, seen):
+        with data_plate(x):
+            y = pyro.sample("y", dist.Normal(0.0, 1.0), obs=y, obs_mask=seen)
+            pyro.sample("x", dist.Normal(y, pyro.param("s", torch.tensor(1.0))), obs=x)
+
+    with pytest.raises(InputError, match=r"'y_unobserved', .* use a guide that samples it\.$"):
+        fit(model, lambda x, y, seen: None, (X, X / 2, X > 0), epochs=1, **QUIET)
 
 
 @pytest.mark.parametrize("objective", [None, IWAE(2)])

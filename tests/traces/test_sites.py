@@ -202,11 +202,19 @@ def one_point_of_two(model):
     return guides
 
 
+def point_made_of_the_other(x):
+    """w = 2 z: given z it is a point, whatever log_density says of it."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x / 3, 0.9))
+        pyro.sample("w", dist.Delta(2 * z, log_density=torch.full_like(z, -math.log(2))))
+
+
 def test_points_are_refused():
     for one in (point, dense_point, automatic(AutoDelta, model)):
         refused("a point .Delta. at site 'z'", model, one)
     refused("a point .Delta. at site 'c'", endless_model, endless_point)
     refused("a point .Delta. at site 'w'", two_latents, automatic(one_point_of_two, two_latents))
+    refused("a point .Delta. at site 'w'", two_latents, point_made_of_the_other)
 
 
 def endless_model(x):
@@ -345,6 +353,86 @@ def test_a_transform_or_a_mixture_of_what_is_bounded_is_bounded(family):
     refused("may draw every 'z'", model, drawing_z(family))
 
 
+def gap(*ends, **options):
+    """Two uniform pieces with a gap between them, and a density of zero there."""
+    low, high = torch.tensor([-9.0, ends[1]]), torch.tensor([ends[0], 9.0])
+    return dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Uniform(low, high, **options), **options)
+
+
+def cut_at_one(x):
+    """N(x / 2, 2) between -1 and 1, by rejection: it says that it is real."""
+    base = dist.Normal(x / 2, 2.0)
+    kept = torch.log(base.cdf(torch.tensor(1.0)) - base.cdf(torch.tensor(-1.0)))
+    return dist.Rejector(base, lambda z: torch.where(z.abs() < 1, 0.0, -torch.inf), kept)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        lambda x: gap(-0.5, 0.5),
+        lambda x: gap(-0.05, 0.05, validate_args=False),
+        lambda x: gap(0.7, 0.8, validate_args=False),
+        cut_at_one,
+        lambda x: dist.MaskedMixture(SEEN[: len(x)], dist.Normal(x / 2, 1.0), dist.HalfNormal(torch.ones(len(x)))),
+    ],
+)
+def test_a_hole_in_the_density_of_a_guide_is_seen(family):
+    refused("may draw every 'z'", model, drawing_z(family))
+
+
+def test_a_mixture_without_a_hole():
+    def mixture(x):
+        means = torch.stack([x / 2 - 0.5, x / 2 + 0.5], -1)
+        return dist.MixtureSameFamily(dist.Categorical(torch.ones(len(x), 2)), dist.Normal(means, 0.9))
+
+    check_evidence(evidence_of(model, drawing_z(mixture)), TRUTH)
+    same = gap(-0.05, 0.05, validate_args=False)  # PyTorch's own check of the ends of a mixture fails in a plate
+    cut = with_prior(same)
+    normal = dist.Normal(0.0, 1.0)
+    ends = [normal.cdf(end - X) for end in torch.tensor([-9.0, -0.05, 0.05, 9.0])]
+    truth = ((ends[1] - ends[0] + ends[3] - ends[2]) / 2 / 8.95).log()
+    check_evidence(evidence_of(cut, drawing_z(lambda x: same), num_samples=20000), truth)
+
+
+def vector_model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        lambda x: dist.Dirichlet(torch.ones(len(x), 2)),
+        lambda x: dist.ProjectedNormal(torch.stack([x, torch.ones_like(x)], -1)),
+        lambda x: TransformedDistribution(
+            dist.Normal(torch.zeros(len(x), 2), 1.2).to_event(1), [dist.transforms.OrderedTransform()]
+        ),
+    ],
+)
+def test_vectors_of_a_guide_lie_where_those_of_the_model_do(family):
+    """A density on a simplex or a sphere is none on the plane, and vectors in order are half of it."""
+    refused("may draw every 'z'", vector_model, drawing_z(family))
+
+
+def test_vectors_in_order():
+    """z_1 < z_2 in both: z_1 ~ N(0, 1), so log P(x) = log N(x; 0, 2); a guide without order is on another space."""
+    in_order = dist.transforms.OrderedTransform()
+
+    def ordered(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", TransformedDistribution(dist.Normal(torch.zeros(2), 1.0).to_event(1), [in_order]))
+            pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x)
+
+    def around(x):
+        base = dist.Normal(torch.stack([x / 2, torch.zeros(len(x))], -1), 1.1).to_event(1)
+        return TransformedDistribution(base, [in_order])
+
+    check_evidence(evidence_of(ordered, drawing_z(around), num_samples=20000), TRUTH)
+    anywhere = drawing_z(lambda x: dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+    refused("live on one space", ordered, anywhere)
+
+
 def test_annealing_within_a_transformed_interval():
     """z ~ U(-1, 1), written as a transform of U(0, 1): P(x) is half of P(x - 1 < N(0, 1) < x + 1)."""
     uniform = with_prior(TransformedDistribution(dist.Uniform(0.0, 1.0), [AffineTransform(-1.0, 2.0)]))
@@ -477,6 +565,44 @@ def test_the_density_of_an_own_family_is_that_of_its_draws():
     refused("mass of (1.9|2.0)", model, drawing_z(lambda x: endless_half))
     refused("mass of 2.5", model, drawing_z(lambda x: unnormalized))
     refused("may draw every 'z'", model, drawing_z(lambda x: half_line))
+
+
+class OwnAround(Own):
+    """A person's own likelihood: N(mean, 1), whose density is off by a factor."""
+
+    def __init__(self, mean, factor):
+        self.centre, self.factor = mean, factor
+        dist.TorchDistribution.__init__(self, mean.shape, validate_args=False)
+
+    def expand(self, batch_shape, _instance=None):
+        return OwnAround(self.centre.expand(batch_shape), self.factor)
+
+    def sample(self, sample_shape=()):
+        return self.centre + torch.randn(self._extended_shape(sample_shape))
+
+    def log_prob(self, x):
+        return dist.Normal(self.centre, 1.0).log_prob(x) + math.log(self.factor)
+
+
+def observing_own(factor, width=1):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            numbers = OwnAround(z[..., None].expand(*z.shape, width), factor).to_event(1)
+            pyro.sample("x", numbers, obs=x[:, None].expand(-1, width))
+
+    return model
+
+
+@pytest.mark.parametrize("width", [1, 4000])
+def test_the_density_of_an_own_likelihood_integrates_to_one(width):
+    unnormalized = observing_own(math.sqrt(2 * math.pi), width)
+    for given, proposal in ((guide, "guide"), (None, "prior")):
+        with pytest.raises(InputError, match=r"of 'x' in the model that integrates .* OwnAround, .* mass of 2\.[45]"):
+            evidence_of(unnormalized, given, proposal=proposal, num_samples=10)
+    evidence_of(observing_own(1.0, width), guide, num_samples=10)
+    if width == 1:
+        check_evidence(evidence_of(observing_own(1.0), guide), TRUTH)
 
 
 def test_an_own_family_that_is_right():
@@ -620,6 +746,59 @@ def test_reparameterized_models(reparam):
     evidence = evidence_of(poutine.reparam(inner, {"z": reparam}), guide)
     check_evidence(evidence, TRUTH)
     assert (evidence.quantity, evidence.event_size) == ("log P(x)", 1)
+
+
+def test_one_value_that_all_data_are_scored_by():
+    """o = 1 of each datum, P(o = 1 | z) = sigmoid(z): two numbers each, by quadrature over z."""
+
+    def optimal(x, ones=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("o", dist.Bernoulli(logits=z), obs=torch.tensor(1.0) if ones is None else ones)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    grid = torch.linspace(-9, 9, 4001, dtype=torch.float64)[:, None]
+    joint = dist.Normal(0.0, 1.0).log_prob(grid) + dist.Normal(grid, 1.0).log_prob(X) - torch.log1p((-grid).exp())
+    evidence = evidence_of(optimal, guide)
+    check_evidence(evidence, joint.logsumexp(0) + math.log(18 / 4000))
+    assert evidence.event_size == 2
+    some = evidence_of(lambda x: poutine.mask(optimal, mask=SEEN[: len(x)])(x), guide)
+    assert some.event_size == pytest.approx(2 * float(SEEN.float().mean()))
+
+
+def test_shapes_that_broadcast_to_all_pairs_of_data_are_refused():
+    def pairs(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def column(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, None] / 2, 0.9).to_event(1))
+
+    def rows(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, None] / 2, 0.9))
+
+    for given, other, proposal in ((pairs, column, "guide"), (pairs, None, "prior"), (model, rows, "guide")):
+        with pytest.raises(InputError, match=r"site '[xz]' \(.*\) with [89] x [89] of them and 1 plate:"):
+            evidence_of(given, other, proposal=proposal)
+
+
+def test_data_under_a_reparameterization():
+    """x ~ 1 + 2 N(z, 1): TransformReparam scores (x - 1) / 2 and leaves out the log 2; without it, log N(x; 1, 8)."""
+
+    def moved(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", TransformedDistribution(dist.Normal(z, 1.0), [AffineTransform(1.0, 2.0)]), obs=x)
+
+    def around(x):
+        guide(x / 2)
+
+    check_evidence(evidence_of(moved, around), dist.Normal(1.0, math.sqrt(8)).log_prob(X))
+    with pytest.raises(InputError, match=r"'x' of .*under TransformReparam, which scores 'x_base'"):
+        evidence_of(poutine.reparam(moved, {"x": TransformReparam()}), around)
 
 
 def test_a_latent_that_nobody_samples_is_not_exact():
