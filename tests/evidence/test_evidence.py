@@ -243,7 +243,7 @@ def test_saved_and_loaded(tmp_path):
     (tmp_path / "e.nc").write_bytes(b"no netcdf")
     with pytest.raises(InputError, match="none that can be read"):
         Evidence.load(tmp_path / "e.nc")
-    with pytest.raises(InputError, match="ppl-vae evaluate"):
+    with pytest.raises(InputError, match=r"by ppl_vae\.evaluate"):
         Evidence.load(tmp_path / "missing.nc")
 
 

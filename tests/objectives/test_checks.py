@@ -257,7 +257,7 @@ def test_what_cannot_be_summed_over_is_not_told_to_be():
             y = pyro.sample("y", dist.Normal(0.0, 1.0), obs=y, obs_mask=seen)
             pyro.sample("x", dist.Normal(y, pyro.param("s", torch.tensor(1.0))), obs=x)
 
-    with pytest.raises(InputError, match=r"'y_unobserved', .* use a guide that samples it\.$"):
+    with pytest.raises(InputError, match=r"'y_unobserved'; .* in the guide, or observe it in the model\.$"):
         fit(model, lambda x, y, seen: None, (X, X / 2, X > 0), epochs=1, **QUIET)
 
 

@@ -187,7 +187,8 @@ def test_no_plate_is_said(run, plate):
     np.save("x.npy", np.random.default_rng(0).integers(0, 2, (60, 5)))
     Path("own.py").write_text((OWN + OWN_GUIDE).replace(f"with {plate}:", "if True:"))
     code, _, err = run("train", "own.py", "--data", "x.npy", *QUICK[:2], "--out", "r")
-    assert code == 2 and "got site 'z' of Own" in err and "Write `with pyro.plate('data', len(x)):`" in err
+    assert code == 2 and "latent 'z' inside the plate" in err and "inside `with pyro.plate('data', len(x)):`" in err
+    assert "own.py, line" in err
     assert not Path("r").exists()
 
 
