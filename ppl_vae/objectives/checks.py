@@ -184,7 +184,8 @@ def _states_density(pair: Pair, traces: Sequence[Trace], args: Args) -> bool:
 def _scaled_by_plates(site: Site) -> bool:
     """Return whether a site has no scale but that of its plates."""
     plates = math.prod((f.full_size or f.size) / f.size for f in site["cond_indep_stack"] if f.size > 0)
-    return bool(torch.isclose(torch.as_tensor(site["scale"], dtype=torch.float), torch.tensor(float(plates))).all())
+    scale = torch.as_tensor(site["scale"]).double()
+    return bool(torch.isclose(scale, torch.full_like(scale, plates)).all())
 
 
 def scored_by_draws(site: Any) -> bool:

@@ -318,3 +318,13 @@ def test_a_plate_of_another_size_in_one_of_the_two_is_refused(sizes):
 
     with pytest.raises(InputError, match="plate 'data' to be of one size in model and guide; got"):
         fit(model, guide, X, epochs=1, **QUIET)
+
+
+def test_where_new_numbers_are_of_double_precision():
+    """A scale is held against that of the plates in whatever precision both are."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        fitted = fit(*pair_in(data_plate), X.double(), epochs=1, **QUIET)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert math.isfinite(fitted.history.train_elbo[0])
