@@ -560,10 +560,10 @@ unnormalized = Own(torch.randn, lambda z: -(z**2) / 2)
 
 def test_the_density_of_an_own_family_is_that_of_its_draws():
     wide = drawing_z(lambda x: dist.Normal(x, 30.0))
-    for prior, mass in ((periodic, "mass of"), (endless_half, r"mass of (1.9|2.0)"), (unnormalized, r"mass of 2.5")):
+    for prior, mass in ((periodic, "mass of"), (endless_half, r"mass of (1.9|2.0)"), (unnormalized, r"mass of 2.[45]")):
         refused(mass, with_prior(prior), wide)
     refused("mass of (1.9|2.0)", model, drawing_z(lambda x: endless_half))
-    refused("mass of 2.5", model, drawing_z(lambda x: unnormalized))
+    refused("mass of 2.[45]", model, drawing_z(lambda x: unnormalized))
     refused("may draw every 'z'", model, drawing_z(lambda x: half_line))
 
 
