@@ -37,6 +37,13 @@ class PyroTutorialVAE(nn.Module):
             pyro.sample("latent", dist.Normal(z_loc, z_raw.exp()).to_event(1))
 
 
+def normal_model(x):
+    """z ~ N(0, 1), x ~ N(z, 1): log P(x) = log N(x; 0, 2)."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
 def isotropic_model(x):
     """z ~ N(0, I) of four numbers, x ~ N(z, I): log P(x) = log N(x; 0, 2 I)."""
     with pyro.plate("data", len(x)):

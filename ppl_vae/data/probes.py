@@ -189,7 +189,8 @@ def _scored(pair: Pair, args: Args, trace: poutine.Trace, structure: Structure, 
             values[name] = site["value"].narrow(at, 0, count) if longer else site["value"]
     with seeded(seed), pyro.validation_enabled(False):
         found = poutine.trace(Substitute(values)(pair.model)).get_trace(*args)
-    return {name: log_prob_by_datum(found, [name], structure, count)[0, :2] for name in samples(found)}
+    # Times 1.0, as a factor may be of whole numbers.
+    return {name: 1.0 * log_prob_by_datum(found, [name], structure, count)[0, :2] for name in samples(found)}
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

@@ -45,14 +45,19 @@ def support_of(fn: Any) -> Any | None:
     return support if isinstance(support, constraints.Constraint) else None
 
 
-def to_support(fn: Any) -> Any:
+def to_support(fn: Any) -> Any | None:
     """Return the transform from unconstrained space to where a distribution lies: all real numbers if it says nothing.
+
+    None for a support to which PyTorch has no transform, such as a sphere.
 
     >>> to_support(dist.Exponential(1.0))(torch.zeros(()))
     tensor(1.)
     """
     support = support_of(fn)
-    return biject_to(constraints.real if support is None else support)
+    try:
+        return biject_to(constraints.real if support is None else support)
+    except NotImplementedError:  # how PyTorch says that it has none
+        return None
 
 
 def _of_transformed(fn: Any) -> Any | None:

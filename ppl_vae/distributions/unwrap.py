@@ -95,6 +95,18 @@ def rebuilt(fn: Any, change: Callable[[Any, torch.Size], Any], batch_shape: torc
     return change(fn, batch_shape)
 
 
+def mean_of(fn: Any) -> torch.Tensor:
+    """Return the mean of a distribution; NaN where it has none, or does not say.
+
+    >>> mean_of(dist.VonMises3D(torch.tensor([0.0, 0.0, 1.0])))
+    tensor([nan])
+    """
+    try:
+        return torch.as_tensor(fn.mean)
+    except (NotImplementedError, AttributeError):  # by the one PyTorch says that there is none, by the other a person
+        return torch.full((1,), torch.nan)
+
+
 def is_improper(fn: Any) -> bool:
     """Say whether a distribution is flat: it has no density, and nothing can be drawn from it."""
     return isinstance(base_of(fn), dist.ImproperUniform)

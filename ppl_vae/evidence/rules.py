@@ -179,7 +179,7 @@ def _not_finite(numbers: Numbers) -> list[Rule]:
 
 def _more_samples(numbers: Numbers) -> str:
     """Return what to do: what was tried on some doubtful data only where it helped, refining only where it was."""
-    tried, ais = numbers.tried, "use method='ais'"
+    tried, ais = numbers.tried, "method='ais'"
     names = {"num_samples": "raise num_samples", "refined": "use proposal='refined'"}
     good = [
         f"{text} (of {tried[name].num_tried} tried it mended {tried[name].mended})" if name in tried else text
@@ -190,8 +190,8 @@ def _more_samples(numbers: Numbers) -> str:
     failed = [bad[name] for name, trial in tried.items() if not trial.helps]
     without = f" Of no help where they were tried: {', '.join(failed)}." if failed else ""
     if not good:
-        return f"U{ais[1:]}, or a better guide.{without}"
-    text = f"{'for them alone, ' if tried else ''}{', '.join(good)}, or {ais}.{without}"
+        return f"Use {ais}, or a better guide.{without}"
+    text = f"{'for them alone, ' if tried else ''}{', '.join(good)}, or use {ais}.{without}"
     return f"{text[0].upper()}{text[1:]}"
 
 

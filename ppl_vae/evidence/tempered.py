@@ -146,13 +146,13 @@ class Latents:
 
 def _to_support(fn: Any) -> Any:
     """Return the transform from unconstrained space to where a site's values lie."""
-    try:
-        return to_support(fn)  # where it does not say, all real numbers: a density of zero stops HMC at its edge
-    except NotImplementedError:  # as PyTorch says that it has no transform to a support
+    transform = to_support(fn)  # where it does not say, of all real numbers: a density of zero stops HMC at its edge
+    if transform is None:
         raise InputError(
             f"Expected latents on supports that PyTorch can transform, for annealing; got {type(fn).__name__} on "
             f"{support_of(fn)}. Use method='importance'."
-        ) from None
+        )
+    return transform
 
 
 def _in_parallel(site: Any) -> Any:

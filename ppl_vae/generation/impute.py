@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.data.unobserved import warn_of_unobserved
+from ppl_vae.distributions.unwrap import mean_of
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.evidence.diagnostics import LOW_ESS, MIN_SAMPLES, doubtful_weights, estimates, khat_threshold, pareto
 from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
@@ -227,10 +228,7 @@ def _data_site(sites: dict[str, Site]) -> Site:
 
 
 def _mean(site: Site) -> Tensor:
-    try:
-        mean: Tensor = site["fn"].mean
-    except NotImplementedError:  # as PyTorch says that there is none; others say NaN
-        mean = torch.tensor(torch.nan)
+    mean = mean_of(site["fn"])
     if bool(mean.isnan().any()):
         raise InputError(
             f"Expected a distribution of {site['name']} with a mean, to impute it by; got {type(site['fn']).__name__}, "

@@ -17,7 +17,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ppl_vae import base
-from ppl_vae.distributions.unwrap import family_of
+from ppl_vae.distributions.unwrap import family_of, mean_of
 from ppl_vae.errors import InputError, ProgramError
 from ppl_vae.traces.handlers import Regenerated
 from ppl_vae.traces.pair import Pair, Program, call_signature, program_name
@@ -151,10 +151,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _mean(name: str, fn: Any) -> Tensor:
     """Return the mean of a distribution; refuse one that has none."""
-    try:
-        mean = torch.as_tensor(fn.mean)
-    except (NotImplementedError, AttributeError):  # as PyTorch says that there is none, and what does not say
-        mean = torch.full((1,), math.nan)
+    mean = mean_of(fn)
     try:
         without = bool(mean.isnan().all())
     except RuntimeError:  # there are no values to look at while it is recorded, after a run that was looked at

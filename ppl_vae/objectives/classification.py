@@ -78,9 +78,8 @@ class Classifying(ELBO):
         if hasattr(self.elbo, "set_epoch"):
             self.elbo.set_epoch(epoch)
 
-    def _get_trace(self, *_: Any) -> Any:
-        # Pyro's ELBO declares it abstract; all that would call it goes to the inner objective.
-        raise NotImplementedError("the inner objective runs the programs")
+    def _get_trace(self, *given: Any) -> Any:  # abstract in Pyro's ELBO
+        return self.elbo._get_trace(*given)
 
     def adds(self, args: tuple[Any, ...]) -> bool:
         """Whether there is a term for the classifier: there are labels, and they count."""

@@ -183,15 +183,10 @@ def test_vae_against_quadrature(digits):
         check_evidence(evidence, truth)
 
 
-def of_its_own():
-    """Return plain functions with which no other test has left parameters."""
-    return (FunctionType(f.__code__, f.__globals__) for f in (mean_model, mean_guide))
-
-
 def test_plain_functions_with_parameters():
     x = torch.randn(30) * 2
     truth = torch.distributions.Normal(0.0, math.sqrt(2)).log_prob(x).numpy()
-    check_evidence(estimate_evidence(*of_its_own(), x, num_samples=3000), truth)
+    check_evidence(estimate_evidence(mean_model, mean_guide, x, num_samples=3000), truth)
 
 
 def test_methods_in_the_style_of_pyros_tutorial(digits):
@@ -203,7 +198,8 @@ def test_methods_in_the_style_of_pyros_tutorial(digits):
 
 def test_what_was_trained_by_pyro_itself_is_found():
     x = torch.randn(500) + 3
-    own_model, own_guide = of_its_own()
+    # Functions of its own: parameters that another test kept with these would be found first.
+    own_model, own_guide = (FunctionType(f.__code__, f.__globals__) for f in (mean_model, mean_guide))
     svi = pyro.infer.SVI(own_model, own_guide, pyro.optim.Adam({"lr": 0.05}), pyro.infer.Trace_ELBO())
     for _ in range(150):
         svi.step(x)

@@ -508,6 +508,13 @@ def test_warm_up_is_told_the_epoch():
     assert told == [0, 0, 1, 2, 7]  # once before anything is compiled
 
 
+def test_runs_of_a_classifying_objective_are_those_of_the_inner_one():
+    model = LinearGaussian((3,), latent_dim=1)
+    objective = Classifying(IWAE(4))
+    traces, *_ = objective._get_traces(model, MeanField(model), (torch.randn(20, 3),), {})
+    assert [trace.nodes["z"]["value"].shape for trace in traces] == [(4, 20, 1)] * 2
+
+
 @pytest.mark.parametrize("cls", OURS)
 def test_it_is_a_module_for_any_loop_and_for_pyros(cls, small_pair, digits):
     def made():

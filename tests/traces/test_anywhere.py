@@ -7,18 +7,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from bounds import check_evidence
+from pairs import normal_model as model
 from pyro import poutine
 
 from ppl_vae import InputError, estimate_evidence, latent_use
 
 X = torch.linspace(-2.0, 2.5, 9)
 TRUTH = dist.Normal(0.0, math.sqrt(2)).log_prob(X)
-
-
-def model(x):
-    with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
 def by_torch(x):

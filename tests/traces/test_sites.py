@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from bounds import check_evidence
+from pairs import normal_model as model
 from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
@@ -23,12 +24,6 @@ N = len(X)
 TRUTH = dist.Normal(0.0, math.sqrt(2)).log_prob(X)
 QUICK = dict(num_samples=3000, progress=False, compile=False)
 SEEN = torch.arange(N) % 3 > 0
-
-
-def model(x):
-    with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
 def guide(x):
@@ -215,6 +210,22 @@ def test_points_are_refused():
     refused("a point .Delta. at site 'c'", endless_model, endless_point)
     refused("a point .Delta. at site 'w'", two_latents, automatic(one_point_of_two, two_latents))
     refused("a point .Delta. at site 'w'", two_latents, point_made_of_the_other)
+
+
+def on_a_sphere(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.ProjectedNormal(torch.ones(3)))
+        pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x)
+
+
+def point_on_a_sphere(x):
+    with pyro.plate("data", len(x)):
+        u = pyro.sample("u", dist.Normal(torch.zeros(len(x), 3), 1.0).to_event(1))
+        pyro.sample("z", dist.Delta(u / u.norm(dim=-1, keepdim=True), log_density=x * 0 + 1, event_dim=1))
+
+
+def test_a_point_where_no_density_can_be_held_against_it():
+    refused("on that of ProjectedNormal. Sample the latents", on_a_sphere, point_on_a_sphere)
 
 
 def endless_model(x):
@@ -730,6 +741,16 @@ def test_a_factor_has_a_probability_and_no_numbers():
     check_evidence(evidence, TRUTH)
     assert evidence.quantity == "log P(x)" and evidence.event_size == 0
     assert "bits" not in str(evidence)
+
+
+def test_a_factor_of_whole_numbers():
+    def weighed(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            pyro.factor("whole", torch.full((len(x),), 2))
+
+    check_evidence(evidence_of(weighed, guide), TRUTH + 2)
 
 
 @pytest.mark.parametrize("reparam", [LocScaleReparam(0.0), LocScaleReparam(0.5), TransformReparam()])
