@@ -19,6 +19,7 @@ from ppl_vae.evidence.options import ImportanceOptions
 from ppl_vae.evidence.prepare import Prepared
 from ppl_vae.evidence.resampling import Draws, resampled
 from ppl_vae.evidence.weight_sampler import Sampler
+from ppl_vae.utils.faults import warn
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array
 from ppl_vae.utils.threads import Threads
@@ -61,6 +62,10 @@ def importance_sampling(prepared: Prepared, options: ImportanceOptions, threads:
 def _weights(sampler: Sampler, kept: list[Draws], bar: Any) -> Iterator[Array]:
     """Yield the log-weights of one chunk of data after the other, [K, n]; add draws from the posterior, if wanted."""
     options = sampler.options
+    if options.num_draws and sampler.structure.masked and sampler.proposal == "guide":
+        warn(
+            "Where the model masks a latent, its posterior draws are those of the guide: nothing is known of it there."
+        )
     for number, chunk in enumerate(sampler.prepared.chunks(sampler.data_at_once)):
         if options.num_draws:
             weighted = sampler.weighted(chunk, options.num_samples)

@@ -23,9 +23,19 @@ from ppl_vae.evidence.resampling import choose, pick
 from ppl_vae.traces.handlers import Substitute, is_condition
 from ppl_vae.traces.log_weights import checked, weigh
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Structure, data_name, from_kn, latents, samples, to_kn, value_by_datum
+from ppl_vae.traces.plates import (
+    Structure,
+    data_name,
+    from_kn,
+    latents,
+    numbers_by_datum,
+    samples,
+    to_kn,
+    value_by_datum,
+)
 from ppl_vae.traces.run import fixed, plate_of, run_pair
 from ppl_vae.traces.sites import Site
+from ppl_vae.traces.sites import counted as counted_at
 from ppl_vae.utils.chunks import run_sizes
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, Report, Reported, counted, number
@@ -187,9 +197,26 @@ def _weighted(pair: Pair, chunk: Chunk, count: int, structure: Structure) -> tup
     with fixed(structure, chunk.subsample):
         traces = run_pair(pair.model, pair.guide, chunk.args, num_samples=count, structure=structure)
     weighted = checked(weigh(*traces, count, structure, chunk.size), count)
+    if structure.masked:
+        _check_said(pair, chunk, samples(traces[0]), structure)
     sites = latents(samples(traces[0]))
     values = {name: to_kn(site["value"], site["fn"].event_dim, structure) for name, site in sites.items()}
     return weighted.log_weights, {name: z.expand(count, *z.shape[1:]) for name, z in values.items()}
+
+
+def _check_said(pair: Pair, chunk: Chunk, sites: dict[str, Site], structure: Structure) -> None:
+    """Refuse missing values of which a model says nothing: it masks them, and a latent of the same datum."""
+    x, site = chunk.part(chunk.args[0]), _data_site(sites)
+    seen = _whole(pair, site, counted_at(site).float(), structure, x)[0] > 0
+    hidden = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for z in latents(sites).values():
+        hidden = hidden | numbers_by_datum(~counted_at(z), z["fn"].event_dim, structure)[0].any(-1)
+    unsaid = x.isnan() & ~seen & hidden.reshape(-1, *(1,) * (x.dim() - 1))
+    if bool(unsaid[: chunk.num_data].any()):
+        raise InputError(
+            "Expected missing values of which the model says something; got some that it masks together with latents "
+            "of the same datum: draws of the guide would fill them. Leave these data out, or do not mask their latents."
+        )
 
 
 def weighted_mean(log_weights: Tensor, runs: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

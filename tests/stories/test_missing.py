@@ -15,6 +15,7 @@ from bounds import check_errors, check_evidence, check_log_px, check_means, chec
 from ppl_vae.guides import Conditional, LinearGaussian, MeanField, SemiSupervised
 from ppl_vae.models import CVAE, VAE, ImageCompletion
 from ppl_vae.models import LinearGaussian as LinearGaussianModel
+from pyro import poutine
 from tiny import QUICK
 
 import ppl_vae
@@ -163,6 +164,39 @@ def test_imputation_against_the_exact_conditional(incomplete, wide):
     assert (found.ess < 2500).all() if wide else (found.ess > 2999).all()
     assert "Nothing speaks against" in str(found)
     assert ppl_vae.impute(model, guide, x, num_samples=50).ess.shape == (64,)
+
+
+@pytest.mark.parametrize("of_latents", [False, True])
+def test_what_a_model_masks_is_imputed_where_its_latents_count(of_latents):
+    """z ~ N(0, 1), x_1, x_2 ~ N(z, 1); of every third datum x is masked: z is of the prior, so that E[x] = 0."""
+    seen = torch.arange(30) % 3 > 0
+    x = torch.randn(30, 2)
+    x[::2, 0] = torch.nan
+
+    def model(x, seen):
+        with pyro.plate("data", len(x)):
+            with poutine.mask(mask=seen | torch.tensor(not of_latents)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            fn = missing.Observed(dist.Normal(torch.stack([z, z], -1), 1.0), 1)
+            pyro.sample("x", fn.mask(seen), obs=x)
+
+    def guide(x, seen):
+        with pyro.plate("data", len(x)):
+            known = (~x.isnan()).sum(-1) * seen
+            far = 3.0 * (~seen * of_latents)
+            pyro.sample("z", dist.Normal(x.nan_to_num(0.0).sum(-1) * seen / (1 + known) + far, (1 + known) ** -0.5))
+
+    options = dict(num_samples=500, progress=False)
+    if not of_latents:
+        imputed = ppl_vae.impute(model, guide, (x, seen), **options)
+        exact = torch.where(seen, x[:, 1] / 2, 0.0)
+        check_errors(imputed.mean[::2, 0], exact[::2], imputed.mcse[::2, 0], dof=400)
+        return
+    with pytest.raises(InputError, match="some that it masks together with latents of the same datum"):
+        ppl_vae.impute(model, guide, (x, seen), **options)
+    with pytest.warns(UserWarning, match="masks a latent, its posterior draws are those of the guide"):
+        ppl_vae.to_arviz(model, guide, (x, seen), num_draws=5, **options)
+    ppl_vae.impute(model, guide, (x[seen], seen[seen]), **options)
 
 
 def test_draws_of_one_z_are_not_the_same_x():
