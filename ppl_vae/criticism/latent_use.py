@@ -271,16 +271,17 @@ def _draw(work: Prepared, args: Args, num_samples: int, paired: int) -> _Drawn:
     with one_more_plate("Let them take any leading batch dimensions."):
         count = num_samples if structure.plated else None
         traces = run_pair(pair.model, pair.guide, args, num_samples=count, structure=structure)
-    sites, scored, all_data = samples(traces[0]), scored_trace(*traces, structure), len(args[0])
+        sites, scored, all_data = samples(traces[0]), scored_trace(*traces, structure), len(args[0])
+        latent = list(of_kind(sites, Kind.LATENT))
+        log_prior = log_prob_by_datum(traces[0], latent, structure, all_data)  # of draws in the prior's support only
     guided = {name: site for name, site in samples(scored).items() if name in structure.q}
-    latent = list(of_kind(sites, Kind.LATENT))
     model = {name: sites[name] for name in latent if name in guided}
     _check_known(structure, sites, samples(traces[1]), guided)
 
     def by_sample(term: Tensor) -> Tensor:
         return parted(term, num_samples, structure).expand(num_samples, n, *term.shape[2:])
 
-    log_prior = by_sample(log_prob_by_datum(traces[0], latent, structure, all_data))
+    log_prior = by_sample(log_prior)
     drawn = {}
     if structure.enumerated or any(name not in sites for name in guided):
         # One density for several sites: discrete ones are summed out, or an automatic guide has sites of its own.

@@ -281,3 +281,20 @@ def test_a_guide_that_samples_nothing_is_refused():
 
     with pytest.raises(InputError, match="a guide that samples latents; got none, as all are summed out: c"):
         latent_use(model, lambda x: None, torch.zeros(4))
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_a_guide_that_seldom_draws_where_the_prior_has_no_mass(validate):
+    """About 11 of 30,000 draws are outside of [0, 1], of the few in a trial seldom one: the divergence is infinite."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Uniform(torch.zeros(len(x)), 1.0, validate_args=validate))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.full((len(x),), 0.5), 0.14))
+
+    with pytest.raises(InputError, match=r"supports|P\(z\) is not zero|one space"):
+        latent_use(model, guide, torch.randn(300), num_samples=100, progress=False)
