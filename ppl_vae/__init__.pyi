@@ -2,6 +2,7 @@ from . import data, likelihoods, missing, networks, objectives, plots, posterior
 from .base import Guide, Model
 from .criticism.accuracy import accuracy
 from .criticism.check_bound import check_bound
+from .criticism.difference import Difference
 from .criticism.gaps import Gap, explain_gap
 from .criticism.image_classifier import fit_classifier
 from .criticism.latent_use import LatentUse, latent_use
@@ -15,12 +16,14 @@ from .generation.generate import manifold, reconstruct, sample
 from .generation.impute import Imputation, impute
 from .runs.build import new
 from .runs.compare import compare
+from .runs.difference import explain_difference
 from .runs.evaluate import evaluate, explain, measure
 from .runs.listing import list_parts
 from .runs.run import Run, load
 from .runs.train import train
 
 __all__ = [
+    "Difference",
     "Evidence",
     "Fit",
     "Gap",
@@ -39,6 +42,7 @@ __all__ = [
     "estimate_evidence",
     "evaluate",
     "explain",
+    "explain_difference",
     "explain_gap",
     "fit",
     "fit_classifier",

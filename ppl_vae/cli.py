@@ -247,6 +247,37 @@ def compare(runs: tuple[Path, ...]) -> None:
 
 
 @app.command(cls=Command)
+@click.argument("before", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument("after", type=click.Path(path_type=Path), metavar="RUN")
+@from_signature(
+    "ppl_vae.runs.difference:explain_difference",
+    "ppl_vae.evidence.estimators:estimate_evidence",
+    method="-m",
+    num_samples="-k",
+    leave_out=("data", "names", "evidence", "num_draws"),
+)
+@click.option("--figure", type=click.Path(path_type=Path), help="Draw it, with the data that moved most, into it.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="Write the parts of each datum to this .csv file.")
+def diff(before: Path, after: Path, figure: Path | None = None, out: Path | None = None, **options: Any) -> None:
+    """Say why the second RUN gives the same data another log P(x) than the first: reconstruction, latents, or gap.
+
+    Without options the estimates of log P(x) that are kept in the folders are used.
+
+    \b
+    ppl-vae diff runs/vae-digits runs/vae-mixture-digits
+    ppl-vae diff runs/vae-digits runs/vae-mixture-digits --figure why.png --out why.csv
+    """  # noqa: D301  (click reads the control character)
+    found = ppl_vae.explain_difference(before, after, **options)
+    click.echo(str(found))
+    if out is not None:
+        found.to_frame().to_csv(out)
+    if figure is not None:
+        from ppl_vae.runs.difference import draw
+
+        draw(found, before, figure, **{k: v for k, v in options.items() if k in ("split", "num_data")})
+
+
+@app.command(cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 def new(folder: Path) -> None:
     """Copy the model and guide files into DIR, to be edited."""

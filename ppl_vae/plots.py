@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
+from ppl_vae.criticism.difference import PARTS, Difference
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.diagnostics import MIN_SAMPLES
 from ppl_vae.evidence.evidence import Evidence
@@ -24,6 +25,9 @@ FACTOR = 4
 NARROW = 10  # how much longer than wide a picture is at most
 LEAST, MOST = 0.5, 40  # inches, of a figure at 100 dots
 MISSING = (0.9, 0.6, 0.4)  # the colour of pixels that are missing
+COLOURS = {"reconstruction": "C0", "latents": "C1", "gap": "0.7"}  # of the parts of a difference
+SHORT = {"reconstruction": "rec.", "latents": "latents", "gap": "gap"}
+GROUPS = 60  # bars that data are shown by, in the order of their difference
 TINT = ((0.05, 0.25, 0.7), (0.65, 0.9, 1.0))  # what a mask makes of black and of white
 
 
@@ -281,6 +285,76 @@ def bound(evidence: Evidence, *, title: str = "") -> Figure:
     axes.set(xlabel="K", ylabel="nats per datum", title=title)
     axes.legend(frameon=False, loc="lower right")
     return figure
+
+
+def difference(found: Difference, x: Any = None, *, count: int = 8) -> Figure:
+    """Draw why one pair gives data a higher log P(x) than another: the parts in the mean, and over the data.
+
+    On the left the mean of each part, with two paired standard errors on each side. On the right the data in the order
+    of their difference, in groups of equal size where they are many: the bars of the parts, whose sum is the line.
+
+    Args:
+        found: as `ppl_vae.explain_difference` returns it.
+        x: the data, [N, 1 or 3, H, W], to show the `count` that lost most and those that won most; None shows none.
+        count: how many of each.
+
+    Raises:
+        InputError: no datum has parts, or x of another number of data or no images.
+    """
+    shown = np.flatnonzero(found.whole)
+    if not len(shown):
+        raise InputError("Expected data with a finite log P(x) and ELBO by both pairs; got none. Print the difference.")
+    order = shown[np.argsort(found.log_px[shown], kind="stable")]
+    figure = Figure(figsize=(9.5, 3.4 if x is None else 4.7), layout="constrained", dpi=100)
+    halves: Any = (figure, None) if x is None else figure.subfigures(2, 1, height_ratios=(3.4, 1.25))
+    above, below = halves
+    left, right = above.subplots(1, 2, width_ratios=(1, 2))
+    means = found.means()
+    for i, (name, mean) in enumerate(reversed(means.items())):
+        error = 2 * mean.se if np.isfinite(mean.se) else 0.0
+        left.barh(i, mean.value, xerr=error, color=COLOURS.get(name, "0.2"), error_kw={"linewidth": 1})
+    left.set_yticks(range(len(means)), [found.quantity, *PARTS][::-1])
+    left.axvline(0, color="0.5", linewidth=0.8)
+    left.set(xlabel="nats per datum", title=f"{found.names[1]} minus {found.names[0]}")
+    groups = np.array_split(order, min(GROUPS, len(order)))
+    ends = np.cumsum([0, *map(len, groups)])
+    up, down = np.zeros(len(groups)), np.zeros(len(groups))
+    for name in PARTS:
+        height = np.array([getattr(found, name)[group].mean() for group in groups])
+        base = np.where(height > 0, up, down)
+        right.bar(ends[:-1], height, np.diff(ends), base, align="edge", color=COLOURS[name], label=name)
+        up, down = up + height.clip(0), down + height.clip(max=0)
+    total = [found.log_px[group].mean() for group in groups]
+    right.stairs(total, ends, color="0.1", linewidth=1.2, baseline=None, label=found.quantity)
+    right.axhline(0, color="0.5", linewidth=0.8)
+    right.set(xlabel="data, in the order of their difference", ylabel="nats", xlim=(0, len(order)))
+    right.legend(frameon=False, fontsize=8)
+    for panel in (left, right):
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.title.set_fontsize(9)
+    if below is not None:
+        _moved(below, found, x, order, min(count, len(order) // 2))
+    return figure
+
+
+def _moved(figure: Any, found: Difference, x: Any, order: np.ndarray[Any, Any], count: int) -> None:
+    """Draw the data that lost most and those that won most, each with its difference, and what made most of it."""
+    values = np.asarray(x, dtype=float)
+    if len(values) != len(found) or not is_picture(values.shape[1:]):
+        raise InputError(
+            f"Expected x as the {len(found)} images [N, 1 or 3, H, W] of the difference; got {values.shape}. Pass "
+            f"those data, or leave x out."
+        )
+    if not count:
+        return
+    for half, chosen, title in zip(
+        figure.subfigures(1, 2), (order[:count], order[::-1][:count]), found.names, strict=True
+    ):
+        half.suptitle(f"data that moved most towards {title}", fontsize=9)
+        for panel, datum in zip(np.atleast_1d(half.subplots(1, count)), chosen, strict=True):
+            panel.imshow(_canvas(values[[datum]], 1, None), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            panel.set_axis_off()
+            panel.set_title(f"{found.log_px[datum]:+.1f}\n{SHORT[found.part[datum]]}", fontsize=7)
 
 
 def _within(size: tuple[float, float], most: float) -> tuple[float, float]:

@@ -48,6 +48,9 @@ def results(tmp_path_factory):
         "mean": evidence.means()["log_px"],
         "doubt": sandwich.doubts()[0] if sandwich.doubts() else "",
         "comparison": ppl_vae.compare({"<b>one & only": evidence, "two": evidence}),
+        "difference": ppl_vae.explain_difference(
+            (model, guide), (model, guide), data=few, names=("<b>one & only", "two"), num_samples=30, **quiet
+        ),
         "gap": ppl_vae.explain_gap(model, guide, few, num_steps=2, num_samples=30, **quiet),
         "latent use": ppl_vae.latent_use(model, guide, few, num_samples=10, **quiet),
         "imputation": ppl_vae.impute(model, guide, incomplete, num_samples=30, **quiet),
@@ -65,9 +68,9 @@ def results(tmp_path_factory):
 
 
 NAMES = (
-    "evidence", "sandwich evidence", "sandwich", "curve", "mean", "doubt", "comparison", "gap", "latent use",
-    "imputation", "check_bound", "quadrature", "one to many", "answers", "real", "history", "run", "parts", "data",
-    "split",
+    "evidence", "sandwich evidence", "sandwich", "curve", "mean", "doubt", "comparison", "difference", "gap",
+    "latent use", "imputation", "check_bound", "quadrature", "one to many", "answers", "real", "history", "run",
+    "parts", "data", "split",
 )  # fmt: skip
 
 
