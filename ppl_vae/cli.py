@@ -254,7 +254,7 @@ def compare(runs: tuple[Path, ...]) -> None:
     "ppl_vae.evidence.estimators:estimate_evidence",
     method="-m",
     num_samples="-k",
-    leave_out=("data", "names", "evidence", "num_draws"),
+    leave_out=("data", "names", "evidence", "num_draws", "given"),
 )
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw it, with the data that moved most, into it.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Write the parts of each datum to this .csv file.")

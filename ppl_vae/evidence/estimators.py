@@ -1,6 +1,7 @@
 """log P(x) by any of the methods, under one name."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -9,6 +10,7 @@ from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evidence.ais import annealed_importance_sampling
 from ppl_vae.evidence.bidirectional import sandwich
 from ppl_vae.evidence.evidence import Evidence
+from ppl_vae.evidence.given import given_sampling
 from ppl_vae.evidence.options import AnnealingOptions, ImportanceOptions, Options
 from ppl_vae.evidence.prepare import Prepared, prepared
 from ppl_vae.evidence.remedies import importance_with_remedies
@@ -46,11 +48,14 @@ def _refusing_others(check: Callable[[Any], str]) -> Callable[[Callable[P, R]], 
     """Refuse, in words, methods that `check` does, and options that the method does not have; signatures stay."""
 
     def refuse(function: Callable[P, R]) -> Callable[P, R]:
+        every = {name for method in METHODS for name in options_of(method)}
+        aside = inspect.signature(function).parameters.keys() - every  # what is no option of a method
+
         @functools.wraps(function)
         def refusing(*args: P.args, **options: P.kwargs) -> R:
             method = check(options.get("method", "importance"))
             known = options_of(method)
-            for name in (name for name in options if name not in {*known, "model", "guide", "data", "method"}):
+            for name in (name for name in options if name not in {*known, *aside}):
                 others = [repr(other) for other in METHODS if name in options_of(other)]
                 where = f"it belongs to method={' or '.join(others)}" if others else did_you_mean(name, known)
                 raise InputError(f"method={method!r} has no option {name}: {where}.")
@@ -83,6 +88,7 @@ def estimate_evidence(
     data: Any,
     *,
     method: str = "importance",
+    given: Any = None,
     num_samples: int = 1000,
     proposal: str = "guide",
     joint: bool = False,
@@ -115,6 +121,8 @@ def estimate_evidence(
             sampling: slower, right also where the guide is far from the posterior; continuous or enumerable latents.
             "sandwich" is "ais", and on data simulated from the model bounds from both sides, which say how wrong it
             may be.
+        given: Which numbers of x are given, for log P(x_A | x_B), a mask or the name of its .npy file; true where a
+            number is given, of the shape of a datum or of all data. Only of "importance"; see `given_mask`.
         num_samples: K, draws of z for each datum.
         proposal: "guide", "refined" or "prior". "refined" is the guide with its parameters optimized for each datum;
             "prior" with "importance" the naive estimate log (1/K) sum_k P(x | z_k) with z_k ~ P(z).
@@ -157,12 +165,16 @@ def estimate_evidence(
     >>> bool(abs(evidence.log_px - model.exact_log_px(x).detach().numpy()).max() < 1e-4)
     True
     """
-    given = locals()
+    asked = locals()
+    if given is not None and method != "importance":
+        raise InputError(f"Expected method='importance' with given; got {method!r}. Leave method out.")
     wanted = METHODS[method]
-    options = wanted.options(**{name: given[name] for name in options_of(method)})
+    options = wanted.options(**{name: asked[name] for name in options_of(method)})
     first = options.of_importance(guide is not None).proposal
     preparing = prepared(model, guide, data, proposal=first, seed=seed, joint=joint)
     with Threads(threads) as chosen, preparing as pair_and_data:
+        if given is not None:
+            return given_sampling(pair_and_data, options.of_importance(guide is not None), chosen, given)
         return wanted.estimate(pair_and_data, options, chosen)
 
 

@@ -52,7 +52,8 @@ class Evidence(Reported, Numbers):
         if not doubtful and self.is_exact:
             return "Exact: nothing is estimated."
         if not doubtful:
-            but = f", but for lack of samples their mean is too low by about {too_low:.2f} nats" if too_low else ""
+            side = "high" if diagnostics.bias > 0 else "low"
+            but = f", but for lack of samples their mean is too {side} by about {too_low:.2f} nats" if too_low else ""
             return f"To be believed: nothing speaks against any of the {len(self)} data{but}.{diagnostics.blind_spot}"
         counts = Counter({rule.short: int(rule.breaks.sum()) for rule in diagnostics.rules if rule.breaks.any()})
         why = counted(dict(counts.most_common()), len(self))
@@ -60,7 +61,7 @@ class Evidence(Reported, Numbers):
         stands = len(doubtful) <= FEW * len(self) and off <= SMALL
         start = f"To be believed as a mean, to about {max(off, 0.01):.2f} nats" if stands else "Not to be believed"
         return (
-            f"{start}: {why}; {self.quantity} is more likely too low. They are listed by .doubts(). "
+            f"{start}: {why}; {self.quantity} {diagnostics.off}. They are listed by .doubts(). "
             f"{diagnostics.remedy}{diagnostics.blind_spot}"
         )
 
@@ -87,7 +88,7 @@ class Evidence(Reported, Numbers):
         ]
         rows = [
             (what, means["log_px"], "nats" + self._given_in_words()),
-            *([] if self.is_exact else bounds),
+            *([] if self.is_exact or np.isnan(self.elbo).all() else bounds),
             *([("bits per dim", means["bits_per_dim"], self._bits_in_words())] if "bits_per_dim" in means else []),
             *diagnostics.rows,
         ]

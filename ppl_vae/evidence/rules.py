@@ -1,5 +1,6 @@
 """What each method says of its estimates: the words they are printed in, and the rules by which they are doubted."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -44,6 +45,7 @@ class Diagnostics:
     refuted: str = ""  # what speaks against the whole, whatever the single data look like
     bias: float = 0.0  # about how far the mean is off for lack of samples, in nats: below 0, it is too low
     rows: list[Row] = field(default_factory=list)  # of the table, which other methods do not have
+    off: str = "is more likely too low"  # what doubtful data are
 
 
 def of_importance(numbers: Numbers) -> Diagnostics:
@@ -160,10 +162,34 @@ def of_sandwich(numbers: Numbers) -> Diagnostics:
     return replace(annealing, lines=[*annealing.lines, line], rows=rows, refuted=refuted, blind_spot="")
 
 
+def of_given(numbers: Numbers) -> Diagnostics:
+    """Return those of log P(x_A | x_B), of which both terms are estimated: the worse of both, and whose samples."""
+    found, scheme = of_importance(numbers), numbers.diagnostics["scheme"]
+    of_all, of_part = (_mean_in_words(numbers.diagnostics[name], "") for name in ("log_px_all", "log_px_given"))
+    prior = numbers.proposal == "prior"
+    ways = (
+        ["one set for both", "one set for both"] if prior else ["those given all for both", "those given x_B for both"]
+    )
+    sets = Counter([*ways, "a set for each"][int(one)] for one in scheme)
+    drawn = ", ".join(f"{how} for {count} data" for how, count in sets.items())
+    source = {"guide": "the guide", "prior": "the prior P(z)", "refined": "the refined guide"}[numbers.proposal]
+    refine = "" if numbers.proposal == "refined" else ", or use proposal='refined'"
+    other = "refined" if prior else "prior"
+    return replace(
+        found,
+        headline=f"{found.headline.partition(' from ')[0]} from {source}",
+        lines=[f"log P(x_A, x_B) {of_all}, log P(x_B) {of_part}; samples of the two terms: {drawn}", *found.lines],
+        remedy=f"Raise num_samples{refine}.",
+        blind_spot=f" What the proposal never visits would not show: hold it against proposal={other!r}.",
+        off="may be too low or too high",
+    )
+
+
 DIAGNOSTICS: dict[str, Callable[[Numbers], Diagnostics]] = {
     "importance": of_importance,
     "ais": of_annealing,
     "sandwich": of_sandwich,
+    "given": of_given,
 }
 
 

@@ -85,6 +85,10 @@ def explain_difference(
     """
     if positive_int("num_samples", num_samples) < 2:
         raise InputError("Expected num_samples of at least 2, so that errors can be stated; got 1. Raise it.")
+    if options.get("given") is not None:
+        raise InputError(
+            "Expected log P(x) of all that is observed; got given, for which there is no ELBO. Leave it out."
+        )
     sides = [_fitted(side, data, split, num_data) for side in (a, b)]
     if None in (side.data for side in sides):
         known = next((side.data for side in sides if side.data is not None), None)

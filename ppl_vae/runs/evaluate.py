@@ -40,7 +40,8 @@ def evaluate(
 
     Returns:
         `Evidence`. That of the whole test split by importance sampling from the guide is kept in evidence.nc, unless
-        one of more samples is there; any other in evidence-[joint-]METHOD-PROPOSAL-SPLIT-NUMBER.nc.
+        one of more samples is there; any other in evidence-[joint-]METHOD-PROPOSAL-SPLIT-NUMBER.nc, that of
+        log P(x_A | x_B) with given-HASH of the mask instead of joint.
 
     Raises:
         InputError: no run there, or an option that is out of range.
@@ -48,9 +49,11 @@ def evaluate(
     run = load(run)
     source = run.source(split, num_data)
     evidence = estimate_evidence(run.model, run.guide, source, method=method, **options)
-    joint = bool(options.get("joint"))
-    usual = method == "importance" and evidence.proposal == "guide" and split == "test" and not (num_data or joint)
-    whose = f"-{'joint-' if joint else ''}{method}-{evidence.proposal}-{split}-{len(evidence)}"
+    joint, given = bool(options.get("joint")), options.get("given") is not None
+    whole = split == "test" and not (num_data or joint or given)
+    usual = whole and method == "importance" and evidence.proposal == "guide"
+    what = f"given-{evidence.fingerprint[-8:]}-" if given else "joint-" if joint else ""
+    whose = f"-{what}{method}-{evidence.proposal}-{split}-{len(evidence)}"
     file = run.path / f"evidence{'' if usual else whose}.nc"
     kept = f"kept in {file}"
     if not usual:

@@ -249,9 +249,7 @@ def test_levels_beside_dequantized_levels(tmp_path):
     settings = {"fit.epochs": 1, "decoder.hidden": (8,), "encoder.hidden": (8,)}
     how = {"levels": ("discretized_logistic", {}), "dequantized": ("gaussian", {"data.dequantize": "uniform"})}
     levels, dequantized = (
-        ppl_vae.train(
-            "vae", likelihood=likelihood, settings=settings | more, num_samples=30, out=tmp_path / n, **QUIET
-        )
+        ppl_vae.train("vae", likelihood=likelihood, settings=settings | more, num_samples=30, out=tmp_path / n, **QUIET)
         for n, (likelihood, more) in how.items()
     )
     found = explain_difference(levels, dequantized, **QUIET)
