@@ -1,6 +1,7 @@
 from . import data, likelihoods, missing, networks, objectives, plots, posteriors, priors
 from .base import Guide, Model
 from .criticism.accuracy import accuracy
+from .criticism.calibration import Calibration, calibrate
 from .criticism.check_bound import check_bound
 from .criticism.difference import Difference
 from .criticism.gaps import Gap, explain_gap
@@ -23,6 +24,7 @@ from .runs.run import Run, load
 from .runs.train import train
 
 __all__ = [
+    "Calibration",
     "Difference",
     "Evidence",
     "Fit",
@@ -36,6 +38,7 @@ __all__ = [
     "OneToMany",
     "Run",
     "accuracy",
+    "calibrate",
     "check_bound",
     "compare",
     "data",

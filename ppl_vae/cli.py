@@ -203,6 +203,30 @@ def explain(run: Path, **options: Any) -> None:
 @app.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 @from_signature(
+    "ppl_vae.runs.calibrate:calibrate_run",
+    "ppl_vae.criticism.calibration:calibrate",
+    num_simulated="-m",
+    num_samples="-k",
+    leave_out=("model", "guide", "data", "functions"),
+)
+def calibrate(run: Path, **options: Any) -> None:
+    """Say whether Q(z | x) of RUN is the posterior, and how not, on data that the model draws.
+
+    \b
+    ppl-vae calibrate runs/vae-digits
+    ppl-vae calibrate runs/vae-digits --num-simulated 5000
+
+    The words are kept in RUN/calibration.txt, the ranks are drawn in RUN/figures/calibration.png.
+    """  # noqa: D301  (click reads the control character)
+    from ppl_vae.runs.calibrate import calibrate_run
+
+    found, paths = calibrate_run(run, **options)
+    click.echo("\n".join([f"{found}\n", *map(str, paths)]))
+
+
+@app.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@from_signature(
     "ppl_vae.runs.sample:sample_run",
     "ppl_vae.generation.generate:sample",
     size="-n",

@@ -11,7 +11,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
+from ppl_vae.criticism.calibration import Calibration
 from ppl_vae.criticism.difference import PARTS, Difference
+from ppl_vae.criticism.ranks import LEAST as LEAST_RANKS
+from ppl_vae.criticism.ranks import Ranks
+from ppl_vae.criticism.uniformity import PLACES, counts_below, simultaneous_band
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.diagnostics import MIN_SAMPLES
 from ppl_vae.evidence.evidence import Evidence
@@ -22,6 +26,7 @@ CELL = 0.45  # inches that one image takes
 LETTER = 0.075  # inches, in a title
 SMALL = 16  # pixels; below it images are enlarged to be seen
 FACTOR = 4
+NAMED = 6  # lines of one panel that are told apart
 NARROW = 10  # how much longer than wide a picture is at most
 LEAST, MOST = 0.5, 40  # inches, of a figure at 100 dots
 MISSING = (0.9, 0.6, 0.4)  # the colour of pixels that are missing
@@ -355,6 +360,42 @@ def _moved(figure: Any, found: Difference, x: Any, order: np.ndarray[Any, Any], 
             panel.imshow(_canvas(values[[datum]], 1, None), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             panel.set_axis_off()
             panel.set_title(f"{found.log_px[datum]:+.1f}\n{SHORT[found.part[datum]]}", fontsize=7)
+
+
+def calibration(found: Calibration, *, title: str = "") -> Figure:
+    """Draw the ranks of true values among draws of Q, and of resampled Q: their ECDF less that of uniform ranks.
+
+    The band holds at all ranks of all quantities together. Of a Q that is too narrow a line is above it on the left and
+    below it on the right, of one that is too low below it all along. Lines in grey stay inside.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=100)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for panel, ranks, name in zip(panels, (found.guide, found.resampled), ("Q", "resampled Q"), strict=True):
+        _draw_ranks(panel, ranks, len(found))
+        panel.set(xlabel="rank", title=", ".join(filter(None, (title, name))))
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("ECDF - rank")
+    return figure
+
+
+def _draw_ranks(panel: Axes, ranks: Ranks, num_data: int) -> None:
+    band = simultaneous_band(num_data, ranks.level_of_each)
+    places = np.concatenate([[0], PLACES, [1]])
+    low, high = (np.concatenate([[0], counts / num_data - PLACES, [0]]) for counts in (band.low, band.high))
+    panel.fill_between(places, low, high, color="0.88", linewidth=0)
+    order = ranks.order()
+    named = [j for j in order if ranks.outside[j]][:NAMED]
+    for j in (j for j in reversed(order) if len(ranks.of(j)) >= LEAST_RANKS):
+        share = counts_below(ranks.of(j)) / len(ranks.of(j)) - PLACES
+        style: dict[str, Any] = {"color": "0.6", "linewidth": 0.7}
+        if ranks.outside[j]:
+            style = {"color": "0.3", "linewidth": 0.7}
+        if j in named:
+            style = {"color": f"C{named.index(j)}", "linewidth": 1.3, "label": ranks.names[j]}
+        panel.plot(places, np.concatenate([[0], share, [0]]), **style)
+    handles, labels = panel.get_legend_handles_labels()
+    if handles:
+        panel.legend(handles[::-1], labels[::-1], frameon=False, fontsize=8)
 
 
 def _within(size: tuple[float, float], most: float) -> tuple[float, float]:

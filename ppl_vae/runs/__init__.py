@@ -3,5 +3,5 @@
 In the order of reading: `kinds` (which kinds of parts there are), `signature` (the options of a function, read without
 importing it), `build` (a model, a guide and an objective by name), `listing` (`list_parts`), `recipe` (what run.json
 says), `run` (a run in memory, or read from its folder), and what is done with one: `train`, `compare`, `difference`,
-`evaluate`, `sample`, `impute`, `figures`.
+`evaluate`, `sample`, `impute`, `calibrate`, `figures`.
 """

@@ -53,6 +53,7 @@ def results(tmp_path_factory):
         ),
         "gap": ppl_vae.explain_gap(model, guide, few, num_steps=2, num_samples=30, **quiet),
         "latent use": ppl_vae.latent_use(model, guide, few, num_samples=10, **quiet),
+        "calibration": ppl_vae.calibrate(model, guide, few, num_simulated=30, num_samples=30, **quiet),
         "imputation": ppl_vae.impute(model, guide, incomplete, num_samples=30, **quiet),
         "check_bound": ppl_vae.check_bound(model, guide, few[:3], **quiet),
         "quadrature": quadrature(curve, QuantileGuide(curve), curve(size=5).detach()),
@@ -69,8 +70,8 @@ def results(tmp_path_factory):
 
 NAMES = (
     "evidence", "sandwich evidence", "sandwich", "curve", "mean", "doubt", "comparison", "difference", "gap",
-    "latent use", "imputation", "check_bound", "quadrature", "one to many", "answers", "real", "history", "run",
-    "parts", "data", "split",
+    "latent use", "calibration", "imputation", "check_bound", "quadrature", "one to many", "answers", "real", "history",
+    "run", "parts", "data", "split",
 )  # fmt: skip
 
 
@@ -127,6 +128,7 @@ def test_headings_say_of_how_many(results):
         ("comparison", "of 12 data by 2 models, one run of each; importance, K = 30 samples"),
         ("gap", "of 12 data explained"),
         ("latent use", "on 12 data, K = 10 samples"),
+        ("calibration", "on 30 (z, x) drawn from the model, K = 30 draws"),
         ("imputation", "of 5 data imputed, K = 30 samples, 10 draws"),
         ("quadrature", "of 5 data by quadrature"),
         ("answers", "2 answers to each of 5 conditions"),
