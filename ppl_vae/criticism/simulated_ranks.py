@@ -46,7 +46,7 @@ Function = Callable[..., Tensor]  # of z, the values of the latent sites by name
 
 
 def given(ready: Prepared, count: int, at_once: int) -> Iterator[Chunk]:
-    """Yield so many of the data in chunks, evenly spaced, or again and again: what the model is given to simulate."""
+    """Yield so many of the data in chunks, evenly spaced or again and again: what the model is given to simulate."""
     source = ready.source
     if ready.divisible:
         index, start, parts = torch.arange(count) * len(source) // count, 0, []
@@ -55,7 +55,8 @@ def given(ready: Prepared, count: int, at_once: int) -> Iterator[Chunk]:
             parts.append([t[chosen.to(t.device)] for t in batch])
             start += len(batch[0])
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-        for batch in zip(*(column.split(at_once) for column in columns), strict=True):
+        order = torch.randperm(count)  # one chunk has not one datum only, again and again
+        for batch in zip(*(column[order.to(column.device)].split(at_once) for column in columns), strict=True):
             yield Chunk(ready.pair.to_device(batch), None, len(batch[0]))
         return
     while count:

@@ -67,8 +67,8 @@ def results(tmp_path_factory):
 
 NAMES = (
     "evidence", "sandwich evidence", "sandwich", "curve", "mean", "doubt", "comparison", "gap", "latent use",
-    "calibration", "imputation", "check_bound", "quadrature", "one to many", "answers", "real", "history", "run", "parts", "data",
-    "split",
+    "calibration", "imputation", "check_bound", "quadrature", "one to many", "answers", "real", "history", "run",
+    "parts", "data", "split",
 )  # fmt: skip
 
 

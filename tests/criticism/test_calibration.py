@@ -323,6 +323,26 @@ def test_missing_values_stay_missing(linear):
     assert not calibrate(linear, as_if_complete, x, **QUIET).is_calibrated
 
 
+def test_data_that_a_program_lays_out_anew():
+    """x [N, 3] is observed as [3, N], and what is missing is masked and filled: both are still the argument x."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with pyro.plate("pixels", 3, dim=-2), pyro.poutine.mask(mask=~x.T.isnan()):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=torch.nan_to_num(x.T))
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            variance = 1 / (1 + (~x.isnan()).sum(-1))
+            pyro.sample("z", dist.Normal(variance * x.nansum(-1), variance.sqrt()))
+
+    x = with_mask(torch.randn(20, 3), torch.rand(20, 3) < 0.7)
+    found = calibrate(model, guide, x, **QUIET)
+    assert found.is_calibrated and not found.resampled.outside.any() and found.ess.min() > 999
+    assert found.guide.scores[:, 0].std() > 0.8
+
+
 def test_programs_that_take_one_batch_dimension(linear):
     """They are given copies of the data; or, where that is not possible, draw one sample in a run."""
 
