@@ -161,11 +161,10 @@ class Ranker:
         given = Substitute({name: site["value"] for name, site in sites.items()})
         with fixed(structure, chunk.subsample):
             trace = poutine.trace(given(model)).get_trace(*chunk.args)
-        again = samples(trace)
-        log_joint = log_prob_by_datum(trace, again, structure, chunk.size)
-        values = {name: value_by_datum(again[name], structure) for name in sites}
+        log_joint = log_prob_by_datum(trace, samples(trace), structure, chunk.size)
+        values = {name: value_by_datum(site, structure) for name, site in sites.items()}
         values = {name: z.expand(1, chunk.size, *z.shape[2:]) for name, z in values.items()}
-        seen = [self._seen(again[name], values[name]) for name in sites]
+        seen = [self._seen(site, values[name]) for name, site in sites.items()]
         return _Draws(values, log_joint, log_joint, torch.cat(seen, -1))
 
     def _seen(self, site: Site, value: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class Simulated(NamedTuple):
     """A chunk of data drawn from the model."""
 
     chunk: Chunk  # what both programs are called with: the simulated data
-    sites: dict[str, Site]  # of the run that drew them, those of the latents too
+    sites: dict[str, Site]  # of a run of the model on them, with the latents that they were drawn with
     x: Tensor  # the first of its arguments that were simulated, [N, ...]
 
 
@@ -82,7 +82,7 @@ def simulate(pair: Pair, chunk: Chunk, structure: Structure, *, joint: bool, oth
             f"simulated ({', '.join(observed)}) when it is given them. Write `y = pyro.sample('y', ..., obs=y)` for "
             f"each observed site and use that, or {otherwise}."
         )
-    return Simulated(result, drawn, simulated[min(simulated)])
+    return Simulated(result, samples(again), simulated[min(simulated)])
 
 
 def _left_out_as(site: Site, value: Tensor) -> Tensor:
