@@ -35,8 +35,10 @@ from ppl_vae.models import CVAE, VAE, LinearGaussian
 from scipy import stats
 
 from ppl_vae import InputError, calibrate, likelihoods, plots, priors
+from ppl_vae.criticism.simulated_ranks import LOG_JOINT, _ranked
 from ppl_vae.criticism.uniformity import inside_band, simultaneous_band
 from ppl_vae.missing import with_mask
+from ppl_vae.utils.rng import seeded
 
 SURE = 1 - FALSE_ALARM
 QUIET = {"progress": False, "level": SURE}
@@ -541,3 +543,12 @@ def test_the_command(run, tmp_path):
     assert (tmp_path / "r/calibration.txt").read_text().startswith("Calibration of Q(z | x)")
     assert (tmp_path / "r/figures/calibration.png").exists()
     assert run("calibrate", "r", "--level", 2)[0] == 2
+
+
+def test_what_is_closer_than_rounding_is_a_tie():
+    """log P of a draw that is the true z, rounded otherwise: as often above as below, by the random place alone."""
+    true = torch.full((4000, 2), -100.0, dtype=torch.double)
+    values = (true - torch.tensor([0.0, 1e-5])).expand(20, -1, -1)
+    with seeded(0):
+        found = _ranked(["z", LOG_JOINT], values, true, torch.ones(4000, 2).bool(), torch.zeros(20, 4000).double())
+    assert all(inside_band(ranks, SURE) for ranks in (*found.ranks.T, *found.resampled_ranks.T))
