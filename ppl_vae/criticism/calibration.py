@@ -111,8 +111,8 @@ class Calibration(Reported):
             *([f"{left} more quantities, nearer to uniform, are in .guide and .resampled"] if left > 0 else []),
             f"in 50%, in 90%: the share of true values in these central intervals of Q, to {0.5 * error:.3f} and "
             f"{0.3 * error:.3f} (standard errors); sd: standard deviations of Q",
-            f"Bands: the posterior leaves none of {len(order)} with probability {self.guide.level:.3g} or more "
-            f"({self.guide.level_of_each:.4g} for all ranks of each, Bonferroni).",
+            f"Bands: the posterior leaves one of {len(order)} with probability {1 - self.guide.level:.2g} at most "
+            f"({1 - self.guide.level_of_each:.2g} for all ranks of each, Bonferroni).",
             self.verdict(),
             self.verdict_of_resampled(),
         ]

@@ -46,7 +46,7 @@ Function = Callable[..., Tensor]  # of z, the values of the latent sites by name
 
 
 def given(ready: Prepared, count: int, at_once: int) -> Iterator[Chunk]:
-    """Yield so many of the data in chunks, evenly spaced, or again and again: what the model is given to simulate."""
+    """Yield so many of the data in chunks, evenly spaced or again and again: what the model is given to simulate."""
     source = ready.source
     if ready.divisible:
         index, start, parts = torch.arange(count) * len(source) // count, 0, []
@@ -55,7 +55,8 @@ def given(ready: Prepared, count: int, at_once: int) -> Iterator[Chunk]:
             parts.append([t[chosen.to(t.device)] for t in batch])
             start += len(batch[0])
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-        for batch in zip(*(column.split(at_once) for column in columns), strict=True):
+        order = torch.randperm(count)  # one chunk has not one datum only, again and again
+        for batch in zip(*(column[order.to(column.device)].split(at_once) for column in columns), strict=True):
             yield Chunk(ready.pair.to_device(batch), None, len(batch[0]))
         return
     while count:
@@ -160,11 +161,10 @@ class Ranker:
         given = Substitute({name: site["value"] for name, site in sites.items()})
         with fixed(structure, chunk.subsample):
             trace = poutine.trace(given(model)).get_trace(*chunk.args)
-        again = samples(trace)
-        log_joint = log_prob_by_datum(trace, again, structure, chunk.size)
-        values = {name: value_by_datum(again[name], structure) for name in sites}
+        log_joint = log_prob_by_datum(trace, samples(trace), structure, chunk.size)
+        values = {name: value_by_datum(site, structure) for name, site in sites.items()}
         values = {name: z.expand(1, chunk.size, *z.shape[2:]) for name, z in values.items()}
-        seen = [self._seen(again[name], values[name]) for name in sites]
+        seen = [self._seen(site, values[name]) for name, site in sites.items()]
         return _Draws(values, log_joint, log_joint, torch.cat(seen, -1))
 
     def _seen(self, site: Site, value: Tensor) -> Tensor:

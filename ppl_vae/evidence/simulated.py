@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.prepare import Chunk
-from ppl_vae.missing import filled, missing_as
+from ppl_vae.missing import missing_as
 from ppl_vae.traces.handlers import Regenerated, Substitute, is_condition
 from ppl_vae.traces.pair import Pair, Program
-from ppl_vae.traces.plates import Structure, few, log_prob_by_datum, samples
+from ppl_vae.traces.plates import Structure, few, log_prob_by_datum, samples, value_by_datum
 from ppl_vae.traces.run import fixed
 from ppl_vae.traces.sites import Kind, Site, counted, has_mask, of_kind
 
@@ -25,7 +25,7 @@ class Simulated(NamedTuple):
     """A chunk of data drawn from the model."""
 
     chunk: Chunk  # what both programs are called with: the simulated data
-    sites: dict[str, Site]  # of the run that drew them, those of the latents too
+    sites: dict[str, Site]  # of a run of the model on them, with the latents that they were drawn with
     x: Tensor  # the first of its arguments that were simulated, [N, ...]
 
 
@@ -49,7 +49,8 @@ def simulate(pair: Pair, chunk: Chunk, structure: Structure, *, joint: bool, oth
     drawn = samples(drawn_trace)
     args, simulated = list(chunk.args), {}
     for name, site in observed.items():
-        free = [i for i, arg in enumerate(chunk.args) if i not in simulated and _holds(arg, chunk, site)]
+        parts = {i: chunk.part(arg) for i, arg in enumerate(chunk.args) if i not in simulated}
+        free = [i for i, part in parts.items() if _holds(part, site, structure)]
         if not free:
             raise InputError(
                 f"Expected the observed site {name!r} to be one of the arguments of the model, so that simulated data "
@@ -58,7 +59,8 @@ def simulate(pair: Pair, chunk: Chunk, structure: Structure, *, joint: bool, oth
         # Two arguments may hold the same numbers: one of them shares its memory with what is observed.
         at = next((i for i in free if chunk.args[i].data_ptr() == site["value"].data_ptr()), free[0])
         drawn[name]["value"] = _left_out_as(site, drawn[name]["value"])
-        made = drawn[name]["value"].reshape(chunk.size, *args[at].shape[1:]).to(args[at].dtype)
+        made = _by_datum(drawn[name], structure, chunk.size).reshape(parts[at].shape).to(args[at].dtype)
+        made = missing_as(made, parts[at])
         simulated[at] = made
         if chunk.subsample is None:
             args[at] = made
@@ -80,7 +82,7 @@ def simulate(pair: Pair, chunk: Chunk, structure: Structure, *, joint: bool, oth
             f"simulated ({', '.join(observed)}) when it is given them. Write `y = pyro.sample('y', ..., obs=y)` for "
             f"each observed site and use that, or {otherwise}."
         )
-    return Simulated(result, drawn, simulated[min(simulated)])
+    return Simulated(result, samples(again), simulated[min(simulated)])
 
 
 def _left_out_as(site: Site, value: Tensor) -> Tensor:
@@ -98,11 +100,19 @@ def _run(program: Program, chunk: Chunk, structure: Structure) -> poutine.Trace:
         return poutine.trace(program).get_trace(*chunk.args)
 
 
-def _holds(arg: Tensor, chunk: Chunk, site: Site) -> bool:
-    """Return whether an argument holds just what a site observes."""
-    value = site["value"]
-    part = chunk.part(arg)
+def _by_datum(site: Site, structure: Structure, size: int) -> Tensor:
+    """Return what stands at a site with the data first, [N, ...]."""
+    value = value_by_datum(site, structure)[0]
+    return value.expand(size, *value.shape[1:])
+
+
+def _holds(part: Tensor, site: Site, structure: Structure) -> bool:
+    """Return whether (a part of) an argument holds just the values of a site; what is missing in it may be masked."""
+    value = _by_datum(site, structure, len(part)).reshape(-1).to(part.dtype)
     if part.numel() != value.numel():
         return False
-    one, other = part.reshape(-1), value.reshape(-1).to(part.dtype)
-    return torch.equal(filled(one), filled(other)) and torch.equal(one.isnan(), other.isnan())
+    given, seen = part.reshape(-1), counted(site)
+    known, left_out = ~given.isnan(), value.isnan()
+    if seen.shape == site["value"].shape:
+        left_out = left_out | ~_by_datum(site | {"value": seen}, structure, len(part)).reshape(-1)
+    return torch.equal(given[known], value[known]) and bool(left_out[~known].all())
