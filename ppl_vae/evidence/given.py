@@ -58,7 +58,7 @@ from ppl_vae.utils.threads import Threads
 
 SCHEMES = ("all", "given", "apart")  # where the samples of a datum come from
 APART = 2
-ERRORS = 4.0  # standard errors by which one set of samples finds more of a term than another, to be told
+ERRORS = 3.0  # standard errors by which one set of samples finds more of a term than another, to be told
 DOUBTED = 1e6  # nats that a scheme whose weights are in doubt is put behind the others
 PILOT, FEWEST = 4, 100  # the pilot takes a fourth of the samples, and so many at least
 Terms = tuple[Array, Array]  # log v and log w, [K, n] each, of one set of samples
@@ -206,7 +206,7 @@ class _Asked:
         for one in np.unique(scheme):
             for key, values in _by_scheme(sets, int(one)).items():
                 found[key] = np.where(scheme == one, values, found.get(key, np.nan))
-        return found | {"more": _more(found, tried)}
+        return found | {"more": _more(found, [*tried, *(_by_scheme(sets, i) for i in sets)])}
 
     def _proposing(self) -> tuple[Pair, Pair]:
         """Return the pairs whose guides draw z given all that is observed, and given what is given."""
@@ -300,14 +300,16 @@ def _chosen(candidates: Sequence[dict[str, Array]], num_samples: int) -> NDArray
 def _more(one: dict[str, Array], others: Sequence[dict[str, Array]]) -> Array:
     """Return by how much other samples find a term larger, in nats, [n]: 0 where that is inside their errors.
 
-    An average of weights may miss much of a term, but hardly ever finds more than there is (Markov's inequality).
+    An average of weights may miss much of a term, but hardly ever finds more than there is. It is too high where one
+    weight is, and says so: the errors are those of averages, not of their logarithms, relative to the larger one.
     """
     found = np.zeros(len(one["log_px"]))
     for other in others:
         for term in ("all", "given"):
-            with np.errstate(invalid="ignore"):
+            with np.errstate(invalid="ignore", over="ignore"):
                 above = other[f"log_px_{term}"] - one[f"log_px_{term}"]
-                clear = above > ERRORS * np.hypot(one[f"mcse_{term}"], other[f"mcse_{term}"]) + ROUNDING
+                error = np.hypot(one[f"mcse_{term}"] * np.exp(-above), other[f"mcse_{term}"])
+                clear = -np.expm1(-above) > ERRORS * error + ROUNDING
             found = np.where(clear, np.fmax(found, above), found)
     return found
 

@@ -137,6 +137,18 @@ def test_the_best_way_to_draw_is_chosen(linear_gaussian, monkeypatch, share):
         assert found.mean() < 0.7 * forced[APART].mean()
 
 
+def test_draws_of_the_prior_are_shared_too(monkeypatch):
+    """What one pixel adds, by the same z for both terms."""
+    model, _, x, log_p = bernoulli_pair()
+    mask = torch.arange(16).reshape(1, 4, 4) < 15
+    options = {"given": mask, "proposal": "prior", "num_samples": 2000}
+    shared = estimate_evidence(model, None, x, **options, **QUIET)
+    monkeypatch.setattr(given_module, "_chosen", lambda them, _: np.full(len(them[0]["mcse"]), APART))
+    apart = estimate_evidence(model, None, x, **options, **QUIET)
+    assert shared.mcse.mean() < 0.7 * apart.mcse.mean()
+    check_conditional(shared, log_p(x) - log_p(torch.where(mask, x, torch.nan)))
+
+
 def test_the_chain_rule():
     """log P(a, b, c) = log P(c) + log P(b | c) + log P(a | b, c), of a VAE of which none is known in closed form."""
     model, guide, x, *_ = bernoulli_pair()
@@ -312,7 +324,9 @@ def test_what_other_samples_find_is_told(linear_gaussian, monkeypatch):
     off = evidence.log_px - exactly(model, x, half.numpy())
     doubted = {doubt.datum: doubt.reason for doubt in evidence.doubts()}
     assert (off > 1).mean() > 0.9
-    assert all("other samples find" in doubted[n] for n in np.flatnonzero(off > 1))
+    wrong = [doubted.get(int(n), "") for n in np.flatnonzero(off > 1)]
+    assert all(wrong)
+    assert np.mean(["other samples find" in reason for reason in wrong]) > 0.8
     monkeypatch.undo()
     evidence = estimate_evidence(model, guide, x, given=half, **QUIET)
     assert (evidence.diagnostics["scheme"] == ALL).mean() > 0.9
