@@ -10,7 +10,8 @@ What is not given is missing (NaN) in x_B, and so are missing values of x in bot
     given:  Q(z | x_B), for both terms: the average of P(x_A | z_k, x_B) over what x_B says of z
     apart:  each term has samples of its own Q
 
-whichever a pilot of other samples finds the smallest error for. By the delta method,
+whichever a pilot of other samples finds the smallest error for. Where a term is clearly larger by other samples, the
+datum is in doubt: an average of weights may miss what is there, and hardly ever finds what is not. By the delta method,
 
     MCSE^2 = K / (K - 1) sum_k (v_k / sum v - w_k / sum w)^2,
 
@@ -38,7 +39,7 @@ from ppl_vae.data.as_source import fingerprint
 from ppl_vae.data.checks import check
 from ppl_vae.data.held_back import HeldBack, given_mask, only_given
 from ppl_vae.errors import InputError
-from ppl_vae.evidence.diagnostics import estimates, khat_threshold, pareto
+from ppl_vae.evidence.diagnostics import ROUNDING, estimates, khat_threshold, pareto
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.options import ImportanceOptions
 from ppl_vae.evidence.prepare import Chunk, Prepared
@@ -57,6 +58,7 @@ from ppl_vae.utils.threads import Threads
 
 SCHEMES = ("all", "given", "apart")  # where the samples of a datum come from
 APART = 2
+ERRORS = 3.0  # standard errors by which one set of samples finds more of a term than another, to be told
 DOUBTED = 1e6  # nats that a scheme whose weights are in doubt is put behind the others
 PILOT, FEWEST = 4, 100  # the pilot takes a fourth of the samples, and so many at least
 Terms = tuple[Array, Array]  # log v and log w, [K, n] each, of one set of samples
@@ -189,21 +191,22 @@ class _Asked:
     def _exactly(self, draws: Array) -> dict[str, Array]:
         """Return what one run says where no latent is drawn."""
         v, w = (np.broadcast_to(term, (2, term.shape[1])) for term in self._terms(self._proposing(), 0, 1))
-        return _of_terms(v, w, shared=True) | {"ess": draws, "scheme": np.zeros(len(draws))}
+        return _of_terms(v, w, shared=True) | {"ess": draws, "scheme": np.zeros(len(draws)), "more": 0.0 * draws}
 
     def _by_chosen(self) -> dict[str, Array]:
         """Return the estimates by the scheme that a pilot finds best for each datum, from fresh samples."""
         proposing, count = self._proposing(), self.sampler.num_samples
         few = min(count, max(FEWEST, count // PILOT))
         pilot = {i: self._terms(proposing, i, few) for i in (0, 1)}
-        scheme = _chosen([_by_scheme(pilot, i) for i in range(len(SCHEMES))], few)
+        tried = [_by_scheme(pilot, i) for i in range(len(SCHEMES))]
+        scheme = _chosen(tried, few)
         # A set of samples is drawn for all data of the chunk where one of them needs it.
         sets = {i: self._terms(proposing, i, count) for i in (0, 1) if ((scheme == i) | (scheme == APART)).any()}
         found = {"scheme": scheme.astype(float)}
         for one in np.unique(scheme):
             for key, values in _by_scheme(sets, int(one)).items():
                 found[key] = np.where(scheme == one, values, found.get(key, np.nan))
-        return found
+        return found | {"more": _more(found, [*tried, *(_by_scheme(sets, i) for i in sets)])}
 
     def _proposing(self) -> tuple[Pair, Pair]:
         """Return the pairs whose guides draw z given all that is observed, and given what is given."""
@@ -284,10 +287,31 @@ def _by_scheme(sets: Mapping[int, Terms], scheme: int) -> dict[str, Array]:
 
 
 def _chosen(candidates: Sequence[dict[str, Array]], num_samples: int) -> NDArray[np.int64]:
-    """Return the scheme of each datum: the smallest error among those whose weights are not in doubt, if any are."""
+    """Return the scheme of each datum: the smallest error among those that are not in doubt, if any are.
+
+    In doubt are those whose weights have heavy tails, and more so those of which other samples find more.
+    """
     error, khat = (np.stack([one[name] for one in candidates]) for name in ("mcse", "khat"))
-    rank = np.where(np.isfinite(error), error, np.inf) + np.where(khat > khat_threshold(num_samples), DOUBTED, 0.0)
-    return np.argmin(rank, 0)
+    less = np.stack([_more(one, candidates) for one in candidates]) > 0
+    doubt = DOUBTED * (1.0 * (khat > khat_threshold(num_samples)) + 2.0 * less)
+    return np.argmin(np.where(np.isfinite(error), error, np.inf) + doubt, 0)
+
+
+def _more(one: dict[str, Array], others: Sequence[dict[str, Array]]) -> Array:
+    """Return by how much other samples find a term larger, in nats, [n]: 0 where that is inside their errors.
+
+    An average of weights may miss much of a term, but hardly ever finds more than there is. It is too high where one
+    weight is, and says so: the errors are those of averages, not of their logarithms, relative to the larger one.
+    """
+    found = np.zeros(len(one["log_px"]))
+    for other in others:
+        for term in ("all", "given"):
+            with np.errstate(invalid="ignore", over="ignore"):
+                above = other[f"log_px_{term}"] - one[f"log_px_{term}"]
+                error = np.hypot(one[f"mcse_{term}"] * np.exp(-above), other[f"mcse_{term}"])
+                clear = -np.expm1(-above) > ERRORS * error + ROUNDING
+            found = np.where(clear, np.fmax(found, above), found)
+    return found
 
 
 def _of_terms(v: Array, w: Array, *, shared: bool) -> dict[str, Array]:
@@ -314,4 +338,6 @@ def _of_terms(v: Array, w: Array, *, shared: bool) -> dict[str, Array]:
             "log_px_psis": of_all["log_px_psis"] - of_given["log_px_psis"],
             "log_px_all": of_all["log_px"],
             "log_px_given": of_given["log_px"],
+            "mcse_all": of_all["mcse"],
+            "mcse_given": of_given["mcse"],
         }

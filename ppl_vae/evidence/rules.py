@@ -174,9 +174,11 @@ def of_given(numbers: Numbers) -> Diagnostics:
     drawn = ", ".join(f"{how} for {count} data" for how, count in sets.items())
     source = {"guide": "the guide", "prior": "the prior P(z)", "refined": "the refined guide"}[numbers.proposal]
     refine = "" if numbers.proposal == "refined" else ", or use proposal='refined'"
-    other = "refined" if prior else "prior"
+    other, more = "refined" if prior else "prior", numbers.diagnostics["more"]
+    higher = "other samples find {:.2f} nats more of log P(x_A, x_B) or of log P(x_B)"
     return replace(
         found,
+        rules=[*found.rules, Rule("more of a term by other samples", more > 0, higher, (more,))],
         headline=f"{found.headline.partition(' from ')[0]} from {source}",
         lines=[f"log P(x_A, x_B) {of_all}, log P(x_B) {of_part}; samples of the two terms: {drawn}", *found.lines],
         remedy=f"Raise num_samples{refine}.",
