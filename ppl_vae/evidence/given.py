@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pyro import poutine
+from scipy import stats
 from torch import Tensor
 
 from ppl_vae.data.as_source import fingerprint
@@ -58,7 +59,8 @@ from ppl_vae.utils.threads import Threads
 
 SCHEMES = ("all", "given", "apart")  # where the samples of a datum come from
 APART = 2
-ERRORS = 3.0  # standard errors by which one set of samples finds more of a term than another, to be told
+# How often other samples find more of a term by chance: three standard errors are told, four decide where to draw.
+TOLD, DECIDES = 1e-3, 3e-5
 DOUBTED = 1e6  # nats that a scheme whose weights are in doubt is put behind the others
 PILOT, FEWEST = 4, 100  # the pilot takes a fourth of the samples, and so many at least
 Terms = tuple[Array, Array]  # log v and log w, [K, n] each, of one set of samples
@@ -206,7 +208,7 @@ class _Asked:
         for one in np.unique(scheme):
             for key, values in _by_scheme(sets, int(one)).items():
                 found[key] = np.where(scheme == one, values, found.get(key, np.nan))
-        return found | {"more": _more(found, [*tried, *(_by_scheme(sets, i) for i in sets)])}
+        return found | {"more": _more(found, [*tried, *(_by_scheme(sets, i) for i in sets)], few, TOLD)}
 
     def _proposing(self) -> tuple[Pair, Pair]:
         """Return the pairs whose guides draw z given all that is observed, and given what is given."""
@@ -292,24 +294,25 @@ def _chosen(candidates: Sequence[dict[str, Array]], num_samples: int) -> NDArray
     In doubt are those whose weights have heavy tails, and more so those of which other samples find more.
     """
     error, khat = (np.stack([one[name] for one in candidates]) for name in ("mcse", "khat"))
-    less = np.stack([_more(one, candidates) for one in candidates]) > 0
+    less = np.stack([_more(one, candidates, num_samples, DECIDES) for one in candidates]) > 0
     doubt = DOUBTED * (1.0 * (khat > khat_threshold(num_samples)) + 2.0 * less)
     return np.argmin(np.where(np.isfinite(error), error, np.inf) + doubt, 0)
 
 
-def _more(one: dict[str, Array], others: Sequence[dict[str, Array]]) -> Array:
+def _more(one: dict[str, Array], others: Sequence[dict[str, Array]], num_samples: int, chance: float) -> Array:
     """Return by how much other samples find a term larger, in nats, [n]: 0 where that is inside their errors.
 
     An average of weights may miss much of a term, but hardly ever finds more than there is. It is too high where one
-    weight is, and says so: the errors are those of averages, not of their logarithms, relative to the larger one.
+    weight is, and says so: the errors are those of averages, not of their logarithms, relative to the larger one, from
+    so many samples at least.
     """
-    found = np.zeros(len(one["log_px"]))
+    found, errors = np.zeros(len(one["log_px"])), float(stats.t.isf(chance, num_samples - 1))
     for other in others:
         for term in ("all", "given"):
             with np.errstate(invalid="ignore", over="ignore"):
                 above = other[f"log_px_{term}"] - one[f"log_px_{term}"]
                 error = np.hypot(one[f"mcse_{term}"] * np.exp(-above), other[f"mcse_{term}"])
-                clear = -np.expm1(-above) > ERRORS * error + ROUNDING
+                clear = -np.expm1(-above) > errors * error + ROUNDING
             found = np.where(clear, np.fmax(found, above), found)
     return found
 
