@@ -16,7 +16,7 @@ OPTIONS = {name: p for name, p in inspect.signature(estimate_evidence).parameter
 
 
 def test_the_signature_has_every_option_with_type_default_and_help():
-    assert set(OPTIONS) == {"method", *(name for method in METHODS for name in options_of(method))}
+    assert set(OPTIONS) == {"method", "given", *(name for method in METHODS for name in options_of(method))}
     text = inspect.getdoc(estimate_evidence).split("Args:")[1].split("Returns:")[0]
     entries = re.findall(r"^ {4}(\w+): ([^\n]+)", text, re.MULTILINE)
     assert [name for name, _ in entries] == ["model", "guide", "data", *OPTIONS]

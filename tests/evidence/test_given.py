@@ -132,9 +132,9 @@ def test_the_best_way_to_draw_is_chosen(linear_gaussian, monkeypatch, share):
             given_module, "_chosen", lambda them, _, scheme=scheme: np.full(len(them[0]["mcse"]), scheme)
         )
         forced[scheme] = estimate_evidence(model, guide, x, given=mask, **QUIET).mcse
-    assert np.median(found) < 1.1 * min(np.median(error) for error in forced.values())
+    assert np.median(found / np.min(list(forced.values()), axis=0)) < 1.4
     if share > 0.9:  # what one number adds is known better from one set of samples
-        assert np.median(found) < 0.7 * np.median(forced[APART])
+        assert np.median(found / forced[APART]) < 0.8
 
 
 def test_draws_of_the_prior_are_shared_too(monkeypatch):
