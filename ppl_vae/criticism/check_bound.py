@@ -47,7 +47,8 @@ def check_bound(
     >>> check_bound(model, Posterior(model), model(size=64).detach()).startswith("ELBO -")
     True
     """
-    evidence = estimate_evidence(model, guide, data, num_samples=num_samples, seed=seed, progress=progress)
+    how: Any = {"method": "importance", "num_samples": num_samples, "seed": seed, "progress": progress}
+    evidence = estimate_evidence(model, guide, data, **how)
     exact, source, error = _exact(model, data, log_px), "exact", np.zeros(len(evidence))
     if exact is None:
         annealed = estimate_evidence(

@@ -136,7 +136,8 @@ def sigma_study(
         exact = quadrature(model, guide, x)
         gaps = []
         for seed in range(num_repeats):
-            options: Any = {"num_samples": num_samples, "seed": seed, "compile": False, "progress": False}
+            options: Any = {"method": "importance", "num_samples": num_samples, "seed": seed}
+            options |= {"compile": False, "progress": False}
             evidence = estimate_evidence(model, guide, x, **options)
             gaps.append(shares @ (evidence.gap - evidence.diagnostics["bias"]))
         rows.append(

@@ -89,16 +89,25 @@ def anneal(evaluate: Evaluate, state: State, path: AnnealingPath, tick: Tick) ->
     return Annealed(log_weights, accepted / max(last - 1, 1), state)
 
 
-def pilot(evaluate: Evaluate, state: State, betas: list[float], num_leapfrog: int, tick: Tick) -> AnnealingPath:
-    """Return the path whose step sizes accept about 65% of moves, found at some fifty temperatures with other chains.
+def pilot(
+    evaluate: Evaluate,
+    state: State,
+    betas: list[float],
+    num_leapfrog: int,
+    tick: Tick,
+    *,
+    warm_up: int = WARM_UP,
+    most_rungs: int = RUNGS,
+) -> AnnealingPath:
+    """Return the path whose step sizes accept about 65% of moves, found at some temperatures with other chains.
 
     Source: Andrieu & Thoms, Statistics and Computing 18 (2008), section 4.2.
     """
     log_step = torch.full_like(state.log_base[0], FIRST_STEP_SIZE).log()
-    rungs = np.unique(np.linspace(min(1, len(betas) - 1), len(betas) - 1, min(RUNGS, len(betas) - 1)).astype(int))
+    rungs = np.unique(np.linspace(min(1, len(betas) - 1), len(betas) - 1, min(most_rungs, len(betas) - 1)).astype(int))
     found: list[Array] = []
     for rung in rungs:
-        for _ in range(PER_RUNG if found else WARM_UP):
+        for _ in range(PER_RUNG if found else warm_up):
             state, probability = transition(evaluate, state, betas[rung], log_step.exp(), num_leapfrog)
             log_step = log_step + (0.3 if found else 0.7) * (probability.mean(0) - TARGET_ACCEPTANCE)
             tick()

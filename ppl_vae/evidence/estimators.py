@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evidence.ais import annealed_importance_sampling
+from ppl_vae.evidence.auto import automatic
 from ppl_vae.evidence.bidirectional import sandwich
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.given import given_sampling
-from ppl_vae.evidence.options import AnnealingOptions, ImportanceOptions, Options
+from ppl_vae.evidence.options import AnnealingOptions, AutoOptions, ImportanceOptions, Options
 from ppl_vae.evidence.prepare import Prepared, prepared
 from ppl_vae.evidence.remedies import importance_with_remedies
 from ppl_vae.traces.pair import Program
@@ -29,6 +30,7 @@ class Method(NamedTuple):
 
 
 METHODS = {
+    "auto": Method(automatic, AutoOptions),
     "importance": Method(importance_with_remedies, ImportanceOptions),
     "ais": Method(annealed_importance_sampling, AnnealingOptions),
     "sandwich": Method(sandwich, AnnealingOptions),
@@ -53,7 +55,7 @@ def _refusing_others(check: Callable[[Any], str]) -> Callable[[Callable[P, R]], 
 
         @functools.wraps(function)
         def refusing(*args: P.args, **options: P.kwargs) -> R:
-            method = check(options.get("method", "importance"))
+            method = check(options.get("method", inspect.signature(function).parameters["method"].default))
             known = options_of(method)
             for name in (name for name in options if name not in {*known, *aside}):
                 others = [repr(other) for other in METHODS if name in options_of(other)]
@@ -87,13 +89,14 @@ def estimate_evidence(
     guide: Program | None,
     data: Any,
     *,
-    method: str = "importance",
+    method: str = "auto",
     given: Any = None,
     num_samples: int = 1000,
     proposal: str = "guide",
     joint: bool = False,
     tolerance: float | None = None,
     max_samples: int | None = None,
+    budget: float | str | None = None,
     num_draws: int = 0,
     vectorize: bool | str = "auto",
     num_temperatures: int = 1000,
@@ -117,23 +120,30 @@ def estimate_evidence(
         model: P(x, z), called as `model(*batch)`.
         guide: Q(z | x), called the same way; may be None with `proposal="prior"`.
         data: as in `fit`, in a fixed order: a split of ours, a tensor [N, ...], an array, a Dataset, a DataLoader, ...
-        method: "importance", "ais" or "sandwich". "importance" is importance sampling; "ais" is annealed importance
-            sampling: slower, right also where the guide is far from the posterior; continuous or enumerable latents.
-            "sandwich" is "ais", and on data simulated from the model bounds from both sides, which say how wrong it
-            may be.
+        method: "auto", "importance", "ais" or "sandwich". "auto" gives each datum as much work as it needs: samples of
+            the guide, then of a mixture fitted to it (Laplace's approximation at each mode), then more, then annealing
+            from there; and asks, of data simulated from the model, whether a part of the posterior is missed.
+            "importance" is importance sampling alone. "ais" is annealed importance sampling: slower, right also where
+            the guide is far from the posterior; continuous or enumerable latents. "sandwich" is "ais", and on data
+            simulated from the model bounds from both sides, which say how wrong it may be.
         given: Which numbers of x are given, for log P(x_A | x_B), a mask or the name of its .npy file; true where a
-            number is given, of the shape of a datum or of all data. Only of "importance"; see `given_mask`.
+            number is given, of the shape of a datum or of all data. By "importance" only; see `given_mask`.
         num_samples: K, draws of z for each datum.
-        proposal: "guide", "refined" or "prior". "refined" is the guide with its parameters optimized for each datum;
-            "prior" with "importance" the naive estimate log (1/K) sum_k P(x | z_k) with z_k ~ P(z).
+        proposal: "guide", "laplace", "refined" or "prior". "laplace" is a mixture of Student-t distributions fitted to
+            each datum, with the guide in it; "refined" the guide with its parameters optimized for each datum; "prior"
+            with "importance" the naive estimate log (1/K) sum_k P(x | z_k) with z_k ~ P(z). "auto" starts there.
         joint: Of a conditional model, log P(x, y) instead of log P(x | y).
-        tolerance: Double K where needed until log P(x) is known to so many nats. Only of "importance": for each datum
-            that needs it, until its standard error and its bias are below, judged by other samples than those that
-            answer.
-        max_samples: How far a tolerance may raise K; None is 64 K. Only of "importance".
-        num_draws: Keep so many draws from each posterior, for `to_arviz`. Only of "importance".
-        vectorize: Draw many samples in one run, inside one more plate, true, false, or auto. Only of "importance";
-            "auto" finds out whether the programs can, and otherwise draws them as copies of the data, or one by one.
+        tolerance: Go on where needed until log P(x) is known to so many nats. Only of "auto" and "importance": for each
+            datum that needs it, until its standard error and its bias are below, judged by other samples than those
+            that answer.
+        max_samples: How far a tolerance may raise K; None is 64 K. Only of "auto" and "importance".
+        budget: How long "auto" may go on with data in doubt, in seconds or as "10min"; None is without end. What it
+            starts is finished, and all data get the first samples.
+        num_draws: Keep so many draws from each posterior, for `to_arviz`. Only of "auto", which then is "importance",
+            and of "importance".
+        vectorize: Draw many samples in one run, inside one more plate, true, false, or auto. Only of "auto" and
+            "importance"; "auto" finds out whether the programs can, and otherwise draws copies of the data, or one by
+            one.
         num_temperatures: T, steps of annealing. Distributions on the way from the proposal to the posterior; only of
             "ais" and "sandwich".
         num_chains: Chains of annealing for each datum. Only of "ais" and "sandwich".
@@ -166,11 +176,13 @@ def estimate_evidence(
     True
     """
     asked = locals()
-    if given is not None and method != "importance":
+    if given is not None and method not in ("auto", "importance"):
         raise InputError(f"Expected method='importance' with given; got {method!r}. Leave method out.")
     wanted = METHODS[method]
     options = wanted.options(**{name: asked[name] for name in options_of(method)})
     first = options.of_importance(guide is not None).proposal
+    if first == "laplace":
+        first = "prior" if guide is None else "guide"
     preparing = prepared(model, guide, data, proposal=first, seed=seed, joint=joint)
     with Threads(threads) as chosen, preparing as pair_and_data:
         if given is not None:

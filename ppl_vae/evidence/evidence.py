@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ppl_vae.errors import InputError
+from ppl_vae.evidence.interval import Interval
 from ppl_vae.evidence.numbers import Numbers
 from ppl_vae.evidence.rules import DIAGNOSTICS, Diagnostics, of_exact
 from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, GIVEN, PROBABILITY, TRANSFORMED
 from ppl_vae.evidence.to_arviz import container, elpd
-from ppl_vae.utils.report import Report, Reported, counted
+from ppl_vae.utils.report import Mean, Report, Reported, counted
 
 NEGLIGIBLE = 0.01  # nats
 FEW, SMALL = 0.25, 0.05  # the mean stands with at most so many doubtful data (a share), off by so little (nats)
@@ -65,6 +67,49 @@ class Evidence(Reported, Numbers):
             f"{diagnostics.remedy}{diagnostics.blind_spot}"
         )
 
+    def interval(self, level: float = 0.95) -> Interval:
+        """Return where the mean log P(x) lies, for the population of the data and for these data, and why; print it.
+
+            L - b -+ t se  (population),    L - b -+ z MCSE  (these data),    se^2 = var_n(L_n) / N
+
+        Args:
+            level: how often such an interval is to hold log P(x), between 0 and 1.
+
+        Returns:
+            `Interval`: low, high, low_of_data, high_of_data, and each part: sampling of the data, Monte Carlo, bias,
+            and how far data in doubt could raise the mean; in nats.
+
+        Raises:
+            InputError: a level that is not between 0 and 1.
+
+        >>> import ppl_vae
+        >>> from ppl_vae.guides import LinearGaussian as Posterior
+        >>> from ppl_vae.models import LinearGaussian
+        >>> model = LinearGaussian((20,), latent_dim=4)
+        >>> x = model(size=64).detach()
+        >>> interval = ppl_vae.estimate_evidence(model, Posterior(model), x).interval(0.9)
+        >>> interval.low < model.exact_log_px(x).mean().item() < interval.high
+        True
+        """
+        if not 0 < level < 1:
+            raise InputError(f"Expected a level between 0 and 1; got {level!r}. Use 0.95, say.")
+        mean, doubtful = self.means()["log_px"], [doubt.datum for doubt in self.doubts()]
+        exact = self.is_exact
+        stopping, first = (self.diagnostics.get(name, np.zeros(1)) for name in ("stopping", "mcse_first"))
+        # Where going on moved the mean, that is taken off, and with it comes the error of the answers before.
+        mcse = np.where((stopping != 0) & np.isfinite(first) & (first > 0), first, self.mcse)
+        return Interval.of(
+            level,
+            mean=mean.value,
+            se=mean.se,
+            mcse=0.0 if exact else Mean.of(self.log_px, mcse).mcse,
+            bias=0.0 if exact else self._diagnostics().bias,
+            doubtful=self._may_be_off(doubtful) if doubtful else 0.0,
+            num_doubtful=len(doubtful),
+            num_data=len(self),
+            quantity=self.quantity,
+        )
+
     def _too_low(self, bias: float) -> float:
         """Return how far the mean is off for lack of samples, where that is no small part of its error, in nats."""
         return abs(bias) if abs(bias) > max(NEGLIGIBLE, 2 * self.means()["log_px"].mcse) else 0.0
@@ -92,8 +137,18 @@ class Evidence(Reported, Numbers):
             *([("bits per dim", means["bits_per_dim"], self._bits_in_words())] if "bits_per_dim" in means else []),
             *diagnostics.rows,
         ]
-        lines = [*diagnostics.lines, *self._of_infinite(of), self.verdict()]
+        lines = [*diagnostics.lines, *self._of_infinite(of), *self._interval_in_words(), self._noted(self.verdict())]
         return Report(diagnostics.headline, rows, lines)
+
+    def _interval_in_words(self) -> list[str]:
+        if not np.isfinite(self.log_px).all() or len(self) == 1 or self.num_samples == 1:
+            return []
+        found = self.interval()
+        alone = "" if self.is_exact else f"; of these data alone [{found.low_of_data:.3f}, {found.high_of_data:.3f}]"
+        return [f"95% interval of {self.quantity}: {found.in_words()}{alone}; .interval() says what is in it"]
+
+    def _noted(self, verdict: str) -> str:
+        return f"{verdict} Only samples of the proposal, as {self.note}." if self.note else verdict
 
     def _given_in_words(self) -> str:
         given = ", log P(x | n): the total n of each datum is given, not scored"

@@ -15,6 +15,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.evidence.adaptive import reach
 from ppl_vae.evidence.diagnostics import Statistics
 from ppl_vae.evidence.evidence import Evidence
+from ppl_vae.evidence.laplace_sampler import sampler_of
 from ppl_vae.evidence.options import ImportanceOptions
 from ppl_vae.evidence.prepare import Prepared
 from ppl_vae.evidence.resampling import Draws, resampled
@@ -28,7 +29,7 @@ from ppl_vae.utils.threads import Threads
 def importance_sampling(prepared: Prepared, options: ImportanceOptions, threads: Threads) -> Evidence:
     """Estimate log P(x) of each datum by importance sampling: `estimate_evidence(method="importance")`."""
     num_samples, tolerance = options.num_samples, options.tolerance
-    sampler = Sampler(prepared, options, threads)
+    sampler = sampler_of(prepared, options, threads)
     kept: list[Draws] = []
     with progress_bar(len(prepared.source), "log P(x)", "datum", options.progress) as bar:
         if tolerance is None:

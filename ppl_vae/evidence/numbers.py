@@ -108,6 +108,7 @@ class Numbers:
         draws: draws from the posterior and what goes with them, as `to_arviz` gives them, where they were kept.
         is_exact: whether log P(x) is not an estimate, as no latent site is sampled.
         tried: what remedies did for some of the doubtful data, by name, where they were tried.
+        note: what is to be said of the method, in words.
     """
 
     log_px: Array
@@ -132,6 +133,7 @@ class Numbers:
     draws: Any = None
     is_exact: bool = False
     tried: dict[str, Trial] = field(default_factory=dict)
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.log_px)

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, fields
 
+import pandas as pd
+
 from ppl_vae.compilation.capture import check_compile
 from ppl_vae.errors import InputError, positive_int, positive_number
 from ppl_vae.utils.threads import check_threads
 
-PROPOSALS = ("guide", "prior", "refined")
+PROPOSALS = ("guide", "prior", "refined", "laplace")
 MOST = 64  # times num_samples: how far a tolerance may raise it, unless told
 
 
@@ -79,8 +81,34 @@ class ImportanceOptions(Options):
         return MOST * self.num_samples if self.max_samples is None else self.max_samples
 
     def of_importance(self, has_guide: bool) -> "ImportanceOptions":
-        """Return these."""
-        return self
+        """Return these, without what is no option of importance sampling."""
+        return ImportanceOptions(**{f.name: getattr(self, f.name) for f in fields(ImportanceOptions)})
+
+
+@dataclass(frozen=True)
+class AutoOptions(ImportanceOptions):
+    """Of the method that does for each datum what it needs."""
+
+    budget: float | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.budget is not None and not self.seconds:
+            raise InputError(f"Expected a budget above zero, in seconds or as '10min'; got {self.budget!r}.")
+
+    @property
+    def seconds(self) -> float | None:
+        """The budget in seconds."""
+        if self.budget is None:
+            return None
+        if isinstance(self.budget, bool):
+            return 0.0
+        if isinstance(self.budget, int | float):
+            return max(0.0, float(self.budget))
+        try:
+            return max(0.0, float(pd.Timedelta(self.budget).total_seconds()))
+        except ValueError:
+            return 0.0
 
 
 @dataclass(frozen=True)

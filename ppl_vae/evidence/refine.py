@@ -9,7 +9,9 @@ Sources: Cremer et al., arXiv 1801.03558; Kim et al., arXiv 1802.02550 (semi-amo
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -19,14 +21,17 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
+from ppl_vae.compilation.capture import UNLIKE, CannotCapture, capture, check_tensors, compiled_or_none, pays
+from ppl_vae.compilation.record import GRADIENTS, alike
 from ppl_vae.distributions.unwrap import parameters_of, rebuilt
 from ppl_vae.errors import InputError, reason
-from ppl_vae.traces.log_weights import log_weights
+from ppl_vae.traces.log_weights import draw, log_weights
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import Args, Structure, samples
 from ppl_vae.traces.run import fixed
 from ppl_vae.utils.rng import seeded
 
+Gradients = Callable[..., tuple[Tensor, ...]]
 Shifts = dict[str, dict[str, Tensor]]  # site -> parameter -> shift of its unconstrained value
 
 
@@ -170,6 +175,44 @@ LEARNING_RATE = 0.05
 NUM_CHOOSING = 256  # fresh samples that decide, for each datum, between its shift and the guide's own answer
 
 
+class Steps:
+    """The gradients that refining goes by, compiled once for all chunks of one size where that pays."""
+
+    def __init__(self, wanted: bool | str, num_chunks: int) -> None:
+        self.wanted, self.num_chunks = wanted, num_chunks
+        self._known: dict[Any, Gradients] = {}
+
+    def of(self, plain: Gradients, leaves: Sequence[Tensor], args: Args, num_steps: int) -> Gradients:
+        """Return what gives the gradients for leaves and data, a function of both: as it is, or compiled."""
+        key = tuple((value.shape, value.dtype) for value in (*leaves, *args))
+        if key not in self._known:
+            self._known[key] = self._chosen(plain, leaves, args, num_steps * self.num_chunks)
+        return self._known[key]
+
+    def _chosen(self, plain: Gradients, leaves: Sequence[Tensor], args: Args, count: int) -> Gradients:
+        examples = (*leaves, *args)
+
+        def make() -> Gradients:
+            check_tensors(args)
+            compiled = capture(plain, *(value.detach() for value in examples))
+            found = []
+            for function in (plain, compiled):
+                with seeded(0):
+                    found.append(function(*(value.detach() for value in examples)))
+            if not alike(found[1], found[0], GRADIENTS, [1 + float(g.abs().max()) for g in found[0]]):
+                raise CannotCapture(UNLIKE)
+            return compiled
+
+        @contextmanager
+        def trial() -> Iterator[Callable[[], object]]:
+            with seeded(0):
+                yield partial(plain, *(value.detach() for value in examples))
+
+        if not pays(self.wanted, trial, count):
+            return plain
+        return compiled_or_none(make) or plain
+
+
 def refine(
     pair: Pair,
     args: Args,
@@ -180,6 +223,7 @@ def refine(
     learning_rate: float = LEARNING_RATE,
     subsample: Tensor | None = None,
     vectorize: bool = True,
+    steps: Steps | None = None,
 ) -> Pair:
     """Return the pair with the best Q of the guide's family for each of these data, in their order, as Adam finds it.
 
@@ -187,7 +231,8 @@ def refine(
     where its ELBO, of 256 fresh samples, is higher with it than without, both drawn from the same random numbers. The
     networks are not touched, nor their gradients.
 
-    Call it within `pair.running()` and `pair.evaluating()`; arguments as for `log_weights`.
+    Call it within `pair.running()` and `pair.evaluating()`; arguments as for `log_weights`, and `steps`, which compiles
+    the gradients for this and other chunks.
 
     Raises:
         InputError: sites that cannot be drawn by reparameterization, unknown families, no density at all.
@@ -206,19 +251,34 @@ def refine(
     leaves = [shift for site in shifts.values() for shift in site.values()]
     optimizer = torch.optim.Adam(leaves, lr=learning_rate)
     falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=num_steps)
-    with torch.enable_grad():
-        for _ in range(num_steps):
-            loss = -weights(Shifted(shifts, sticking=True)).mean(0).sum()
-            # Asked for the shifts only, so that nothing gathers in the networks' own gradients.
-            for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
-                leaf.grad = gradient.nan_to_num(0.0, 0.0, 0.0)  # a datum that diverges stops; the others go on
-            optimizer.step()
-            falling.step()
 
-    found = {n: {k: v.detach() for k, v in site.items()} for n, site in shifts.items()}
-    better = _is_better(weights, Shifted(found), -(-NUM_CHOOSING // num_particles))  # no more at once than in a step
+    def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the gradients of minus the ELBO with respect to the shifts, which come before the data."""
+        with torch.enable_grad():
+            free = [value.detach().requires_grad_() for value in tensors[: len(leaves)]]
+            given = iter(free)
+            moved: Shifts = {n: {k: next(given) for k in site} for n, site in shifts.items()}
+            other, data = _with_guide(pair, Shifted(moved, sticking=True)(guide)), tensors[len(leaves) :]
+            if vectorize:
+                found = draw(other, data, num_particles, structure, subsample=subsample).log_weights
+            else:
+                found = log_weights(other, data, num_particles, structure, subsample=subsample, vectorize=False)
+            # Asked for the shifts only, so that nothing gathers in the networks' own gradients.
+            return torch.autograd.grad(-found.mean(0).sum(), free)
+
+    weights(Shifted(shifts))  # what is wrong is told in words
+    as_usual = vectorize and structure.plated and subsample is None
+    step = steps.of(gradients, leaves, args, num_steps) if steps is not None and as_usual else gradients
+    for _ in range(num_steps):
+        for leaf, gradient in zip(leaves, step(*(leaf.detach() for leaf in leaves), *args), strict=True):
+            leaf.grad = gradient.nan_to_num(0.0, 0.0, 0.0)  # a datum that diverges stops; the others go on
+        optimizer.step()
+        falling.step()
+
+    best = {n: {k: v.detach() for k, v in site.items()} for n, site in shifts.items()}
+    better = _is_better(weights, Shifted(best), -(-NUM_CHOOSING // num_particles))  # no more at once than in a step
     kept = {}
-    for name, site in found.items():
+    for name, site in best.items():
         axis = len(guide_trace.nodes[name]["fn"].batch_shape) + structure.dim
         kept[name] = {k: torch.where(better.reshape(-1, *(1,) * (v.dim() - axis - 1)), v, 0.0) for k, v in site.items()}
     return _with_guide(pair, Shifted(kept)(guide))

@@ -16,6 +16,10 @@ FEW_CHAINS = 8  # fewer say too little of their own spread
 LOW_CHAINS = 0.2  # effective ones, as a share of all: below it the weights rest on one or two of them
 LOW_ACCEPTANCE = 0.2  # of HMC's proposals: below it the chains hardly moved
 OPEN = 0.1  # nats that the bounds of a sandwich may be apart
+MISSED = 2  # of some 40 simulated data, whose posterior is missed in part: one may be so by chance
+COARSE = 64  # numbers in a standard deviation; fewer, and sums over them are no integrals
+ANSWERS = ("guide", "laplace", "annealing")  # what answered a datum, in the order in which they are tried
+ANSWERED_BY = ("samples of a mixture fitted to it", "annealing from that mixture")  # but for the first
 SAME = 1e-12  # log-weights that differ by less, relatively, are one number
 
 
@@ -107,12 +111,74 @@ def of_exact(numbers: Numbers) -> Diagnostics:
     return Diagnostics(headline, [], _not_finite(numbers), _more_samples(numbers), _blind_spot(numbers))
 
 
+def of_auto(numbers: Numbers) -> Diagnostics:
+    """Return those of the method that does for each datum what it needs: the rules of what answered it."""
+    what, ess, found = numbers.quantity, numbers.ess, numbers.diagnostics
+    draws, khat, answered = (found[name] for name in ("draws", "khat", "answered"))
+    annealed = answered == ANSWERS.index("annealing")
+    limit = khat_threshold(draws)
+    heavy, few = (rule & ~annealed for rule in doubtful_weights(ess, khat, draws))
+    chains = low_chains(ess, draws) & annealed
+    low = annealed & (found["acceptance"] < LOW_ACCEPTANCE)
+    with np.errstate(invalid="ignore"):
+        above = found["log_px_importance"] - numbers.log_px
+        more = annealed & (above > 4 * np.hypot(numbers.mcse, found["mcse_importance"]) + ROUNDING)
+    coarse = found["resolution"] < COARSE
+    narrow = "the posterior has room for {:.0f} numbers of this precision in a standard deviation"
+    rules = [
+        *_not_finite(numbers),
+        Rule("k-hat above its limit", heavy, "k-hat {:.3f} is above {:.3f}", (khat, limit)),
+        Rule(f"effective sample size below {LOW_ESS:.0f}", few, "it is {:.1f} of {:.0f}", (ess, draws)),
+        Rule("chains whose weights differ", chains, "{1:.0f} chains count as {0:.1f}", (ess, draws)),
+        Rule("a low accepted rate", low, "HMC accepted {:.0%} of its moves", (found["acceptance"],)),
+        Rule("more by importance sampling", more, "importance sampling finds {:.2f} nats more", (above,)),
+        Rule("a posterior narrower than numbers can say", coarse, narrow, (found["resolution"],)),
+    ]
+    if (tolerance := numbers.settings.get("tolerance")) is not None:
+        missed = ~within(numbers.mcse, found["bias"], tolerance)
+        text = f"the tolerance {tolerance:g} was not reached: " + "MCSE {:.3f}, bias {:.3f}"
+        rules.append(Rule("a tolerance that was not reached", missed, text, (numbers.mcse, found["bias"])))
+    words_of = (f"samples from {_source(numbers)}", *ANSWERED_BY)
+    counts = [(int((answered == code).sum()), words) for code, words in enumerate(words_of)]
+    by = ", ".join(f"{count} by {words}" for count, words in counts if count)
+    known = ~annealed
+    sampled = f"; of samples: {_sizes(ess[known], draws[known])}; Pareto {_khats(khat[known], limit[known])}"
+    lines = [f"answered: {by}{sampled if known.any() else ''}", f"{_biases(numbers, what_went_on='in doubt')}"]
+    if annealed.any():
+        lines[0] += f"; of chains: {_sizes(ess[annealed], draws[annealed])}"
+    headline = f"{what} of {len(numbers)} data, K = {numbers.num_samples} samples, each by what it needs"
+    remedy = "Give tolerance or a larger budget, or use method='ais' with proposal='prior'."
+    blind, refuted = _reached(numbers)
+    return Diagnostics(headline, lines, rules, remedy, blind, refuted=refuted, bias=_mean_bias(numbers))
+
+
+def _reached(numbers: Numbers) -> tuple[str, str]:
+    """Return what could be wrong without a sign, and what speaks against the whole, by data that the model drew."""
+    count, missed = (int(numbers.settings.get(name, 0)) for name in ("num_simulated", "num_missed"))
+    if not count:
+        return " Whether the proposals reach all of the posterior was not tried: the model's data cannot be drawn.", ""
+    of = f"of {count} data simulated from the model"
+    if missed < MISSED:
+        found = "all" if not missed else f"all but {missed}"
+        return f" The z of {found} {of} are in reach of the proposals.", ""
+    return "", f"{missed} {of} were made by z that neither the proposals nor annealing reach; P(x) is too low there."
+
+
+def low_chains(ess: Array, chains: Array) -> NDArray[np.bool_]:
+    """Return whether the weights of annealed chains rest on one or two of them, [N].
+
+    >>> low_chains(np.array([2.0, 8.0]), np.array([16.0, 16.0])).tolist()
+    [True, False]
+    """
+    return ess < LOW_CHAINS * chains - ROUNDING
+
+
 def of_annealing(numbers: Numbers) -> Diagnostics:
     """Return those of annealed importance sampling: how the chains moved, and what importance sampling finds."""
     what, found, settings = numbers.quantity, numbers.diagnostics, numbers.settings
     acceptance, plain = found["acceptance"], found["log_px_importance"]
     chains = np.full(len(numbers), float(numbers.num_samples))
-    differ = numbers.ess < LOW_CHAINS * chains - ROUNDING
+    differ = low_chains(numbers.ess, chains)
     with np.errstate(invalid="ignore"):  # both are minus infinity where the model cannot make a datum
         above = plain - numbers.log_px
     more = above > 4 * np.hypot(numbers.mcse, found["mcse_importance"]) + ROUNDING
@@ -188,6 +254,7 @@ def of_given(numbers: Numbers) -> Diagnostics:
 
 
 DIAGNOSTICS: dict[str, Callable[[Numbers], Diagnostics]] = {
+    "auto": of_auto,
     "importance": of_importance,
     "ais": of_annealing,
     "sandwich": of_sandwich,
@@ -207,7 +274,7 @@ def _not_finite(numbers: Numbers) -> list[Rule]:
 
 def _more_samples(numbers: Numbers) -> str:
     """Return what to do: what was tried on some doubtful data only where it helped, refining only where it was."""
-    tried, ais = numbers.tried, "method='ais'"
+    tried, ais = numbers.tried, "method='ais'" if numbers.note else "method='auto'"
     names = {"num_samples": "raise num_samples", "refined": "use proposal='refined'"}
     good = [
         f"{text} (of {tried[name].num_tried} tried it mended {tried[name].mended})" if name in tried else text
@@ -225,12 +292,15 @@ def _more_samples(numbers: Numbers) -> str:
 
 def _blind_spot(numbers: Numbers) -> str:
     other = "method='sandwich'" if numbers.proposal == "prior" else "method='ais' with proposal='prior'"
+    if numbers.method == "importance" and not numbers.note:
+        other = "method='auto'"
     return f" What the proposal never visits would not show: {other} can tell."
 
 
 def _source(numbers: Numbers) -> str:
     given = f"Q(z | {numbers.observed})"
     sources = {"guide": f"the guide {given}", "prior": "the prior P(z)", "refined": f"the refined guide {given}"}
+    sources |= {"laplace": "Laplace mixtures fitted to each"}
     return sources[numbers.proposal]
 
 
@@ -268,7 +338,11 @@ def _mean_bias(numbers: Numbers) -> float:
     return float(known.mean()) if len(known) else 0.0
 
 
-def _biases(numbers: Numbers, of: str = "a finite K") -> str:
+def _khats(khat: Array, limit: Array) -> str:
+    return f"k-hat: {_tails(khat, limit)}"
+
+
+def _biases(numbers: Numbers, of: str = "a finite K", what_went_on: str = "until the tolerance") -> str:
     """Say how far the mean is off for lack of samples."""
     bias, stopping = numbers.diagnostics["bias"], numbers.diagnostics.get("stopping")
     known = np.isfinite(bias)
@@ -276,5 +350,5 @@ def _biases(numbers: Numbers, of: str = "a finite K") -> str:
     if 0 < known.sum() < len(bias):
         text += f", without {int((~known).sum())} data of which one draw, or none, has all the weight"
     if stopping is not None and stopping.any():
-        text += f", of going on until the tolerance about {number(float(stopping.mean()))}"
+        text += f", of going on {what_went_on} about {number(float(stopping.mean()))}"
     return text

@@ -75,7 +75,7 @@ def simulate(pair: Pair, chunk: Chunk, structure: Structure, *, joint: bool, oth
         log_prob_by_datum(trace, samples(trace), structure, chunk.size)[:, : chunk.num_data]
         for trace in (drawn_trace, again)
     )
-    if not torch.allclose(before, after, rtol=1e-4, atol=1e-3):
+    if not torch.allclose(before.double(), after.double(), rtol=1e-4, atol=1e-3):
         # It goes on with its argument y, not with what pyro.sample returns: its z do not belong to the y it drew.
         raise InputError(
             f"Expected a model that goes on with what pyro.sample returns; got another density for the data it "

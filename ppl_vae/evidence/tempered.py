@@ -9,6 +9,7 @@ Discrete sites are summed out by Pyro's enumeration. Pyro is run once for each c
 what does not depend on the latents is computed then. What was recorded is run as it is, or compiled where that pays.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -28,7 +29,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.evidence.hmc import Evaluate, State, with_gradients
 from ppl_vae.evidence.prepare import Chunk
 from ppl_vae.traces.handlers import Substitute
-from ppl_vae.traces.log_weights import log_q_by_datum
+from ppl_vae.traces.log_weights import Weighted, log_q_by_datum
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import (
     Args,
@@ -40,11 +41,14 @@ from ppl_vae.traces.plates import (
     samples,
     sum_by_datum,
     to_kn,
+    value_by_datum,
 )
 from ppl_vae.traces.run import copies_of, enumerating, fixed, one_more_plate, parted, plate_of, run_pair
 from ppl_vae.traces.sites import Kind, Site, of_kind
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
+
+RESOLVED = 0.02  # how far a number may be from itself after there and back, relative to its size and one
 
 
 class _Unconstrained(Messenger):
@@ -55,6 +59,7 @@ class _Unconstrained(Messenger):
         self.values = values
         self.constrained: dict[str, Tensor] = {}
         self.log_jacobian: dict[str, Tensor] = {}
+        self.back: dict[str, Any] = {}  # the transform to each value, and the value
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
@@ -62,6 +67,7 @@ class _Unconstrained(Messenger):
             z = transform(u)
             self.constrained[msg["name"]] = z
             self.log_jacobian[msg["name"]] = transform.log_abs_det_jacobian(u, z)
+            self.back[msg["name"]] = transform, z
             msg["value"], msg["done"] = z, True
 
 
@@ -103,13 +109,60 @@ class Latents:
             return {name: from_kn(part.reshape(*u.shape[:2], *rest), self.structure) for (name, rest), part in layouts}
         return {name: from_kn(part.reshape(1, -1, *rest), self.structure)[0] for (name, rest), part in layouts}
 
+    def of(self, chunk: Chunk) -> "Latents":
+        """Return those of other data."""
+        other = copy.copy(self)
+        other.chunk = chunk
+        return other
+
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return log base and log ratio, [C, N] each, in nats, for u [C, N, D]."""
+        joint, jacobian, base = self._terms(u, self.from_guide)
+        return base + jacobian, joint - base
+
+    def resolved(self, u: Tensor) -> Tensor:
+        """Return whether numbers of this precision tell u [C, N, D] apart once it is z, [C, N].
+
+        Where a transform saturates, at the edge of a bounded support, many u are one z: the density over u is wrong.
+        """
+        given = _Unconstrained(self.unflatten(u))
+        self.trace(given(self.pair.model), len(u))
+        parts = []
+        for name in self.names:
+            transform, z = given.back[name]
+            back = to_kn(transform.inv(z), transform.domain.event_dim, self.structure)
+            parts.append(parted(back, len(u), self.structure).reshape(*u.shape[:2], -1))
+        back = torch.cat(parts, -1)
+        return ((back - u).abs() <= RESOLVED * (1 + u.abs())).all(-1)
+
+    def joint(self, u: Tensor) -> Tensor:
+        """Return log P(x, u) = log P(x, z) + log |dz/du|, [C, N], in nats, for u [C, N, D]."""
+        joint, jacobian, _ = self._terms(u, False)
+        return joint + jacobian
+
+    def weighted(self, u: Tensor, log_weights: Tensor) -> Weighted:
+        """Return the latents z at u [C, N, D], with log-weights that are known and log P(x | z), [C, N]."""
+        given, shape = _Unconstrained(self.unflatten(u)), self.structure
+        num_data = self.chunk.size * (1 if shape.plated else len(u))
+        trace = self.trace(given(self._summed_out(self.pair.model)), len(u))
+        sites = samples(trace)
+        latent = of_kind(sites, Kind.LATENT)
+        prior, joint = (log_prob_by_datum(trace, names, shape, num_data) for names in (latent, sites))
+        drawn = {name: sites[name] for name in self.names}
+        return Weighted(
+            log_weights,
+            parted((joint - prior).expand(-1, num_data), len(u), shape).expand(u.shape[:2]),
+            {name: parted(value_by_datum(site, shape), len(u), shape) for name, site in drawn.items()},
+            {n: value_by_datum(s, shape)[0][: self.chunk.size] for n, s in of_kind(sites, Kind.OBSERVED).items()},
+        )
+
+    def _terms(self, u: Tensor, with_guide: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log P(x, z), log |dz/du|, and log Q(z | x) or, without the guide, log P(z), [C, N] each."""
         given, shape = _Unconstrained(self.unflatten(u)), self.structure
         num_data = self.chunk.size * (1 if shape.plated else len(u))
         with one_more_plate("Mend that, or use method='importance'."):
             model = self.trace(given(self._summed_out(self.pair.model)), len(u))
-            guide = self._summed_out(self.pair.guide) if self.from_guide else None
+            guide = self._summed_out(self.pair.guide) if with_guide else None
             if guide is not None:
                 traced = self.trace(Substitute(given.constrained)(guide), len(u))
             sites = samples(model)
@@ -118,9 +171,10 @@ class Latents:
                 base = log_prob_by_datum(model, latents(sites), shape, num_data)
             else:
                 base = log_q_by_datum(model, traced, shape, num_data).to(u.device)
-            jacobians = [sum_by_datum(term, shape, num_data) for term in given.log_jacobian.values()]
-            both = [parted(term, len(u), shape) for term in (sum(jacobians, base), joint - base)]
-            return both[0].expand(u.shape[:2]), both[1].expand(u.shape[:2])
+            none = torch.zeros_like(joint)
+            jacobian = sum((sum_by_datum(term, shape, num_data) for term in given.log_jacobian.values()), none)
+            joint, jacobian, base = (parted(term, len(u), shape) for term in (joint, jacobian, base))
+        return joint.expand(u.shape[:2]), jacobian.expand(u.shape[:2]), base.expand(u.shape[:2])
 
     def trace(self, program: Program, num_chains: int = 1) -> poutine.Trace:
         """Run a program on the chunk with so many chains, and return its trace."""

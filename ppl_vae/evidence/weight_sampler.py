@@ -25,7 +25,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.evidence.at_once import drawn_at_once, in_words
 from ppl_vae.evidence.options import ImportanceOptions
 from ppl_vae.evidence.prepare import Chunk, Prepared
-from ppl_vae.evidence.refine import refine
+from ppl_vae.evidence.refine import Steps, refine
 from ppl_vae.traces.log_weights import Weighted, checked, draw, log_weights
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import Args, Structure
@@ -102,6 +102,7 @@ class Sampler:
         self.calls = prepared.num_chunks(self.data_at_once) * runs
         self._compiled: LogWeights | None = None
         self._refined: tuple[Chunk, Pair] | None = None
+        self._steps = Steps(options.compile, prepared.num_chunks(self.data_at_once))
 
     @property
     def selective(self) -> bool:
@@ -175,6 +176,6 @@ class Sampler:
             return self.prepared.pair
         if self._refined is None or self._refined[0] is not chunk:
             how: Any = {"subsample": chunk.subsample, "vectorize": self.vectorize}
-            refined = refine(self.prepared.pair, chunk.args, self.structure, **how)
+            refined = refine(self.prepared.pair, chunk.args, self.structure, steps=self._steps, **how)
             self._refined = chunk, refined
         return self._refined[1]

@@ -22,7 +22,7 @@ from ppl_vae.runs.run import Run, load
 def evaluate(
     run: Run | str | os.PathLike[str],
     *,
-    method: str = "importance",
+    method: str = "auto",
     split: str = "test",
     num_data: int | None = None,
     on_kept: Callable[[str], object] | None = None,
@@ -32,16 +32,18 @@ def evaluate(
 
     Args:
         run: a run, or the path of its folder.
-        method: "importance", or "ais" or "sandwich", which take minutes (use few data); see `estimate_evidence`.
+        method: "auto", "importance", or "ais" or "sandwich", which take minutes (use few data). See
+            `estimate_evidence`.
         split: "train", "validation" or "test".
         num_data: use this many of them, evenly spaced; None uses all.
         on_kept: called with what was done with the estimate, in words.
         options: of `estimate_evidence`, for instance num_samples=5000 or tolerance=0.05.
 
     Returns:
-        `Evidence`. That of the whole test split by importance sampling from the guide is kept in evidence.nc, unless
-        one of more samples is there; any other in evidence-[joint-]METHOD-PROPOSAL-SPLIT-NUMBER.nc, that of
-        log P(x_A | x_B) with given-HASH of the mask instead of joint.
+        `Evidence`. That of the whole test split, by "auto" or by importance sampling from the guide, is kept in
+        evidence.nc, unless one by "auto", or by the same method of more samples, is there; any other in
+        evidence-[joint-]METHOD-PROPOSAL-SPLIT-NUMBER.nc, that of log P(x_A | x_B) with given-HASH of the mask instead
+        of joint.
 
     Raises:
         InputError: no run there, or an option that is out of range.
@@ -51,15 +53,15 @@ def evaluate(
     evidence = estimate_evidence(run.model, run.guide, source, method=method, **options)
     joint, given = bool(options.get("joint")), options.get("given") is not None
     whole = split == "test" and not (num_data or joint or given)
-    usual = whole and method == "importance" and evidence.proposal == "guide"
+    usual = whole and method in ("auto", "importance") and evidence.proposal == "guide"
     what = f"given-{evidence.fingerprint[-8:]}-" if given else "joint-" if joint else ""
-    whose = f"-{what}{method}-{evidence.proposal}-{split}-{len(evidence)}"
+    whose = f"-{what}{'importance' if given else method}-{evidence.proposal}-{split}-{len(evidence)}"
     file = run.path / f"evidence{'' if usual else whose}.nc"
     kept = f"kept in {file}"
     if not usual:
         evidence.save(file)
-    elif _samples_of_kept(run) > evidence.diagnostics["draws"].max():
-        kept = f"not kept: {file} has an estimate from more samples"
+    elif _work(_kept(run)) > _work(evidence):
+        kept = f"not kept: {file} has an estimate from more work"
     else:
         run.keep(evidence)
     if on_kept is not None:
@@ -67,12 +69,19 @@ def evaluate(
     return evidence
 
 
-def _samples_of_kept(run: Run) -> float:
-    """Return how many samples the estimate in the run folder has; none where there is none that can be read."""
+def _kept(run: Run) -> Evidence | None:
+    """Return the estimate in the run folder; none where there is none that can be read."""
     try:
-        return run.evidence.diagnostics["draws"].max() if run.evidence is not None else 0
+        return run.evidence
     except InputError:
-        return 0
+        return None
+
+
+def _work(evidence: Evidence | None) -> tuple[bool, int, float]:
+    """Return how much was done for an estimate: by which method, with how many samples."""
+    if evidence is None:
+        return False, 0, 0.0
+    return evidence.method == "auto", evidence.num_samples, float(evidence.diagnostics["draws"].max())
 
 
 def explain(

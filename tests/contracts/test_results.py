@@ -27,7 +27,8 @@ def results(tmp_path_factory):
     model = VAE(digits.event_shape, priors.StandardNormal(2), decoder=net)
     guide, few = MeanField(model, encoder=net), digits.test[:12]
     quiet = {"progress": False}
-    evidence = ppl_vae.estimate_evidence(model, guide, few, num_samples=30, **quiet)
+    evidence = ppl_vae.estimate_evidence(model, guide, few, method="importance", num_samples=30, **quiet)
+    auto = ppl_vae.estimate_evidence(model, guide, few, num_samples=30, **quiet)
     short = {"num_temperatures": 4, "num_chains": 2, "num_leapfrog": 2, "num_samples": 30}
     sandwich = ppl_vae.estimate_evidence(model, guide, few[:3], method="sandwich", **short, **quiet)
     fitted = ppl_vae.fit(model, guide, digits.train[:100], epochs=30, **quiet)
@@ -42,6 +43,8 @@ def results(tmp_path_factory):
     run = ppl_vae.train("vae", settings=settings, num_samples=30, out=folder / "r", **quiet)
     return {
         "evidence": evidence,
+        "auto evidence": auto,
+        "interval": auto.interval(),
         "sandwich evidence": sandwich,
         "sandwich": sandwich.sandwich,
         "curve": evidence.curve,
@@ -69,9 +72,9 @@ def results(tmp_path_factory):
 
 
 NAMES = (
-    "evidence", "sandwich evidence", "sandwich", "curve", "mean", "doubt", "comparison", "difference", "gap",
-    "latent use", "calibration", "imputation", "check_bound", "quadrature", "one to many", "answers", "real", "history",
-    "run", "parts", "data", "split",
+    "evidence", "auto evidence", "interval", "sandwich evidence", "sandwich", "curve", "mean", "doubt", "comparison",
+    "difference", "gap", "latent use", "calibration", "imputation", "check_bound", "quadrature", "one to many",
+    "answers", "real", "history", "run", "parts", "data", "split",
 )  # fmt: skip
 
 
@@ -125,6 +128,7 @@ def test_all_results_are_tried(results):
 def test_headings_say_of_how_many(results):
     for name, words in (
         ("evidence", "of 12 data by importance sampling, K = 30 samples"),
+        ("auto evidence", "of 12 data, K = 30 samples, each by what it needs"),
         ("comparison", "of 12 data by 2 models, one run of each; importance, K = 30 samples"),
         ("gap", "of 12 data explained"),
         ("latent use", "on 12 data, K = 10 samples"),

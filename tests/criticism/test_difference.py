@@ -203,6 +203,7 @@ def test_doubts_of_either_are_told():
         (model, ExactPosterior(model)),
         data=x,
         names=("narrow", "exact"),
+        method="importance",
         **QUIET,
     )
     assert found.doubtful.sum() > 32 and found.verdict().startswith("Not to be believed, as log P(x) by narrow is not")

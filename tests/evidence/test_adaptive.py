@@ -37,8 +37,10 @@ def uneven(model, most=1.0):
 def test_samples_are_doubled_where_it_is_needed(linear_gaussian, chunk_size):
     model, x = linear_gaussian
     options = dict(num_samples=50, chunk_size=chunk_size)
-    once = estimate_evidence(model, uneven(model), x, **options)
-    evidence = estimate_evidence(model, uneven(model), x, tolerance=0.1, max_samples=12_800, **options)
+    once = estimate_evidence(model, uneven(model), x, method="importance", **options)
+    evidence = estimate_evidence(
+        model, uneven(model), x, method="importance", tolerance=0.1, max_samples=12_800, **options
+    )
     draws = evidence.diagnostics["draws"]
     assert len(np.unique(draws)) > 3
     assert set(draws) <= {50.0 * 2**i for i in range(9)}
@@ -65,7 +67,7 @@ def test_what_stops_early_is_not_too_low():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x / 2 + 0.3 * math.sqrt(0.5), 0.75 * math.sqrt(0.5)).to_event(1))
 
-    evidence = estimate_evidence(isotropic_model, off, x, num_samples=25, tolerance=0.1)
+    evidence = estimate_evidence(isotropic_model, off, x, method="importance", num_samples=25, tolerance=0.1)
     stopping = evidence.diagnostics["stopping"]
     check_means(np.exp(evidence.log_px - truth) * (1 - stopping), 1.0)  # the first answers: nothing chose them
     # Who did not reach it first goes on with the same samples, so that what is answered is too low by what is stated.
@@ -76,7 +78,7 @@ def test_what_stops_early_is_not_too_low():
 def test_every_datum_goes_on_to_the_tolerance_or_to_the_last_sample(linear_gaussian):
     model, x = linear_gaussian
     options = dict(num_samples=30, tolerance=0.1, max_samples=1000)  # 960 is 30 doubled as often as it can be
-    evidence = estimate_evidence(model, uneven(model), x, **options)
+    evidence = estimate_evidence(model, uneven(model), x, method="importance", **options)
     draws, bias = evidence.diagnostics["draws"], evidence.diagnostics["bias"]
     over = ~within(evidence.mcse, bias, 0.1)
     assert over.any() and (draws[over] == 1000).all()
@@ -86,7 +88,9 @@ def test_every_datum_goes_on_to_the_tolerance_or_to_the_last_sample(linear_gauss
 
 def test_where_the_tolerance_is_not_reached_is_said(linear_gaussian):
     model, x = linear_gaussian
-    evidence = estimate_evidence(model, uneven(model), x, num_samples=50, tolerance=0.1, max_samples=100)
+    evidence = estimate_evidence(
+        model, uneven(model), x, method="importance", num_samples=50, tolerance=0.1, max_samples=100
+    )
     over = np.flatnonzero((evidence.mcse > 0.1) | (np.abs(evidence.diagnostics["bias"]) > 0.1))
     said = [doubt for doubt in evidence.doubts() if "the tolerance 0.1 was not reached" in doubt.reason]
     assert [doubt.datum for doubt in said] == over.tolist()
@@ -97,7 +101,9 @@ def test_where_the_tolerance_is_not_reached_is_said(linear_gaussian):
 
 def test_the_curve_has_every_datum_as_far_as_it_went(linear_gaussian):
     model, x = linear_gaussian
-    evidence = estimate_evidence(model, uneven(model), x, num_samples=50, tolerance=0.1, max_samples=800)
+    evidence = estimate_evidence(
+        model, uneven(model), x, method="importance", num_samples=50, tolerance=0.1, max_samples=800
+    )
     curve = evidence.curve
     assert curve.num_samples.tolist() == [1, 2, 4, 8, 16, 32, 50, 100, 200, 400, 800]
     np.testing.assert_allclose(curve.bound[0], evidence.elbo)
@@ -127,7 +133,7 @@ def test_programs_that_run_on_all_data_only_get_as_many_as_the_worst(linear_gaus
             posterior = model.exact_posterior(x[index])
             pyro.sample("z", dist.Normal(posterior.mean, 1.5 * posterior.stddev).to_event(1))
 
-    evidence = estimate_evidence(model_of_all, guide_of_all, x, num_samples=50, tolerance=0.08)
+    evidence = estimate_evidence(model_of_all, guide_of_all, x, method="importance", num_samples=50, tolerance=0.08)
     assert (evidence.mcse <= 0.08).all()
     check_evidence(evidence, exact(model, x))
 
@@ -147,7 +153,7 @@ def test_programs_that_run_on_all_data_only_get_as_many_as_the_worst(linear_gaus
 def test_bad_calls(linear_gaussian, options, message):
     model, x = linear_gaussian
     with pytest.raises(InputError, match=message):
-        estimate_evidence(model, uneven(model), x, num_samples=100, **options)
+        estimate_evidence(model, uneven(model), x, method="importance", num_samples=100, **options)
 
 
 def test_draws_are_kept_from_the_posterior(linear_gaussian):
@@ -158,7 +164,7 @@ def test_draws_are_kept_from_the_posterior(linear_gaussian):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(posterior.mean, 1.3 * posterior.stddev).to_event(1))
 
-    evidence = estimate_evidence(model, wide, x[:6], num_samples=20_000, num_draws=2000)
+    evidence = estimate_evidence(model, wide, x[:6], method="importance", num_samples=20_000, num_draws=2000)
     draws = evidence.draws
     with torch.no_grad():
         posterior = model.exact_posterior(x[:6])
@@ -179,8 +185,8 @@ def test_compiled_and_plain_give_the_same(linear_gaussian):
     model, x = linear_gaussian
     options = dict(num_samples=40, chunk_size=400, seed=3)  # 10 data at once: the last chunk is left to Pyro
     guide = uneven(model, most=0.2)  # farther off, 40 samples would say nothing of log P(x)
-    plain = estimate_evidence(model, guide, x[:33], compile=False, **options)
-    compiled = estimate_evidence(model, guide, x[:33], compile=True, **options)
+    plain = estimate_evidence(model, guide, x[:33], method="importance", compile=False, **options)
+    compiled = estimate_evidence(model, guide, x[:33], method="importance", compile=True, **options)
     np.testing.assert_allclose(compiled.log_px, plain.log_px, atol=1e-3)
     check_evidence(compiled, exact(model, x[:33]))
 
@@ -195,7 +201,7 @@ def test_what_cannot_be_compiled_is_run_by_pyro(linear_gaussian):
             pyro.sample("z", dist.Normal(posterior.mean, scale * posterior.stddev).to_event(1))
 
     with pytest.warns(UserWarning, match="Plain Pyro is used, as the program cannot be recorded"):
-        evidence = estimate_evidence(model, decides, x, num_samples=100, compile=True)
+        evidence = estimate_evidence(model, decides, x, method="importance", num_samples=100, compile=True)
     check_evidence(evidence, exact(model, x))
 
 
@@ -203,9 +209,9 @@ def test_long_work_is_compiled_by_itself(linear_gaussian, monkeypatch):
     model, x = linear_gaussian
     asked = []
     monkeypatch.setattr(capture, "compiling_pays", lambda seconds, speedup: asked.append(seconds))
-    estimate_evidence(model, ExactPosterior(model), x, num_samples=1000, chunk_size=1000)
+    estimate_evidence(model, ExactPosterior(model), x, method="importance", num_samples=1000, chunk_size=1000)
     assert len(asked) == 1
-    estimate_evidence(model, ExactPosterior(model), x, num_samples=10)
+    estimate_evidence(model, ExactPosterior(model), x, method="importance", num_samples=10)
     assert len(asked) == 1
 
 
@@ -242,7 +248,7 @@ def test_draws_of_a_datum_without_any_weight_are_refused():
             pyro.sample("z", dist.Normal(x + 50.0, 1.0))
 
     with pytest.raises(InputError, match=r"weight above zero .* num_draws out"):
-        estimate_evidence(model, guide, torch.zeros(3), num_samples=30, num_draws=5)
+        estimate_evidence(model, guide, torch.zeros(3), method="importance", num_samples=30, num_draws=5)
 
 
 def test_the_refined_guide_of_programs_that_draw_one_sample_in_a_run(linear_gaussian):
@@ -255,6 +261,6 @@ def test_the_refined_guide_of_programs_that_draw_one_sample_in_a_run(linear_gaus
             sizes.append(pyro.sample("z", dist.Normal(posterior.mean + 0.5, posterior.stddev).to_event(1)).dim())
 
     options = {"num_samples": 30, "proposal": "refined", "vectorize": False}
-    evidence = estimate_evidence(model, one_by_one, x[:3], **options)
+    evidence = estimate_evidence(model, one_by_one, x[:3], method="importance", **options)
     check_evidence(evidence, exact(model, x[:3]))
     assert set(sizes) == {2}  # never under one more plate

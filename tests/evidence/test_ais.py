@@ -82,7 +82,7 @@ def test_a_bad_guide_of_50_latents_where_importance_sampling_fails():
             pyro.sample("z", dist.Normal(torch.full((50,), 0.5), 0.3).to_event(1))
 
     truth = exact(model, x)
-    plain = estimate_evidence(model, bad, x, num_samples=1000)
+    plain = estimate_evidence(model, bad, x, method="importance", num_samples=1000)
     assert (plain.log_px < truth - 5).all()
     assert (plain.khat > 0.7).all()
     assert len(plain.doubts()) == 12
@@ -285,9 +285,9 @@ def normal_guide(x):
         (lambda x: estimate_evidence(mean_model, mean_guide, x, method="aiss"), "did you mean 'ais'"),
         (
             lambda x: estimate_evidence(mean_model, mean_guide, x, method="ais", tolerance=0.1),
-            "it belongs to method=.importance",
+            "it belongs to method=.auto",
         ),
-        (lambda x: estimate_evidence(mean_model, mean_guide, x, num_chains=3), "'importance' has no option num_chains"),
+        (lambda x: estimate_evidence(mean_model, mean_guide, x, num_chains=3), "'auto' has no option num_chains"),
         (lambda x: estimate_evidence(mean_model, mean_guide, x, method="ais", num_chains=0), "num_chains.*got 0"),
         (lambda x: estimate_evidence(mean_model, mean_guide, x, method="ais", num_temperatures=0), "temperatures.*0"),
         (
@@ -386,7 +386,9 @@ def test_a_mode_that_the_guide_never_visits_opens_the_sandwich():
     assert both.mcse.mean() < 0.2
     assert both.elbo_proposal == "guide"
     assert "KL(Q || P(z | x))" in str(both)
-    assert "proposal='prior' can tell" in estimate_evidence(model, guide, x, num_samples=500).verdict()
+    assert (
+        "method='auto' can tell" in estimate_evidence(model, guide, x, method="importance", num_samples=500).verdict()
+    )
 
 
 def test_the_mixture_prior_can_be_annealed():

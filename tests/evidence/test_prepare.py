@@ -32,7 +32,9 @@ def held(pair, x):
     tracemalloc.start()
     try:
         with Largest() as mode:
-            estimate_evidence(*pair, x, num_samples=SAMPLES, chunk_size=CHUNK, compile=False, progress=False)
+            estimate_evidence(
+                *pair, x, method="importance", num_samples=SAMPLES, chunk_size=CHUNK, compile=False, progress=False
+            )
         return mode.numbers, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -41,7 +43,7 @@ def held(pair, x):
 def test_what_is_held_at_once_does_not_grow_with_the_data(linear_gaussian):
     model, x = linear_gaussian
     pair = model, ExactPosterior(model)
-    estimate_evidence(*pair, x[:3], num_samples=SAMPLES)  # what is imported and made once for all
+    estimate_evidence(*pair, x[:3], method="importance", num_samples=SAMPLES)  # what is imported and made once for all
     few, many = (held(pair, x[:n]) for n in (6, 30))
     assert many[0] == few[0] == CHUNK * 20  # x has 20 dimensions
     assert many[1] - few[1] < 24 * SAMPLES * 8 / 2  # half of the log-weights of the 24 more, in double precision

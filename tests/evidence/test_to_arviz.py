@@ -59,7 +59,9 @@ def evidences(pair):
     with torch.no_grad():
         for other in others.values():
             other.load_state_dict(model.state_dict() | {k: v for k, v in other.state_dict().items() if "sigma" in k})
-    return {k: estimate_evidence(m, ExactPosterior(m), x, num_samples=30) for k, m in others.items()}
+    return {
+        k: estimate_evidence(m, ExactPosterior(m), x, method="importance", num_samples=30) for k, m in others.items()
+    }
 
 
 def test_names_of_dimensions_and_groups(pair):
@@ -104,7 +106,7 @@ def test_odd_names_and_two_observed_sites(tmp_path):
 @pytest.mark.parametrize("num_draws", [0, 20])
 def test_saved_and_loaded_by_arviz(pair, tmp_path, num_draws):
     model, guide, x = pair
-    container = estimate_evidence(model, guide, x, num_samples=40, num_draws=num_draws).to_arviz()
+    container = estimate_evidence(model, guide, x, method="importance", num_samples=40, num_draws=num_draws).to_arviz()
     container.to_netcdf(str(tmp_path / "a.nc"))
     again = arviz.from_netcdf(str(tmp_path / "a.nc"))
     assert groups_of(again) == groups_of(container)
@@ -138,7 +140,7 @@ def test_one_call_is_the_two(pair):
     model, guide, x = pair
     container = to_arviz(model, guide, x, num_samples=30, num_draws=5, proposal="prior", seed=3)
     options = dict(num_samples=30, num_draws=5, proposal="prior", seed=3)
-    evidence = estimate_evidence(model, guide, x, **options)
+    evidence = estimate_evidence(model, guide, x, method="importance", **options)
     np.testing.assert_array_equal(container["evidence"]["log_px"], evidence.log_px)
     np.testing.assert_array_equal(container["posterior"]["z"][0], evidence.draws.posterior["z"])
     for wrong, text in (
@@ -153,7 +155,7 @@ def test_one_call_is_the_two(pair):
 
 def test_elpd_and_the_picture_of_khat(pair):
     model, guide, x = pair
-    evidence = estimate_evidence(model, guide, x, num_samples=200)
+    evidence = estimate_evidence(model, guide, x, method="importance", num_samples=200)
     evidence.diagnostics["khat"][:2] = -np.inf, np.inf
     elpd = evidence.to_elpd()
     assert elpd["elpd" if REWRITTEN else "elpd_loo"] == pytest.approx(evidence.log_px.sum())
@@ -171,7 +173,7 @@ def test_elpd_and_the_picture_of_khat(pair):
 
 def test_elpd_where_there_is_no_khat(pair, evidences):
     model, guide, x = pair
-    few = estimate_evidence(model, guide, x, num_samples=10)
+    few = estimate_evidence(model, guide, x, method="importance", num_samples=10)
     annealed = estimate_evidence(model, guide, x, method="ais", num_temperatures=3, num_chains=2, num_samples=30)
     for evidence in (few, annealed):
         table = arviz.compare({"few": evidence.to_elpd(), "truth": evidences["truth"].to_elpd()})
@@ -226,7 +228,9 @@ def test_arviz_draws_our_table(evidences):
 
 def test_the_warning_is_of_the_model_in_doubt(pair, evidences):
     model, guide, x = pair
-    table = compare({"bad": estimate_evidence(model, guide, x, num_samples=30), "good": evidences["truth"]})
+    table = compare(
+        {"bad": estimate_evidence(model, guide, x, method="importance", num_samples=30), "good": evidences["truth"]}
+    )
     assert dict(table["warning"]) == {"good": False, "bad": True}
 
 

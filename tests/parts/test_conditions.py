@@ -208,7 +208,7 @@ def test_a_condition_of_ones_own():
 def test_reports_say_what_is_given():
     model = models.CVAE(SHAPE, Label(3), StandardNormal(2), **SMALL)
     guide = guides.Conditional(model)
-    evidence = ppl_vae.estimate_evidence(model, guide, (IMAGES, LABELS), num_samples=30)
+    evidence = ppl_vae.estimate_evidence(model, guide, (IMAGES, LABELS), method="importance", num_samples=30)
     gap = ppl_vae.explain_gap(model, guide, (IMAGES, LABELS), num_samples=30, num_steps=2)
     for report in (str(evidence), str(gap), evidence.verdict()):
         assert "log P(x | y)" in report and "log P(x)" not in report

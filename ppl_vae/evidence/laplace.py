@@ -1,0 +1,401 @@
+"""A proposal fitted to each datum: Laplace's approximation of P(z | x) at every mode that is found, as a mixture.
+
+    q(u) = a Q(u | x) + (1 - a) sum_j pi_j t(u; m_j, C_j, nu),    C_j^-1 = -d^2 log P(x, u) / du^2 at the mode m_j
+
+over the latents in unconstrained space. Modes are climbed to from the guide's mean, a draw of it, and draws of the
+prior. No eigenvalue of the curvature is taken for less than the prior's. Where z has hundreds of dimensions, those of
+largest curvature are found by subspace iteration, and in all others C is the prior's. A first set of samples moves the
+means and shares of the mixture to those of their weights; those that answer are fresh.
+
+Sources: Tierney & Kadane, JASA 81 (1986); Hesterberg, Weighted average importance sampling and defensive mixture
+distributions, Technometrics 37 (1995); Bugallo et al., Adaptive importance sampling, IEEE SPM 34 (2017).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from ppl_vae.evidence.modes import climb
+from ppl_vae.evidence.prepare import Chunk, Prepared
+from ppl_vae.evidence.student import Students, degrees
+from ppl_vae.evidence.surface import FEW, Surface, both, curvature, slope, slopes
+from ppl_vae.utils.threads import Threads
+
+NUM_LOOKED, LEAST_LOOKED = 32, 512  # draws of guide and prior that show where they are, of each datum, and of all
+BY_CHANCE = 0.25  # spread over data of the logarithm of a width that so few draws have by chance
+FROM_Q = 1  # draws of the guide that a climb starts at, beside its mean
+MANY_STARTS, FEW_STARTS, SMALL = (
+    2,
+    1,
+    10,
+)  # those of the prior, and as many on its far side, of up to so many dimensions
+NUM_ROUNDS = 80  # of a climb
+MOST_MODES = 4
+DENSE = 128  # dimensions up to which the curvature is known in all directions
+STEEPEST = 48  # directions that are known of more
+WIDER = 1.05  # than the curvature says, as the tails of P mostly are
+LEAST_SHARE = 0.05  # of a component, as its evidence by Laplace's formula is a guess
+DEFENSIVE = 0.1  # the share of the guide
+SAME_HEIGHT, SAME_PLACE = 0.5, 4.0  # nats, and squared standard deviations: closer modes are one
+NUM_ADAPTING = 256  # samples that improve a mixture before those that answer
+UNRESOLVED = 0.01  # the share of P(x) that numbers may not tell apart
+SHRINKAGE = 20.0  # effective samples at which a mean goes half of the way that they show
+LEAST_CURVATURE = 0.5  # in units of the prior's, which is known up to the chance of a few draws
+SMALLER = 8  # times fewer data than at once, where they are few
+CURVATURE_ROWS = 2**13  # (direction, datum) pairs at once
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was found for the data of a chunk."""
+
+    mixture: Students
+    found: Tensor  # whether there is a mode with a finite density, [N]
+    log_evidence: Tensor  # Laplace's log P(x) of each component, [J, N]; minus infinity where there is none
+    heights: Tensor  # log P(x, m_j), [J, N]
+    unresolved: Tensor | None = None  # whether numbers cannot tell apart what a part of P(x) comes from, [N]
+
+    def select(self, index: Tensor) -> "Fitted":
+        """Return what was found for some of the data."""
+        mixture = self.mixture.select(index)
+        lost = None if self.unresolved is None else self.unresolved[index]
+        return Fitted(mixture, self.found[index], self.log_evidence[:, index], self.heights[:, index], lost)
+
+    @staticmethod
+    def concatenated(parts: "list[Fitted]") -> "Fitted":
+        """Return what was found for several groups of data as one."""
+        most = max(len(part.heights) for part in parts)
+
+        def joined(name: str) -> Tensor:
+            rows = [getattr(part, name) for part in parts]
+            return torch.cat([torch.nn.functional.pad(r, (0, 0, 0, most - len(r)), value=-math.inf) for r in rows], 1)
+
+        return Fitted(
+            Students.concatenated([part.mixture for part in parts]),
+            torch.cat([part.found for part in parts]),
+            joined("log_evidence"),
+            joined("heights"),
+        )
+
+    def replaced(self, rows: Tensor, other: "Fitted") -> "Fitted":
+        """Return these with what was found for some rows put in their place."""
+        order = torch.arange(len(self.found), device=rows.device)
+        order[rows] = len(self.found) + torch.arange(len(rows), device=rows.device)
+        return Fitted.concatenated([self, other]).select(order)
+
+    @property
+    def resolution(self) -> Tensor:
+        """How many numbers that a computer tells apart lie in a standard deviation, of the worst dimension, [N]."""
+        mixture, precision = self.mixture, torch.finfo(self.mixture.scale.dtype).eps
+        spread = 1 + (mixture.directions**2 * (mixture.roots**2 - 1)[..., None, :]).sum(-1)
+        deviation = mixture.scale * spread.clamp(min=0.0).sqrt()
+        steps = deviation / (precision * mixture.means.abs()).clamp(min=torch.finfo(mixture.scale.dtype).tiny)
+        present = mixture.log_shares.isfinite()[..., None]
+        return torch.where(present, steps, math.inf).amin((0, -1))
+
+
+class Laplace:
+    """Fits mixtures to the data of chunks, draws from them, and weighs."""
+
+    def __init__(self, prepared: Prepared, proposal: str, wanted: bool | str, threads: Threads) -> None:
+        self.surface = Surface(prepared, proposal, wanted, threads)
+        self.prepared = self.surface.prepared
+        num_data, rows = len(prepared.source), prepared.rows(None)
+        most = max(1, min(256, rows // 16))
+        self.data_at_once = prepared.taken(-(-num_data // -(-num_data // most)))
+        self.samples_at_once = max(1, rows // self.data_at_once)
+        self.num_data = num_data
+        self.num_chunks = self.prepared.num_chunks(self.data_at_once)
+
+    def fit(self, chunk: Chunk) -> Fitted:
+        """Climb to the modes of P(z | x) of the data of a chunk, and make a mixture of what is found there."""
+        surface, n = self.surface, chunk.size
+        looked = max(NUM_LOOKED, -(-LEAST_LOOKED // n))
+        before, drawn = (latents.of(chunk).draw(looked) for latents in (surface.prior, surface.q))
+        dtype = torch.promote_types(before.dtype, drawn.dtype)
+        before, drawn = before.to(dtype), drawn.to(dtype)
+        scale = _common(_width(before), before)
+        mean, count = drawn.mean(0), MANY_STARTS if surface.size <= SMALL else FEW_STARTS
+        starts = [mean, *drawn[:FROM_Q], *before[:count], *_opposite(before[count:], mean, scale, count)]
+        widths = [torch.minimum(_width(drawn), scale)] * (1 + FROM_Q) + [scale] * (2 * count)
+
+        def evaluate(u: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+            value, gradient = self._at_rows(slope, chunk, index % n, u)
+            return value, gradient
+
+        summits = climb(evaluate, torch.cat(starts), torch.cat(widths), NUM_ROUNDS)
+        position = summits.position.reshape(len(starts), n, -1)
+        height = summits.log_density.reshape(len(starts), n)
+        return self._mixture(chunk, position, height, scale)
+
+    def _mixture(self, chunk: Chunk, position: Tensor, height: Tensor, scale: Tensor) -> Fitted:
+        """Make a component of each summit [M, N, D] that is none of a higher one's."""
+        n, size = scale.shape
+        every = torch.arange(n, device=scale.device)
+        alive = height.isfinite()
+        found = alive.any(0)
+        means, directions, roots, evidence, heights = [], [], [], [], []
+        for _ in range(min(MOST_MODES, len(position))):
+            has = alive.any(0)
+            if not bool(has.any()):
+                break
+            best = torch.where(alive, height, -math.inf).argmax(0)
+            mean, top = position[best, every], height[best, every]
+            vectors, values = self._curved(chunk, has.nonzero()[:, 0], mean, scale)
+            root = values.rsqrt()
+            log_evidence = top + size / 2 * math.log(2 * math.pi) + scale.log().sum(-1) + root.log().sum(-1)
+            heights.append(torch.where(has, top, -math.inf))
+            evidence.append(torch.where(has, log_evidence, -math.inf))
+            means.append(mean)
+            directions.append(vectors)
+            roots.append(root * WIDER)
+            apart = (position - mean) / scale
+            along = torch.einsum("mnd,ndr->mnr", apart, vectors)
+            distance = (apart**2).sum(-1) + ((values - 1) * along**2).sum(-1)
+            alive &= ~((distance < SAME_PLACE) & ((height - top).abs() < SAME_HEIGHT))
+            alive[best, every] = False
+        log_evidence = torch.stack(evidence)
+        present = log_evidence.isfinite()
+        shares = torch.softmax(torch.where(found, log_evidence, 0.0), 0).clamp(min=LEAST_SHARE) * (present | ~found)
+        mixture = Students(
+            (shares / shares.sum(0)).log(),
+            torch.stack(means),
+            scale,
+            torch.stack(directions),
+            torch.stack(roots),
+            degrees(size),
+        )
+        return Fitted(mixture, found, log_evidence, torch.stack(heights))
+
+    def _curved(self, chunk: Chunk, rows: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Return directions [N, D, R] and the curvature there in units of scale [N, R], at least 1, at some rows."""
+        n, size = scale.shape
+        count = size if size <= DENSE else STEEPEST
+        vectors = torch.eye(size, count, dtype=scale.dtype, device=scale.device).expand(n, size, count).clone()
+        values = torch.ones(n, count, dtype=scale.dtype, device=scale.device)
+        for some in rows.split(max(1, CURVATURE_ROWS // size)):
+
+            def curved(v: Tensor, some: Tensor = some) -> Tensor:
+                """Return the products of minus the Hessian, in units of scale, with v [r, D, R]."""
+                wide = scale[some]
+                directions = (v * wide[..., None]).movedim(-1, 0)  # [R, r, D]
+                (products,) = self._at_rows(curvature, chunk, some, mean[some], directions)
+                return -(products * wide).movedim(0, -1)
+
+            if size <= DENSE:
+                matrix = curved(vectors[some])
+            else:
+                basis = torch.linalg.qr(torch.randn(len(some), size, count, dtype=scale.dtype, device=scale.device))[0]
+                for _ in range(2):
+                    basis = torch.linalg.qr(torch.nan_to_num(curved(basis)))[0]
+                matrix = basis.mT @ curved(basis)
+            matrix = (matrix + matrix.mT) / 2
+            bad = ~matrix.isfinite().flatten(1).all(1)
+            matrix[bad] = torch.eye(count, dtype=scale.dtype, device=scale.device)
+            eigen, inner = torch.linalg.eigh(matrix.double())
+            values[some] = torch.where(eigen < LEAST_CURVATURE, 1.0, eigen).to(scale.dtype)
+            vectors[some] = inner.to(scale.dtype) if size <= DENSE else basis @ inner.to(scale.dtype)
+        return vectors, values
+
+    def _at_rows(self, kind: Any, chunk: Chunk, rows: Tensor, u: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+        """Evaluate at u [r, D] of these rows of a chunk (more is [R, r, D]), a batch at once."""
+        if not self.prepared.divisible:
+            return self._whole(kind, chunk, rows, u, *more)
+        most = min(self.data_at_once, max(1, CURVATURE_ROWS // u.shape[-1])) if more else self.data_at_once
+        parts, at = [], 1 if more else 0
+        for some in torch.arange(len(rows), device=u.device).split(most):
+            size = self._filled_to(len(some), most)
+            calls = self._calls(kind, size)
+            filled = some[torch.arange(size, device=u.device) % len(some)] if calls > FEW else some
+            given = [u[filled][None], *(m[:, filled][:, None] for m in more)]
+            values = self.surface(kind, chunk.select(rows[filled]), *given, calls=calls)
+            parts.append([value.select(at, 0).narrow(at, 0, len(some)) for value in values])
+        return tuple(torch.cat(values, at).to(u.dtype) for values in zip(*parts, strict=True))
+
+    @staticmethod
+    def _filled_to(count: int, most: int) -> int:
+        """Return how many rows are evaluated for so many: of two sizes, so that few are recorded."""
+        few = -(-most // SMALLER)
+        return few if count <= few else most
+
+    def _whole(self, kind: Any, chunk: Chunk, rows: Tensor, u: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+        """Evaluate at rows of a chunk that cannot be divided: the n-th time that a datum comes as its n-th sample."""
+        layer = torch.zeros_like(rows)
+        for row in rows.unique():
+            layer[rows == row] = torch.arange(int((rows == row).sum()), device=rows.device)
+        shape = (int(layer.max()) + 1, chunk.size, u.shape[-1])
+        full = u.new_zeros(shape)
+        full[:, rows] = u  # any value of the same datum, where it comes less often
+        full[layer, rows] = u
+        others = []
+        for m in more:
+            wide = m.new_zeros(len(m), *shape)
+            wide[:, layer, rows] = m
+            others.append(wide)
+        values = self.surface(kind, chunk, full, *others)
+        return tuple((value[:, layer, rows] if more else value[layer, rows]).to(u.dtype) for value in values)
+
+    def missed(self, chunk: Chunk, fitted: Fitted, log_px: Tensor, num_samples: int) -> Tensor:
+        """Return whether the guide may miss a mode that matters, for an estimate of log P(x) by it, [N].
+
+        Of a mode that by Laplace's formula has a hundredth of P(x), a single draw would outweigh all K of the guide's.
+        """
+        missed = torch.zeros_like(fitted.found)
+        for j, mean in enumerate(fitted.mixture.means):
+            log_joint, log_q = self.surface(both, chunk, mean[None])
+            present = fitted.log_evidence[j] > log_px + math.log(0.01)
+            outweighs = (log_joint - log_q)[0] > log_px + math.log(num_samples)
+            missed |= present & (outweighs | ~log_q[0].isfinite())
+        return missed | ~fitted.found
+
+    def _calls(self, kind: Any, rows: int) -> int:
+        each = {slope: 80.0, curvature: 1.3}.get(kind, 1.0)
+        return int(each * self.num_data / rows)
+
+    def adapted(self, chunk: Chunk, fitted: Fitted, num_samples: int = NUM_ADAPTING) -> Fitted:
+        """Improve a mixture by a first set of samples: with modes that they found, and moved to where they weigh."""
+        log_weights, u = self.weigh(chunk, fitted, num_samples)
+        fitted, new = self.extended(chunk, fitted, log_weights, u)
+        if bool(new.any()):
+            rows = new.nonzero()[:, 0] if self.prepared.divisible else torch.arange(chunk.size, device=u.device)
+            part = chunk.select(rows) if self.prepared.divisible else chunk
+            again, v = self.weigh(part, fitted.select(rows), num_samples)
+            log_weights, u = log_weights.clone(), u.clone()
+            log_weights[:, rows], u[:, rows] = again, v
+        share = torch.softmax(torch.nan_to_num(log_weights, nan=-math.inf), 0)
+        with torch.no_grad(), pyro.validation_enabled(False):
+            lost = (share * ~self.surface.prior.of(chunk).resolved(u)).nan_to_num().sum(0) > UNRESOLVED
+        return replace(fitted, mixture=_moved(fitted.mixture, log_weights, u), unresolved=lost)
+
+    def extended(self, chunk: Chunk, fitted: Fitted, log_weights: Tensor, u: Tensor) -> tuple[Fitted, Tensor]:
+        """Climb from the draw of largest weight of each datum; return the mixture with new modes, and who has them."""
+        n, mixture = chunk.size, fitted.mixture
+        top = u.gather(0, log_weights.argmax(0)[None, :, None].expand(1, -1, u.shape[-1]))[0]
+
+        def evaluate(v: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+            value, gradient = self._at_rows(slope, chunk, index, v)
+            return value, gradient
+
+        summits = climb(evaluate, top, mixture.scale, NUM_ROUNDS)
+        known = torch.zeros(n, dtype=torch.bool, device=u.device)
+        for j in range(mixture.num_components):
+            every = torch.arange(n, device=u.device)
+            near = mixture.distances(summits.position[None], j, every)[0] < SAME_PLACE
+            known |= near & mixture.log_shares[j].isfinite() & (summits.log_density - fitted.heights[j] < SAME_HEIGHT)
+        new = ~known & summits.log_density.isfinite() & fitted.found
+        if not bool(new.any()):
+            return fitted, new
+        rows = new.nonzero()[:, 0] if self.prepared.divisible else torch.arange(n, device=u.device)
+        part = chunk.select(rows) if self.prepared.divisible else chunk
+        position = torch.cat([mixture.means[:, rows], summits.position[None, rows]])
+        height = torch.cat([fitted.heights[:, rows], summits.log_density[None, rows]])
+        found = self._mixture(part, position, height, mixture.scale[rows])
+        return fitted.replaced(rows, found), new
+
+    def weigh(self, chunk: Chunk, fitted: Fitted, num_samples: int) -> tuple[Tensor, Tensor]:
+        """Draw u [K, N, D] for each datum of a chunk; return log-weights log P(x, u) - log q(u), [K, N], and u."""
+        u, share = self.draw(chunk, fitted, num_samples)
+        log_joint, log_guide = self._at_samples(both, chunk, u)
+        log_weights = log_joint.double() - self.log_q(fitted, u, log_guide, share)
+        return torch.where(log_joint.isnan(), -math.inf, log_weights), u
+
+    def log_q(self, fitted: Fitted, u: Tensor, log_guide: Tensor, share: float = DEFENSIVE) -> Tensor:
+        """Return the log-density of a mixture with the guide in it, [K, N], at u [K, N, D]."""
+        own = fitted.mixture.log_prob(u).double()
+        return torch.logaddexp(math.log(share) + log_guide.double(), math.log1p(-share) + own)
+
+    def weigh_by_q(self, chunk: Chunk, num_samples: int) -> Tensor:
+        """Return the log-weights of so many draws of the guide alone, [K, N]."""
+        log_joint, log_guide = self._at_samples(both, chunk, self.surface.q.of(chunk).draw(num_samples))
+        return log_joint.double() - log_guide.double()
+
+    def draw(self, chunk: Chunk, fitted: Fitted, num_samples: int) -> tuple[Tensor, float]:
+        """Draw u [K, N, D] from the mixture with the guide in it; return the share of these, too."""
+        by_q = max(1, round(DEFENSIVE * num_samples))
+        order = torch.randperm(num_samples, device=fitted.mixture.scale.device)
+        others = fitted.mixture.draw(num_samples - by_q)
+        u = torch.cat([self.surface.q.of(chunk).draw(by_q).to(others.dtype), others])[order]
+        return u, by_q / num_samples
+
+    def _at_samples(self, kind: Any, chunk: Chunk, u: Tensor) -> tuple[Tensor, ...]:
+        """Evaluate at u [K, n, D] of the data of a chunk, in runs of one size: of few data more samples at once."""
+        count, n = u.shape[:2]
+        runs = -(-count * self.num_data // (self.samples_at_once * self.data_at_once))
+        if not self.prepared.divisible or runs <= FEW:
+            parts = [self.surface(kind, chunk, some, calls=runs) for some in u.split(self.samples_at_once)]
+            return tuple(map(torch.cat, zip(*parts, strict=True)))
+        if n > self.data_at_once:
+            return self._by_parts(partial(self._at_samples, kind), chunk, u)
+        copies = self.data_at_once // n
+        at_once = self.samples_at_once * copies
+        rows = torch.arange(self.data_at_once, device=u.device) % n  # the last ones fill up, and do not count
+        repeated = chunk.select(rows)
+        runs_done: list[tuple[Tensor, ...]] = []
+        for some in u.split(at_once):
+            filled = some[torch.arange(at_once, device=u.device) % len(some)]
+            wide = filled.reshape(self.samples_at_once, copies * n, -1)[:, torch.arange(len(rows)) % (copies * n)]
+            found = self.surface(kind, repeated, wide, calls=runs)
+            runs_done.append(tuple(value[:, : copies * n].reshape(at_once, n)[: len(some)] for value in found))
+        return tuple(map(torch.cat, zip(*runs_done, strict=True)))
+
+    def _by_parts(self, evaluate: Callable[[Chunk, Tensor], tuple[Tensor, ...]], chunk: Chunk, u: Tensor) -> Any:
+        """Evaluate for more data than are evaluated at once."""
+        parts = torch.arange(chunk.size, device=u.device).split(self.data_at_once)
+        found = [evaluate(chunk.select(rows), u[:, rows]) for rows in parts]
+        return tuple(torch.cat(values, 1) for values in zip(*found, strict=True))
+
+    def slopes(self, chunk: Chunk, u: Tensor, calls: int) -> tuple[Tensor, ...]:
+        """Return log P(x, u), log Q(u | x) and their gradients at u [C, n, D], filled up to the usual size."""
+        n, most = chunk.size, self.data_at_once
+        if not self.prepared.divisible or n == most or calls <= FEW:
+            return tuple(value.to(u.dtype) for value in self.surface(slopes, chunk, u, calls=calls))
+        if n > most:
+            return self._by_parts(partial(self.slopes, calls=calls), chunk, u)
+        rows = torch.arange(self._filled_to(n, most), device=u.device) % n
+        found = self.surface(slopes, chunk.select(rows), u[:, rows], calls=calls)
+        return tuple(value[:, :n].to(u.dtype) for value in found)
+
+
+def _moved(mixture: Students, log_weights: Tensor, u: Tensor) -> Students:
+    """Return a mixture with means and shares moved to those of weighted samples u [K, N, D]."""
+    parts = mixture.log_parts(u)
+    member = (parts - torch.logsumexp(parts, 0)).exp()  # [J, K, N]
+    weights = torch.softmax(torch.nan_to_num(log_weights, nan=-math.inf).double(), 0).to(u.dtype)
+    mass = torch.nan_to_num(weights * member)
+    total = mass.sum(1)  # [J, N]
+    ess = total**2 / (mass**2).sum(1).clamp(min=1e-30)
+    centre = torch.einsum("jkn,knd->jnd", mass, u) / total[..., None].clamp(min=1e-30)
+    part = (ess / (ess + SHRINKAGE))[..., None]
+    means = torch.where(total[..., None] > 0, mixture.means + part * (centre - mixture.means), mixture.means)
+    shares = (total / total.sum(0).clamp(min=1e-30) + mixture.log_shares.exp()) / 2
+    shares = torch.where(mixture.log_shares.isfinite(), shares.clamp(min=LEAST_SHARE), 0.0)
+    return replace(mixture, means=means, log_shares=(shares / shares.sum(0)).log())
+
+
+def _opposite(draws: Tensor, mean: Tensor, scale: Tensor, count: int) -> Tensor:
+    """Return those of the prior's draws [K, N, D] that lie farthest on the other side of it than the guide's mean."""
+    centre = draws.median(0).values
+    along = ((draws - centre) / scale * (mean - centre) / scale).sum(-1)
+    index = along.topk(count, 0, largest=False).indices
+    return draws.gather(0, index[..., None].expand(-1, -1, draws.shape[-1]))
+
+
+def _common(width: Tensor, draws: Tensor) -> Tensor:
+    """Return widths [N, D] of draws [K, N, D], those of all data together in dimensions where they are one."""
+    centred = draws - draws.median(0).values
+    pooled = _width(centred.reshape(-1, 1, draws.shape[-1]))
+    same = len(width) == 1 or (width.log().std(0) < BY_CHANCE)
+    return torch.where(torch.as_tensor(same, device=width.device), pooled, width)
+
+
+def _width(draws: Tensor) -> Tensor:
+    """Return half of how far apart the quantiles at 16% and 84% of draws [K, N, D] are, [N, D]; a Gaussian's sigma."""
+    low, high = torch.quantile(draws, torch.tensor([0.16, 0.84], dtype=draws.dtype, device=draws.device), dim=0)
+    wide = (high - low) / 2
+    return torch.where(wide.isfinite() & (wide > 0), wide, torch.ones_like(wide))

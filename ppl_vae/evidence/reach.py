@@ -1,0 +1,93 @@
+"""Whether proposals reach the posterior, asked of data that the model draws: each z is an exact draw of P(z | x).
+
+    P(w(z) > K P(x))  is small for z ~ P(z | x)    where K samples with weights w find all of P(x)
+
+A z that would outweigh all K samples lies where the proposal hardly goes. Whether annealing comes there is seen by
+going the way back from that z: both bounds on log P(x) meet, or something is missed that no sample shows.
+
+Source: Grosse et al., Sandwiching the marginal likelihood using bidirectional Monte Carlo, arXiv 1511.02543.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae.errors import InputError
+from ppl_vae.evidence.bridge import Bridge
+from ppl_vae.evidence.diagnostics import doubtful_weights, estimates, pareto
+from ppl_vae.evidence.hmc import FAILURES
+from ppl_vae.evidence.laplace import Laplace
+from ppl_vae.evidence.prepare import Chunk
+from ppl_vae.evidence.simulated import simulate
+from ppl_vae.evidence.surface import both
+
+NUM_SIMULATED = 40
+NUM_SAMPLES = 512  # that say what P(x) of a simulated datum seems to be
+MARGIN = 0.0  # nats above log K
+NUM_CHAINS, NUM_TEMPERATURES = 16, 80
+OPEN = 1.0  # nats between the bounds
+
+
+class Reach(NamedTuple):
+    """How many simulated data were looked at, and of how many a part of the posterior is missed."""
+
+    num_simulated: int
+    num_missed: int
+
+
+def reach(laplace: Laplace, num_samples: int, *, joint: bool, by_guide: bool) -> Reach | None:
+    """Return how many posteriors of simulated data are missed in part; None where the model's data cannot be drawn.
+
+    Args:
+        laplace: what fits mixtures.
+        num_samples: K of the estimates.
+        joint: whether conditions are drawn and scored, too.
+        by_guide: whether the guide alone answers where its samples look well.
+    """
+    prepared, surface = laplace.prepared, laplace.surface
+    chunk = next(prepared.chunks(min(NUM_SIMULATED, len(prepared.source))))
+    if prepared.divisible:
+        chunk = chunk.select(torch.arange(NUM_SIMULATED) % chunk.size)
+    try:
+        found = simulate(prepared.pair, chunk, prepared.structure, joint=joint, otherwise="")
+    except InputError:
+        return None
+    except FAILURES:  # draws that rounding has put outside of the support
+        return None
+    chunk, u = found.chunk, surface.prior.of(chunk).flatten(found.sites, 1)
+    try:
+        return Reach(chunk.num_data, _missed(laplace, chunk, u, num_samples, by_guide))
+    except FAILURES:
+        return None
+
+
+def _missed(laplace: Laplace, chunk: Chunk, u: Tensor, num_samples: int, by_guide: bool) -> int:
+    fitted = laplace.fit(chunk)
+    log_joint, log_guide = laplace.surface(both, chunk, u)
+    adapted = laplace.adapted(chunk, fitted, NUM_SAMPLES // 2)
+    weights, _ = laplace.weigh(chunk, adapted, NUM_SAMPLES)
+    log_px = torch.logsumexp(weights, 0) - math.log(NUM_SAMPLES)
+    log_q = laplace.log_q(adapted, u, log_guide)
+    excess = (log_joint - log_q)[0] - log_px
+    if by_guide:
+        plain = laplace.weigh_by_q(chunk, NUM_SAMPLES).cpu().numpy()
+        numbers = estimates(plain) | pareto(plain)
+        heavy, few = doubtful_weights(numbers["ess"], numbers["khat"], NUM_SAMPLES)
+        of_guide = torch.from_numpy(numbers["log_px"]).to(log_px)
+        lost = laplace.missed(chunk, fitted, of_guide, num_samples)
+        trusted = torch.from_numpy(~(heavy | few)).to(lost.device) & ~lost
+        excess = torch.where(trusted, (log_joint - log_guide)[0] - of_guide, excess)
+    outside = (excess > math.log(num_samples) + MARGIN) | excess.isnan()
+    outside[chunk.num_data :] = False
+    if not bool(outside.any()):
+        return 0
+    rows = outside.nonzero()[:, 0] if laplace.prepared.divisible else torch.arange(chunk.size, device=u.device)
+    part = chunk.select(rows) if laplace.prepared.divisible else chunk
+    bridge = Bridge(laplace, part, adapted.select(rows), NUM_CHAINS, NUM_TEMPERATURES)
+    there = estimates(bridge.forward().log_weights.cpu().numpy())
+    back = estimates(bridge.backward(u[:, rows]).log_weights.cpu().numpy())
+    apart = -back["log_px"] - there["log_px"] - 2 * np.hypot(there["mcse"], back["mcse"])
+    return int(((apart > OPEN) | ~np.isfinite(apart))[outside[rows].cpu().numpy()].sum())

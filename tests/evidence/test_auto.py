@@ -1,0 +1,171 @@
+"""Each datum by as much work as it needs: who answers it, when it stops, and that what is chosen does not answer."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from bounds import check_evidence, check_means
+from ppl_vae.guides import LinearGaussian as ExactPosterior
+from ppl_vae.guides import MeanField
+from ppl_vae.models import LinearGaussian
+
+from ppl_vae import Evidence, InputError, estimate_evidence
+from ppl_vae.evidence.rules import ANSWERS
+
+
+def isotropic(x):
+    """z ~ N(0, I) of four numbers, x ~ N(z, I): log P(x) = log N(x; 0, 2 I)."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def right_but_for_some(x):
+    """The exact posterior, but for data whose first number is above one, where it lies far off."""
+    with pyro.plate("data", len(x)):
+        far = 4.0 * (x[:, :1] > 1)
+        pyro.sample("z", dist.Normal(x / 2 + far, 0.5**0.5).to_event(1))
+
+
+def log_px(x):
+    return dist.Normal(0.0, 2**0.5).log_prob(x).sum(1).numpy()
+
+
+def some_data(count, seed=0):
+    torch.manual_seed(seed)
+    return math.sqrt(2) * torch.randn(count, 4)
+
+
+def test_the_guide_answers_where_it_is_right_and_a_mixture_elsewhere():
+    x = some_data(60)
+    evidence = estimate_evidence(isotropic, right_but_for_some, x)
+    check_evidence(evidence, log_px(x))
+    by = evidence.diagnostics["answered"]
+    far = (x[:, 0] > 1).numpy()
+    assert (by[far] == ANSWERS.index("laplace")).all() and (by[~far] == ANSWERS.index("guide")).all()
+    assert not evidence.doubts() and evidence.verdict().startswith("To be believed: nothing")
+    assert evidence.settings["num_simulated"] == 40 and evidence.settings["num_missed"] == 0
+    np.testing.assert_allclose(evidence.elbo[~far], log_px(x)[~far], atol=1e-4)  # the guide's, whoever answers
+    assert (evidence.elbo[far] < log_px(x)[far] - 10).all()
+    text = str(evidence)
+    assert f"{int((~far).sum())} by samples from the guide Q(z | x)" in text and "95% interval" in text
+
+
+def test_nothing_is_left_in_the_random_state_and_the_seed_decides():
+    x = some_data(30)
+    state = torch.get_rng_state()
+    one, two, three = (estimate_evidence(isotropic, right_but_for_some, x, seed=s) for s in (1, 1, 2))
+    assert torch.equal(state, torch.get_rng_state())
+    assert np.array_equal(one.log_px, two.log_px) and not np.array_equal(one.log_px, three.log_px)
+
+
+def test_what_chooses_the_method_does_not_answer():
+    """E[w] = P(x) over many data of one x, though who answers is decided by samples: the first answers are fresh."""
+    x = torch.full((3000, 4), 0.6)
+
+    def narrow(x):  # heavy weights: the pilot believes it of some of these data only
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5).to_event(1))
+
+    evidence = estimate_evidence(isotropic, narrow, x, num_samples=50)
+    by_guide = evidence.diagnostics["answered"] == ANSWERS.index("guide")
+    assert 0.02 < by_guide.mean() < 0.98
+    ratio = np.exp(evidence.log_px - evidence.diagnostics["stopping"] - log_px(x))
+    check_means(ratio, 1.0, slack=0.01)
+
+
+def test_a_tolerance_is_reached_for_each_datum():
+    x = some_data(40)
+    evidence = estimate_evidence(isotropic, right_but_for_some, x, num_samples=50, tolerance=0.02)
+    assert (evidence.mcse <= 0.02).all()
+    check_evidence(evidence, log_px(x))
+    far = (x[:, 0] > 1).numpy()
+    assert evidence.diagnostics["draws"][far].min() >= 200
+    missed = estimate_evidence(isotropic, right_but_for_some, x, num_samples=50, tolerance=1e-4, max_samples=100)
+    assert "the tolerance 0.0001 was not reached" in missed.doubts()[-1].reason
+
+
+def test_a_budget_ends_the_work_and_what_is_left_is_in_doubt():
+    x = some_data(60)
+    evidence = estimate_evidence(isotropic, right_but_for_some, x, budget=1e-6)
+    far = (x[:, 0] > 1).numpy()
+    assert {doubt.datum for doubt in evidence.doubts()} >= set(np.flatnonzero(far))
+    assert np.isfinite(evidence.log_px).all()
+    for wrong in (0, -3, "soon", True):
+        with pytest.raises(InputError, match="budget above zero, in seconds or as '10min'"):
+            estimate_evidence(isotropic, right_but_for_some, x, budget=wrong)
+    with pytest.raises(InputError, match="no option budget"):
+        estimate_evidence(isotropic, right_but_for_some, x, method="importance", budget="1h")
+
+
+def test_it_is_kept_and_read_again(tmp_path):
+    evidence = estimate_evidence(isotropic, right_but_for_some, some_data(30))
+    evidence.save(tmp_path / "evidence.nc")
+    again = Evidence.load(tmp_path / "evidence.nc")
+    assert str(again) == str(evidence) and str(again.interval()) == str(evidence.interval())
+
+
+def test_without_a_guide_the_prior_takes_its_place(linear_gaussian):
+    model, x = linear_gaussian
+    with torch.no_grad():
+        truth = model.exact_log_px(x).numpy()
+    for guide, how in ((None, {"proposal": "prior"}), (MeanField(model), {"proposal": "prior"})):
+        evidence = estimate_evidence(model, guide, x, **how)
+        check_evidence(evidence, truth)
+        assert not evidence.doubts()
+
+
+def test_a_guide_whose_density_is_not_known_everywhere_answers_nothing():
+    """Of a guide with an auxiliary latent the samples can be weighed, but it is in no mixture."""
+
+    def with_auxiliary(x):
+        with pyro.plate("data", len(x)):
+            shift = pyro.sample("shift", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Normal(x / 2 + shift[..., None], 0.7).to_event(1))
+
+    x = some_data(20)
+    evidence = estimate_evidence(isotropic, with_auxiliary, x)
+    check_evidence(evidence, log_px(x))
+    assert (evidence.diagnostics["answered"] > 0).all() and not evidence.doubts()
+
+
+@pytest.mark.parametrize(
+    ("why", "options"), [("K is below 25", {"num_samples": 10}), ("draws are kept", {"num_draws": 5})]
+)
+def test_what_is_not_climbed_says_why(why, options, linear_gaussian):
+    model, x = linear_gaussian
+    evidence = estimate_evidence(model, MeanField(model), x, **options)
+    assert evidence.method == "importance" and why in str(evidence)
+
+
+def test_an_exact_model_stays_exact():
+    def exact(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(c, 1.0), obs=x)
+
+    evidence = estimate_evidence(exact, lambda x: None, torch.randn(10))
+    assert evidence.is_exact and evidence.verdict() == "Exact: nothing is estimated."
+
+
+def test_weights_of_an_exact_guide_are_all_equal(linear_gaussian):
+    model, x = linear_gaussian
+    evidence = estimate_evidence(model, ExactPosterior(model), x)
+    with torch.no_grad():
+        np.testing.assert_allclose(evidence.log_px, model.exact_log_px(x).numpy(), atol=1e-4)
+    assert (evidence.diagnostics["answered"] == ANSWERS.index("guide")).all()
+
+
+def test_many_data_are_compiled_and_give_the_same():
+    """More data than are evaluated at once, few of the last chunk: filled up, recorded, compiled, as they are."""
+    torch.manual_seed(0)
+    model = LinearGaussian((20,), latent_dim=4, sigma=0.7)
+    with torch.no_grad():
+        x = model(size=300)
+        truth = model.exact_log_px(x).numpy()
+    for compile in (True, False):
+        evidence = estimate_evidence(model, MeanField(model), x, num_samples=200, compile=compile)
+        check_evidence(evidence, truth)

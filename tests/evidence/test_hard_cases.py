@@ -1,0 +1,261 @@
+"""Posteriors that fool estimates of log P(x): each has to be right, or in doubt.
+
+The truth is known in closed form, or by quadrature on a grid.
+"""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from bounds import check_log_px
+from ppl_vae.guides import MeanField
+from ppl_vae.models import VAE, LinearGaussian
+
+from ppl_vae import estimate_evidence
+from ppl_vae.likelihoods import Gaussian
+from ppl_vae.networks import Network
+from ppl_vae.priors import StandardNormal
+
+FINE = 400_001  # nodes of a grid in one dimension
+
+
+def on_grid(log_joint, x, low=-12.0, high=12.0, nodes=FINE):
+    """log P(x) = log of the integral of exp(log_joint(x, z)) over one z, by the trapezoidal rule, in doubles."""
+    z = torch.linspace(low, high, nodes, dtype=torch.double)
+    values = torch.stack([log_joint(one, z) for one in x.double()])
+    return (torch.logsumexp(values, 1) + math.log((high - low) / (nodes - 1))).numpy()
+
+
+def of_normal(loc, scale, size=1):
+    """A guide that is the same Gaussian for every datum, in `size` dimensions, or a number."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            fn = dist.Normal(torch.tensor(float(loc)), scale)
+            pyro.sample("z", fn.expand([size]).to_event(1) if size > 1 else fn)
+
+    return guide
+
+
+def check_right_or_doubted(evidence, truth):
+    """No datum is both off and without doubt; one that cannot be judged counts as doubted."""
+    doubted = {doubt.datum for doubt in evidence.doubts()}
+    if evidence.verdict().startswith(("Cannot", "Not to be believed")):
+        doubted = set(range(len(evidence)))
+    sure = np.array([n for n in range(len(evidence)) if n not in doubted], dtype=int)
+    if len(sure):
+        draws = np.maximum(evidence.diagnostics["draws"][sure], 2)
+        check_log_px(evidence.log_px[sure], np.hypot(evidence.mcse[sure], 0.02), truth[sure], draws, slack=0.02)
+    return len(sure) / len(evidence)
+
+
+def two_modes(x):
+    """x is z or -z with noise, in 8 dimensions: log P(x) = log N(x; 0, (1 + s^2) I), and two modes far apart."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(8), 1.0).to_event(1))
+        both = torch.stack([z, -z], -2)
+        component = dist.Normal(both, 0.2).to_event(1)
+        pyro.sample("x", dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), component), obs=x)
+
+
+def knows_one_mode(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x / 1.04, 0.2 / math.sqrt(1.04)).to_event(1))
+
+
+def test_two_modes_far_apart_of_which_the_guide_knows_one():
+    with torch.no_grad():
+        x = torch.randn(30, 8) * math.sqrt(1.04)
+    truth = dist.Normal(0.0, math.sqrt(1.04)).expand([8]).to_event(1).log_prob(x).numpy()
+    plain = estimate_evidence(two_modes, knows_one_mode, x, method="importance")
+    assert not plain.doubts() and abs((plain.log_px - truth).mean() + math.log(2)) < 0.05  # wrong and believed
+    evidence = estimate_evidence(two_modes, knows_one_mode, x)
+    assert check_right_or_doubted(evidence, truth) > 0.8
+
+
+class Product(Network):
+    """f(z) = z_1 z_2."""
+
+    def transform(self, x):
+        return x[..., :1] * x[..., 1:]
+
+
+class Bend(Network):
+    """f(z) = z_2 + z_1^2."""
+
+    def transform(self, x):
+        return x[..., 1:] + x[..., :1] ** 2
+
+
+@pytest.mark.parametrize(
+    ("network", "sigma", "least"), [(Bend, 0.4, 0.5), (Bend, 0.05, 0.5), (Product, 0.1, 0.5), (Product, 0.005, 0.0)]
+)
+def test_a_banana_and_a_cross(network, sigma, least):
+    torch.manual_seed(0)
+    model = VAE((1,), StandardNormal(2), Gaussian(sigma=sigma), decoder=network)
+    x = model(size=12).detach()
+
+    def log_joint(one, z):
+        """One dimension is integrated out in closed form: f is linear in z_2."""
+        slope = z if network is Product else torch.ones_like(z)
+        shift = torch.zeros_like(z) if network is Product else z**2
+        normal = torch.distributions.Normal(shift, (slope**2 + sigma**2).sqrt())
+        return normal.log_prob(one[0]) + torch.distributions.Normal(0.0, 1.0).log_prob(z)
+
+    truth = on_grid(log_joint, x)
+    evidence = estimate_evidence(model, MeanField(model), x)
+    assert check_right_or_doubted(evidence, truth) >= least
+
+
+def spike_and_slab(width):
+    def model(x):
+        """Given z, x is near z, or anything: the spike at z = x holds most of P(x), the prior's width is the slab."""
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+            means = torch.stack([z, torch.zeros_like(z)], -2)
+            widths = torch.tensor([width, 3.0])[:, None].expand(2, 4)
+            component = dist.Normal(means, widths).to_event(1)
+            pyro.sample("x", dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), component), obs=x)
+
+    return model
+
+
+@pytest.mark.parametrize("width", [0.3, 0.03, 0.001])
+def test_a_narrow_spike_that_holds_most_of_the_evidence_beside_a_broad_slab(width):
+    with torch.no_grad():
+        x = 0.7 * torch.randn(20, 4)
+    terms = [dist.Normal(0.0, s).expand([4]).to_event(1).log_prob(x) for s in (math.hypot(1, width), 3.0)]
+    truth = (torch.logsumexp(torch.stack(terms), 0) - math.log(2)).numpy()
+    evidence = estimate_evidence(spike_and_slab(width), of_normal(0.0, 1.0, 4), x)
+    check_right_or_doubted(evidence, truth)
+
+
+def at_zero(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Exponential(1.0))
+        pyro.sample("x", dist.Normal(z, 0.1), obs=x)
+
+
+def at_zero_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.LogNormal(torch.full((len(x),), -1.0), 1.0))
+
+
+def of_arcsine(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Beta(torch.tensor(0.3), 0.3))
+        pyro.sample("x", dist.Normal(z, 0.2), obs=x)
+
+
+def of_arcsine_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Beta(torch.ones(len(x)), 1.0))
+
+
+def test_posteriors_at_a_boundary():
+    x = torch.linspace(-0.4, 1.0, 15)
+    normal, unit = torch.distributions.Normal, torch.distributions
+
+    def near_zero(one, u):  # over u = log z
+        return unit.Exponential(1.0).log_prob(u.exp()) + u + normal(u.exp(), 0.1).log_prob(one)
+
+    evidence = estimate_evidence(at_zero, at_zero_guide, x)
+    assert check_right_or_doubted(evidence, on_grid(near_zero, x, -60.0, 8.0)) > 0.5
+
+    def near_both(one, u):  # over u = logit z
+        p, rest = torch.sigmoid(u), torch.sigmoid(-u)
+        beta = 0.3 * p.log() + 0.3 * rest.log() - (2 * math.lgamma(0.3) - math.lgamma(0.6))
+        return beta + normal(p, 0.2).log_prob(one)
+
+    evidence = estimate_evidence(of_arcsine, of_arcsine_guide, x)
+    assert check_right_or_doubted(evidence, on_grid(near_both, x, -80.0, 80.0)) > 0.5
+
+
+def heavy(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.StudentT(torch.tensor(2.0)))
+        pyro.sample("x", dist.Cauchy(z, 0.5), obs=x)
+
+
+def test_heavy_tails():
+    x = torch.tensor([0.0, 1.0, 5.0, 20.0, 100.0])
+
+    def log_joint(one, v):  # over v = asinh z, so that the grid goes far
+        z = torch.sinh(v)
+        prior = torch.distributions.StudentT(torch.tensor(2.0, dtype=torch.double)).log_prob(z)
+        return prior + torch.distributions.Cauchy(z, 0.5).log_prob(one) + torch.cosh(v).log()
+
+    truth = on_grid(log_joint, x, -25.0, 25.0)
+    for guide in (of_normal(0.0, 1.0), of_normal(3.0, 0.2)):
+        assert check_right_or_doubted(estimate_evidence(heavy, guide, x), truth) > 0.2
+
+
+def collapsed(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(30), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z[..., :1], 0.3).to_event(1), obs=x)
+
+
+def test_latents_of_which_one_is_used():
+    x = torch.linspace(-2, 2, 10)[:, None]
+    truth = dist.Normal(0.0, math.hypot(1, 0.3)).log_prob(x)[:, 0].numpy()
+    for guide in (of_normal(0.0, 1.0, 30), of_normal(0.5, 0.7, 30)):
+        assert check_right_or_doubted(estimate_evidence(collapsed, guide, x), truth) > 0.9
+
+
+def narrow(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+        pyro.sample("x", dist.Normal(z, 1e-8), obs=x)
+
+
+def narrow_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x, 1e-8))
+
+
+def test_a_posterior_narrower_than_single_precision_can_say():
+    x = torch.tensor([1.2345, -0.7, 2.1])
+    truth = dist.Normal(0.0, 1.0).log_prob(x).numpy()
+    assert check_right_or_doubted(estimate_evidence(narrow, narrow_guide, x), truth) == 0
+    doubled = estimate_evidence(narrow, narrow_guide, x.double())
+    check_right_or_doubted(doubled, truth)
+
+
+def of_cluster(x):
+    """Which of three clusters, and where in it; the guide draws where, or both."""
+    with pyro.plate("data", len(x)):
+        c = pyro.sample("c", dist.Categorical(torch.tensor([0.5, 0.3, 0.2])), infer={"enumerate": "parallel"})
+        z = pyro.sample("z", dist.Normal(torch.tensor([-3.0, 0.0, 3.0])[c], 0.5))
+        pyro.sample("x", dist.Normal(z**2, 0.3), obs=x)
+
+
+def of_cluster_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x.clamp(min=0).sqrt(), 0.1))
+
+
+def test_discrete_and_continuous_together():
+    x = torch.linspace(0.5, 12, 10)
+
+    def log_joint(one, z):
+        normal = torch.distributions.Normal
+        parts = [math.log(p) + normal(m, 0.5).log_prob(z) for p, m in ((0.5, -3.0), (0.3, 0.0), (0.2, 3.0))]
+        return torch.logsumexp(torch.stack(parts), 0) + normal(z**2, 0.3).log_prob(one)
+
+    evidence = estimate_evidence(of_cluster, of_cluster_guide, x)
+    assert check_right_or_doubted(evidence, on_grid(log_joint, x)) > 0.5
+
+
+@pytest.mark.parametrize("size", [4, 40])
+def test_a_guide_that_was_never_trained(size):
+    torch.manual_seed(2)
+    model = LinearGaussian((60,), latent_dim=size, sigma=0.3)
+    with torch.no_grad():
+        x = model(size=20)
+        truth = model.exact_log_px(x).numpy()
+    evidence = estimate_evidence(model, MeanField(model), x)
+    assert check_right_or_doubted(evidence, truth) == 1

@@ -1,0 +1,175 @@
+"""Mixtures fitted to each datum, on posteriors that are known: Gaussian, gamma, of many dimensions, in odd plates."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from bounds import check_evidence
+from pairs import (
+    constrained_guide,
+    constrained_model,
+    hierarchical_guide,
+    hierarchical_log_px,
+    hierarchical_model,
+    mixture_guide,
+    mixture_log_px,
+    mixture_model,
+)
+from ppl_vae.guides import MeanField
+from ppl_vae.models import LinearGaussian
+
+from ppl_vae import InputError, estimate_evidence
+from ppl_vae.evidence.laplace import WIDER, Laplace
+from ppl_vae.evidence.prepare import prepared
+from ppl_vae.utils.threads import Threads
+
+
+def fitted(model, guide, x, proposal="guide"):
+    """Return what is fitted to all data, without samples that move it."""
+    with prepared(model, guide, x, proposal=proposal, seed=0) as ready, Threads(1) as threads:
+        laplace = Laplace(ready, proposal, False, threads)
+        return laplace.fit(next(laplace.prepared.chunks(len(x))))
+
+
+def covariance_of(found):
+    """Return the covariance of the first component, as the curvature says it, [N, D, D]."""
+    m = found.mixture
+    vectors, squares = m.directions[0], (m.roots[0] / WIDER) ** 2
+    inner = torch.eye(m.scale.shape[1]) + vectors @ ((squares - 1)[..., None] * vectors.mT)
+    return m.scale[..., None] * inner * m.scale[..., None, :]
+
+
+@pytest.mark.parametrize("size", [4, 150])
+def test_a_gaussian_posterior_is_found_exactly(size):
+    """Of 150 latents at most 20 directions are seen in x: those of largest curvature, and the prior's in all others."""
+    torch.manual_seed(0)
+    model = LinearGaussian((20,), latent_dim=size, sigma=0.5)
+    with torch.no_grad():
+        x = model(size=6)
+        decode = torch.func.jacrev(model.decoder)(torch.zeros(size)).reshape(20, size)
+        exact = torch.linalg.inv(torch.eye(size) + decode.T @ decode / 0.5**2)
+        found = fitted(model, MeanField(model), x)
+        mean = model.exact_posterior(x).mean
+        log_px = model.exact_log_px(x)
+    assert found.mixture.log_shares.isfinite().sum() == 6  # one component each
+    deviation = exact.diagonal().sqrt()
+    assert (((found.mixture.means[0] - mean) / deviation).abs() < 0.2).all()
+    spread = covariance_of(found)
+    np.testing.assert_allclose(spread, exact.expand_as(spread), atol=0.25 if size > 100 else 0.01)
+    if size < 100:
+        np.testing.assert_allclose(found.log_evidence[0], log_px, atol=0.03)  # Laplace's formula is exact there
+
+
+def test_on_a_positive_latent_it_is_that_of_the_logarithm():
+    """z ~ Gamma(a, b), x ~ Poisson(z): over u = log z the mode is log((a + x) / (b + 1)), the curvature a + x."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Gamma(torch.tensor(2.0), 0.5))
+            pyro.sample("x", dist.Poisson(z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.LogNormal(torch.full((len(x),), 1.0), 1.0))
+
+    x = torch.tensor([0.0, 1.0, 4.0, 30.0])
+    found = fitted(model, guide, x)
+    np.testing.assert_allclose(found.mixture.means[0, :, 0], ((2 + x) / 1.5).log(), atol=0.05)
+    np.testing.assert_allclose(covariance_of(found)[:, 0, 0], 1 / (2 + x), rtol=0.05)
+    truth = dist.NegativeBinomial(2.0, torch.tensor(1 / 1.5)).log_prob(x).numpy()
+    check_evidence(estimate_evidence(model, guide, x, method="importance", proposal="laplace"), truth)
+
+
+PAIRS = {
+    "two sites and plates": (hierarchical_model, hierarchical_guide, hierarchical_log_px, (20, 3)),
+    "an enumerated component": (mixture_model, mixture_guide, mixture_log_px, (30, 2)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("guided", [True, False])
+def test_several_sites_plates_and_enumerated_ones(name, guided):
+    model, guide, log_px, shape = PAIRS[name]
+    torch.manual_seed(0)
+    x = 1.5 * torch.randn(shape)
+    how = dict(method="importance", proposal="laplace", num_samples=500)
+    evidence = estimate_evidence(model, guide if guided else None, x, **how)
+    check_evidence(evidence, log_px(x).numpy())
+    assert np.median(evidence.ess) > 200 and evidence.verdict().startswith("To be believed")
+
+
+def test_bounded_latents_whose_support_depends_on_others():
+    x = torch.tensor([-1.0, 0.5, 2.0, 4.0])
+    truth = estimate_evidence(constrained_model, constrained_guide, x, method="importance", num_samples=200_000)
+    evidence = estimate_evidence(
+        constrained_model, constrained_guide, x, method="importance", proposal="laplace", num_samples=4000
+    )
+    assert (abs(evidence.log_px - truth.log_px) < 5 * np.hypot(evidence.mcse, truth.mcse) + 0.02).all()
+
+
+def views(model):
+    """The model, and one that takes one batch dimension only: samples of it are drawn as copies of the data."""
+
+    def one_dimension(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 4), 1.0).to_event(1))
+            h = model.decoder(z.view(len(x), 4))
+            pyro.sample("x", dist.Normal(h, 0.7).to_event(1), obs=x)
+
+    def part_of_the_data(x):
+        with pyro.plate("data", len(x), subsample_size=16) as index:
+            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(model.decoder(z), 0.7).to_event(1), obs=x[index])
+
+    return {"copies": one_dimension, "subsample": part_of_the_data}
+
+
+@pytest.mark.parametrize("view", ["copies", "subsample"])
+@pytest.mark.filterwarnings("ignore")
+def test_programs_that_take_no_more_plates_or_no_part_of_the_data(linear_gaussian, view):
+    model, x = linear_gaussian
+    with torch.no_grad():
+        truth = model.exact_log_px(x).numpy()
+
+    def guide(x):
+        size = {"subsample_size": 16} if view == "subsample" else {}
+        with pyro.plate("data", len(x), **size) as index:
+            some = x[index] if size else x
+            pyro.sample("z", dist.Normal(torch.zeros(len(some), 4), 1.0).to_event(1))
+
+    for how in (dict(method="importance", proposal="laplace"), dict(method="auto")):
+        check_evidence(estimate_evidence(views(model)[view], guide, x, num_samples=300, **how), truth)
+
+
+def test_draws_of_the_posterior_are_those_of_the_closed_form(linear_gaussian):
+    model, x = linear_gaussian
+    x = x[:5]
+    how = dict(method="importance", proposal="laplace", num_samples=2000, num_draws=1000)
+    evidence = estimate_evidence(model, MeanField(model), x, **how)
+    with torch.no_grad():
+        posterior = model.exact_posterior(x)
+        z = torch.from_numpy(evidence.draws.posterior["z"])
+        expected = dist.Normal(model.decoder(z), 0.7).log_prob(x).sum(-1)
+    error = posterior.stddev / math.sqrt(500)
+    assert ((z.mean(0) - posterior.mean).abs() < 6 * error).all()
+    np.testing.assert_allclose(evidence.draws.log_likelihood, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_what_cannot_be_fitted_is_refused():
+    def counts(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Poisson(torch.tensor(3.0)))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Poisson(torch.full((len(x),), 3.0)))
+
+    x = torch.randn(5) + 3
+    with pytest.raises(InputError, match="discrete without end"):
+        estimate_evidence(counts, guide, x, method="importance", proposal="laplace")
+    evidence = estimate_evidence(counts, guide, x)
+    assert evidence.method == "importance" and "discrete without end" in str(evidence)
