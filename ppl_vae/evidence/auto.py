@@ -108,7 +108,8 @@ class Ladder:
         first = options.of_importance(prepared.pair.guide is not None)
         start = "guide" if proposal == "laplace" else proposal
         pilot = replace(first, proposal=start, num_samples=NUM_PILOT, tolerance=None, max_samples=None)
-        self.by_guide = Sampler(self.laplace.prepared, pilot, threads)
+        ready = self.laplace.prepared if options.vectorize == "auto" else prepared
+        self.by_guide = Sampler(ready, pilot, threads)
         self.only_laplace = proposal == "laplace" or self.laplace.surface.q.from_guide != (proposal != "prior")
         self.end = time.monotonic() + (np.inf if options.seconds is None else options.seconds)
         size = len(prepared.source)
