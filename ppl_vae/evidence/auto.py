@@ -51,10 +51,12 @@ from ppl_vae.utils.threads import Threads
 NUM_PILOT = 128  # samples of the guide that say where it can be believed
 NEARLY = 0.1  # above k-hat's limit: there more samples may do, else annealing is sooner there
 MORE = 4  # times as many
+FINITE_VARIANCE, LEAST_SHARE = 0.5, 0.3  # k-hat, and the share of the guide's draws that count: else a mixture answers
 NUM_CHAINS = 16
 TEMPERATURES = (20, 80)  # of annealing, and of another try
 SIGNIFICANT = 3.0  # standard errors: what going on did to the mean is else its own noise
-MOST_CHAINS = 256  # for a tolerance
+MOST_CHAINS = 256
+LARGEST_ERROR = 0.35  # nats, that chains may leave of a datum
 GUIDE, LAPLACE, ANNEALING = range(len(ANSWERS))
 OF_SAMPLES = ("log_px", "mcse", "ess", "bias", "draws", "khat", "log_px_psis")
 
@@ -296,7 +298,8 @@ class Ladder:
                     weights = np.concatenate(runs)
                     self._put(index, weights, ANNEALING)
                     self.acceptance[index] = annealed.acceptance.double().cpu().numpy()[mine]
-                    again = self._unsettled(index) & ~self._doubtful(index)  # a tolerance that more chains would reach
+                    loose = self.numbers["mcse"][index] > LARGEST_ERROR
+                    again = (self._unsettled(index) | loose) & ~self._doubtful(index)  # what more chains would mend
                     if not again.any() or len(weights) >= MOST_CHAINS or time.monotonic() > self.end:
                         break
             except FAILURES:
@@ -352,6 +355,8 @@ class Ladder:
         ess, khat, draws = (self.numbers[name][index] for name in ("ess", "khat", "draws"))
         annealed = self.answered[index] == ANNEALING
         heavy, few = doubtful_weights(ess, khat, draws)
+        # Of the guide a mixture is the better one unless its weights have a variance, and one that is small.
+        heavy |= (self.answered[index] == GUIDE) & ((khat > FINITE_VARIANCE) | (ess < LEAST_SHARE * draws))
         finite = np.isfinite(self.numbers["log_px"][index])
         return np.where(annealed, low_chains(ess, draws), heavy | few) | ~finite
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from ppl_vae.evidence.modes import climb
 from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.student import Students, degrees
-from ppl_vae.evidence.surface import FEW, Surface, both, curvature, slope, slopes
+from ppl_vae.evidence.surface import FEW, Surface, both, curvature, likelihood_slope, slope, slopes
 from ppl_vae.utils.threads import Threads
 
 NUM_LOOKED, LEAST_LOOKED = 32, 512  # draws of guide and prior that show where they are, of each datum, and of all
@@ -35,7 +35,7 @@ MANY_STARTS, FEW_STARTS, SMALL = (
     1,
     10,
 )  # those of the prior, and as many on its far side, of up to so many dimensions
-NUM_ROUNDS = 80  # of a climb
+NUM_ROUNDS, LIKELIEST = 80, 40  # of a climb, and of one of log P(x | u) alone
 MOST_MODES = 4
 DENSE = 128  # dimensions up to which the curvature is known in all directions
 STEEPEST = 48  # directions that are known of more
@@ -125,10 +125,14 @@ class Laplace:
         starts = [mean, *drawn[:FROM_Q], *before[:count], *_opposite(before[count:], mean, scale, count)]
         widths = [torch.minimum(_width(drawn), scale)] * (1 + FROM_Q) + [scale] * (2 * count)
 
-        def evaluate(u: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-            value, gradient = self._at_rows(slope, chunk, index % n, u)
+        def evaluate(u: Tensor, index: Tensor, kind: Any = slope) -> tuple[Tensor, Tensor]:
+            value, gradient = self._at_rows(kind, chunk, index % n, u)
             return value, gradient
 
+        if surface.size <= SMALL:  # where x alone says that z is: far out in the prior's tail, from where no draw comes
+            alone = climb(partial(evaluate, kind=likelihood_slope), mean, scale, LIKELIEST)
+            starts.append(alone.position)
+            widths.append(scale)
         summits = climb(evaluate, torch.cat(starts), torch.cat(widths), NUM_ROUNDS)
         position = summits.position.reshape(len(starts), n, -1)
         height = summits.log_density.reshape(len(starts), n)

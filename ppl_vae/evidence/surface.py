@@ -42,6 +42,15 @@ def slope(latents: Latents, u: Tensor) -> Tensors:
     return value.detach(), gradient
 
 
+def likelihood_slope(latents: Latents, u: Tensor) -> Tensors:
+    """Return log P(x | u), [C, N], and its gradient, [C, N, D], of latents whose base is the prior."""
+    with torch.enable_grad():
+        u = u.detach().requires_grad_()
+        value = latents(u)[1]
+        (gradient,) = torch.autograd.grad(value.sum(), u, materialize_grads=True) if value.requires_grad else (0 * u,)
+    return value.detach(), gradient.detach()
+
+
 def slopes(latents: Latents, u: Tensor) -> Tensors:
     """Return log P(x, u) and log Q(u | x), [C, N] each, and their gradients, [C, N, D] each."""
     with torch.enable_grad():

@@ -91,9 +91,10 @@ class Bend(Network):
 
 
 @pytest.mark.parametrize(
-    ("network", "sigma", "least"), [(Bend, 0.4, 0.5), (Bend, 0.05, 0.5), (Product, 0.1, 0.5), (Product, 0.005, 0.0)]
+    ("network", "sigma", "least"), [(Bend, 0.4, 0.5), (Bend, 0.05, 0.0), (Product, 0.1, 0.5), (Product, 0.005, 0.0)]
 )
 def test_a_banana_and_a_cross(network, sigma, least):
+    """Of thin ones simulated data show that a part is missed, so that none is believed: no least share is asked."""
     torch.manual_seed(0)
     model = VAE((1,), StandardNormal(2), Gaussian(sigma=sigma), decoder=network)
     x = model(size=12).detach()
@@ -180,7 +181,6 @@ def heavy(x):
         pyro.sample("x", dist.Cauchy(z, 0.5), obs=x)
 
 
-@pytest.mark.xfail(reason="x = 20 lies between two modes: believed, and up to 0.25 nats too low", strict=False)
 def test_heavy_tails():
     x = torch.tensor([0.0, 1.0, 5.0, 20.0, 100.0])
 

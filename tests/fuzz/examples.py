@@ -43,7 +43,7 @@ def true_log_px(example):
 def _evidence(example, proposal="guide"):
     guide = None if proposal == "prior" else example.guide
     number = 20_000 if proposal == "prior" else 4000
-    options = {"method": "importance", "num_samples": number, "proposal": proposal, **QUICK}
+    options = {"num_samples": number, "proposal": proposal, **QUICK}
     evidence = ppl_vae.estimate_evidence(example.model, guide, example.data, **options)
     truth, trusted = true_log_px(example), believed(evidence)
     if truth is None:

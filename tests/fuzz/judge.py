@@ -139,7 +139,6 @@ def _of_condition(pair):
 
 def _estimated(pair, name, model, guide, data, **options):
     num_samples = options.pop("num_samples", NUM_SAMPLES.get(name, 200))
-    options = {"method": "importance"} | options  # that of "auto" is in tests/evidence/test_hard_cases.py
     evidence = ppl_vae.estimate_evidence(
         model, guide, data, num_samples=num_samples, compile=False, threads=1, progress=False, **options
     )
