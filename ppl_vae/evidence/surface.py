@@ -101,9 +101,12 @@ class Surface:
             if chunk.subsample is not None:  # which data these are is no argument of the programs
                 return kind(latents.of(chunk), *args)
             if known is not None:
-                return self.threads.run(
-                    partial(known, *map(_laid_out, args), *chunk.args), partial(self._trial, known, args, chunk)
-                )
+                work = partial(known, *map(_laid_out, args), *chunk.args)
+                try:
+                    return self.threads.run(work, partial(self._trial, known, args, chunk))
+                except RuntimeError:  # its shapes depend on values, as of a spline that ends: run as it is from here on
+                    self._fast[key] = self._plain(kind, latents, len(args))
+                    return kind(latents.of(chunk), *args)
             self._calls[key] = self._calls.get(key, 0) + 1
             if (calls > FEW and self._calls[key] == 1) or self._calls[key] > FEW:
                 self._fast[key] = self._faster(kind, latents, chunk, args, calls)
@@ -111,11 +114,7 @@ class Surface:
 
     def _faster(self, kind: Kind, latents: Latents, chunk: Chunk, args: Tensors, calls: int) -> Callable[..., Tensors]:
         """Return a record of a kind of numbers, compiled where that pays; the plain function where it has none."""
-        count = len(args)
-
-        def plain(*tensors: Tensor) -> Tensors:
-            return kind(latents.of(Chunk(tensors[count:], None, chunk.num_data)), *tensors[:count])
-
+        plain = self._plain(kind, latents, len(args))
         examples = (*map(_laid_out, args), *chunk.args)
         try:
             check_tensors(chunk.args)
@@ -141,6 +140,16 @@ class Surface:
         fast = compiled_or_none(make, "Densities are not compiled") or graph
         self.threads.choose(partial(self._trial, fast, args, chunk), calls)
         return fast
+
+    @staticmethod
+    def _plain(kind: Kind, latents: Latents, count: int) -> Callable[..., Tensors]:
+        """Return a kind of numbers as a function of so many tensors and the data after them."""
+
+        def plain(*tensors: Tensor) -> Tensors:
+            data = tensors[count:]
+            return kind(latents.of(Chunk(data, None, len(data[0]))), *tensors[:count])
+
+        return plain
 
     def _seconds(self, function: Callable[..., Tensors], examples: Tensors) -> float:
         seconds = []
