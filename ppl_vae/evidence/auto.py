@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ppl_vae.data.as_source import fingerprint
 from ppl_vae.errors import InputError, reason
 from ppl_vae.evidence.bridge import Bridge
 from ppl_vae.evidence.diagnostics import (
@@ -35,6 +34,7 @@ from ppl_vae.evidence.diagnostics import (
 )
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.hmc import FAILURES
+from ppl_vae.evidence.importance import check_not_nan
 from ppl_vae.evidence.laplace import Fitted
 from ppl_vae.evidence.laplace_sampler import check_climbable, laplace_of
 from ppl_vae.evidence.numbers import Index
@@ -146,12 +146,7 @@ class Ladder:
                 curves.append(bound_curve(weights, NUM_PILOT))
                 bar.update(chunk.num_data)
         joined = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
-        if np.isnan(joined["log_px"]).any():
-            rows = np.flatnonzero(np.isnan(joined["log_px"]))
-            raise InputError(
-                f"Expected log-weights that are numbers; got NaN for {len(rows)} data, first in row {rows[0]}. The "
-                f"weights of the model or guide may have diverged in training: load the best ones, or fit again."
-            )
+        check_not_nan(joined["log_px"])
         self.curve = curves[0]._replace(
             bound=np.concatenate([c.bound for c in curves], 1), mcse=np.concatenate([c.mcse for c in curves], 1)
         )
@@ -394,21 +389,12 @@ class Ladder:
             num_samples=options.num_samples,
             proposal=options.proposal if prepared.pair.guide is not None else "prior",
             elbo_proposal=proposal,
-            event_size=prepared.event_size,
-            fingerprint=fingerprint(prepared.source),
+            **prepared.facts(),
             seed=options.seed,
-            quantity=prepared.quantity,
-            scored=prepared.scored,
-            num_levels=prepared.num_levels,
             method="auto",
             diagnostics={name: numbers[name] for name in ("bias", "draws", "khat", "log_px_psis")}
-            | {
-                "answered": self.answered,
-                "stopping": stopping,
-                "mcse_first": self.first_mcse,
-                "acceptance": self.acceptance,
-            }
-            | {"resolution": self.resolution}
+            | {name: getattr(self, name) for name in ("answered", "acceptance", "resolution")}
+            | {"stopping": stopping, "mcse_first": self.first_mcse}
             | self.before,
             settings=settings,
             curve=self.curve,

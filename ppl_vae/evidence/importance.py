@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ppl_vae.data.as_source import fingerprint
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.adaptive import reach
 from ppl_vae.evidence.diagnostics import Statistics
@@ -39,19 +38,15 @@ def importance_sampling(prepared: Prepared, options: ImportanceOptions, threads:
     if tolerance is not None:
         parts = reach(sampler, pilots, tolerance)
     numbers, curve = Statistics.joined(parts)
-    _check_not_nan(numbers["log_px"])
+    check_not_nan(numbers["log_px"])
     estimated: dict[str, Any] = {name: numbers.pop(name) for name in ("log_px", "elbo", "mcse", "elbo_mcse", "ess")}
     return Evidence(
         **estimated,
         num_samples=num_samples,
         proposal=options.proposal,
         elbo_proposal=options.proposal,
-        event_size=prepared.event_size,
-        fingerprint=fingerprint(prepared.source),
+        **prepared.facts(),
         seed=options.seed,
-        quantity=prepared.quantity,
-        scored=prepared.scored,
-        num_levels=prepared.num_levels,
         diagnostics=numbers,
         settings={} if tolerance is None else {"tolerance": tolerance, "max_samples": float(options.most_samples)},
         is_exact=prepared.exact,
@@ -82,7 +77,8 @@ def _weights(sampler: Sampler, kept: list[Draws], bar: Any) -> Iterator[Array]:
         bar.update(chunk.num_data)
 
 
-def _check_not_nan(log_px: Array) -> None:
+def check_not_nan(log_px: Array) -> None:
+    """Refuse estimates that are no numbers."""
     if np.isnan(log_px).any():
         rows = np.flatnonzero(np.isnan(log_px))
         raise InputError(

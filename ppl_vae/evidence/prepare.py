@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ppl_vae.data.as_source import as_source
+from ppl_vae.data.as_source import as_source, fingerprint
 from ppl_vae.data.checks import check
 from ppl_vae.data.sources import Source, TensorSource
 from ppl_vae.evidence.scale import scored_as
@@ -101,6 +101,11 @@ class Prepared:
             # The subset has one size: the last is filled up with data whose results are dropped.
             filled = torch.cat([index, index.new_zeros(self.structure.size - len(index))])
             yield Chunk(everything, filled, len(index))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what an estimate says of its data and of what is estimated, by whatever method."""
+        names = ("event_size", "quantity", "scored", "num_levels")
+        return {name: getattr(self, name) for name in names} | {"fingerprint": fingerprint(self.source)}
 
     @contextmanager
     def drawing(self, seed: int, proposal: str) -> Iterator["Prepared"]:

@@ -142,7 +142,7 @@ def of_auto(numbers: Numbers) -> Diagnostics:
     counts = [(int((answered == code).sum()), words) for code, words in enumerate(words_of)]
     by = ", ".join(f"{count} by {words}" for count, words in counts if count)
     known = ~annealed
-    sampled = f"; of samples: {_sizes(ess[known], draws[known])}; Pareto {_khats(khat[known], limit[known])}"
+    sampled = f"; of samples: {_sizes(ess[known], draws[known])}; Pareto k-hat: {_tails(khat[known], limit[known])}"
     lines = [f"answered: {by}{sampled if known.any() else ''}", f"{_biases(numbers, what_went_on='in doubt')}"]
     if annealed.any():
         lines[0] += f"; of chains: {_sizes(ess[annealed], draws[annealed])}"
@@ -336,10 +336,6 @@ def _mean_bias(numbers: Numbers) -> float:
     parts = numbers.diagnostics["bias"] + numbers.diagnostics.get("stopping", 0.0)
     known = parts[np.isfinite(parts)]
     return float(known.mean()) if len(known) else 0.0
-
-
-def _khats(khat: Array, limit: Array) -> str:
-    return f"k-hat: {_tails(khat, limit)}"
 
 
 def _biases(numbers: Numbers, of: str = "a finite K", what_went_on: str = "until the tolerance") -> str:

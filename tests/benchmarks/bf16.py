@@ -62,5 +62,5 @@ def _measured(images: Any, precision: str, quick: bool) -> tuple[float, Any]:
     fit(model, guide, images.train[:200], epochs=1, **options)  # what is compiled is kept
     fitted = fit(model, guide, images.train[:1000] if quick else images.train, epochs=epochs, **options)
     test = images.test[:: EVERY * (20 if quick else 1)]
-    evidence = estimate_evidence(model, guide, test, num_samples=NUM_SAMPLES, progress=False)
+    evidence = estimate_evidence(model, guide, test, method="importance", num_samples=NUM_SAMPLES, progress=False)
     return fitted.seconds / epochs, np.asarray(evidence.log_px)

@@ -38,7 +38,9 @@ def main() -> None:
         start = time.perf_counter()
         model, guide = banana.fitted(name, x, epochs=options.epochs)
         seconds = time.perf_counter() - start
-        evidence = ppl_vae.estimate_evidence(model, guide, x, num_samples=10_000, compile=False, progress=False)
+        evidence = ppl_vae.estimate_evidence(
+            model, guide, x, method="importance", num_samples=10_000, compile=False, progress=False
+        )
         elbo = evidence.elbo.mean()
         gap = log_px.mean() - elbo
         print(f"{name:16} ELBO {elbo:.4f}  gap {gap:.4f}  IS log P(x) {evidence.log_px.mean():.4f}  {seconds:.0f} s")

@@ -124,7 +124,7 @@ def main(settings: dict[str, Any]) -> None:
         if settings["kind"] == "fit":
             fit(model, guide, images, epochs=1, batch_size=settings["batch_size"], progress=False)
         else:
-            estimate_evidence(model, guide, images, num_samples=num_samples, progress=False)
+            estimate_evidence(model, guide, images, method="importance", num_samples=num_samples, progress=False)
 
     work(data[:64], 50)
     started = time.perf_counter()

@@ -69,7 +69,7 @@ def run(name: str, out: Path, epochs: int) -> None:
         out=out / name,
         resume=True,
     )
-    evidence = ppl_vae.estimate_evidence(model, guide, sets.test, num_samples=1000)
+    evidence = ppl_vae.estimate_evidence(model, guide, sets.test, method="importance", num_samples=1000)
     evidence.save(out / name / "evidence.nc")
     print(f"\n{name}: {epochs} epochs in {fitted.seconds:.0f} s, best {fitted.best_epoch}\n{evidence}", flush=True)
 
