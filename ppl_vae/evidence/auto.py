@@ -28,14 +28,13 @@ from ppl_vae.evidence.diagnostics import (
     bound_curve,
     doubtful_weights,
     estimates,
-    khat_threshold,
     pareto,
     within,
 )
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.hmc import FAILURES
 from ppl_vae.evidence.importance import check_not_nan
-from ppl_vae.evidence.laplace import Fitted
+from ppl_vae.evidence.laplace import SMALL, Fitted
 from ppl_vae.evidence.laplace_sampler import check_climbable, laplace_of
 from ppl_vae.evidence.numbers import Index
 from ppl_vae.evidence.options import AutoOptions
@@ -49,9 +48,10 @@ from ppl_vae.utils.report import Array
 from ppl_vae.utils.threads import Threads
 
 NUM_PILOT = 128  # samples of the guide that say where it can be believed
-NEARLY = 0.1  # above k-hat's limit: there more samples may do, else annealing is sooner there
+HOPELESS = 0.8  # k-hat: above it annealing is sooner there than more samples
 MORE = 4  # times as many
 FINITE_VARIANCE, LEAST_SHARE = 0.5, 0.3  # k-hat, and the share of the guide's draws that count: else a mixture answers
+FILL_BELOW, LEAST_FILLED = 0.4, 0.15  # the share of a mixture's draws that count, of few dimensions
 NUM_CHAINS = 16
 TEMPERATURES = (20, 80)  # of annealing, and of another try
 SIGNIFICANT = 3.0  # standard errors: what going on did to the mean is else its own noise
@@ -124,13 +124,15 @@ class Ladder:
         }
         self.acceptance = np.full(size, np.nan)
         self.resolution = np.full(size, np.inf)
+        self.filled = np.zeros(size, dtype=bool)
         self.divisible = self.laplace.prepared.divisible
 
     def evidence(self) -> Evidence:
         """Go up as far as each datum needs, and return what was found."""
         self._pilot()
         left = self._first_answers()
-        for target in (self._more_samples, *(self._annealed(count) for count in TEMPERATURES)):
+        filled = (self._filled,) if self.laplace.surface.size <= SMALL else ()
+        for target in (*filled, self._more_samples, *(self._annealed(count) for count in TEMPERATURES)):
             left = self._improved(left, target)
         joint, by_guide = self.options.joint, not self.only_laplace
         return self._result(reach(self.laplace, self.options.num_samples, joint=joint, by_guide=by_guide))
@@ -257,14 +259,31 @@ class Ladder:
                 bar.set_postfix(left=sum(int((w.index >= 0).sum()) for w in done))
         return done
 
+    def _filled(self, work: Work) -> Iterator[Work]:
+        """Answer anew by a mixture that has components where samples weigh most."""
+        try:
+            fitted = self.laplace.filled(work.chunk, work.fitted)
+            weights, _ = self.laplace.weigh(work.chunk, fitted, self.options.num_samples)
+        except FAILURES:
+            yield work
+            return
+        mine, log_weights = work.index >= 0, weights.cpu().numpy()
+        self._put(work.index[mine], log_weights[:, mine], LAPLACE)
+        self.filled[work.index[mine]] = True
+        yield replace(work, fitted=fitted, log_weights=log_weights)
+
     def _more_samples(self, work: Work) -> Iterator[Work]:
         """Add samples of the mixture where these may do, doubling them up to what is allowed."""
         while True:
             here = np.where(work.index >= 0, work.index, 0)
-            khat, draws = self.numbers["khat"][here], self.numbers["draws"][here]
-            near = (khat < khat_threshold(draws) + NEARLY) & (self.numbers["ess"][here] >= 2)
-            most = self.options.most_samples if self.options.tolerance is not None else MORE * self.options.num_samples
-            grows = (work.index >= 0) & near & (2 * draws <= most) & self._unsettled(here)
+            khat, ess, draws = (self.numbers[name][here] for name in ("khat", "ess", "draws"))
+            near = (khat < HOPELESS) & (ess >= 2) | (ess > FILL_BELOW * draws)  # of few draws k-hat is noise
+            grows = (
+                (work.index >= 0)
+                & near
+                & (2 * draws <= self._most(MORE * self.options.num_samples))
+                & self._unsettled(here)
+            )
             rest = (work.index >= 0) & ~grows
             if rest.any():
                 yield work.select(rest, self.divisible)
@@ -285,6 +304,7 @@ class Ladder:
                 self.before["log_px_importance"][index] = self.numbers["log_px"][index]
                 self.before["mcse_importance"][index] = self.numbers["mcse"][index]
             runs: list[Array] = []
+            most = self._most(MOST_CHAINS)
             try:
                 bridge = Bridge(self.laplace, work.chunk, work.fitted, NUM_CHAINS, num_temperatures)
                 while True:
@@ -295,13 +315,17 @@ class Ladder:
                     self.acceptance[index] = annealed.acceptance.double().cpu().numpy()[mine]
                     loose = self.numbers["mcse"][index] > LARGEST_ERROR
                     again = (self._unsettled(index) | loose) & ~self._doubtful(index)  # what more chains would mend
-                    if not again.any() or len(weights) >= MOST_CHAINS or time.monotonic() > self.end:
+                    if not again.any() or len(weights) >= most or time.monotonic() > self.end:
                         break
             except FAILURES:
                 return
             yield work
 
         return by
+
+    def _most(self, usual: int) -> int:
+        """Return up to how many samples, or chains, a datum gets."""
+        return usual if self.options.tolerance is None else self.options.most_samples
 
     def _batches(self, left: list[Work]) -> Iterator[Work]:
         """Put together what can be: as many data as are evaluated at once."""
@@ -352,6 +376,9 @@ class Ladder:
         heavy, few = doubtful_weights(ess, khat, draws)
         # Of the guide a mixture is the better one unless its weights have a variance, and one that is small.
         heavy |= (self.answered[index] == GUIDE) & ((khat > FINITE_VARIANCE) | (ess < LEAST_SHARE * draws))
+        # Of few dimensions a good mixture has most of its draws count; what is bent needs more components.
+        if self.laplace.surface.size <= SMALL:
+            few |= ess < np.where(self.filled[index], LEAST_FILLED, FILL_BELOW) * draws
         finite = np.isfinite(self.numbers["log_px"][index])
         return np.where(annealed, low_chains(ess, draws), heavy | few) | ~finite
 

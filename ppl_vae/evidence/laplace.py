@@ -28,13 +28,10 @@ from ppl_vae.evidence.surface import FEW, Surface, both, curvature, likelihood_s
 from ppl_vae.utils.threads import Threads
 
 NUM_LOOKED, LEAST_LOOKED = 32, 512  # draws of guide and prior that show where they are, of each datum, and of all
-BY_CHANCE = 0.25  # spread over data of the logarithm of a width that so few draws have by chance
+BY_CHANCE = 5.0  # standard errors: widths whose spread over data is less far from that of so few draws are one
 FROM_Q = 1  # draws of the guide that a climb starts at, beside its mean
-MANY_STARTS, FEW_STARTS, SMALL = (
-    2,
-    1,
-    10,
-)  # those of the prior, and as many on its far side, of up to so many dimensions
+SMALL = 10  # dimensions up to which more is done: more starts, and components where samples weigh most
+MANY_STARTS, FEW_STARTS = 2, 1  # draws of the prior that climbs start at, and as many on its far side
 NUM_ROUNDS, LIKELIEST = 80, 40  # of a climb, and of one of log P(x | u) alone
 MOST_MODES = 4
 DENSE = 128  # dimensions up to which the curvature is known in all directions
@@ -44,6 +41,8 @@ LEAST_SHARE = 0.05  # of a component, as its evidence by Laplace's formula is a 
 DEFENSIVE = 0.1  # the share of the guide
 SAME_HEIGHT, SAME_PLACE = 0.5, 4.0  # nats, and squared standard deviations: closer modes are one
 NUM_ADAPTING = 256  # samples that improve a mixture before those that answer
+FILLS, FILLED_AT_ONCE = 12, 3  # rounds at most of components where samples weigh most, and how many in each
+FILLED = 0.5  # no more rounds are needed where so many of the samples count
 UNRESOLVED = 0.01  # the share of P(x) that numbers may not tell apart
 SHRINKAGE = 20.0  # effective samples at which a mean goes half of the way that they show
 LEAST_CURVATURE = 0.5  # in units of the prior's, which is known up to the chance of a few draws
@@ -302,6 +301,35 @@ class Laplace:
         found = self._mixture(part, position, height, mixture.scale[rows])
         return fitted.replaced(rows, found), new
 
+    def filled(self, chunk: Chunk, fitted: Fitted) -> Fitted:
+        """Put components where samples weigh most, some rounds of them: along what is bent no mode is enough.
+
+        Source: Raftery & Bao, Estimating and projecting trends in HIV/AIDS generalized epidemics using incremental
+        mixture importance sampling, Biometrics 66 (2010).
+        """
+        for _ in range(FILLS):
+            log_weights, u = self.weigh(chunk, fitted, NUM_ADAPTING)
+            if bool((_effective(torch.softmax(log_weights, 0)) >= FILLED * NUM_ADAPTING).all()):
+                break
+            every = torch.arange(chunk.size, device=u.device)
+            more = fitted.mixture
+            for _ in range(FILLED_AT_ONCE):
+                top = log_weights.argmax(0)
+                mean = u[top, every]
+                vectors, values = self._curved(chunk, every, mean, more.scale)
+                more = more.with_component(mean, vectors, values.rsqrt() * WIDER)
+                near = more.distances(u, more.num_components - 1, every) < SAME_PLACE
+                log_weights = torch.where(near, -math.inf, log_weights)
+            log_weights, u = self.weigh(chunk, replace(fitted, mixture=more), NUM_ADAPTING)
+            none = (0, 0, 0, more.num_components - len(fitted.heights))
+            fitted = replace(
+                fitted,
+                mixture=_moved(more, log_weights, u),
+                heights=torch.nn.functional.pad(fitted.heights, none, value=-math.inf),
+                log_evidence=torch.nn.functional.pad(fitted.log_evidence, none, value=-math.inf),
+            )
+        return fitted
+
     def weigh(self, chunk: Chunk, fitted: Fitted, num_samples: int) -> tuple[Tensor, Tensor]:
         """Draw u [K, N, D] for each datum of a chunk; return log-weights log P(x, u) - log q(u), [K, N], and u."""
         u, share = self.draw(chunk, fitted, num_samples)
@@ -373,13 +401,18 @@ def _moved(mixture: Students, log_weights: Tensor, u: Tensor) -> Students:
     weights = torch.softmax(torch.nan_to_num(log_weights, nan=-math.inf).double(), 0).to(u.dtype)
     mass = torch.nan_to_num(weights * member)
     total = mass.sum(1)  # [J, N]
-    ess = total**2 / (mass**2).sum(1).clamp(min=1e-30)
+    ess = _effective(mass)
     centre = torch.einsum("jkn,knd->jnd", mass, u) / total[..., None].clamp(min=1e-30)
     part = (ess / (ess + SHRINKAGE))[..., None]
     means = torch.where(total[..., None] > 0, mixture.means + part * (centre - mixture.means), mixture.means)
     shares = (total / total.sum(0).clamp(min=1e-30) + mixture.log_shares.exp()) / 2
-    shares = torch.where(mixture.log_shares.isfinite(), shares.clamp(min=LEAST_SHARE), 0.0)
+    shares = torch.where(mixture.log_shares.isfinite(), shares.clamp(min=min(LEAST_SHARE, 0.25 / len(shares))), 0.0)
     return replace(mixture, means=means, log_shares=(shares / shares.sum(0)).log())
+
+
+def _effective(mass: Tensor) -> Tensor:
+    """Return how many equal weights would be worth as much as these, along their last dimension but one."""
+    return mass.sum(-2) ** 2 / (mass**2).sum(-2).clamp(min=1e-30)
 
 
 def _opposite(draws: Tensor, mean: Tensor, scale: Tensor, count: int) -> Tensor:
@@ -394,8 +427,11 @@ def _common(width: Tensor, draws: Tensor) -> Tensor:
     """Return widths [N, D] of draws [K, N, D], those of all data together in dimensions where they are one."""
     centred = draws - draws.median(0).values
     pooled = _width(centred.reshape(-1, 1, draws.shape[-1]))
-    same = len(width) == 1 or (width.log().std(0) < BY_CHANCE)
-    return torch.where(torch.as_tensor(same, device=width.device), pooled, width)
+    if len(width) == 1:
+        return pooled
+    of_one = math.sqrt(0.93 / len(draws))  # of the logarithm of a Gaussian's width, by its quantiles
+    by_chance = of_one * (1 + BY_CHANCE / math.sqrt(2 * (len(width) - 1)))
+    return torch.where(width.log().std(0) < by_chance, pooled, width)
 
 
 def _width(draws: Tensor) -> Tensor:

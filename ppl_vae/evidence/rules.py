@@ -141,11 +141,13 @@ def of_auto(numbers: Numbers) -> Diagnostics:
     words_of = (f"samples from {_source(numbers)}", *ANSWERED_BY)
     counts = [(int((answered == code).sum()), words) for code, words in enumerate(words_of)]
     by = ", ".join(f"{count} by {words}" for count, words in counts if count)
-    known = ~annealed
-    sampled = f"; of samples: {_sizes(ess[known], draws[known])}; Pareto k-hat: {_tails(khat[known], limit[known])}"
-    lines = [f"answered: {by}{sampled if known.any() else ''}", f"{_biases(numbers, what_went_on='in doubt')}"]
+    answers = f"answered: {by}"
+    if (known := ~annealed).any():
+        tails = _tails(khat[known], limit[known])
+        answers += f"; of samples: {_sizes(ess[known], draws[known])}; Pareto k-hat: {tails}"
     if annealed.any():
-        lines[0] += f"; of chains: {_sizes(ess[annealed], draws[annealed])}"
+        answers += f"; of chains: {_sizes(ess[annealed], draws[annealed])}"
+    lines = [answers, f"{_biases(numbers, what_went_on='in doubt')}"]
     headline = f"{what} of {len(numbers)} data, K = {numbers.num_samples} samples, each by what it needs"
     remedy = "Give tolerance or a larger budget, or use method='ais' with proposal='prior'."
     blind, refuted = _reached(numbers)

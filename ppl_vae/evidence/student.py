@@ -83,6 +83,18 @@ class Students:
             roots=more(self.roots),
         )
 
+    def with_component(self, mean: Tensor, directions: Tensor, roots: Tensor) -> "Students":
+        """Return them with one more component of each datum, of the average share of those that it has."""
+        count = self.log_shares.isfinite().sum(0).to(self.scale.dtype)
+        share = torch.cat([self.log_shares + (count / (count + 1)).log(), -(count + 1).log()[None]])
+        return replace(
+            self,
+            log_shares=share,
+            means=torch.cat([self.means, mean[None]]),
+            directions=torch.cat([self.directions, directions[None]]),
+            roots=torch.cat([self.roots, roots[None]]),
+        )
+
     def draw(self, num_samples: int) -> Tensor:
         """Draw u for each datum, [K, N, D]; of each component its share of the K, up to one, in random order.
 
