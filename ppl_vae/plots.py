@@ -292,6 +292,42 @@ def bound(evidence: Evidence, *, title: str = "") -> Figure:
     return figure
 
 
+def against_time(
+    found: Mapping[str, Sequence[tuple[float, Evidence]]], *, truth: float | None = None, title: str = ""
+) -> Figure:
+    """Draw log P(x), the mean over the data, against the seconds that it took: a line for each method.
+
+    A dot is filled where the verdict is "To be believed", else hollow; bars are two Monte Carlo standard errors. What
+    is in view is what is worth comparing: dots that lie far lower than most leave it.
+
+    Args:
+        found: for each method, seconds and evidence, of more and more work.
+        truth: log P(x) as known otherwise, a dashed line.
+        title: of the figure.
+    """
+    figure, axes = _figure(1.6, 6.5)
+    heights, lows = [] if truth is None else [truth], []
+    for number, (name, line) in enumerate(found.items()):
+        colour, done = f"C{number}", sorted(line, key=lambda one: one[0])
+        seconds = [one[0] for one in done]
+        means = [one[1].means()["log_px"] for one in done]
+        values = [mean.value for mean in means]
+        errors = [2 * mean.mcse for mean in means]
+        axes.errorbar(seconds, values, errors, color=colour, linewidth=1, elinewidth=1, label=name)
+        for at, (_, evidence), value in zip(seconds, done, values, strict=True):
+            axes.plot(at, value, "o", color=colour, markerfacecolor=colour if evidence.is_believed else "white")
+        heights += values
+        lows.append(np.median(values))
+    if truth is not None:
+        axes.axhline(truth, color="0.4", linestyle="--", linewidth=1, label="known otherwise")
+    high, low = max(heights), min(lows)
+    room = 0.15 * max(high - low, 1e-3)
+    axes.set(xscale="log", xlabel="seconds", ylabel="log P(x), nats per datum", title=title)
+    axes.set_ylim(low - room, high + room)
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
 def difference(found: Difference, x: Any = None, *, count: int = 8) -> Figure:
     """Draw why one pair gives data a higher log P(x) than another: the parts in the mean, and over the data.
 

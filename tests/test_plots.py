@@ -3,7 +3,10 @@
 import io
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 from PIL import Image
 
 import ppl_vae
@@ -55,3 +58,32 @@ def test_a_run_on_series_draws_lines(tmp_path):
     sizes = {file.stem: Image.open(file).size for file in (run.path / "figures").glob("*.png")}
     assert {"samples", "reconstructions"} <= set(sizes)
     assert all(max(size) < 1500 for size in sizes.values())
+
+
+def test_estimates_against_time():
+    """A dot for each estimate, hollow where it is not to be believed; the one far below is out of view."""
+    x = torch.randn(6, 2)
+
+    def guide_of(scale):
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x / 2, scale).to_event(1))
+
+        return guide
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    good, bad = (
+        ppl_vae.estimate_evidence(model, guide_of(scale), x, method="importance", progress=False)
+        for scale in (0.5**0.5, 0.05)
+    )
+    assert good.is_believed and not bad.is_believed
+    figure = plots.against_time({"right": [(1.0, good), (0.1, good)], "narrow": [(0.5, bad)]}, truth=-3.0)
+    (axes,) = figure.axes
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, False, True]
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"right", "narrow", "known otherwise"}
+    assert axes.get_xscale() == "log" and pixels(figure)

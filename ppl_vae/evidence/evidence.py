@@ -67,6 +67,11 @@ class Evidence(Reported, Numbers):
             f"{diagnostics.remedy}{diagnostics.blind_spot}"
         )
 
+    @property
+    def is_believed(self) -> bool:
+        """Whether the verdict is that the mean log P(x) can be believed."""
+        return self.verdict().startswith(("To be believed", "Exact"))
+
     def interval(self, level: float = 0.95) -> Interval:
         """Return where the mean log P(x) lies, for the population of the data and for these data, and why; print it.
 
