@@ -297,8 +297,7 @@ def against_time(
 ) -> Figure:
     """Draw log P(x), the mean over the data, against the seconds that it took: a line for each method.
 
-    A dot is filled where the verdict is "To be believed", else hollow; bars are two Monte Carlo standard errors. What
-    is in view is what is worth comparing: dots that lie far lower than most leave it.
+    A dot is filled where the verdict is "To be believed", else hollow; bars are two Monte Carlo standard errors.
 
     Args:
         found: for each method, seconds and evidence, of more and more work.
@@ -306,7 +305,7 @@ def against_time(
         title: of the figure.
     """
     figure, axes = _figure(1.6, 6.5)
-    heights, lows = [] if truth is None else [truth], []
+    heights = [] if truth is None else [truth]
     for number, (name, line) in enumerate(found.items()):
         colour, done = f"C{number}", sorted(line, key=lambda one: one[0])
         seconds = [one[0] for one in done]
@@ -317,13 +316,11 @@ def against_time(
         for at, (_, evidence), value in zip(seconds, done, values, strict=True):
             axes.plot(at, value, "o", color=colour, markerfacecolor=colour if evidence.is_believed else "white")
         heights += values
-        lows.append(np.median(values))
     if truth is not None:
         axes.axhline(truth, color="0.4", linestyle="--", linewidth=1, label="known otherwise")
-    high, low = max(heights), min(lows)
-    room = 0.15 * max(high - low, 1e-3)
+    room = 0.1 * max(max(heights) - min(heights), 1e-3)
     axes.set(xscale="log", xlabel="seconds", ylabel="log P(x), nats per datum", title=title)
-    axes.set_ylim(low - room, high + room)
+    axes.set_ylim(min(heights) - room, max(heights) + room)
     axes.legend(frameon=False, loc="lower right")
     return figure
 

@@ -61,7 +61,7 @@ def test_a_run_on_series_draws_lines(tmp_path):
 
 
 def test_estimates_against_time():
-    """A dot for each estimate, hollow where it is not to be believed; the one far below is out of view."""
+    """A dot for each estimate, hollow where it is not to be believed."""
     x = torch.randn(6, 2)
 
     def guide_of(scale):

@@ -21,7 +21,7 @@ from ppl_vae.runs.figures import save_figure
 
 LONG = 1000
 METHODS: dict[str, list[dict[str, Any]]] = {
-    "guide": [{"method": "importance", "num_samples": k} for k in (10, 100, 1000, 5000, 50_000)],
+    "guide": [{"method": "importance", "num_samples": k} for k in (100, 1000, 5000, 50_000)],
     "Laplace mixtures": [
         {"method": "importance", "proposal": "laplace", "num_samples": k} for k in (30, 100, 1000, 10_000)
     ],
