@@ -37,6 +37,18 @@ class PyroTutorialVAE(nn.Module):
             pyro.sample("latent", dist.Normal(z_loc, z_raw.exp()).to_event(1))
 
 
+def off_by(model, offset=0.2, factor=1.2):
+    """The exact posterior of a linear-Gaussian model, off by `offset` in its mean and `factor` in its scale."""
+
+    def guide(x):
+        posterior = model.exact_posterior(x)
+        with pyro.plate("data", len(x)):
+            loc, tril = posterior.mean + offset, factor * posterior.scale_tril
+            pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=tril))
+
+    return guide
+
+
 def normal_model(x):
     """z ~ N(0, 1), x ~ N(z, 1): log P(x) = log N(x; 0, 2)."""
     with pyro.plate("data", len(x)):

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from bounds import check_errors, limit
-from pairs import MEANS, SHARES, subsampled_inside
+from pairs import MEANS, SHARES, off_by, subsampled_inside
 from ppl_vae.guides import Conditional, MeanField, NoLatents
 from ppl_vae.guides import LinearGaussian as ExactPosterior
 from ppl_vae.models import CVAE, VAE, LinearGaussian
@@ -23,18 +23,6 @@ from ppl_vae.missing import Observed
 
 QUIET = {"progress": False}
 ALL, GIVEN, APART = range(3)
-
-
-def wide_guide(model, offset=0.2, factor=1.2):
-    """The exact posterior given what is observed, off by `offset` in its mean and `factor` in its scale."""
-
-    def guide(x):
-        posterior = model.exact_posterior(x)
-        with pyro.plate("data", len(x)):
-            loc, tril = posterior.mean + offset, factor * posterior.scale_tril
-            pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=tril))
-
-    return guide
 
 
 def exactly(model, x, mask):
@@ -72,7 +60,7 @@ def test_random_masks_against_the_closed_form(linear_gaussian, share):
     model, x = linear_gaussian
     mask = random_mask(x.shape, share)
     x = torch.where(torch.rand(x.shape) < 0.3, torch.nan, x)
-    evidence = estimate_evidence(model, wide_guide(model), x, given=mask, num_samples=2000, **QUIET)
+    evidence = estimate_evidence(model, off_by(model), x, given=mask, num_samples=2000, **QUIET)
     check_conditional(evidence, exactly(model, x, mask.numpy()))
     assert evidence.verdict().startswith("To be believed")
     none_given = ~(mask & ~x.isnan()).any(1).numpy()
@@ -110,7 +98,7 @@ def test_the_stated_errors_are_the_spread_of_repeated_estimates(linear_gaussian,
     monkeypatch.setattr(given_module, "_chosen", lambda candidates, _: np.full(len(candidates[0]["mcse"]), scheme))
     mask = random_mask((4, 20), 0.8)
     runs = [
-        estimate_evidence(model, wide_guide(model, 0.2, 2.0), x[:4], given=mask, num_samples=400, seed=seed, **QUIET)
+        estimate_evidence(model, off_by(model, 0.2, 2.0), x[:4], given=mask, num_samples=400, seed=seed, **QUIET)
         for seed in range(60)
     ]
     values, stated = np.array([run.log_px for run in runs]), np.array([run.mcse for run in runs])
@@ -124,7 +112,7 @@ def test_the_stated_errors_are_the_spread_of_repeated_estimates(linear_gaussian,
 def test_the_best_way_to_draw_is_chosen(linear_gaussian, monkeypatch, share):
     """The errors that are stated are near those of the best way, whichever it is for a datum."""
     model, x = linear_gaussian
-    mask, guide = torch.arange(20) < 20 * share, wide_guide(model)
+    mask, guide = torch.arange(20) < 20 * share, off_by(model)
     found = estimate_evidence(model, guide, x, given=mask, **QUIET).mcse
     forced = {}
     for scheme in (ALL, GIVEN, APART):
@@ -291,7 +279,7 @@ def test_doubts_of_either_term_are_told():
     """A guide that is far too narrow: the number may be too high as well as too low."""
     model = LinearGaussian((20,), latent_dim=4, sigma=0.7)
     x, half = model(size=64).detach(), torch.arange(20) < 10
-    evidence = estimate_evidence(model, wide_guide(model, 0, 0.3), x, given=half, **QUIET)
+    evidence = estimate_evidence(model, off_by(model, 0, 0.3), x, given=half, **QUIET)
     assert len(evidence.doubts()) > 32
     assert "may be too low or too high" in evidence.verdict() and "method='ais'" not in evidence.verdict()
 
@@ -337,7 +325,7 @@ def test_what_other_samples_find_is_told(linear_gaussian, monkeypatch):
 def test_what_is_printed_kept_and_compared(linear_gaussian, tmp_path):
     model, x = linear_gaussian
     half, other = torch.arange(20) < 10, torch.arange(20) < 11
-    evidence = estimate_evidence(model, wide_guide(model), x, given=half, num_samples=100, **QUIET)
+    evidence = estimate_evidence(model, off_by(model), x, given=half, num_samples=100, **QUIET)
     text = str(evidence)
     assert text.startswith("log P(x_A | x_B) of 64 data by importance sampling, K = 100 samples from the guide\n")
     assert "ELBO" not in text and "gap" not in text and np.isnan(evidence.elbo).all()
@@ -345,13 +333,13 @@ def test_what_is_printed_kept_and_compared(linear_gaussian, tmp_path):
     evidence.save(tmp_path / "e.nc")
     assert str(Evidence.load(tmp_path / "e.nc")) == text
     evidence.to_arviz(), evidence.to_elpd()
-    second = estimate_evidence(model, wide_guide(model), x, given=half, num_samples=100, seed=1, **QUIET)
+    second = estimate_evidence(model, off_by(model), x, given=half, num_samples=100, seed=1, **QUIET)
     assert len(ppl_vae.compare({"a": evidence, "b": second})) == 2
     with pytest.raises(InputError, match="same data"):
-        different = estimate_evidence(model, wide_guide(model), x, given=other, num_samples=100, **QUIET)
+        different = estimate_evidence(model, off_by(model), x, given=other, num_samples=100, **QUIET)
         ppl_vae.compare({"a": evidence, "b": different})
     with pytest.raises(InputError, match="same data"):
-        whole = estimate_evidence(model, wide_guide(model), x, num_samples=100, **QUIET)
+        whole = estimate_evidence(model, off_by(model), x, num_samples=100, **QUIET)
         ppl_vae.compare({"a": evidence, "b": whole})
 
 
