@@ -17,7 +17,7 @@ def test_nothing_is_wrong_and_believed(chunk, request):
     counts, failures = Counter(), []
     for seed in range(first, first + PAIRS):
         pair = described(seed)
-        for outcome in judged(pair):
+        for outcome in judged(pair, sparing=True):
             counts[outcome.kind] += 1
             if outcome.kind in FAULTS:
                 failures.append(f"{outcome.kind} by {outcome.method}: {outcome.text}\n\n{reproduction(pair)}")
