@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ppl_vae.errors import InputError, reason
 from ppl_vae.evidence.bridge import Bridge
 from ppl_vae.evidence.diagnostics import (
+    LOW_ESS,
     MIN_SAMPLES,
     bound_curve,
     doubtful_weights,
@@ -52,8 +53,10 @@ HOPELESS = 0.8  # k-hat: above it annealing is sooner there than more samples
 MORE = 4  # times as many
 FINITE_VARIANCE, LEAST_SHARE = 0.5, 0.3  # k-hat, and the share of the guide's draws that count: else a mixture answers
 FILL_BELOW, LEAST_FILLED = 0.4, 0.15  # the share of a mixture's draws that count, of few dimensions
+SELECTED = 0.05  # the share of the guide's answers that may fail: of more the mean of those that stay is off
 NUM_CHAINS = 16
 TEMPERATURES = (20, 80)  # of annealing, and of another try
+KNOWN_BIAS = 0.7  # k-hat up to which the jackknife knows the bias of an answer
 SIGNIFICANT = 3.0  # standard errors: what going on did to the mean is else its own noise
 MOST_CHAINS = 256
 LARGEST_ERROR = 0.35  # nats, that chains may leave of a datum
@@ -104,7 +107,8 @@ class Ladder:
             check_climbable(prepared)
             self.laplace = laplace_of(prepared, "guide" if proposal == "laplace" else proposal, options, threads)
         except InputError as problem:
-            raise NotClimbableError(reason(problem)) from problem
+            asked = reason(problem).removeprefix("Expected ").split(". Use ")[0].removesuffix(".")
+            raise NotClimbableError(f"more takes {asked}") from problem
         if not self.laplace.surface.size:
             raise NotClimbableError("no continuous latents")
         first = options.of_importance(prepared.pair.guide is not None)
@@ -119,11 +123,13 @@ class Ladder:
         self.answered = np.full(size, float(GUIDE))
         self.first = np.full(size, np.nan)  # log P(x) as it was answered first, by samples that decided nothing
         self.first_bias, self.first_mcse = np.full(size, np.nan), np.full(size, np.nan)
+        self.first_ess, self.first_khat = np.full(size, np.nan), np.full(size, np.nan)
         self.before: dict[str, Array] = {
             name: np.full(size, np.nan) for name in ("log_px_importance", "mcse_importance")
         }
         self.acceptance = np.full(size, np.nan)
         self.resolution = np.full(size, np.inf)
+        self.skipped = np.zeros(size)  # one where the budget ended before: only a pilot was drawn
         self.filled = np.zeros(size, dtype=bool)
         self.divisible = self.laplace.prepared.divisible
 
@@ -165,6 +171,8 @@ class Ladder:
                 start += chunk.num_data
                 if time.monotonic() < self.end:
                     left += self._of_chunk(chunk, index)
+                else:
+                    self.skipped[index] = 1.0
                 bar.set_postfix(in_doubt=sum(int((work.index >= 0).sum()) for work in left))
                 bar.update(chunk.num_data)
         return left
@@ -189,6 +197,9 @@ class Ladder:
             return []
         wanted = ~by_guide
         wanted[rows] = self._unsettled(index[rows])
+        if self._doubtful(index[rows]).sum() > SELECTED * len(rows):  # those that stay were chosen by their answers
+            wanted[rows] = True
+            self._forget(index[rows])
         wanted &= fitted.found.cpu().numpy()[: len(index)]
         if not wanted.any():
             return []
@@ -211,6 +222,11 @@ class Ladder:
             if self.options.num_samples > NUM_PILOT:
                 found = estimates(weights[:, some] if whole else weights)
                 self.elbo[index[some]], self.elbo_mcse[index[some]] = found["elbo"], found["elbo_mcse"]
+
+    def _forget(self, index: Index) -> None:
+        """Take answers back, of which all are to be answered anew."""
+        for kept in (self.first, self.first_bias, self.first_mcse, self.first_ess, self.first_khat):
+            kept[index] = np.nan
 
     def _by_laplace(self, work: Work, tries: int = 2) -> list[Work]:
         """Answer some data by a mixture, improved by samples that are then left; return those still in doubt.
@@ -366,7 +382,8 @@ class Ladder:
             self.numbers[name][index] = numbers[name]
         self.answered[index] = answered
         new = index[np.isnan(self.first[index])]
-        for kept, name in ((self.first, "log_px"), (self.first_bias, "bias"), (self.first_mcse, "mcse")):
+        firsts = (self.first, self.first_bias, self.first_mcse, self.first_ess, self.first_khat)
+        for kept, name in zip(firsts, ("log_px", "bias", "mcse", "ess", "khat"), strict=True):
             kept[new] = self.numbers[name][new]
 
     def _doubtful(self, index: Index) -> NDArray[np.bool_]:
@@ -391,12 +408,17 @@ class Ladder:
         return doubtful | ~within(self.numbers["mcse"][index], self.numbers["bias"][index], tolerance)
 
     def _stopping(self) -> Array:
-        """Return what the last answers are off by, beside their own biases, [N]; zero where that may be chance."""
+        """Return what the last answers are off by, beside their own biases, [N]; zero where that may be chance.
+
+        E[w] of the first answers is P(x), and so the last less the first say what choosing did. That needs first
+        answers whose own bias is known: others are so bad that they go on whatever they are, which chooses nothing.
+        """
         numbers = self.numbers
         with np.errstate(invalid="ignore"):
             off = numbers["log_px"] - self.first + self.first_bias - numbers["bias"]
             error = np.hypot(self.first_mcse, numbers["mcse"])
-        went_on = np.isfinite(off) & np.isfinite(error) & (self.first != numbers["log_px"])
+        known = (self.first_ess >= LOW_ESS) & (self.first_khat <= KNOWN_BIAS)
+        went_on = known & np.isfinite(off) & np.isfinite(error) & (self.first != numbers["log_px"])
         off, error = np.where(went_on, off, 0.0), np.where(went_on, error, 0.0)
         return off if abs(off.sum()) > SIGNIFICANT * np.sqrt((error**2).sum()) else np.zeros_like(off)
 
@@ -406,6 +428,7 @@ class Ladder:
         settings = {} if options.tolerance is None else {"tolerance": options.tolerance}
         if reached is not None:
             settings |= {"num_simulated": float(reached.num_simulated), "num_missed": float(reached.num_missed)}
+            settings |= {"nats_missed": reached.lost}
         proposal = self.by_guide.options.proposal
         return Evidence(
             log_px=numbers["log_px"],
@@ -420,7 +443,7 @@ class Ladder:
             seed=options.seed,
             method="auto",
             diagnostics={name: numbers[name] for name in ("bias", "draws", "khat", "log_px_psis")}
-            | {name: getattr(self, name) for name in ("answered", "acceptance", "resolution")}
+            | {name: getattr(self, name) for name in ("answered", "acceptance", "resolution", "skipped")}
             | {"stopping": stopping, "mcse_first": self.first_mcse}
             | self.before,
             settings=settings,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppl_vae.errors import InputError
+from ppl_vae.evidence.diagnostics import LOW_ESS
 from ppl_vae.evidence.interval import Interval
 from ppl_vae.evidence.numbers import Numbers
 from ppl_vae.evidence.rules import DIAGNOSTICS, Diagnostics, of_exact
@@ -123,9 +124,16 @@ class Evidence(Reported, Numbers):
         return of_exact(self) if self.is_exact else DIAGNOSTICS[self.method](self)
 
     def _may_be_off(self, doubtful: list[int]) -> float:
-        """Return how much they may move the mean: by their errors, biases, and what smoothing would change."""
+        """Return how much they may move the mean: by their errors, biases, and what smoothing would change.
+
+        Where a handful of draws is all there is these say little: it may be as much as the estimate is above the ELBO.
+        """
+        khat = self.diagnostics.get("khat", np.full(len(self), np.nan))
         smoothing = self.diagnostics.get("log_px_psis", self.log_px) - self.log_px
-        signs = np.abs(np.stack([self.mcse, self.diagnostics["bias"], smoothing]))
+        handful = ((self.ess < LOW_ESS) | (khat >= 1)) & ~np.isnan(self.elbo)
+        with np.errstate(invalid="ignore"):  # both may be minus infinity
+            above = np.where(handful, self.log_px - self.elbo, 0.0)
+        signs = np.abs(np.stack([self.mcse, self.diagnostics["bias"], smoothing, above]))
         return float(np.nan_to_num(signs, nan=np.inf, posinf=np.inf).max(0)[doubtful].sum() / len(self))
 
     def report(self) -> Report:

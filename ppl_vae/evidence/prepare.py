@@ -102,6 +102,16 @@ class Prepared:
             filled = torch.cat([index, index.new_zeros(self.structure.size - len(index))])
             yield Chunk(everything, filled, len(index))
 
+    def evenly(self, count: int) -> Chunk:
+        """Return so many data, evenly spaced, some of them again where there are fewer; all of a kind that can be."""
+        wanted, start, parts = torch.linspace(0, len(self.source) - 1, count).long(), 0, []
+        for chunk in self.chunks(count):
+            here = wanted[(wanted >= start) & (wanted < start + chunk.num_data)] - start
+            start += chunk.num_data
+            if len(here):
+                parts.append(chunk.select(here))
+        return Chunk(tuple(torch.cat(values) for values in zip(*(p.args for p in parts), strict=True)), None, count)
+
     def facts(self) -> dict[str, Any]:
         """Return what an estimate says of its data and of what is estimated, by whatever method."""
         names = ("event_size", "quantity", "scored", "num_levels")

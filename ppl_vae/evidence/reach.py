@@ -23,19 +23,22 @@ from ppl_vae.evidence.laplace import SMALL, Laplace
 from ppl_vae.evidence.prepare import Chunk
 from ppl_vae.evidence.simulated import simulate
 from ppl_vae.evidence.surface import both
+from ppl_vae.utils.report import Array
 
 NUM_SIMULATED = 40
 NUM_SAMPLES = 512  # that say what P(x) of a simulated datum seems to be
-MARGIN = 0.0  # nats above log K
+MARGIN = -4.0  # nats above log K: what K draws come to once is missed by the draws of many data
 NUM_CHAINS, NUM_TEMPERATURES = 16, 80
 OPEN = 1.0  # nats between the bounds
+SURELY = 100.0  # nats, where one of them is infinite
 
 
 class Reach(NamedTuple):
-    """How many simulated data were looked at, and of how many a part of the posterior is missed."""
+    """How many simulated data were looked at, of how many a part of the posterior is missed, and how much of log P."""
 
     num_simulated: int
     num_missed: int
+    lost: float  # nats, in the mean over all of them
 
 
 def reach(laplace: Laplace, num_samples: int, *, joint: bool, by_guide: bool) -> Reach | None:
@@ -48,9 +51,8 @@ def reach(laplace: Laplace, num_samples: int, *, joint: bool, by_guide: bool) ->
         by_guide: whether the guide alone answers where its samples look well.
     """
     prepared, surface = laplace.prepared, laplace.surface
-    chunk = next(prepared.chunks(min(NUM_SIMULATED, len(prepared.source))))
-    if prepared.divisible:
-        chunk = chunk.select(torch.arange(NUM_SIMULATED) % chunk.size)
+    many = min(NUM_SIMULATED, len(prepared.source))
+    chunk = prepared.evenly(NUM_SIMULATED) if prepared.divisible else next(prepared.chunks(many))
     try:
         found = simulate(prepared.pair, chunk, prepared.structure, joint=joint, otherwise="")
     except InputError:
@@ -59,12 +61,14 @@ def reach(laplace: Laplace, num_samples: int, *, joint: bool, by_guide: bool) ->
         return None
     chunk, u = found.chunk, surface.prior.of(chunk).flatten(found.sites, 1)
     try:
-        return Reach(chunk.num_data, _missed(laplace, chunk, u, num_samples, by_guide))
+        apart = _missed(laplace, chunk, u, num_samples, by_guide)
+        return Reach(chunk.num_data, int((apart > 0).sum()), float(apart.sum()) / chunk.num_data)
     except FAILURES:
         return None
 
 
-def _missed(laplace: Laplace, chunk: Chunk, u: Tensor, num_samples: int, by_guide: bool) -> int:
+def _missed(laplace: Laplace, chunk: Chunk, u: Tensor, num_samples: int, by_guide: bool) -> Array:
+    """Return how many nats log P(x) is too low by of those data of which a part of the posterior is missed."""
     fitted = laplace.fit(chunk)
     log_joint, log_guide = laplace.surface(both, chunk, u)
     adapted = laplace.adapted(chunk, fitted, NUM_SAMPLES // 2)
@@ -83,7 +87,7 @@ def _missed(laplace: Laplace, chunk: Chunk, u: Tensor, num_samples: int, by_guid
     outside = (excess > math.log(num_samples) + MARGIN) | excess.isnan()
     outside[chunk.num_data :] = False
     if not bool(outside.any()):
-        return 0
+        return np.zeros(0)
     rows = outside.nonzero()[:, 0] if laplace.prepared.divisible else torch.arange(chunk.size, device=u.device)
     part = chunk.select(rows) if laplace.prepared.divisible else chunk
     found = adapted.select(rows)
@@ -93,4 +97,5 @@ def _missed(laplace: Laplace, chunk: Chunk, u: Tensor, num_samples: int, by_guid
     there = estimates(bridge.forward().log_weights.cpu().numpy())
     back = estimates(bridge.backward(u[:, rows]).log_weights.cpu().numpy())
     apart = -back["log_px"] - there["log_px"] - 2 * np.hypot(there["mcse"], back["mcse"])
-    return int(((apart > OPEN) | ~np.isfinite(apart))[outside[rows].cpu().numpy()].sum())
+    missed = ((apart > OPEN) | ~np.isfinite(apart)) & outside[rows].cpu().numpy()
+    return np.where(np.isfinite(apart), apart, SURELY)[missed]

@@ -16,7 +16,7 @@ FEW_CHAINS = 8  # fewer say too little of their own spread
 LOW_CHAINS = 0.2  # effective ones, as a share of all: below it the weights rest on one or two of them
 LOW_ACCEPTANCE = 0.2  # of HMC's proposals: below it the chains hardly moved
 OPEN = 0.1  # nats that the bounds of a sandwich may be apart
-MISSED = 2  # of some 40 simulated data, whose posterior is missed in part: one may be so by chance
+MISSED, LOST = 2, 0.1  # of some 40 simulated data, missed in part, and nats of the mean: one by little may be chance
 COARSE = 64  # numbers in a standard deviation; fewer, and sums over them are no integrals
 ANSWERS = ("guide", "laplace", "annealing")  # what answered a datum, in the order in which they are tried
 ANSWERED_BY = ("samples of a mixture fitted to it", "annealing from that mixture")  # but for the first
@@ -124,6 +124,7 @@ def of_auto(numbers: Numbers) -> Diagnostics:
         above = found["log_px_importance"] - numbers.log_px
         more = annealed & (above > 4 * np.hypot(numbers.mcse, found["mcse_importance"]) + ROUNDING)
     coarse = found["resolution"] < COARSE
+    skipped = found.get("skipped", np.zeros(len(numbers))) > 0
     narrow = "the posterior has room for {:.0f} numbers of this precision in a standard deviation"
     rules = [
         *_not_finite(numbers),
@@ -132,13 +133,15 @@ def of_auto(numbers: Numbers) -> Diagnostics:
         Rule("chains whose weights differ", chains, "{1:.0f} chains count as {0:.1f}", (ess, draws)),
         Rule("a low accepted rate", low, "HMC accepted {:.0%} of its moves", (found["acceptance"],)),
         Rule("more by importance sampling", more, "importance sampling finds {:.2f} nats more", (above,)),
+        Rule("a budget that ended before", skipped, "only {:.0f} samples were drawn, no mode was looked for", (draws,)),
         Rule("a posterior narrower than numbers can say", coarse, narrow, (found["resolution"],)),
     ]
     if (tolerance := numbers.settings.get("tolerance")) is not None:
         missed = ~within(numbers.mcse, found["bias"], tolerance)
         text = f"the tolerance {tolerance:g} was not reached: " + "MCSE {:.3f}, bias {:.3f}"
         rules.append(Rule("a tolerance that was not reached", missed, text, (numbers.mcse, found["bias"])))
-    words_of = (f"samples from {_source(numbers)}", *ANSWERED_BY)
+    plain = "the prior P(z)" if numbers.elbo_proposal == "prior" else f"the guide Q(z | {numbers.observed})"
+    words_of = (f"samples from {plain}", *ANSWERED_BY)
     counts = [(int((answered == code).sum()), words) for code, words in enumerate(words_of)]
     by = ", ".join(f"{count} by {words}" for count, words in counts if count)
     answers = f"answered: {by}"
@@ -150,7 +153,7 @@ def of_auto(numbers: Numbers) -> Diagnostics:
     lines = [answers, f"{_biases(numbers, what_went_on='in doubt')}"]
     headline = f"{what} of {len(numbers)} data, K = {numbers.num_samples} samples, each by what it needs"
     remedy = "Give tolerance or a larger budget, or use method='ais' with proposal='prior'."
-    blind, refuted = _reached(numbers)
+    blind, refuted = ("", "") if skipped.any() else _reached(numbers)
     return Diagnostics(headline, lines, rules, remedy, blind, refuted=refuted, bias=_mean_bias(numbers))
 
 
@@ -159,11 +162,16 @@ def _reached(numbers: Numbers) -> tuple[str, str]:
     count, missed = (int(numbers.settings.get(name, 0)) for name in ("num_simulated", "num_missed"))
     if not count:
         return " Whether the proposals reach all of the posterior was not tried: the model's data cannot be drawn.", ""
+    lost = numbers.settings.get("nats_missed", 0.0)
     of = f"of {count} data simulated from the model"
-    if missed < MISSED:
+    if missed < MISSED and lost < LOST:
         found = "all" if not missed else f"all but {missed}"
         return f" The z of {found} {of} are in reach of the proposals.", ""
-    return "", f"{missed} {of} were made by z that neither the proposals nor annealing reach; P(x) is too low there."
+    were = "was" if missed == 1 else "were"
+    return "", (
+        f"{missed} {of} {were} made by z that neither the proposals nor annealing reach; log P(x) is too low there, of "
+        f"such data by about {lost:.2f} nats in the mean."
+    )
 
 
 def low_chains(ess: Array, chains: Array) -> NDArray[np.bool_]:
@@ -293,10 +301,11 @@ def _more_samples(numbers: Numbers) -> str:
 
 
 def _blind_spot(numbers: Numbers) -> str:
+    unseen = " What the proposal never visits would not show"
+    if numbers.note:
+        return f"{unseen}."
     other = "method='sandwich'" if numbers.proposal == "prior" else "method='ais' with proposal='prior'"
-    if numbers.method == "importance" and not numbers.note:
-        other = "method='auto'"
-    return f" What the proposal never visits would not show: {other} can tell."
+    return f"{unseen}: {'method=' + repr('auto') if numbers.method == 'importance' else other} can tell."
 
 
 def _source(numbers: Numbers) -> str:

@@ -29,8 +29,8 @@ Kind = Callable[..., Tensors]  # of latents, u and more
 
 def both(latents: Latents, u: Tensor) -> Tensors:
     """Return log P(x, u) and log Q(u | x), [C, N] each."""
-    base, ratio = latents(u)
-    return base + ratio, base.clone()
+    joint, base = latents.densities(u)
+    return joint, base.clone()
 
 
 def slope(latents: Latents, u: Tensor) -> Tensors:

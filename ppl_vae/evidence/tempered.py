@@ -120,6 +120,11 @@ class Latents:
         joint, jacobian, base = self._terms(u, self.from_guide)
         return base + jacobian, joint - base
 
+    def densities(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log P(x, u) and log base, [C, N] each, in nats, for u [C, N, D]: neither is a difference of others."""
+        joint, jacobian, base = self._terms(u, self.from_guide)
+        return joint + jacobian, base + jacobian
+
     def resolved(self, u: Tensor) -> Tensor:
         """Return whether numbers of this precision tell u [C, N, D] apart once it is z, [C, N].
 
@@ -220,7 +225,7 @@ def _check(latent: dict[str, Site], guide: dict[str, Site] | None) -> None:
     if endless:
         raise InputError(
             f"Expected latents that are continuous or can be enumerated, for annealing; got {', '.join(endless)}, "
-            f"discrete without end. Use method='importance'."
+            f"discrete and without enumerate_support. Use method='importance'."
         )
     if guide is None:
         return

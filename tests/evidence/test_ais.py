@@ -280,7 +280,10 @@ def normal_guide(x):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: estimate_evidence(poisson_model, poisson_guide, x, method="ais"), "n, discrete without end"),
+        (
+            lambda x: estimate_evidence(poisson_model, poisson_guide, x, method="ais"),
+            "n, discrete and without enumerate_support",
+        ),
         (lambda x: estimate_evidence(binarizing_model, normal_guide, x, method="sandwich"), "'x'.*it computes"),
         (lambda x: estimate_evidence(mean_model, mean_guide, x, method="aiss"), "did you mean 'ais'"),
         (

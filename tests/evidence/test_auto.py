@@ -69,9 +69,9 @@ def test_what_chooses_the_method_does_not_answer():
 
     def narrow(x):  # heavy weights: the pilot believes it of some of these data only
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x / 2, 0.5).to_event(1))
+            pyro.sample("z", dist.Normal(x / 2, 0.65).to_event(1))
 
-    evidence = estimate_evidence(isotropic, narrow, x, num_samples=50)
+    evidence = estimate_evidence(isotropic, narrow, x, num_samples=200)
     by_guide = evidence.diagnostics["answered"] == ANSWERS.index("guide")
     assert 0.02 < by_guide.mean() < 0.98
     ratio = np.exp(evidence.log_px - evidence.diagnostics["stopping"] - log_px(x))
@@ -93,14 +93,54 @@ def test_a_tolerance_is_reached_for_each_datum():
 def test_a_budget_ends_the_work_and_what_is_left_is_in_doubt():
     x = some_data(60)
     evidence = estimate_evidence(isotropic, right_but_for_some, x, budget=1e-6)
-    far = (x[:, 0] > 1).numpy()
-    assert {doubt.datum for doubt in evidence.doubts()} >= set(np.flatnonzero(far))
+    assert len(evidence.doubts()) == 60 and "only 128 samples were drawn" in evidence.doubts()[0].reason
+    assert "Not to be believed" in evidence.verdict() and "in reach" not in evidence.verdict()
     assert np.isfinite(evidence.log_px).all()
     for wrong in (0, -3, "soon", True):
         with pytest.raises(InputError, match="budget above zero, in seconds or as '10min'"):
             estimate_evidence(isotropic, right_but_for_some, x, budget=wrong)
     with pytest.raises(InputError, match="no option budget"):
         estimate_evidence(isotropic, right_but_for_some, x, method="importance", budget="1h")
+
+
+def test_one_datum_that_is_far_off_is_not_small_in_the_mean():
+    """Where a handful of draws is all there is neither error nor bias say how far off the mean is."""
+    torch.manual_seed(0)
+    x = 2**0.5 * torch.randn(200, 40)
+    x[:, 0] = x[:, 0].clamp(max=2.4)
+    x[7, 0] = 3.0
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(40), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2 + 3.0 * (x[:, :1] > 2.5), 0.5**0.5).to_event(1))
+
+    for seed in range(3):
+        evidence = estimate_evidence(model, guide, x, method="importance", seed=seed)
+        assert [doubt.datum for doubt in evidence.doubts()] == [7] and not evidence.is_believed
+
+
+def test_first_answers_that_are_hopeless_say_nothing_of_what_choosing_did():
+    """Of a posterior a millionth as wide as the guide the first answers are off by nats: the last ones are right."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=x.dtype), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1e-6).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+
+    torch.manual_seed(0)
+    x = torch.randn(10, 2, dtype=torch.double)
+    evidence = estimate_evidence(model, guide, x)
+    check_evidence(evidence, dist.Normal(0.0, 1.0).log_prob(x).sum(1).numpy())
+    assert abs(evidence.interval().bias) < 0.02
 
 
 def test_it_is_kept_and_read_again(tmp_path):

@@ -63,7 +63,7 @@ def test_simulated_data_show_a_part_of_the_posterior_that_is_missed():
 def test_nothing_is_missed_of_posteriors_that_are_known(linear_gaussian):
     model, x = linear_gaussian
     for guide in (MeanField(model), slab_of(4)):
-        assert reached(model, guide, x) == (40, 0)
+        assert reached(model, guide, x) == (40, 0, 0.0)
 
 
 def slab_of(size):

@@ -260,3 +260,65 @@ def test_a_guide_that_was_never_trained(size):
         truth = model.exact_log_px(x).numpy()
     evidence = estimate_evidence(model, MeanField(model), x)
     assert check_right_or_doubted(evidence, truth) == 1
+
+
+@pytest.mark.parametrize(("at", "width"), [(3.0, 3e-4), (50.0, 1e-3)])
+def test_a_guide_far_off_whose_density_is_huge(at, width):
+    """log Q is -1e8 and less in single precision: log P(x, z) is not to be had as a sum with it."""
+    torch.manual_seed(0)
+    x = math.sqrt(2) * torch.randn(12)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    truth = dist.Normal(0.0, 2**0.5).log_prob(x).numpy()
+    assert check_right_or_doubted(estimate_evidence(model, of_normal(at, width), x), truth) == 1
+
+
+def test_data_that_only_one_z_of_40_shows_to_be_missed():
+    """x = (z_1^2 - z_2, z_1 z_2) and noise: two thin curves that cross in several places, far from each other."""
+
+    def curves(z):
+        return torch.stack([z[..., 0] ** 2 - z[..., 1], z[..., 0] * z[..., 1]], -1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(curves(z), 0.03).to_event(1), obs=x)
+
+    torch.manual_seed(0)
+    x = curves(torch.randn(20, 2))
+    x = x + 0.03 * torch.randn_like(x)
+    axis = torch.linspace(-5.5, 5.5, 2001, dtype=torch.double)
+    z = torch.cartesian_prod(axis, axis)
+    prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1) + 2 * math.log(11 / 2000)
+    of_x = [torch.distributions.Normal(curves(z), 0.03).log_prob(one).sum(-1) for one in x.double()]
+    truth = np.array([torch.logsumexp(prior + likelihood, 0).item() for likelihood in of_x])
+    check_right_or_doubted(estimate_evidence(model, of_normal(0.0, 0.5, 2), x), truth)
+
+
+def test_a_condition_that_only_the_last_data_have():
+    """The spike beside the slab where y > 0, as in data that are sorted by their labels."""
+
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Normal(0.0, 1.0).expand([1]).to_event(1), obs=y, infer={"is_condition": True})
+            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+            width = torch.where(y > 0, 0.01, 1.0)[..., None, :].expand(*z.shape[:-1], 1, 4)
+            widths = torch.cat([width, torch.full_like(width, 3.0)], -2)
+            component = dist.Normal(torch.stack([z, torch.zeros_like(z)], -2), widths).to_event(1)
+            pyro.sample("x", dist.MixtureSameFamily(dist.Categorical(torch.ones(widths.shape[:-1])), component), obs=x)
+
+    def guide(x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 4), 1.0).to_event(1))
+
+    torch.manual_seed(0)
+    x, y = torch.randn(80, 4), torch.cat([-torch.ones(60, 1), torch.ones(20, 1)])
+    width = torch.where(y > 0, 0.01, 1.0)
+    parts = [torch.distributions.Normal(0.0, w).log_prob(x).sum(1) for w in ((1 + width**2).sqrt(), 3.0)]
+    truth = (torch.logsumexp(torch.stack(parts), 0) - math.log(2)).numpy()
+    evidence = estimate_evidence(model, guide, (x, y))
+    assert check_right_or_doubted(evidence, truth) == 0 and "simulated from the model" in evidence.verdict()

@@ -170,7 +170,7 @@ def test_what_cannot_be_fitted_is_refused():
             pyro.sample("z", dist.Poisson(torch.full((len(x),), 3.0)))
 
     x = torch.randn(5) + 3
-    with pytest.raises(InputError, match="discrete without end"):
+    with pytest.raises(InputError, match="without enumerate_support"):
         estimate_evidence(counts, guide, x, method="importance", proposal="laplace")
     evidence = estimate_evidence(counts, guide, x)
-    assert evidence.method == "importance" and "discrete without end" in str(evidence)
+    assert evidence.method == "importance" and "without enumerate_support" in str(evidence)
