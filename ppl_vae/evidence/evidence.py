@@ -128,11 +128,10 @@ class Evidence(Reported, Numbers):
 
         Where a handful of draws is all there is these say little: it may be as much as the estimate is above the ELBO.
         """
-        khat = self.diagnostics.get("khat", np.full(len(self), np.nan))
         smoothing = self.diagnostics.get("log_px_psis", self.log_px) - self.log_px
-        handful = ((self.ess < LOW_ESS) | (khat >= 1)) & ~np.isnan(self.elbo)
+        handful = (self.ess < LOW_ESS) & ~np.isnan(self.elbo)
         with np.errstate(invalid="ignore"):  # both may be minus infinity
-            above = np.where(handful, self.log_px - self.elbo, 0.0)
+            above = np.where(handful, np.maximum(self.log_px - self.elbo, 0.0), 0.0)
         signs = np.abs(np.stack([self.mcse, self.diagnostics["bias"], smoothing, above]))
         return float(np.nan_to_num(signs, nan=np.inf, posinf=np.inf).max(0)[doubtful].sum() / len(self))
 

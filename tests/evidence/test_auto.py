@@ -79,7 +79,7 @@ def test_what_chooses_the_method_does_not_answer():
 
 
 def test_a_tolerance_is_reached_for_each_datum():
-    x = some_data(40)
+    x = some_data(20)
     evidence = estimate_evidence(isotropic, right_but_for_some, x, num_samples=50, tolerance=0.02)
     assert (evidence.mcse <= 0.02).all()
     check_evidence(evidence, log_px(x))
