@@ -141,9 +141,10 @@ def blocked(x, z):
     pyro.sample("x", dist.Normal(decoder(z) + noise, 1.0).to_event(1), obs=x)
 
 
+WIDE = torch.linspace(0.1, 1.0, 32).sqrt()  # of so many, no two draws of dropout have the same sum
 RANDOM = {
     "randn": lambda x, z: decoder(z) + torch.randn(len(x), 1),
-    "dropout": lambda x, z: nn.functional.dropout(decoder(z), 0.5, training=True),
+    "dropout": lambda x, z: decoder(z) + nn.functional.dropout(WIDE, 0.5, training=True).sum(),
 }
 
 
