@@ -318,9 +318,10 @@ def against_time(
         heights += values
     if truth is not None:
         axes.axhline(truth, color="0.4", linestyle="--", linewidth=1, label="known otherwise")
-    room = 0.1 * max(max(heights) - min(heights), 1e-3)
     axes.set(xscale="log", xlabel="seconds", ylabel="log P(x), nats per datum", title=title)
-    axes.set_ylim(min(heights) - room, max(heights) + room)
+    if shown := [height for height in heights if math.isfinite(height)]:
+        room = 0.1 * max(max(shown) - min(shown), 1e-3)
+        axes.set_ylim(min(shown) - room, max(shown) + room)
     axes.legend(frameon=False, loc="lower right")
     return figure
 

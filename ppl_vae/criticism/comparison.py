@@ -105,8 +105,7 @@ class Model:
     @cached_property
     def verdict(self) -> str:
         """The verdict on a run that cannot be believed or judged as a whole, or nothing."""
-        verdicts = [run.verdict() for run in self.runs]
-        return next((v for v in verdicts if not v.startswith(("To be believed", "Exact"))), "")
+        return next((run.verdict() for run in self.runs if not run.is_believed), "")
 
     @property
     def luck(self) -> float:

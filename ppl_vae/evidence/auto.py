@@ -1,10 +1,10 @@
 """log P(x) of each datum by as much work as it needs: the guide's samples, a proposal of its own, more, annealing.
 
 A pilot of the guide's samples says of which data they can be believed. All data are climbed, so that a mode which the
-guide does not know is seen, too. Who is in doubt gets a mixture fitted to it (`laplace`), then more samples of that,
-then annealing that starts there (`bridge`). What decides are other samples than those that answer. A datum whose answer
-is in doubt goes on, and is answered anew. All first answers L together, with a bias b of their finite K, are not
-chosen; so the mean of the last ones is off by
+guide does not know is seen, too. Who is in doubt gets a mixture fitted to it (`laplace`), of few dimensions with more
+components where samples weigh most, then more samples of that, then annealing that starts there (`bridge`). What decides
+are other samples than those that answer. A datum whose answer is in doubt goes on, and is answered anew. All first
+answers L together, with a bias b of their finite K, are not chosen; so the mean of the last ones is off by
 
     E[L_last] - log P(x) = E[b_first] + E[(L_last - L_first) 1(it went on)],
 
@@ -35,7 +35,7 @@ from ppl_vae.evidence.diagnostics import (
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.hmc import FAILURES
 from ppl_vae.evidence.importance import check_not_nan
-from ppl_vae.evidence.laplace import SMALL, Fitted
+from ppl_vae.evidence.laplace import Fitted
 from ppl_vae.evidence.laplace_sampler import check_climbable, laplace_of
 from ppl_vae.evidence.numbers import Index
 from ppl_vae.evidence.options import AutoOptions
@@ -61,6 +61,7 @@ SIGNIFICANT = 3.0  # standard errors: what going on did to the mean is else its 
 MOST_CHAINS = 256
 LARGEST_ERROR = 0.35  # nats, that chains may leave of a datum
 GUIDE, LAPLACE, ANNEALING = range(len(ANSWERS))
+FIRST = ("log_px", "bias", "mcse", "ess", "khat")
 OF_SAMPLES = ("log_px", "mcse", "ess", "bias", "draws", "khat", "log_px_psis")
 
 
@@ -121,15 +122,13 @@ class Ladder:
         size = len(prepared.source)
         self.numbers: dict[str, Array] = {name: np.full(size, np.nan) for name in OF_SAMPLES}
         self.answered = np.full(size, float(GUIDE))
-        self.first = np.full(size, np.nan)  # log P(x) as it was answered first, by samples that decided nothing
-        self.first_bias, self.first_mcse = np.full(size, np.nan), np.full(size, np.nan)
-        self.first_ess, self.first_khat = np.full(size, np.nan), np.full(size, np.nan)
+        # The first answers, by samples that decided nothing; NaN of data that have had a pilot only.
+        self.first: dict[str, Array] = {name: np.full(size, np.nan) for name in FIRST}
         self.before: dict[str, Array] = {
             name: np.full(size, np.nan) for name in ("log_px_importance", "mcse_importance")
         }
         self.acceptance = np.full(size, np.nan)
         self.resolution = np.full(size, np.inf)
-        self.skipped = np.zeros(size)  # one where the budget ended before: only a pilot was drawn
         self.filled = np.zeros(size, dtype=bool)
         self.divisible = self.laplace.prepared.divisible
 
@@ -137,7 +136,7 @@ class Ladder:
         """Go up as far as each datum needs, and return what was found."""
         self._pilot()
         left = self._first_answers()
-        filled = (self._filled,) if self.laplace.surface.size <= SMALL else ()
+        filled = (self._filled,) if self.laplace.small else ()
         for target in (*filled, self._more_samples, *(self._annealed(count) for count in TEMPERATURES)):
             left = self._improved(left, target)
         joint, by_guide = self.options.joint, not self.only_laplace
@@ -171,8 +170,6 @@ class Ladder:
                 start += chunk.num_data
                 if time.monotonic() < self.end:
                     left += self._of_chunk(chunk, index)
-                else:
-                    self.skipped[index] = 1.0
                 bar.set_postfix(in_doubt=sum(int((work.index >= 0).sum()) for work in left))
                 bar.update(chunk.num_data)
         return left
@@ -197,10 +194,13 @@ class Ladder:
             return []
         wanted = ~by_guide
         wanted[rows] = self._unsettled(index[rows])
-        if self._doubtful(index[rows]).sum() > SELECTED * len(rows):  # those that stay were chosen by their answers
+        chosen = self._doubtful(index[rows]).sum() > SELECTED * len(rows)
+        if chosen:  # those that stay, by their own answers
             wanted[rows] = True
-            self._forget(index[rows])
         wanted &= fitted.found.cpu().numpy()[: len(index)]
+        if chosen:  # all are answered anew, which is then the first that decided nothing
+            for first in self.first.values():
+                first[index[wanted]] = np.nan
         if not wanted.any():
             return []
         all_rows = np.full(chunk.size, -1)
@@ -222,11 +222,6 @@ class Ladder:
             if self.options.num_samples > NUM_PILOT:
                 found = estimates(weights[:, some] if whole else weights)
                 self.elbo[index[some]], self.elbo_mcse[index[some]] = found["elbo"], found["elbo_mcse"]
-
-    def _forget(self, index: Index) -> None:
-        """Take answers back, of which all are to be answered anew."""
-        for kept in (self.first, self.first_bias, self.first_mcse, self.first_ess, self.first_khat):
-            kept[index] = np.nan
 
     def _by_laplace(self, work: Work, tries: int = 2) -> list[Work]:
         """Answer some data by a mixture, improved by samples that are then left; return those still in doubt.
@@ -381,10 +376,9 @@ class Ladder:
         for name in OF_SAMPLES:
             self.numbers[name][index] = numbers[name]
         self.answered[index] = answered
-        new = index[np.isnan(self.first[index])]
-        firsts = (self.first, self.first_bias, self.first_mcse, self.first_ess, self.first_khat)
-        for kept, name in zip(firsts, ("log_px", "bias", "mcse", "ess", "khat"), strict=True):
-            kept[new] = self.numbers[name][new]
+        new = index[np.isnan(self.first["log_px"][index])]
+        for name, first in self.first.items():
+            first[new] = self.numbers[name][new]
 
     def _doubtful(self, index: Index) -> NDArray[np.bool_]:
         """Return whether the numbers of some data are in doubt by the rules of their method."""
@@ -394,7 +388,7 @@ class Ladder:
         # Of the guide a mixture is the better one unless its weights have a variance, and one that is small.
         heavy |= (self.answered[index] == GUIDE) & ((khat > FINITE_VARIANCE) | (ess < LEAST_SHARE * draws))
         # Of few dimensions a good mixture has most of its draws count; what is bent needs more components.
-        if self.laplace.surface.size <= SMALL:
+        if self.laplace.small:
             few |= ess < np.where(self.filled[index], LEAST_FILLED, FILL_BELOW) * draws
         finite = np.isfinite(self.numbers["log_px"][index])
         return np.where(annealed, low_chains(ess, draws), heavy | few) | ~finite
@@ -413,12 +407,12 @@ class Ladder:
         E[w] of the first answers is P(x), and so the last less the first say what choosing did. That needs first
         answers whose own bias is known: others are so bad that they go on whatever they are, which chooses nothing.
         """
-        numbers = self.numbers
+        numbers, first = self.numbers, self.first
         with np.errstate(invalid="ignore"):
-            off = numbers["log_px"] - self.first + self.first_bias - numbers["bias"]
-            error = np.hypot(self.first_mcse, numbers["mcse"])
-        known = (self.first_ess >= LOW_ESS) & (self.first_khat <= KNOWN_BIAS)
-        went_on = known & np.isfinite(off) & np.isfinite(error) & (self.first != numbers["log_px"])
+            off = numbers["log_px"] - first["log_px"] + first["bias"] - numbers["bias"]
+            error = np.hypot(first["mcse"], numbers["mcse"])
+        known = (first["ess"] >= LOW_ESS) & (first["khat"] <= KNOWN_BIAS)
+        went_on = known & np.isfinite(off) & np.isfinite(error) & (first["log_px"] != numbers["log_px"])
         off, error = np.where(went_on, off, 0.0), np.where(went_on, error, 0.0)
         return off if abs(off.sum()) > SIGNIFICANT * np.sqrt((error**2).sum()) else np.zeros_like(off)
 
@@ -443,8 +437,8 @@ class Ladder:
             seed=options.seed,
             method="auto",
             diagnostics={name: numbers[name] for name in ("bias", "draws", "khat", "log_px_psis")}
-            | {name: getattr(self, name) for name in ("answered", "acceptance", "resolution", "skipped")}
-            | {"stopping": stopping, "mcse_first": self.first_mcse}
+            | {name: getattr(self, name) for name in ("answered", "acceptance", "resolution")}
+            | {"stopping": stopping, "mcse_first": self.first["mcse"]}
             | self.before,
             settings=settings,
             curve=self.curve,

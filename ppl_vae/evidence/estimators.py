@@ -138,7 +138,7 @@ def estimate_evidence(
             that answer.
         max_samples: How far a tolerance may raise K; None is 64 K. Only of "auto" and "importance".
         budget: How long "auto" may go on with data in doubt, in seconds or as "10min"; None is without end. What it
-            starts is finished, and all data get the first samples.
+            starts is finished; data that it does not come to have a pilot of 128 samples, and are in doubt.
         num_draws: Keep so many draws from each posterior, for `to_arviz`. Only of "auto", which then is "importance",
             and of "importance".
         vectorize: Draw many samples in one run, inside one more plate, true, false, or auto. Only of "auto" and

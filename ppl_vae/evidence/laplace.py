@@ -31,7 +31,7 @@ NUM_LOOKED, LEAST_LOOKED = 32, 512  # draws of guide and prior that show where t
 BY_CHANCE = 5.0  # standard errors: widths whose spread over data is less far from that of so few draws are one
 FROM_Q = 1  # draws of the guide that a climb starts at, beside its mean
 SMALL = 10  # dimensions up to which more is done: more starts, and components where samples weigh most
-MANY_STARTS, FEW_STARTS = 16, 1  # draws of the prior that climbs start at, and as many on its far side
+MANY_STARTS, FEW_STARTS = 16, 1  # draws of the prior that climbs start at, and of the rest as many, its far side first
 NUM_ROUNDS, LIKELIEST = 80, 40  # of a climb, and of one of log P(x | u) alone
 MOST_MODES = 4
 DENSE = 128  # dimensions up to which the curvature is known in all directions
@@ -105,6 +105,7 @@ class Laplace:
     def __init__(self, prepared: Prepared, proposal: str, wanted: bool | str, threads: Threads) -> None:
         self.surface = Surface(prepared, proposal, wanted, threads)
         self.prepared = self.surface.prepared
+        self.small = self.surface.size <= SMALL
         num_data, rows = len(prepared.source), prepared.rows(None)
         most = max(1, min(256, rows // 16))
         self.data_at_once = prepared.taken(-(-num_data // -(-num_data // most)))
@@ -120,7 +121,7 @@ class Laplace:
         dtype = torch.promote_types(before.dtype, drawn.dtype)
         before, drawn = before.to(dtype), drawn.to(dtype)
         scale = _common(_width(before), before)
-        mean, count = drawn.mean(0), MANY_STARTS if surface.size <= SMALL else FEW_STARTS
+        mean, count = drawn.mean(0), MANY_STARTS if self.small else FEW_STARTS
         starts = [mean, *drawn[:FROM_Q], *before[:count], *_opposite(before[count:], mean, scale, count)]
         widths = [torch.minimum(_width(drawn), scale)] * (1 + FROM_Q) + [scale] * (2 * count)
 
@@ -128,7 +129,7 @@ class Laplace:
             value, gradient = self._at_rows(kind, chunk, index % n, u)
             return value, gradient
 
-        if surface.size <= SMALL:  # where x alone says that z is: far out in the prior's tail, from where no draw comes
+        if self.small:  # where x alone says that z is: far out in the prior's tail, from where no draw comes
             alone = climb(partial(evaluate, kind=likelihood_slope), mean, scale, LIKELIEST)
             starts.append(alone.position)
             widths.append(scale)

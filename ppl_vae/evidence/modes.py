@@ -23,7 +23,7 @@ MEMORY = 12  # pairs of steps and changes of the gradient that are kept
 SUFFICIENT = 1e-4  # of the rise that the slope promises, at least
 NEAR = 1e-2  # nats that a quadratic with the curvature of the last steps would still gain: near enough for a proposal
 FIRST, LONGEST = 0.3, 3.0  # a step's length at first, which doubles, and at most; in units of `scale`, over sqrt(D)
-FARTHER = 4.0  # times, where log f is not concave: far from a mode, in a tail
+FARTHER, FARTHEST = 4.0, 1e12  # times at each step, and in all, where log f is not concave: far from a mode, in a tail
 AGAIN = 3  # steps in a row that are near enough: along a bent valley one may seem so
 HALVINGS = 12  # in a row: then there is no way up that numbers of this precision show
 
@@ -51,7 +51,8 @@ class _Memory:
         """Keep a pair of some rows, where it shows a curvature that is positive; elsewhere go farther at once."""
         product, size = (step * change).sum(-1), (change**2).sum(-1)
         good = product > 1e-6 * size.clamp(min=1e-30)
-        self.gamma[index[~good]] *= FARTHER
+        far = index[~good]
+        self.gamma[far] = (FARTHER * self.gamma[far]).clamp(max=FARTHEST)
         index, step, change, product = index[good], step[good], change[good], product[good]
         slot = self.count[index] % MEMORY
         self.steps[slot, index], self.changes[slot, index], self.inverse[slot, index] = step, change, 1 / product

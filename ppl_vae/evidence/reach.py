@@ -19,7 +19,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.evidence.bridge import Bridge
 from ppl_vae.evidence.diagnostics import doubtful_weights, estimates, pareto
 from ppl_vae.evidence.hmc import FAILURES
-from ppl_vae.evidence.laplace import SMALL, Laplace
+from ppl_vae.evidence.laplace import Laplace
 from ppl_vae.evidence.prepare import Chunk
 from ppl_vae.evidence.simulated import simulate
 from ppl_vae.evidence.surface import both
@@ -91,7 +91,7 @@ def _missed(laplace: Laplace, chunk: Chunk, u: Tensor, num_samples: int, by_guid
     rows = outside.nonzero()[:, 0] if laplace.prepared.divisible else torch.arange(chunk.size, device=u.device)
     part = chunk.select(rows) if laplace.prepared.divisible else chunk
     found = adapted.select(rows)
-    if laplace.surface.size <= SMALL:  # as is done with data in doubt
+    if laplace.small:  # as is done with data in doubt
         found = laplace.filled(part, found)
     bridge = Bridge(laplace, part, found, NUM_CHAINS, NUM_TEMPERATURES)
     there = estimates(bridge.forward().log_weights.cpu().numpy())

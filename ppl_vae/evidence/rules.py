@@ -124,7 +124,7 @@ def of_auto(numbers: Numbers) -> Diagnostics:
         above = found["log_px_importance"] - numbers.log_px
         more = annealed & (above > 4 * np.hypot(numbers.mcse, found["mcse_importance"]) + ROUNDING)
     coarse = found["resolution"] < COARSE
-    skipped = found.get("skipped", np.zeros(len(numbers))) > 0
+    pilot = np.isnan(found["mcse_first"]) & np.isfinite(numbers.log_px)
     narrow = "the posterior has room for {:.0f} numbers of this precision in a standard deviation"
     rules = [
         *_not_finite(numbers),
@@ -133,7 +133,9 @@ def of_auto(numbers: Numbers) -> Diagnostics:
         Rule("chains whose weights differ", chains, "{1:.0f} chains count as {0:.1f}", (ess, draws)),
         Rule("a low accepted rate", low, "HMC accepted {:.0%} of its moves", (found["acceptance"],)),
         Rule("more by importance sampling", more, "importance sampling finds {:.2f} nats more", (above,)),
-        Rule("a budget that ended before", skipped, "only {:.0f} samples were drawn, no mode was looked for", (draws,)),
+        Rule(
+            "a pilot only", pilot, "only {:.0f} samples say what it is: the budget ended, or no mode is known", (draws,)
+        ),
         Rule("a posterior narrower than numbers can say", coarse, narrow, (found["resolution"],)),
     ]
     if (tolerance := numbers.settings.get("tolerance")) is not None:
@@ -153,7 +155,7 @@ def of_auto(numbers: Numbers) -> Diagnostics:
     lines = [answers, f"{_biases(numbers, what_went_on='in doubt')}"]
     headline = f"{what} of {len(numbers)} data, K = {numbers.num_samples} samples, each by what it needs"
     remedy = "Give tolerance or a larger budget, or use method='ais' with proposal='prior'."
-    blind, refuted = ("", "") if skipped.any() else _reached(numbers)
+    blind, refuted = ("", "") if pilot.any() else _reached(numbers)
     return Diagnostics(headline, lines, rules, remedy, blind, refuted=refuted, bias=_mean_bias(numbers))
 
 
@@ -305,7 +307,9 @@ def _blind_spot(numbers: Numbers) -> str:
     if numbers.note:
         return f"{unseen}."
     other = "method='sandwich'" if numbers.proposal == "prior" else "method='ais' with proposal='prior'"
-    return f"{unseen}: {'method=' + repr('auto') if numbers.method == 'importance' else other} can tell."
+    if numbers.method == "importance":
+        other = "method='auto'"
+    return f"{unseen}: {other} can tell."
 
 
 def _source(numbers: Numbers) -> str:

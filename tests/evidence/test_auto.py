@@ -18,9 +18,9 @@ from ppl_vae.evidence.rules import ANSWERS
 
 
 def isotropic(x):
-    """z ~ N(0, I) of four numbers, x ~ N(z, I): log P(x) = log N(x; 0, 2 I)."""
+    """z ~ N(0, I) of as many numbers as x, x ~ N(z, I): log P(x) = log N(x; 0, 2 I)."""
     with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+        z = pyro.sample("z", dist.Normal(torch.zeros(x.shape[-1]), 1.0).to_event(1))
         pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
 
 
@@ -93,7 +93,7 @@ def test_a_tolerance_is_reached_for_each_datum():
 def test_a_budget_ends_the_work_and_what_is_left_is_in_doubt():
     x = some_data(60)
     evidence = estimate_evidence(isotropic, right_but_for_some, x, budget=1e-6)
-    assert len(evidence.doubts()) == 60 and "only 128 samples were drawn" in evidence.doubts()[0].reason
+    assert len(evidence.doubts()) == 60 and "only 128 samples say" in evidence.doubts()[0].reason
     assert "Not to be believed" in evidence.verdict() and "in reach" not in evidence.verdict()
     assert np.isfinite(evidence.log_px).all()
     for wrong in (0, -3, "soon", True):
@@ -107,20 +107,10 @@ def test_one_datum_that_is_far_off_is_not_small_in_the_mean():
     """Where a handful of draws is all there is neither error nor bias say how far off the mean is."""
     torch.manual_seed(0)
     x = 2**0.5 * torch.randn(200, 40)
-    x[:, 0] = x[:, 0].clamp(max=2.4)
+    x[:, 0] = x[:, 0].clamp(max=0.9)
     x[7, 0] = 3.0
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(40), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x / 2 + 3.0 * (x[:, :1] > 2.5), 0.5**0.5).to_event(1))
-
     for seed in range(3):
-        evidence = estimate_evidence(model, guide, x, method="importance", seed=seed)
+        evidence = estimate_evidence(isotropic, right_but_for_some, x, method="importance", seed=seed)
         assert [doubt.datum for doubt in evidence.doubts()] == [7] and not evidence.is_believed
 
 

@@ -193,7 +193,7 @@ def _resampled(pair, model, guide, data):
 def believed(evidence):
     """Return which data are believed, [N]."""
     mask = np.zeros(len(evidence), dtype=bool)
-    if evidence.verdict().startswith(("To be believed", "Exact")):
+    if evidence.is_believed:
         mask[:] = True
         mask[[d.datum for d in evidence.doubts()]] = False
     return mask
