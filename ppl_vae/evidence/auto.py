@@ -2,8 +2,8 @@
 
 A pilot of the guide's samples says of which data they can be believed. All data are climbed, so that a mode which the
 guide does not know is seen, too. Who is in doubt gets a mixture fitted to it (`laplace`), of few dimensions with more
-components where samples weigh most, then more samples of that, then annealing that starts there (`bridge`). What decides
-are other samples than those that answer. A datum whose answer is in doubt goes on, and is answered anew. All first
+components where samples weigh most, then more samples of that, then annealing from there (`bridge`). What decides are
+other samples than those that answer. A datum whose answer is in doubt goes on, and is answered anew. All first
 answers L together, with a bias b of their finite K, are not chosen; so the mean of the last ones is off by
 
     E[L_last] - log P(x) = E[b_first] + E[(L_last - L_first) 1(it went on)],

@@ -140,6 +140,14 @@ def test_it_is_kept_and_read_again(tmp_path):
     assert str(again) == str(evidence) and str(again.interval()) == str(evidence.interval())
 
 
+def test_one_simulated_datum_that_is_far_off_is_enough():
+    evidence = estimate_evidence(isotropic, right_but_for_some, some_data(8), num_samples=50)
+    for missed, nats, believed in ((0, 0.0, True), (1, 0.05, True), (1, 0.2, False), (2, 0.05, False)):
+        settings = evidence.settings | {"num_missed": float(missed), "nats_missed": nats}
+        found = replace(evidence, settings=settings)
+        assert found.is_believed == believed and (f"about {nats:.2f} nats" in found.verdict()) == (not believed)
+
+
 def test_one_method_may_have_answered_all():
     """The report has words for any of them alone: there may be no samples, or no chains."""
     evidence = estimate_evidence(isotropic, right_but_for_some, some_data(8), num_samples=50)

@@ -277,8 +277,8 @@ def test_a_guide_far_off_whose_density_is_huge(at, width):
     assert check_right_or_doubted(estimate_evidence(model, of_normal(at, width), x), truth) == 1
 
 
-def test_data_that_only_one_z_of_40_shows_to_be_missed():
-    """x = (z_1^2 - z_2, z_1 z_2) and noise: two thin curves that cross in several places, far from each other."""
+def test_two_thin_curves_that_cross_in_up_to_three_places():
+    """x = (z_1^2 - z_2, z_1 z_2) and noise: modes far from each other, of which few starts of a climb miss some."""
 
     def curves(z):
         return torch.stack([z[..., 0] ** 2 - z[..., 1], z[..., 0] * z[..., 1]], -1)
@@ -296,7 +296,7 @@ def test_data_that_only_one_z_of_40_shows_to_be_missed():
     prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1) + 2 * math.log(11 / 2000)
     of_x = [torch.distributions.Normal(curves(z), 0.03).log_prob(one).sum(-1) for one in x.double()]
     truth = np.array([torch.logsumexp(prior + likelihood, 0).item() for likelihood in of_x])
-    check_right_or_doubted(estimate_evidence(model, of_normal(0.0, 0.5, 2), x), truth)
+    assert check_right_or_doubted(estimate_evidence(model, of_normal(0.0, 0.5, 2), x), truth) == 1
 
 
 def test_a_condition_that_only_the_last_data_have():
