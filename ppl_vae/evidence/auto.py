@@ -8,7 +8,8 @@ answers L together, with a bias b of their finite K, are not chosen; so the mean
 
     E[L_last] - log P(x) = E[b_first] + E[(L_last - L_first) 1(it went on)],
 
-which is known of each datum, and stated: what of it is not the bias of the last answer itself is `stopping`. At the end
+which is known of each datum, and stated: what of it is not the bias of the last answer itself is `stopping`, of data
+whose first answer was to be good by what other samples say. At the end
 `reach` asks, of data that the model draws, whether a part of the posterior is missed.
 """
 
@@ -57,7 +58,6 @@ SELECTED = 0.05  # the share of the guide's answers that may fail: of more the m
 NUM_CHAINS = 16
 TEMPERATURES = (20, 80)  # of annealing, and of another try
 KNOWN_BIAS = 0.7  # k-hat up to which the jackknife knows the bias of an answer
-SIGNIFICANT = 3.0  # standard errors: what going on did to the mean is else its own noise
 MOST_CHAINS = 256
 LARGEST_ERROR = 0.35  # nats, that chains may leave of a datum
 GUIDE, LAPLACE, ANNEALING = range(len(ANSWERS))
@@ -127,6 +127,7 @@ class Ladder:
         self.before: dict[str, Array] = {
             name: np.full(size, np.nan) for name in ("log_px_importance", "mcse_importance")
         }
+        self.promising = np.ones(size, dtype=bool)  # by samples that did not answer, before the first ones that did
         self.acceptance = np.full(size, np.nan)
         self.resolution = np.full(size, np.inf)
         self.filled = np.zeros(size, dtype=bool)
@@ -242,6 +243,10 @@ class Ladder:
         except FAILURES:
             return []
         mine = work.index >= 0
+        assert adapted.effective is not None
+        enough = adapted.effective.cpu().numpy() >= LOW_ESS
+        new = mine & np.isnan(self.first["log_px"][work.index])
+        self.promising[work.index[new]] = enough[new]
         log_weights = weights.cpu().numpy()
         self._put(work.index[mine], log_weights[:, mine], LAPLACE)
         left = self._still([replace(work, fitted=adapted, log_weights=log_weights)])
@@ -401,24 +406,23 @@ class Ladder:
             return doubtful
         return doubtful | ~within(self.numbers["mcse"][index], self.numbers["bias"][index], tolerance)
 
-    def _stopping(self) -> Array:
-        """Return what the last answers are off by, beside their own biases, [N]; zero where that may be chance.
+    def _stopping(self) -> tuple[Array, Array]:
+        """Return what the last answers are off by, beside their own biases, and the errors of that, [N] each.
 
         E[w] of the first answers is P(x), and so the last less the first say what choosing did. That needs first
-        answers whose own bias is known: others are so bad that they go on whatever they are, which chooses nothing.
+        answers that were to be good by what other samples say: those that had to go on whatever they are chose nothing.
         """
         numbers, first = self.numbers, self.first
+        known = first["khat"] <= KNOWN_BIAS
         with np.errstate(invalid="ignore"):
-            off = numbers["log_px"] - first["log_px"] + first["bias"] - numbers["bias"]
-            error = np.hypot(first["mcse"], numbers["mcse"])
-        known = (first["ess"] >= LOW_ESS) & (first["khat"] <= KNOWN_BIAS)
-        went_on = known & np.isfinite(off) & np.isfinite(error) & (first["log_px"] != numbers["log_px"])
-        off, error = np.where(went_on, off, 0.0), np.where(went_on, error, 0.0)
-        return off if abs(off.sum()) > SIGNIFICANT * np.sqrt((error**2).sum()) else np.zeros_like(off)
+            off = numbers["log_px"] - first["log_px"] + np.where(known, first["bias"], 0.0) - numbers["bias"]
+            went_on = self.promising & np.isfinite(off) & (first["log_px"] != numbers["log_px"])
+            error = np.where(known | ~went_on, first["mcse"], np.maximum(first["mcse"], abs(off)))
+        return np.where(went_on, off, 0.0), error
 
     def _result(self, reached: Reach | None) -> Evidence:
         options, prepared, numbers = self.options, self.prepared, self.numbers
-        stopping = self._stopping()
+        stopping, mcse_first = self._stopping()
         settings = {} if options.tolerance is None else {"tolerance": options.tolerance}
         if reached is not None:
             settings |= {"num_simulated": float(reached.num_simulated), "num_missed": float(reached.num_missed)}
@@ -438,7 +442,7 @@ class Ladder:
             method="auto",
             diagnostics={name: numbers[name] for name in ("bias", "draws", "khat", "log_px_psis")}
             | {name: getattr(self, name) for name in ("answered", "acceptance", "resolution")}
-            | {"stopping": stopping, "mcse_first": self.first["mcse"]}
+            | {"stopping": stopping, "mcse_first": mcse_first}
             | self.before,
             settings=settings,
             curve=self.curve,

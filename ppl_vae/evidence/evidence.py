@@ -101,14 +101,11 @@ class Evidence(Reported, Numbers):
             raise InputError(f"Expected a level between 0 and 1; got {level!r}. Use 0.95, say.")
         mean, doubtful = self.means()["log_px"], [doubt.datum for doubt in self.doubts()]
         exact = self.is_exact
-        stopping, first = (self.diagnostics.get(name, np.zeros(1)) for name in ("stopping", "mcse_first"))
-        # Where going on moved the mean, that is taken off, and with it comes the error of the answers before.
-        mcse = np.where((stopping != 0) & np.isfinite(first) & (first > 0), first, self.mcse)
         return Interval.of(
             level,
             mean=mean.value,
             se=mean.se,
-            mcse=0.0 if exact else Mean.of(self.log_px, mcse).mcse,
+            mcse=0.0 if exact else self._mcse_without_bias(),
             bias=0.0 if exact else self._diagnostics().bias,
             doubtful=self._may_be_off(doubtful) if doubtful else 0.0,
             num_doubtful=len(doubtful),
@@ -116,9 +113,14 @@ class Evidence(Reported, Numbers):
             quantity=self.quantity,
         )
 
+    def _mcse_without_bias(self) -> float:
+        """Return the error of the mean less its bias: where going on moved it, that of the answers before, too."""
+        stopping, first = (self.diagnostics.get(name, np.zeros(1)) for name in ("stopping", "mcse_first"))
+        return Mean.of(self.log_px, np.where((stopping != 0) & (first > 0), first, self.mcse)).mcse
+
     def _too_low(self, bias: float) -> float:
         """Return how far the mean is off for lack of samples, where that is no small part of its error, in nats."""
-        return abs(bias) if abs(bias) > max(NEGLIGIBLE, 2 * self.means()["log_px"].mcse) else 0.0
+        return abs(bias) if abs(bias) > max(NEGLIGIBLE, 2 * self._mcse_without_bias()) else 0.0
 
     def _diagnostics(self) -> Diagnostics:
         return of_exact(self) if self.is_exact else DIAGNOSTICS[self.method](self)

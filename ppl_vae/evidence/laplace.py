@@ -59,12 +59,13 @@ class Fitted:
     log_evidence: Tensor  # Laplace's log P(x) of each component, [J, N]; minus infinity where there is none
     heights: Tensor  # log P(x, m_j), [J, N]
     unresolved: Tensor | None = None  # whether numbers cannot tell apart what a part of P(x) comes from, [N]
+    effective: Tensor | None = None  # how many of the samples that improved it count, [N]
 
     def select(self, index: Tensor) -> "Fitted":
         """Return what was found for some of the data."""
         mixture = self.mixture.select(index)
-        lost = None if self.unresolved is None else self.unresolved[index]
-        return Fitted(mixture, self.found[index], self.log_evidence[:, index], self.heights[:, index], lost)
+        of_samples = (None if kept is None else kept[index] for kept in (self.unresolved, self.effective))
+        return Fitted(mixture, self.found[index], self.log_evidence[:, index], self.heights[:, index], *of_samples)
 
     @staticmethod
     def concatenated(parts: "list[Fitted]") -> "Fitted":
@@ -275,7 +276,8 @@ class Laplace:
         share = torch.softmax(torch.nan_to_num(log_weights, nan=-math.inf), 0)
         with torch.no_grad(), pyro.validation_enabled(False):
             lost = (share * ~self.surface.prior.of(chunk).resolved(u)).nan_to_num().sum(0) > UNRESOLVED
-        return replace(fitted, mixture=_moved(fitted.mixture, log_weights, u), unresolved=lost)
+        moved = _moved(fitted.mixture, log_weights, u)
+        return replace(fitted, mixture=moved, unresolved=lost, effective=_effective(share))
 
     def extended(self, chunk: Chunk, fitted: Fitted, log_weights: Tensor, u: Tensor) -> tuple[Fitted, Tensor]:
         """Climb from the draw of largest weight of each datum; return the mixture with new modes, and who has them."""

@@ -78,6 +78,29 @@ def test_what_chooses_the_method_does_not_answer():
     check_means(ratio, 1.0, slack=0.01)
 
 
+def test_answers_that_looked_well_by_chance_are_too_low_and_it_is_stated():
+    """Of fifty draws, those in which no large weight came stay: their mean is off by more than the bias of each."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(20), 2.0).to_event(1))
+            pyro.sample("x", dist.Poisson(z.exp()).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.full((len(x), 20), -1.0), 0.5).to_event(1))
+
+    torch.manual_seed(0)
+    x = torch.poisson((2 * torch.randn(1000, 20)).exp())
+    z, every = torch.linspace(-16, 16, 4001, dtype=torch.double), torch.arange(x.max() + 1)
+    joint = dist.Normal(0.0, 2.0).log_prob(z) + dist.Poisson(z.exp()).log_prob(every[:, None])
+    truth = (torch.logsumexp(joint, 1) + math.log(32 / 4000))[x.long()].sum(1).mean().item()
+    evidence = estimate_evidence(model, guide, x, num_samples=50)
+    interval = evidence.interval()
+    assert evidence.diagnostics["stopping"].mean() < -0.005
+    assert abs(interval.mean - interval.bias - truth) < 3 * interval.monte_carlo  # six standard errors
+
+
 def test_a_tolerance_is_reached_for_each_datum():
     x = some_data(20)
     evidence = estimate_evidence(isotropic, right_but_for_some, x, num_samples=50, tolerance=0.02)
