@@ -245,8 +245,8 @@ class Ladder:
         mine = work.index >= 0
         assert adapted.effective is not None
         enough = adapted.effective.cpu().numpy() >= LOW_ESS
-        new = mine & np.isnan(self.first["log_px"][work.index])
-        self.promising[work.index[new]] = enough[new]
+        fresh = mine & np.isnan(self.first["log_px"][work.index])
+        self.promising[work.index[fresh]] = enough[fresh]
         log_weights = weights.cpu().numpy()
         self._put(work.index[mine], log_weights[:, mine], LAPLACE)
         left = self._still([replace(work, fitted=adapted, log_weights=log_weights)])

@@ -130,8 +130,9 @@ def estimate_evidence(
             number is given, of the shape of a datum or of all data. By "importance" only; see `given_mask`.
         num_samples: K, draws of z for each datum.
         proposal: "guide", "laplace", "refined" or "prior". "laplace" is a mixture of Student-t distributions fitted to
-            each datum, with the guide in it; "refined" the guide with its parameters optimized for each datum; "prior"
-            with "importance" the naive estimate log (1/K) sum_k P(x | z_k) with z_k ~ P(z). "auto" starts there.
+            each datum, with the guide in it; "refined" the guide with its parameters optimized for each datum, with a
+            tenth of it as it was; "prior" with "importance" the naive estimate log (1/K) sum_k P(x | z_k) with
+            z_k ~ P(z). "auto" starts there. The ELBO is that of what the samples are drawn from.
         joint: Of a conditional model, log P(x, y) instead of log P(x | y).
         tolerance: Go on where needed until log P(x) is known to so many nats. Only of "auto" and "importance": for each
             datum that needs it, until its standard error and its bias are below, judged by other samples than those

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.evidence.modes import climb
+from ppl_vae.evidence.options import DEFENSIVE
 from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.student import Students, degrees
 from ppl_vae.evidence.surface import FEW, Surface, both, curvature, likelihood_slope, slope, slopes
@@ -38,7 +39,6 @@ DENSE = 128  # dimensions up to which the curvature is known in all directions
 STEEPEST = 48  # directions that are known of more
 WIDER = 1.05  # than the curvature says, as the tails of P mostly are
 LEAST_SHARE = 0.05  # of a component, as its evidence by Laplace's formula is a guess
-DEFENSIVE = 0.1  # the share of the guide
 SAME_HEIGHT, SAME_PLACE = 0.5, 4.0  # nats, and squared standard deviations: closer modes are one
 NUM_ADAPTING = 256  # samples that improve a mixture before those that answer
 FILLS, FILLED_AT_ONCE = 12, 3  # rounds at most of components where samples weigh most, and how many in each

@@ -9,6 +9,7 @@ from ppl_vae.errors import InputError, positive_int, positive_number
 from ppl_vae.utils.threads import check_threads
 
 PROPOSALS = ("guide", "prior", "refined", "laplace")
+DEFENSIVE = 0.1  # the share of the guide in a proposal that is fitted to each datum
 MOST = 64  # times num_samples: how far a tolerance may raise it, unless told
 
 

@@ -25,7 +25,7 @@ from ppl_vae.compilation.capture import UNLIKE, CannotCapture, capture, check_te
 from ppl_vae.compilation.record import GRADIENTS, alike
 from ppl_vae.distributions.unwrap import parameters_of, rebuilt
 from ppl_vae.errors import InputError, reason
-from ppl_vae.traces.log_weights import draw, log_weights
+from ppl_vae.traces.log_weights import BESIDE, draw, log_weights
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import Args, Structure, samples
 from ppl_vae.traces.run import fixed
@@ -59,6 +59,20 @@ class Shifted(Messenger):
             msg["fn"] = shifted(fn, shifts)
             if self.sticking:
                 msg["fn"] = _Sticking(msg["fn"], shifted(fn, detached))
+
+
+class _Beside(Messenger):
+    """Draw from a guide as it is, or shifted; each site keeps what it has in the other, for a mixture of both."""
+
+    def __init__(self, shifts: Shifts, share: float, *, moved: bool) -> None:
+        super().__init__()
+        self.shifts, self.share, self.moved = shifts, share, moved
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if (shifts := self.shifts.get(msg["name"])) is not None:
+            both = msg["fn"], shifted(msg["fn"], shifts)
+            msg["fn"], other = both[:: -1 if self.moved else 1]
+            msg["infer"] = msg["infer"] | {BESIDE: (other, self.share)}
 
 
 class _Sticking(dist.TorchDistribution):
@@ -213,7 +227,27 @@ class Steps:
         return compiled_or_none(make) or plain
 
 
-def refine(
+def refine(pair: Pair, args: Args, structure: Structure, **options: Any) -> Pair:
+    """Return the pair with the best Q of the guide's family for each of these data; arguments as for `best_shifts`."""
+    guide: Any = pair.guide
+    return _with_guide(pair, Shifted(best_shifts(pair, args, structure, **options))(guide))
+
+
+def beside(pair: Pair, shifts: Shifts, share: float) -> tuple[Pair, Pair]:
+    """Return the pair with its guide, and with the shifted one, weighed as a mixture in which the guide has a share.
+
+        q(z | x) = a Q(z | x) + (1 - a) Q_shifted(z | x)
+
+    Q_shifted settles on one mode: what it misses, draws of the guide show.
+    """
+    guide: Any = pair.guide
+    if not share:
+        return pair, _with_guide(pair, Shifted(shifts)(guide))
+    own, moved = _Beside(shifts, share, moved=False), _Beside(shifts, 1 - share, moved=True)
+    return _with_guide(pair, own(guide)), _with_guide(pair, moved(guide))
+
+
+def best_shifts(
     pair: Pair,
     args: Args,
     structure: Structure,
@@ -224,8 +258,8 @@ def refine(
     subsample: Tensor | None = None,
     vectorize: bool = True,
     steps: Steps | None = None,
-) -> Pair:
-    """Return the pair with the best Q of the guide's family for each of these data, in their order, as Adam finds it.
+) -> Shifts:
+    """Return the shifts that give the best Q of the guide's family for each of these data, as Adam finds it.
 
     The learning rate falls linearly to zero, in units of the unconstrained parameters. Each datum keeps its shift only
     where its ELBO, of 256 fresh samples, is higher with it than without, both drawn from the same random numbers. The
@@ -281,7 +315,7 @@ def refine(
     for name, site in best.items():
         axis = len(guide_trace.nodes[name]["fn"].batch_shape) + structure.dim
         kept[name] = {k: torch.where(better.reshape(-1, *(1,) * (v.dim() - axis - 1)), v, 0.0) for k, v in site.items()}
-    return _with_guide(pair, Shifted(kept)(guide))
+    return kept
 
 
 @torch.no_grad()

@@ -23,9 +23,9 @@ from ppl_vae.compilation.capture import (
 from ppl_vae.compilation.record import LOG_WEIGHTS, alike
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.at_once import drawn_at_once, in_words
-from ppl_vae.evidence.options import ImportanceOptions
+from ppl_vae.evidence.options import DEFENSIVE, ImportanceOptions
 from ppl_vae.evidence.prepare import Chunk, Prepared
-from ppl_vae.evidence.refine import Steps, refine
+from ppl_vae.evidence.refine import Shifts, Steps, beside, best_shifts
 from ppl_vae.traces.log_weights import Weighted, checked, draw, log_weights
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import Args, Structure
@@ -101,7 +101,7 @@ class Sampler:
             self.at_once, self.data_at_once, runs = 1, max(together, prepared.taken(rows)), self.num_samples
         self.calls = prepared.num_chunks(self.data_at_once) * runs
         self._compiled: LogWeights | None = None
-        self._refined: tuple[Chunk, Pair] | None = None
+        self._shifts: tuple[Chunk, Shifts] | None = None
         self._steps = Steps(options.compile, prepared.num_chunks(self.data_at_once))
 
     @property
@@ -135,7 +135,7 @@ class Sampler:
     @contextmanager
     def _trial(self, chunk: Chunk) -> Iterator[Work]:
         """Draw log-weights from a random state that is put back."""
-        pair = self._pair(chunk)  # which is refined once, by the estimate's own random numbers
+        pair = self._pairs(chunk, self.at_once)[-1][0]  # refined once, by the estimate's own random numbers
         with seeded(0):
             yield partial(self._run, pair, chunk, self.at_once)
 
@@ -150,17 +150,28 @@ class Sampler:
 
     def weights(self, chunk: Chunk, num_samples: int) -> Array:
         """Return log-weights [K, n] in nats."""
-        pair = self._pair(chunk)
-        runs = [partial(self._run, pair, chunk, count) for count in run_sizes(num_samples, self.at_once)]
-        parts = [self.threads.run(run, partial(self._trial, chunk)) for run in runs]
-        return np.asarray(torch.cat(parts).double().cpu().numpy())
+        runs = [
+            partial(self._run, pair, chunk, some)
+            for pair, count in self._pairs(chunk, num_samples)
+            for some in run_sizes(count, self.at_once)
+        ]
+        drawn = torch.cat([self.threads.run(run, partial(self._trial, chunk)) for run in runs])
+        return np.asarray((self._shuffled(drawn) if self.refined else drawn).double().cpu().numpy())
 
     def weighted(self, chunk: Chunk, num_samples: int) -> Weighted:
         """Return log-weights together with the latents they belong to."""
-        pair, how = self._pair(chunk), self._how(chunk)
-        counts = run_sizes(num_samples, self.at_once if self.vectorize else 1)
-        runs = [draw(pair, chunk.args, n, self.structure, likelihood=True, **how) for n in counts]
+        how, at_once = self._how(chunk), self.at_once if self.vectorize else 1
+        runs = [
+            draw(pair, chunk.args, some, self.structure, likelihood=True, **how)
+            for pair, count in self._pairs(chunk, num_samples)
+            for some in run_sizes(count, at_once)
+        ]
         return checked(Weighted.concatenated(runs), num_samples)
+
+    @staticmethod
+    def _shuffled(log_weights: Tensor) -> Tensor:
+        """Put draws of the guide and of the refined one in random order: the first of them are samples of both."""
+        return log_weights[torch.randperm(len(log_weights), device=log_weights.device)]
 
     def _run(self, pair: Pair, chunk: Chunk, count: int) -> Tensor:
         # It has one shape; others are left to Pyro, which for the same seed gives the same samples.
@@ -171,11 +182,18 @@ class Sampler:
     def _how(self, chunk: Chunk) -> dict[str, Any]:
         return {"proposal": self.proposal, "subsample": chunk.subsample, "vectorize": self.vectorize}
 
-    def _pair(self, chunk: Chunk) -> Pair:
+    def _pairs(self, chunk: Chunk, num_samples: int) -> list[tuple[Pair, int]]:
+        """Return the pairs whose guides draw so many samples, and how many each."""
+        pair = self.prepared.pair
         if not self.refined:
-            return self.prepared.pair
-        if self._refined is None or self._refined[0] is not chunk:
+            return [(pair, num_samples)]
+        by_guide = round(DEFENSIVE * num_samples)
+        own, moved = beside(pair, self._shifts_of(chunk), by_guide / num_samples)
+        return [(own, by_guide), (moved, num_samples - by_guide)] if by_guide else [(moved, num_samples)]
+
+    def _shifts_of(self, chunk: Chunk) -> Shifts:
+        if self._shifts is None or self._shifts[0] is not chunk:
             how: Any = {"subsample": chunk.subsample, "vectorize": self.vectorize}
-            refined = refine(self.prepared.pair, chunk.args, self.structure, steps=self._steps, **how)
-            self._refined = chunk, refined
-        return self._refined[1]
+            shifts = best_shifts(self.prepared.pair, chunk.args, self.structure, steps=self._steps, **how)
+            self._shifts = chunk, shifts
+        return self._shifts[1]

@@ -5,6 +5,7 @@
 one for each sample and each datum, shape [K, N].
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,6 +30,10 @@ from ppl_vae.traces.plates import (
 )
 from ppl_vae.traces.run import copies_of, fixed, get_traces, one_more_plate, run_pair
 from ppl_vae.traces.sites import Kind, answers, is_point, line_of, of_kind, scored_as_latent
+
+BESIDE = (
+    "beside"  # in a guide's site: the distribution it has in another component of a mixture, and the own one's share
+)
 
 
 def log_weights(
@@ -176,9 +181,23 @@ def scored_trace(model_trace: poutine.Trace, guide_trace: poutine.Trace, structu
 def log_q_by_datum(
     model_trace: poutine.Trace, guide_trace: poutine.Trace, structure: Structure, num_data: int
 ) -> Tensor:
-    """Return log Q(z | x) of the values in a guide's trace, in nats, [K or 1, N]; other sites of it do not count."""
+    """Return log Q(z | x) of the values in a guide's trace, in nats, [K or 1, N]; other sites of it do not count.
+
+    Where sites have another distribution beside, Q is the mixture: log (a Q_1(z | x) + (1 - a) Q_2(z | x)).
+    """
     trace = scored_trace(model_trace, guide_trace, structure)
-    return log_prob_by_datum(trace, [name for name in structure.q if name in trace], structure, num_data)
+    names = [name for name in structure.q if name in trace]
+    own = log_prob_by_datum(trace, names, structure, num_data)
+    nodes: dict[str, Any] = trace.nodes
+    beside = {n: nodes[n]["infer"][BESIDE] for n in names if BESIDE in nodes[n]["infer"]}
+    if not beside:
+        return own
+    others = trace.copy()
+    nodes = others.nodes
+    nodes |= {n: nodes[n] | {"fn": fn} for n, (fn, _) in beside.items()}
+    share = next(share for _, share in beside.values())
+    other = log_prob_by_datum(others, names, structure, num_data)
+    return torch.logaddexp(math.log(share) + own, math.log1p(-share) + other)
 
 
 def non_finite_site(pair: Pair, args: Args) -> str:

@@ -251,6 +251,24 @@ def test_discrete_and_continuous_together():
     assert check_right_or_doubted(evidence, on_grid(log_joint, x)) > 0.5
 
 
+def test_a_refined_guide_that_settles_on_one_of_two_modes():
+    """The guide covers both, and draws of it in the proposal show the other: without them no weight is ever large."""
+    torch.manual_seed(0)
+    x = torch.where(torch.rand(60) < 0.5, -1.5, 1.5) + torch.randn(60)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+            pyro.sample("x", dist.Normal(3 * z.abs() - 1.5, 0.5), obs=x)
+
+    truth = on_grid(
+        lambda one, z: dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(3 * z.abs() - 1.5, 0.5).log_prob(one), x
+    )
+    evidence = estimate_evidence(model, of_normal(0.2, 0.8), x, method="importance", proposal="refined")
+    check_right_or_doubted(evidence, truth)
+    check_log_px(evidence.log_px, np.hypot(evidence.mcse, 0.02), truth, evidence.diagnostics["draws"], slack=0.05)
+
+
 @pytest.mark.parametrize("size", [4, 40])
 def test_a_guide_that_was_never_trained(size):
     torch.manual_seed(2)
