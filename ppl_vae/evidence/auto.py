@@ -8,9 +8,9 @@ answers L together, with a bias b of their finite K, are not chosen; so the mean
 
     E[L_last] - log P(x) = E[b_first] + E[(L_last - L_first) 1(it went on)],
 
-which is known of each datum, and stated: what of it is not the bias of the last answer itself is `stopping`, of data
-whose first answer was to be good by what other samples say. At the end
-`reach` asks, of data that the model draws, whether a part of the posterior is missed.
+which is known of each datum, and stated: what of it is not the bias of the last answer itself is `stopping`. It counts
+data whose first answer other samples call good. At the end `reach` asks, of data that the model draws, whether a part
+of the posterior is missed.
 """
 
 import time
@@ -413,11 +413,11 @@ class Ladder:
         answers that were to be good by what other samples say: those that had to go on whatever they are chose nothing.
         """
         numbers, first = self.numbers, self.first
-        known = first["khat"] <= KNOWN_BIAS
         with np.errstate(invalid="ignore"):
-            off = numbers["log_px"] - first["log_px"] + np.where(known, first["bias"], 0.0) - numbers["bias"]
+            off = numbers["log_px"] - first["log_px"] + first["bias"] - numbers["bias"]
             went_on = self.promising & np.isfinite(off) & (first["log_px"] != numbers["log_px"])
-            error = np.where(known | ~went_on, first["mcse"], np.maximum(first["mcse"], abs(off)))
+            unlikely = went_on & (first["khat"] > KNOWN_BIAS)  # a weight that came by chance: as much may not have come
+            error = np.where(unlikely, np.maximum(first["mcse"], abs(off)), first["mcse"])
         return np.where(went_on, off, 0.0), error
 
     def _result(self, reached: Reach | None) -> Evidence:

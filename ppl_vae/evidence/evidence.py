@@ -105,7 +105,7 @@ class Evidence(Reported, Numbers):
             level,
             mean=mean.value,
             se=mean.se,
-            mcse=0.0 if exact else self._mcse_without_bias(),
+            mcse=0.0 if exact else self._mcse_of_corrected(),
             bias=0.0 if exact else self._diagnostics().bias,
             doubtful=self._may_be_off(doubtful) if doubtful else 0.0,
             num_doubtful=len(doubtful),
@@ -113,14 +113,14 @@ class Evidence(Reported, Numbers):
             quantity=self.quantity,
         )
 
-    def _mcse_without_bias(self) -> float:
+    def _mcse_of_corrected(self) -> float:
         """Return the error of the mean less its bias: where going on moved it, that of the answers before, too."""
         stopping, first = (self.diagnostics.get(name, np.zeros(1)) for name in ("stopping", "mcse_first"))
         return Mean.of(self.log_px, np.where((stopping != 0) & (first > 0), first, self.mcse)).mcse
 
     def _too_low(self, bias: float) -> float:
         """Return how far the mean is off for lack of samples, where that is no small part of its error, in nats."""
-        return abs(bias) if abs(bias) > max(NEGLIGIBLE, 2 * self._mcse_without_bias()) else 0.0
+        return abs(bias) if abs(bias) > max(NEGLIGIBLE, 2 * self._mcse_of_corrected()) else 0.0
 
     def _diagnostics(self) -> Diagnostics:
         return of_exact(self) if self.is_exact else DIAGNOSTICS[self.method](self)

@@ -44,7 +44,7 @@ from ppl_vae.evidence.diagnostics import ROUNDING, estimates, khat_threshold, pa
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.options import ImportanceOptions
 from ppl_vae.evidence.prepare import Chunk, Prepared
-from ppl_vae.evidence.refine import refine
+from ppl_vae.evidence.refine import Shifts, beside, best_shifts
 from ppl_vae.evidence.weight_sampler import Sampler
 from ppl_vae.missing import all_known
 from ppl_vae.traces.log_weights import checked, weigh
@@ -192,43 +192,44 @@ class _Asked:
 
     def _exactly(self, draws: Array) -> dict[str, Array]:
         """Return what one run says where no latent is drawn."""
-        v, w = (np.broadcast_to(term, (2, term.shape[1])) for term in self._terms(self._proposing(), 0, 1))
+        v, w = (np.broadcast_to(term, (2, term.shape[1])) for term in self._terms(self._shifts(), 0, 1))
         return _of_terms(v, w, shared=True) | {"ess": draws, "scheme": np.zeros(len(draws)), "more": 0.0 * draws}
 
     def _by_chosen(self) -> dict[str, Array]:
         """Return the estimates by the scheme that a pilot finds best for each datum, from fresh samples."""
-        proposing, count = self._proposing(), self.sampler.num_samples
+        shifts, count = self._shifts(), self.sampler.num_samples
         few = min(count, max(FEWEST, count // PILOT))
-        pilot = {i: self._terms(proposing, i, few) for i in (0, 1)}
+        pilot = {i: self._terms(shifts, i, few) for i in (0, 1)}
         tried = [_by_scheme(pilot, i) for i in range(len(SCHEMES))]
         scheme = _chosen(tried, few)
         # A set of samples is drawn for all data of the chunk where one of them needs it.
-        sets = {i: self._terms(proposing, i, count) for i in (0, 1) if ((scheme == i) | (scheme == APART)).any()}
+        sets = {i: self._terms(shifts, i, count) for i in (0, 1) if ((scheme == i) | (scheme == APART)).any()}
         found = {"scheme": scheme.astype(float)}
         for one in np.unique(scheme):
             for key, values in _by_scheme(sets, int(one)).items():
                 found[key] = np.where(scheme == one, values, found.get(key, np.nan))
         return found | {"more": _more(found, [*tried, *(_by_scheme(sets, i) for i in sets)], few, TOLD)}
 
-    def _proposing(self) -> tuple[Pair, Pair]:
-        """Return the pairs whose guides draw z given all that is observed, and given what is given."""
-        pair, sampler = self.sampler.prepared.pair, self.sampler
+    def _shifts(self) -> tuple[Shifts, Shifts] | None:
+        """Return what refines the guide for each datum given all that is observed, and given what is given."""
+        sampler = self.sampler
         if not sampler.refined:
-            return pair, pair
-        how: Any = {"subsample": self.chunk.subsample, "vectorize": sampler.vectorize}
-        of_all, of_given = (refine(pair, args, sampler.structure, **how) for args in self.args)
+            return None
+        pair, how = sampler.prepared.pair, dict[str, Any](subsample=self.chunk.subsample, vectorize=sampler.vectorize)
+        of_all, of_given = (best_shifts(pair, args, sampler.structure, **how) for args in self.args)
         return of_all, of_given
 
-    def _terms(self, proposing: tuple[Pair, Pair], which: int, num_samples: int) -> Terms:
+    def _terms(self, shifts: tuple[Shifts, Shifts] | None, which: int, num_samples: int) -> Terms:
         """Return log v and log w of samples given all that is observed (0), or given what is given (1)."""
-        sampler, args = self.sampler, self.args
+        sampler, args, pair = self.sampler, self.args, self.sampler.prepared.pair
         at_once = sampler.at_once if sampler.vectorize else 1
         drawn = [
             two_terms(
-                proposing[which], args[which], args, count, sampler.structure,
+                drawing, args[which], args, some, sampler.structure,
                 proposal=sampler.proposal, subsample=self.chunk.subsample, vectorize=sampler.vectorize,
             )
-            for count in run_sizes(num_samples, at_once)
+            for drawing, count in (beside(pair, shifts[which], num_samples) if shifts else [(pair, num_samples)])
+            for some in run_sizes(count, at_once)
         ]  # fmt: skip
         v, w = (torch.cat(parts).double().cpu().numpy() for parts in zip(*drawn, strict=True))
         return v, np.where(self.none_given, 0.0, w)  # P of nothing is 1

@@ -98,8 +98,8 @@ class Numbers:
         elbo_proposal: what those of the ELBO were drawn from: annealing from the prior has the guide's, too.
         method: "importance", "ais" or "sandwich".
         diagnostics: more numbers per datum, by name, each [N]. bias: the jackknife's estimate of that of log_px. Of
-            importance sampling: draws (K of each datum), khat, log_px_psis, and with a tolerance stopping, the bias
-            of a datum that went on until it was reached. Of annealing: acceptance, step_size,
+            importance sampling: draws (K of each datum), khat, log_px_psis, and with a tolerance, or by "auto",
+            stopping, the bias of a datum that went on. Of annealing: acceptance, step_size,
             chain_spread (the standard deviation of the log-weights over chains), and log_px_importance with
             mcse_importance.
         settings: numbers the method was run with.

@@ -25,6 +25,7 @@ from ppl_vae.compilation.capture import UNLIKE, CannotCapture, capture, check_te
 from ppl_vae.compilation.record import GRADIENTS, alike
 from ppl_vae.distributions.unwrap import parameters_of, rebuilt
 from ppl_vae.errors import InputError, reason
+from ppl_vae.evidence.options import DEFENSIVE
 from ppl_vae.traces.log_weights import BESIDE, draw, log_weights
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import Args, Structure, samples
@@ -70,8 +71,8 @@ class _Beside(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if (shifts := self.shifts.get(msg["name"])) is not None:
-            both = msg["fn"], shifted(msg["fn"], shifts)
-            msg["fn"], other = both[:: -1 if self.moved else 1]
+            fn, moved = msg["fn"], shifted(msg["fn"], shifts)
+            msg["fn"], other = (moved, fn) if self.moved else (fn, moved)
             msg["infer"] = msg["infer"] | {BESIDE: (other, self.share)}
 
 
@@ -233,18 +234,20 @@ def refine(pair: Pair, args: Args, structure: Structure, **options: Any) -> Pair
     return _with_guide(pair, Shifted(best_shifts(pair, args, structure, **options))(guide))
 
 
-def beside(pair: Pair, shifts: Shifts, share: float) -> tuple[Pair, Pair]:
-    """Return the pair with its guide, and with the shifted one, weighed as a mixture in which the guide has a share.
+def beside(pair: Pair, shifts: Shifts, num_samples: int) -> list[tuple[Pair, int]]:
+    """Return pairs whose guides draw so many samples of a mixture of the guide and the shifted one, and how many each.
 
         q(z | x) = a Q(z | x) + (1 - a) Q_shifted(z | x)
 
-    Q_shifted settles on one mode: what it misses, draws of the guide show.
+    Q_shifted settles on one mode: what it misses, draws of the guide show. A single sample is of Q_shifted.
     """
     guide: Any = pair.guide
-    if not share:
-        return pair, _with_guide(pair, Shifted(shifts)(guide))
+    if num_samples == 1:
+        return [(_with_guide(pair, Shifted(shifts)(guide)), 1)]
+    by_guide = max(1, round(DEFENSIVE * num_samples))
+    share = by_guide / num_samples
     own, moved = _Beside(shifts, share, moved=False), _Beside(shifts, 1 - share, moved=True)
-    return _with_guide(pair, own(guide)), _with_guide(pair, moved(guide))
+    return [(_with_guide(pair, own(guide)), by_guide), (_with_guide(pair, moved(guide)), num_samples - by_guide)]
 
 
 def best_shifts(
@@ -276,7 +279,8 @@ def best_shifts(
     guide: Any = pair.guide
     with torch.no_grad(), fixed(structure, subsample):
         guide_trace = poutine.trace(guide).get_trace(*args)
-    shifts = zeros(guide_trace)
+    # Auxiliary sites, which are no part of log Q, stay: they have to be drawn alike where a mixture is weighed.
+    shifts = {name: site for name, site in zeros(guide_trace).items() if name in structure.q}
 
     def weights(messenger: Shifted | None = None) -> Tensor:
         other = pair if messenger is None else _with_guide(pair, messenger(guide))

@@ -314,7 +314,11 @@ def _blind_spot(numbers: Numbers) -> str:
 
 def _source(numbers: Numbers) -> str:
     given = f"Q(z | {numbers.observed})"
-    sources = {"guide": f"the guide {given}", "prior": "the prior P(z)", "refined": f"the refined guide {given}"}
+    sources = {
+        "guide": f"the guide {given}",
+        "prior": "the prior P(z)",
+        "refined": f"the refined guide {given}, a tenth from the guide as it was",
+    }
     sources |= {"laplace": "Laplace mixtures fitted to each"}
     return sources[numbers.proposal]
 

@@ -23,7 +23,7 @@ from ppl_vae.compilation.capture import (
 from ppl_vae.compilation.record import LOG_WEIGHTS, alike
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.at_once import drawn_at_once, in_words
-from ppl_vae.evidence.options import DEFENSIVE, ImportanceOptions
+from ppl_vae.evidence.options import ImportanceOptions
 from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.refine import Shifts, Steps, beside, best_shifts
 from ppl_vae.traces.log_weights import Weighted, checked, draw, log_weights
@@ -156,7 +156,9 @@ class Sampler:
             for some in run_sizes(count, self.at_once)
         ]
         drawn = torch.cat([self.threads.run(run, partial(self._trial, chunk)) for run in runs])
-        return np.asarray((self._shuffled(drawn) if self.refined else drawn).double().cpu().numpy())
+        if self.refined:  # the first of them are to be samples of what all are of
+            drawn = drawn[torch.randperm(len(drawn), device=drawn.device)]
+        return np.asarray(drawn.double().cpu().numpy())
 
     def weighted(self, chunk: Chunk, num_samples: int) -> Weighted:
         """Return log-weights together with the latents they belong to."""
@@ -166,12 +168,8 @@ class Sampler:
             for pair, count in self._pairs(chunk, num_samples)
             for some in run_sizes(count, at_once)
         ]
-        return checked(Weighted.concatenated(runs), num_samples)
-
-    @staticmethod
-    def _shuffled(log_weights: Tensor) -> Tensor:
-        """Put draws of the guide and of the refined one in random order: the first of them are samples of both."""
-        return log_weights[torch.randperm(len(log_weights), device=log_weights.device)]
+        found = checked(Weighted.concatenated(runs), num_samples)
+        return found.shuffled() if self.refined else found
 
     def _run(self, pair: Pair, chunk: Chunk, count: int) -> Tensor:
         # It has one shape; others are left to Pyro, which for the same seed gives the same samples.
@@ -185,11 +183,7 @@ class Sampler:
     def _pairs(self, chunk: Chunk, num_samples: int) -> list[tuple[Pair, int]]:
         """Return the pairs whose guides draw so many samples, and how many each."""
         pair = self.prepared.pair
-        if not self.refined:
-            return [(pair, num_samples)]
-        by_guide = round(DEFENSIVE * num_samples)
-        own, moved = beside(pair, self._shifts_of(chunk), by_guide / num_samples)
-        return [(own, by_guide), (moved, num_samples - by_guide)] if by_guide else [(moved, num_samples)]
+        return beside(pair, self._shifts_of(chunk), num_samples) if self.refined else [(pair, num_samples)]
 
     def _shifts_of(self, chunk: Chunk) -> Shifts:
         if self._shifts is None or self._shifts[0] is not chunk:

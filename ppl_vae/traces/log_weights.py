@@ -31,9 +31,8 @@ from ppl_vae.traces.plates import (
 from ppl_vae.traces.run import copies_of, fixed, get_traces, one_more_plate, run_pair
 from ppl_vae.traces.sites import Kind, answers, is_point, line_of, of_kind, scored_as_latent
 
-BESIDE = (
-    "beside"  # in a guide's site: the distribution it has in another component of a mixture, and the own one's share
-)
+# In the infer of a guide's site: its distribution in the other component of a mixture, and the share of its own.
+BESIDE = "beside"
 
 
 def log_weights(
@@ -90,6 +89,13 @@ class Weighted(NamedTuple):
             {name: parted(value) for name, value in self.latents.items()},
             {name: value[: all_data // count] for name, value in self.observed.items()},
         )
+
+    def shuffled(self) -> "Weighted":
+        """Return the samples in random order, so that the first of them are samples of what all are of."""
+        order = torch.randperm(len(self.log_weights), device=self.log_weights.device)
+        likelihood = None if self.log_likelihood is None else self.log_likelihood[order]
+        latents = {name: value[order] for name, value in self.latents.items()}
+        return Weighted(self.log_weights[order], likelihood, latents, self.observed)
 
     @classmethod
     def concatenated(cls, runs: list["Weighted"]) -> "Weighted":
@@ -185,19 +191,19 @@ def log_q_by_datum(
 
     Where sites have another distribution beside, Q is the mixture: log (a Q_1(z | x) + (1 - a) Q_2(z | x)).
     """
-    trace = scored_trace(model_trace, guide_trace, structure)
-    names = [name for name in structure.q if name in trace]
-    own = log_prob_by_datum(trace, names, structure, num_data)
-    nodes: dict[str, Any] = trace.nodes
-    beside = {n: nodes[n]["infer"][BESIDE] for n in names if BESIDE in nodes[n]["infer"]}
+
+    def of(trace: poutine.Trace) -> Tensor:
+        scored = scored_trace(model_trace, trace, structure)
+        return log_prob_by_datum(scored, [name for name in structure.q if name in scored], structure, num_data)
+
+    nodes: dict[str, Any] = guide_trace.nodes
+    beside = {n: nodes[n]["infer"][BESIDE] for n in structure.q if n in nodes and BESIDE in nodes[n]["infer"]}
     if not beside:
-        return own
-    others = trace.copy()
+        return of(guide_trace)
+    others, share = guide_trace.copy(), next(share for _, share in beside.values())
     nodes = others.nodes
     nodes |= {n: nodes[n] | {"fn": fn} for n, (fn, _) in beside.items()}
-    share = next(share for _, share in beside.values())
-    other = log_prob_by_datum(others, names, structure, num_data)
-    return torch.logaddexp(math.log(share) + own, math.log1p(-share) + other)
+    return torch.logaddexp(math.log(share) + of(guide_trace), math.log1p(-share) + of(others))
 
 
 def non_finite_site(pair: Pair, args: Args) -> str:

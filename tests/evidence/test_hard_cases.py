@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from bounds import check_log_px
+from bounds import check_evidence, check_log_px
 from ppl_vae.guides import MeanField
 from ppl_vae.models import VAE, LinearGaussian
 
@@ -267,6 +267,51 @@ def test_a_refined_guide_that_settles_on_one_of_two_modes():
     evidence = estimate_evidence(model, of_normal(0.2, 0.8), x, method="importance", proposal="refined")
     check_right_or_doubted(evidence, truth)
     check_log_px(evidence.log_px, np.hypot(evidence.mcse, 0.02), truth, evidence.diagnostics["draws"], slack=0.05)
+
+
+def test_a_refined_guide_beside_the_guide_where_the_model_masks_a_latent():
+    """Both are scored where the model scores the latent: the exact posterior has equal weights."""
+    torch.manual_seed(0)
+    x = 2**0.5 * torch.randn(12, 3)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("w", dist.Normal(torch.zeros(4), 1.0).to_event(1).mask(x[:, 2] > 0))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x[:, :2])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, :2] / 2, 0.5**0.5).to_event(1))
+            pyro.sample("w", dist.Normal(torch.zeros(len(x), 4), 1.0).to_event(1))
+
+    truth = dist.Normal(0.0, 2**0.5).log_prob(x[:, :2]).sum(1).numpy()
+    evidence = estimate_evidence(model, guide, x, method="importance", proposal="refined", num_samples=100)
+    np.testing.assert_allclose(evidence.log_px, truth, atol=0.02)
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_a_refined_guide_beside_the_guide_with_an_auxiliary_latent(vectorize):
+    """What is no part of log Q is drawn alike by both; two latents, of which one depends on the other."""
+    torch.manual_seed(0)
+    x = 3**0.5 * torch.randn(30)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+            v = pyro.sample("v", dist.Normal(z, 1.0))
+            pyro.sample("x", dist.Normal(v, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Normal(x / 3 - 1.5, 0.1), infer={"is_auxiliary": True})
+            z = pyro.sample("z", dist.Normal(u, 1.0))
+            pyro.sample("v", dist.Normal((z + x) / 2 + 0.5, 0.8))
+
+    truth = dist.Normal(0.0, 3**0.5).log_prob(x).numpy()
+    how = {"num_samples": 2000 if vectorize else 100, "vectorize": vectorize}
+    evidence = estimate_evidence(model, guide, x, method="importance", proposal="refined", **how)
+    check_evidence(evidence, truth)
 
 
 @pytest.mark.parametrize("size", [4, 40])
