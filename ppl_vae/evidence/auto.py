@@ -57,11 +57,11 @@ FILL_BELOW, LEAST_FILLED = 0.4, 0.15  # the share of a mixture's draws that coun
 SELECTED = 0.05  # the share of the guide's answers that may fail: of more the mean of those that stay is off
 NUM_CHAINS = 16
 TEMPERATURES = (20, 80)  # of annealing, and of another try
-KNOWN_BIAS = 0.7  # k-hat up to which the jackknife knows the bias of an answer
+KNOWN_BIAS = 0.7  # k-hat up to which the jackknife knows the bias of an answer; above it one weight says most of it
 MOST_CHAINS = 256
 LARGEST_ERROR = 0.35  # nats, that chains may leave of a datum
 GUIDE, LAPLACE, ANNEALING = range(len(ANSWERS))
-FIRST = ("log_px", "bias", "mcse", "ess", "khat")
+FIRST = ("log_px", "bias", "mcse", "khat")
 OF_SAMPLES = ("log_px", "mcse", "ess", "bias", "draws", "khat", "log_px_psis")
 
 

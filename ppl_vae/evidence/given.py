@@ -232,6 +232,9 @@ class _Asked:
             for some in run_sizes(count, at_once)
         ]  # fmt: skip
         v, w = (torch.cat(parts).double().cpu().numpy() for parts in zip(*drawn, strict=True))
+        if shifts:  # the first of them are to be samples of what all are of
+            order = torch.randperm(len(v)).numpy()
+            v, w = v[order], w[order]
         return v, np.where(self.none_given, 0.0, w)  # P of nothing is 1
 
 

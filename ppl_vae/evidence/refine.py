@@ -281,6 +281,8 @@ def best_shifts(
         guide_trace = poutine.trace(guide).get_trace(*args)
     # Auxiliary sites, which are no part of log Q, stay: they have to be drawn alike where a mixture is weighed.
     shifts = {name: site for name, site in zeros(guide_trace).items() if name in structure.q}
+    if not shifts:
+        return {}
 
     def weights(messenger: Shifted | None = None) -> Tensor:
         other = pair if messenger is None else _with_guide(pair, messenger(guide))
