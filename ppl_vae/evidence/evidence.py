@@ -82,8 +82,8 @@ class Evidence(Reported, Numbers):
             level: how often such an interval is to hold log P(x), between 0 and 1.
 
         Returns:
-            `Interval`: low, high, low_of_data, high_of_data, and each part: sampling of the data, Monte Carlo, bias,
-            and how far data in doubt could raise the mean; in nats.
+            `Interval`: low, high, low_of_data, high_of_data, and each part: sampling of the data, Monte Carlo, bias of
+            a finite K and of data that went on, and how far data in doubt could raise the mean; in nats.
 
         Raises:
             InputError: a level that is not between 0 and 1.
@@ -100,13 +100,14 @@ class Evidence(Reported, Numbers):
         if not 0 < level < 1:
             raise InputError(f"Expected a level between 0 and 1; got {level!r}. Use 0.95, say.")
         mean, doubtful = self.means()["log_px"], [doubt.datum for doubt in self.doubts()]
-        exact = self.is_exact
+        exact, went_on = self.is_exact, float(np.nanmean(self.diagnostics.get("stopping", np.zeros(1))))
         return Interval.of(
             level,
             mean=mean.value,
             se=mean.se,
             mcse=0.0 if exact else self._mcse_of_corrected(),
-            bias=0.0 if exact else self._diagnostics().bias,
+            bias=0.0 if exact else self._diagnostics().bias - went_on,
+            went_on=went_on,
             doubtful=self._may_be_off(doubtful) if doubtful else 0.0,
             num_doubtful=len(doubtful),
             num_data=len(self),

@@ -1,10 +1,11 @@
 """Where log P(x) lies, with everything that may move it: the data, the draws, the bias of a finite K, data in doubt.
 
-    L - b -+ t se,    se^2 = var_n(L_n) / N,    b = mean_n(b_n)
+    L - b -+ t se,    se^2 = var_n(L_n) / N,    b = mean_n(b_n + c_n)
 
 with L_n the estimates, whose spread over the data holds their Monte Carlo error, too, t the quantile of Student's
-distribution with N - 1 degrees of freedom, and b_n the jackknife's estimate of the bias. Of these data alone it is
-L - b -+ z MCSE. What data in doubt could add makes the upper end higher: they are more likely too low.
+distribution with N - 1 degrees of freedom, b_n the jackknife's estimate of the bias of a finite K, and c_n how far
+datum n is off because it went on when an answer of it was in doubt. Of these data alone it is L - b -+ z MCSE. What
+data in doubt could add makes the upper end higher: they are more likely too low.
 """
 
 import math
@@ -26,7 +27,8 @@ class Interval(Reported):
         mean: the mean of the estimates.
         sampling: half of the width that is due to which data there are; NaN of a single datum.
         monte_carlo: half of the width that is due to finitely many draws.
-        bias: how far the mean of the estimates is above log P(x), for a finite K and for data that went on.
+        bias: how far the mean of the estimates is above log P(x) for a finite K.
+        went_on: how far it is for data that went on when they were in doubt, beside that; 0 where none did.
         doubtful: how far data in doubt could raise the mean.
         num_doubtful, num_data: how many are in doubt, of how many.
         quantity: what it is of, "log P(x)".
@@ -41,6 +43,7 @@ class Interval(Reported):
     sampling: float
     monte_carlo: float
     bias: float
+    went_on: float
     doubtful: float
     num_doubtful: int
     num_data: int
@@ -55,6 +58,7 @@ class Interval(Reported):
         se: float,
         mcse: float,
         bias: float,
+        went_on: float = 0.0,
         doubtful: float,
         num_doubtful: int,
         num_data: int,
@@ -65,7 +69,7 @@ class Interval(Reported):
         by_draws = float(stats.norm.isf(tail)) * mcse
         by_all = float(stats.t.isf(tail, num_data - 1)) * max(se, mcse) if num_data > 1 else math.nan
         by_data = math.sqrt(max(0.0, by_all**2 - by_draws**2)) if num_data > 1 else math.nan
-        centre = mean - bias
+        centre = mean - bias - went_on
         return cls(
             level,
             centre - by_all,
@@ -76,6 +80,7 @@ class Interval(Reported):
             by_data,
             by_draws,
             bias,
+            went_on,
             doubtful,
             num_doubtful,
             num_data,
@@ -90,11 +95,13 @@ class Interval(Reported):
 
         share = f"{100 * self.level:.4g}%"
         weights = "weights of a finite variance: k-hat below its limit, or chains whose weights are alike"
+        first = "their first answers: unbiased for P(x), as nothing chose them; it is taken off"
         words = [
             ("", "nats", "it rests on"),
             ("sampling of the data", half(self.sampling), f"{self.num_data} independent draws of one population"),
             ("Monte Carlo", half(self.monte_carlo), weights),
-            ("bias", number(-self.bias), "the jackknife: a bias that falls as 1 / K; it is taken off"),
+            ("bias of a finite K", number(-self.bias), "the jackknife: it falls as 1 / K; it is taken off"),
+            *([("data that went on", number(-self.went_on), first)] if self.went_on else []),
             (
                 "data in doubt",
                 f"up to {number(self.doubtful)}",

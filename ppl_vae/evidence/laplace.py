@@ -21,7 +21,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppl_vae.evidence.modes import climb
+from ppl_vae.evidence.modes import Known, climb
 from ppl_vae.evidence.options import DEFENSIVE
 from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.student import Students, degrees
@@ -130,14 +130,34 @@ class Laplace:
             value, gradient = self._at_rows(kind, chunk, index % n, u)
             return value, gradient
 
-        if self.small:  # where x alone says that z is: far out in the prior's tail, from where no draw comes
-            alone = climb(partial(evaluate, kind=likelihood_slope), mean, scale, LIKELIEST)
-            starts.append(alone.position)
-            widths.append(scale)
-        summits = climb(evaluate, torch.cat(starts), torch.cat(widths), NUM_ROUNDS)
-        position = summits.position.reshape(len(starts), n, -1)
-        height = summits.log_density.reshape(len(starts), n)
+        def climbed(some: slice, known: Known | None = None) -> tuple[Tensor, Tensor]:
+            summits = climb(evaluate, torch.cat(starts[some]), torch.cat(widths[some]), NUM_ROUNDS, known)
+            height = torch.where(summits.known, -math.inf, summits.log_density).reshape(-1, n)
+            return summits.position.reshape(*height.shape, -1), height
+
+        if not self.small:
+            return self._mixture(chunk, *climbed(slice(None)), scale)
+        # Where x alone says that z is: far out in the prior's tail, from where no draw comes.
+        alone = climb(partial(evaluate, kind=likelihood_slope), mean, scale, LIKELIEST)
+        starts.append(alone.position)
+        widths.append(scale)
+        found = climbed(slice(1 + FROM_Q))
+        others = climbed(slice(1 + FROM_Q, None), self._bowl(chunk, *found, scale))
+        position, height = (torch.cat(parts) for parts in zip(found, others, strict=True))
         return self._mixture(chunk, position, height, scale)
+
+    def _bowl(self, chunk: Chunk, position: Tensor, height: Tensor, scale: Tensor) -> Known:
+        """Return what says of a climb that it is below the highest of these summits [M, N, D], and ends there."""
+        top, best = height.max(0)
+        mean = position[best, torch.arange(chunk.size, device=scale.device)]
+        vectors, values = self._curved(chunk, top.isfinite().nonzero()[:, 0], mean, scale)
+
+        def known(u: Tensor, log_density: Tensor, index: Tensor) -> Tensor:
+            row = index % chunk.size
+            distance = _distances(u, mean[row], scale[row], vectors[row], values[row])
+            return (distance < SAME_PLACE) & ((top[row] - distance / 2 - log_density).abs() < SAME_HEIGHT)
+
+        return known
 
     def _mixture(self, chunk: Chunk, position: Tensor, height: Tensor, scale: Tensor) -> Fitted:
         """Make a component of each summit [M, N, D] that is none of a higher one's."""
@@ -160,9 +180,7 @@ class Laplace:
             means.append(mean)
             directions.append(vectors)
             roots.append(root * WIDER)
-            apart = (position - mean) / scale
-            along = torch.einsum("mnd,ndr->mnr", apart, vectors)
-            distance = (apart**2).sum(-1) + ((values - 1) * along**2).sum(-1)
+            distance = _distances(position, mean, scale, vectors, values)
             alive &= ~((distance < SAME_PLACE) & ((height - top).abs() < SAME_HEIGHT))
             alive[best, every] = False
         log_evidence = torch.stack(evidence)
@@ -395,6 +413,13 @@ class Laplace:
         rows = torch.arange(self._filled_to(n, most), device=u.device) % n
         found = self.surface(slopes, chunk.select(rows), u[:, rows], calls=calls)
         return tuple(value[:, :n].to(u.dtype) for value in found)
+
+
+def _distances(u: Tensor, mean: Tensor, scale: Tensor, vectors: Tensor, values: Tensor) -> Tensor:
+    """Return squared distances of u [..., D] in standard deviations; curvature is 1 but along vectors [..., D, R]."""
+    apart = (u - mean) / scale
+    along = torch.einsum("...d,...dr->...r", apart, vectors)
+    return (apart**2).sum(-1) + ((values - 1) * along**2).sum(-1)
 
 
 def _moved(mixture: Students, log_weights: Tensor, u: Tensor) -> Students:

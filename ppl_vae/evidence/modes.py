@@ -18,6 +18,7 @@ from torch import Tensor
 
 Index = Tensor  # of rows, [r]
 Climbable = Callable[[Tensor, Index], tuple[Tensor, Tensor]]  # u [r, D] of these rows -> log f [r] and gradient [r, D]
+Known = Callable[[Tensor, Tensor, Index], Tensor]  # u [r, D] and log f [r] of these rows -> whether they need not go on
 
 MEMORY = 12  # pairs of steps and changes of the gradient that are kept
 SUFFICIENT = 1e-4  # of the rise that the slope promises, at least
@@ -34,6 +35,7 @@ class Summits(NamedTuple):
     position: Tensor  # u, [R, D]
     log_density: Tensor  # [R]
     reached: Tensor  # whether the climb ended by itself, [R]
+    known: Tensor  # whether it was ended below a mode that is known, [R]
 
 
 class _Memory:
@@ -75,10 +77,11 @@ class _Memory:
         return q
 
 
-def climb(evaluate: Climbable, start: Tensor, scale: Tensor, num_rounds: int) -> Summits:
+def climb(evaluate: Climbable, start: Tensor, scale: Tensor, num_rounds: int, known: Known | None = None) -> Summits:
     """Climb from every row of start [R, D], in units of scale [R, D], in at most so many evaluations of each.
 
-    A row at which log f is not finite stays where it is, and has not reached a mode.
+    A row at which log f is not finite stays where it is, and has not reached a mode. One that is `known` to be below a
+    mode that was found before stops there.
 
     >>> def normal(u, rows):
     ...     return -((u - 3) ** 2).sum(-1) / 2, 3 - u
@@ -90,7 +93,7 @@ def climb(evaluate: Climbable, start: Tensor, scale: Tensor, num_rounds: int) ->
     gradient = _finite(gradient) * scale
     memory = _Memory(start)
     active = log_density.isfinite()
-    reached = torch.zeros_like(active)
+    reached, ended = torch.zeros_like(active), torch.zeros_like(active)
     length, halvings, near = torch.ones_like(log_density), torch.zeros_like(log_density), torch.zeros_like(log_density)
     longest = torch.full_like(log_density, FIRST)
     direction = _limited(gradient, longest)
@@ -117,7 +120,10 @@ def climb(evaluate: Climbable, start: Tensor, scale: Tensor, num_rounds: int) ->
         stuck = halvings[index] >= HALVINGS
         reached[index[done | stuck]] = True
         active[index[done | stuck]] = False
-    return Summits(position, log_density, reached)
+        if known is not None:
+            ended[index[known(position[index], log_density[index], index)]] = True
+            active &= ~ended
+    return Summits(position, log_density, reached, ended)
 
 
 def _limited(direction: Tensor, longest: Tensor) -> Tensor:

@@ -18,7 +18,10 @@ def test_parts_are_put_together():
     np.testing.assert_allclose([found.low, found.high], [-89.98 - 0.3 * t, -89.98 + 0.3 * t + 0.05])
     np.testing.assert_allclose([found.low_of_data, found.high_of_data], [-89.98 - 0.1 * z, -89.98 + 0.1 * z + 0.05])
     np.testing.assert_allclose(found.sampling**2 + found.monte_carlo**2, (0.3 * t) ** 2)
-    assert "3 of 1000" in str(found)
+    assert "3 of 1000" in str(found) and "went on" not in str(found)
+    gone_on = Interval.of(0.95, **parts, went_on=-0.01)
+    np.testing.assert_allclose([gone_on.low - found.low, gone_on.high - found.high], 0.01)
+    assert "data that went on     0.010" in str(gone_on)
 
 
 def test_of_a_single_datum_the_population_is_not_known():

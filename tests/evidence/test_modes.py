@@ -76,3 +76,20 @@ def test_where_the_density_is_not_finite_nothing_moves_and_no_step_leads_there()
     found = climb(evaluate, torch.tensor([[-1.0], [5.0]]), torch.ones(2, 1), 100)
     assert found.position[0] == -1.0 and not found.reached[0]
     assert abs(float(found.position[1]) - 1) < 0.2
+
+
+def test_a_climb_that_is_below_a_known_mode_ends_and_others_go_on():
+    def density(u, _):
+        return torch.logaddexp(-((u[:, 0] - 4) ** 2) / 2, -((u[:, 0] + 4) ** 2) / 2)
+
+    def known(u, log_density, index):
+        squared = (u[:, 0] - 4) ** 2
+        return (squared < 4) & ((log_density + squared / 2).abs() < 0.1)
+
+    evaluate, asked = counted(density)
+    start = torch.tensor([[7.0], [-7.0], [9.0], [-9.0]])
+    found = climb(evaluate, start, torch.ones(4, 1), 100, known)
+    assert found.known.tolist() == [True, False, True, False]
+    assert (found.reached != found.known).all()
+    torch.testing.assert_close(found.position[1::2], torch.full((2, 1), -4.0), atol=0.2, rtol=0.0)
+    assert max(asked[0], asked[2]) < min(asked[1], asked[3])
