@@ -38,6 +38,7 @@ def check_compile(wanted: bool | str) -> None:
 
 Function = Callable[..., tuple[Tensor, ...]]
 COMPILE_SECONDS = 30.0  # from nothing; a few where the compiler's own cache has the program
+NODES_PER_SECOND = 40.0  # of a record, that are compiled: of large ones it takes longer
 KNOWN = 32  # compiled functions that are kept, for programs that do the same operations on other tensors
 SPEEDUP = 1.5  # of compiled over plain, at least, where the work is large enough for the question to arise
 STEPS_SPEEDUP = 2.0  # of steps of a fit: the smaller the arrays, the larger the share that is Pyro's
@@ -50,9 +51,9 @@ _known: dict[tuple[str, str, int], Function] = {}
 logging.getLogger("torch.utils.cpp_extension").addFilter(lambda said: "No CUDA runtime" not in said.getMessage())
 
 
-def compiling_pays(seconds: float, speedup: float = SPEEDUP) -> bool:
+def compiling_pays(seconds: float, speedup: float = SPEEDUP, num_nodes: int = 0) -> bool:
     """Whether work that takes plain Pyro this many seconds is done sooner if it is compiled first."""
-    return seconds > COMPILE_SECONDS + seconds / speedup
+    return seconds > max(COMPILE_SECONDS, num_nodes / NODES_PER_SECOND) + seconds / speedup
 
 
 def pays(wanted: bool | str, trial: Trial, count: int, *, speedup: float = SPEEDUP, few: int = 0) -> bool:

@@ -28,7 +28,7 @@ from ppl_vae.evidence.student import Students, degrees
 from ppl_vae.evidence.surface import FEW, Surface, both, curvature, likelihood_slope, slope, slopes
 from ppl_vae.utils.threads import Threads
 
-NUM_LOOKED, LEAST_LOOKED = 32, 512  # draws of guide and prior that show where they are, of each datum, and of all
+NUM_LOOKED, LEAST_LOOKED = 16, 512  # draws of guide and prior that show where they are, of each datum, and of all
 BY_CHANCE = 5.0  # standard errors: widths whose spread over data is less far from that of so few draws are one
 FROM_Q = 1  # draws of the guide that a climb starts at, beside its mean
 SMALL = 10  # dimensions up to which more is done: more starts, and components where samples weigh most
@@ -47,7 +47,7 @@ UNRESOLVED = 0.01  # the share of P(x) that numbers may not tell apart
 SHRINKAGE = 20.0  # effective samples at which a mean goes half of the way that they show
 LEAST_CURVATURE = 0.5  # in units of the prior's, which is known up to the chance of a few draws
 SMALLER = 8  # times fewer data than at once, where they are few
-CURVATURE_ROWS = 2**13  # (direction, datum) pairs at once
+CURVATURE_ROWS = 2**11  # (direction, datum) pairs at once: a flow takes a MB for each
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,13 @@ class Laplace:
     def fit(self, chunk: Chunk) -> Fitted:
         """Climb to the modes of P(z | x) of the data of a chunk, and make a mixture of what is found there."""
         surface, n = self.surface, chunk.size
-        looked = max(NUM_LOOKED, -(-LEAST_LOOKED // n))
+        count = MANY_STARTS if self.small else FEW_STARTS
+        looked = max(NUM_LOOKED, 2 * count, -(-LEAST_LOOKED // n))
         before, drawn = (latents.of(chunk).draw(looked) for latents in (surface.prior, surface.q))
         dtype = torch.promote_types(before.dtype, drawn.dtype)
         before, drawn = before.to(dtype), drawn.to(dtype)
         scale = _common(_width(before), before)
-        mean, count = drawn.mean(0), MANY_STARTS if self.small else FEW_STARTS
+        mean = drawn.mean(0)
         starts = [mean, *drawn[:FROM_Q], *before[:count], *_opposite(before[count:], mean, scale, count)]
         widths = [torch.minimum(_width(drawn), scale)] * (1 + FROM_Q) + [scale] * (2 * count)
 

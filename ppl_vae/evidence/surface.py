@@ -119,7 +119,7 @@ class Surface:
         try:
             check_tensors(chunk.args)
             graph = record(plain, *examples)
-            others = (*args, *turned(chunk.args)) if len(chunk.args[0]) > 1 else examples
+            others = (*examples[: len(args)], *turned(chunk.args)) if len(chunk.args[0]) > 1 else examples
             likeness = LIKENESS.get(kind, DENSITIES)
             for some in (examples, others):
                 if not alike(graph(*some), plain(*some), likeness):
@@ -127,7 +127,8 @@ class Surface:
             seconds = self._seconds(graph, examples)
         except Exception:  # whatever a program does that cannot be recorded, it can be run
             return plain
-        wanted = self.wanted is True or (self.wanted == "auto" and compiling_pays(calls * seconds))
+        pays = compiling_pays(calls * seconds, num_nodes=len(graph.graph.nodes))
+        wanted = self.wanted is True or (self.wanted == "auto" and pays)
         if not wanted:
             return graph
 

@@ -176,6 +176,7 @@ def test_compiling_pays_only_for_much_work():
     assert not compiling_pays(1.0)
     assert not compiling_pays(capture.COMPILE_SECONDS)
     assert compiling_pays(100 * capture.COMPILE_SECONDS)
+    assert not compiling_pays(100.0, num_nodes=10_000)
 
 
 def test_products_are_timed_as_they_lie_in_memory():
