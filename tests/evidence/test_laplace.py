@@ -22,6 +22,7 @@ from ppl_vae.guides import MeanField
 from ppl_vae.models import LinearGaussian
 
 from ppl_vae import InputError, estimate_evidence
+from ppl_vae.evidence import laplace, surface
 from ppl_vae.evidence.laplace import WIDER, Laplace
 from ppl_vae.evidence.prepare import prepared
 from ppl_vae.utils.threads import Threads
@@ -32,6 +33,21 @@ def fitted(model, guide, x, proposal="guide"):
     with prepared(model, guide, x, proposal=proposal, seed=0) as ready, Threads(1) as threads:
         laplace = Laplace(ready, proposal, False, threads)
         return laplace.fit(next(laplace.prepared.chunks(len(x))))
+
+
+def test_slopes_and_curvature_are_compiled(monkeypatch):
+    """What is recorded of a function of u is called with u and x, of the curvature with directions between them."""
+    captured = []
+    monkeypatch.setattr(surface, "capture", lambda function, *examples: captured.append(len(examples)) or function)
+    monkeypatch.setattr(laplace, "CURVATURE_ROWS", 16)  # four data at once
+    model = LinearGaussian((20,), latent_dim=4)
+    with (
+        prepared(model, MeanField(model), torch.randn(64, 20), proposal="guide", seed=0) as ready,
+        Threads(1) as threads,
+    ):
+        found = Laplace(ready, "guide", True, threads)
+        found.fit(next(found.prepared.chunks(64)))
+    assert set(captured) == {2, 3}
 
 
 def covariance_of(found):
