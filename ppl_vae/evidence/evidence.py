@@ -51,11 +51,11 @@ class Evidence(Reported, Numbers):
             return f"Cannot be judged: {diagnostics.too_few}"
         if diagnostics.refuted:
             return f"Not to be believed: {diagnostics.refuted} {diagnostics.remedy}"
-        doubtful, too_low = [doubt.datum for doubt in self.doubts()], self._too_low(diagnostics.bias)
+        doubtful, too_low = [doubt.datum for doubt in self.doubts()], self._too_low(diagnostics.bias.total)
         if not doubtful and self.is_exact:
             return "Exact: nothing is estimated."
         if not doubtful:
-            side = "high" if diagnostics.bias > 0 else "low"
+            side = "high" if diagnostics.bias.total > 0 else "low"
             but = f", but for lack of samples their mean is too {side} by about {too_low:.2f} nats" if too_low else ""
             return f"To be believed: nothing speaks against any of the {len(self)} data{but}.{diagnostics.blind_spot}"
         counts = Counter({rule.short: int(rule.breaks.sum()) for rule in diagnostics.rules if rule.breaks.any()})
@@ -100,14 +100,14 @@ class Evidence(Reported, Numbers):
         if not 0 < level < 1:
             raise InputError(f"Expected a level between 0 and 1; got {level!r}. Use 0.95, say.")
         mean, doubtful = self.means()["log_px"], [doubt.datum for doubt in self.doubts()]
-        exact, went_on = self.is_exact, float(np.nanmean(self.diagnostics.get("stopping", np.zeros(1))))
+        exact, bias = self.is_exact, self._diagnostics().bias
         return Interval.of(
             level,
             mean=mean.value,
             se=mean.se,
             mcse=0.0 if exact else self._mcse_of_corrected(),
-            bias=0.0 if exact else self._diagnostics().bias - went_on,
-            went_on=went_on,
+            bias=0.0 if exact else bias.of_finite_k,
+            went_on=0.0 if exact else bias.of_going_on,
             doubtful=self._may_be_off(doubtful) if doubtful else 0.0,
             num_doubtful=len(doubtful),
             num_data=len(self),

@@ -3,9 +3,10 @@
     q(u) = a Q(u | x) + (1 - a) sum_j pi_j t(u; m_j, C_j, nu),    C_j^-1 = -d^2 log P(x, u) / du^2 at the mode m_j
 
 over the latents in unconstrained space. Modes are climbed to from the guide's mean, a draw of it, and draws of the
-prior. No eigenvalue of the curvature is taken for less than the prior's. Where z has hundreds of dimensions, those of
-largest curvature are found by subspace iteration, and in all others C is the prior's. A first set of samples moves the
-means and shares of the mixture to those of their weights; those that answer are fresh.
+prior; in few dimensions a climb that comes below a mode found before ends there. No eigenvalue of the curvature is
+taken for less than the prior's. Where z has hundreds of dimensions, those of largest curvature are found by subspace
+iteration, and in all others C is the prior's. A first set of samples moves the means and shares of the mixture to those
+of their weights; those that answer are fresh.
 
 Sources: Tierney & Kadane, JASA 81 (1986); Hesterberg, Weighted average importance sampling and defensive mixture
 distributions, Technometrics 37 (1995); Bugallo et al., Adaptive importance sampling, IEEE SPM 34 (2017).
@@ -47,7 +48,7 @@ UNRESOLVED = 0.01  # the share of P(x) that numbers may not tell apart
 SHRINKAGE = 20.0  # effective samples at which a mean goes half of the way that they show
 LEAST_CURVATURE = 0.5  # in units of the prior's, which is known up to the chance of a few draws
 SMALLER = 8  # times fewer data than at once, where they are few
-CURVATURE_ROWS = 2**11  # (direction, datum) pairs at once: a flow takes a MB for each
+CURVATURE_ROWS = 2**11  # (direction, datum) pairs at once: of more it is no faster
 
 
 @dataclass(frozen=True)

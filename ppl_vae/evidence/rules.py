@@ -36,6 +36,18 @@ class Rule(NamedTuple):
         return self.text.format(*(values[datum] for values in self.numbers))
 
 
+class Bias(NamedTuple):
+    """About how far a mean is off for lack of samples, in nats: below 0, it is too low."""
+
+    of_finite_k: float = 0.0
+    of_going_on: float = 0.0  # of data that went on when an answer was in doubt, or not close enough, beside that
+
+    @property
+    def total(self) -> float:
+        """Both together."""
+        return self.of_finite_k + self.of_going_on
+
+
 @dataclass(frozen=True)
 class Diagnostics:
     """What is said of an estimate; each method has a function that makes it of the numbers."""
@@ -47,7 +59,7 @@ class Diagnostics:
     blind_spot: str  # what could be wrong without a sign of it, and who can tell
     too_few: str = ""  # why so few samples do not show their own error; empty if they do
     refuted: str = ""  # what speaks against the whole, whatever the single data look like
-    bias: float = 0.0  # about how far the mean is off for lack of samples, in nats: below 0, it is too low
+    bias: Bias = field(default_factory=Bias)
     rows: list[Row] = field(default_factory=list)  # of the table, which other methods do not have
     off: str = "is more likely too low"  # what doubtful data are
 
@@ -350,11 +362,11 @@ def _mean_in_words(values: Array, unit: str = " nats") -> str:
     return f"{known.mean():.3f}{unit}{others}" if len(known) else "not known"
 
 
-def _mean_bias(numbers: Numbers) -> float:
-    """Return about how far the mean is off: by a finite K, and by data that went on until a tolerance, in nats."""
-    parts = numbers.diagnostics["bias"] + numbers.diagnostics.get("stopping", 0.0)
-    known = parts[np.isfinite(parts)]
-    return float(known.mean()) if len(known) else 0.0
+def _mean_bias(numbers: Numbers) -> Bias:
+    """Return how far the mean is off, by the data of which that is known."""
+    bias = numbers.diagnostics["bias"]
+    known, went_on = np.isfinite(bias), numbers.diagnostics.get("stopping", np.zeros_like(bias))
+    return Bias(float(bias[known].mean()), float(went_on[known].mean())) if known.any() else Bias()
 
 
 def _biases(numbers: Numbers, of: str = "a finite K", what_went_on: str = "until the tolerance") -> str:
