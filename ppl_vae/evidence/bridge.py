@@ -28,7 +28,8 @@ class Bridge:
 
     def __init__(self, laplace: Laplace, chunk: Chunk, fitted: Fitted, num_chains: int, num_temperatures: int) -> None:
         self.laplace, self.chunk, self.fitted, self.num_chains = laplace, chunk, fitted, num_chains
-        self.calls = (num_temperatures + WARM_UP) * NUM_LEAPFROG * laplace.num_chunks
+        parts = laplace.num_chunks if chunk.size >= laplace.data_at_once else 1  # fewer are the last ones
+        self.calls = (num_temperatures + WARM_UP) * NUM_LEAPFROG * parts
         self.share = laplace.draw(chunk, fitted, num_chains)[1]
         betas = schedule(num_temperatures)
         self.path = pilot(

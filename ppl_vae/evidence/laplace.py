@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from ppl_vae.evidence.modes import Known, climb
 from ppl_vae.evidence.options import DEFENSIVE
 from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.student import Students, degrees
-from ppl_vae.evidence.surface import FEW, Surface, both, curvature, likelihood_slope, slope, slopes
+from ppl_vae.evidence.surface import FEW, Surface, both, curvature, likelihood_slope, resolved, slope, slopes
 from ppl_vae.utils.threads import Threads
 
 NUM_LOOKED, LEAST_LOOKED = 16, 512  # draws of guide and prior that show where they are, of each datum, and of all
@@ -294,8 +293,8 @@ class Laplace:
             log_weights, u = log_weights.clone(), u.clone()
             log_weights[:, rows], u[:, rows] = again, v
         share = torch.softmax(torch.nan_to_num(log_weights, nan=-math.inf), 0)
-        with torch.no_grad(), pyro.validation_enabled(False):
-            lost = (share * ~self.surface.prior.of(chunk).resolved(u)).nan_to_num().sum(0) > UNRESOLVED
+        (known,) = self._at_samples(resolved, chunk, u)
+        lost = (share * (1 - known)).nan_to_num().sum(0) > UNRESOLVED
         moved = _moved(fitted.mixture, log_weights, u)
         return replace(fitted, mixture=moved, unresolved=lost, effective=_effective(share))
 
@@ -406,13 +405,13 @@ class Laplace:
         return tuple(torch.cat(values, 1) for values in zip(*found, strict=True))
 
     def slopes(self, chunk: Chunk, u: Tensor, calls: int) -> tuple[Tensor, ...]:
-        """Return log P(x, u), log Q(u | x) and their gradients at u [C, n, D], filled up to the usual size."""
+        """Return log P(x, u), log Q(u | x) and their gradients at u [C, n, D], filled up to one of few sizes."""
         n, most = chunk.size, self.data_at_once
         if not self.prepared.divisible or n == most or calls <= FEW:
             return tuple(value.to(u.dtype) for value in self.surface(slopes, chunk, u, calls=calls))
         if n > most:
             return self._by_parts(partial(self.slopes, calls=calls), chunk, u)
-        rows = torch.arange(self._filled_to(n, most), device=u.device) % n
+        rows = torch.arange(min(most, 1 << (n - 1).bit_length()), device=u.device) % n  # a power of 2
         found = self.surface(slopes, chunk.select(rows), u[:, rows], calls=calls)
         return tuple(value[:, :n].to(u.dtype) for value in found)
 

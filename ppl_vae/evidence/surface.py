@@ -76,6 +76,11 @@ def curvature(latents: Latents, u: Tensor, directions: Tensor) -> Tensors:
     return (products.contiguous(),)
 
 
+def resolved(latents: Latents, u: Tensor) -> Tensors:
+    """Return 1 where numbers of this precision tell u [C, N, D] apart once it is z, else 0, [C, N]."""
+    return (latents.resolved(u).to(u.dtype),)
+
+
 LIKENESS: dict[Kind, Likeness] = {curvature: CURVATURES}
 
 
