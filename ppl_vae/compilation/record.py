@@ -46,7 +46,7 @@ def alike(
 def _alike(a: Tensor, b: Tensor, likeness: Likeness, scale: Any) -> bool:
     if a.shape != b.shape:
         return False
-    if a.is_floating_point() and bool(((a - b).abs() <= likeness.absolute * scale).all()):  # as mostly
+    if a.is_floating_point() and bool(((a - b).abs() <= likeness.absolute * scale).all()):  # mostly
         return True
     a, b = a.double(), b.double()
     near = (a - b).abs() <= likeness.relative * b.abs() + likeness.absolute * scale

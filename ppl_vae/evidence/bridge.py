@@ -28,7 +28,7 @@ class Bridge:
 
     def __init__(self, laplace: Laplace, chunk: Chunk, fitted: Fitted, num_chains: int, num_temperatures: int) -> None:
         self.laplace, self.chunk, self.fitted, self.num_chains = laplace, chunk, fitted, num_chains
-        parts = laplace.num_chunks if chunk.size >= laplace.data_at_once else 1  # fewer are the last ones
+        parts = laplace.num_chunks if chunk.size >= laplace.data_at_once else 1  # of a part of a chunk there is one
         self.calls = (num_temperatures + WARM_UP) * NUM_LEAPFROG * parts
         self.share = laplace.draw(chunk, fitted, num_chains)[1]
         betas = schedule(num_temperatures)

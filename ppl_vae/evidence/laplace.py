@@ -411,7 +411,8 @@ class Laplace:
             return tuple(value.to(u.dtype) for value in self.surface(slopes, chunk, u, calls=calls))
         if n > most:
             return self._by_parts(partial(self.slopes, calls=calls), chunk, u)
-        rows = torch.arange(min(most, 1 << (n - 1).bit_length()), device=u.device) % n  # a power of 2
+        size = min(most, 1 << (n - 1).bit_length())  # a power of 2: hundreds of calls pay for a record of each
+        rows = torch.arange(size, device=u.device) % n
         found = self.surface(slopes, chunk.select(rows), u[:, rows], calls=calls)
         return tuple(value[:, :n].to(u.dtype) for value in found)
 

@@ -9,6 +9,7 @@ from ppl_vae.guides import MeanField
 from ppl_vae.models import LinearGaussian
 
 from ppl_vae import estimate_evidence
+from ppl_vae.evidence import reach as reach_module
 from ppl_vae.evidence.bridge import Bridge
 from ppl_vae.evidence.diagnostics import estimates
 from ppl_vae.evidence.laplace import Laplace
@@ -58,6 +59,28 @@ def test_simulated_data_show_a_part_of_the_posterior_that_is_missed():
     """Half of the data come from the spike: of 40, fewer than 5 do so once in a million."""
     found = reached(spike, slab, torch.randn(10, 3))
     assert found.num_simulated == 40 and found.num_missed >= 5
+
+
+def test_the_long_way_is_gone_by_those_data_alone_whose_bounds_do_not_meet(monkeypatch):
+    ways = []
+
+    class Noted(Bridge):
+        def __init__(self, laplace, chunk, *options):
+            ways.append((options[-1], chunk.size))
+            super().__init__(laplace, chunk, *options)
+
+    monkeypatch.setattr(reach_module, "Bridge", Noted)
+    found = reached(spike, slab, torch.randn(10, 3))
+    (short, many), (long, few) = ways
+    assert (short, long) == reach_module.TEMPERATURES
+    assert found.num_missed <= few <= many
+
+    ways.clear()
+    monkeypatch.setattr(reach_module, "MARGIN", -torch.inf)  # all data are looked at: of most the bounds meet at once
+    model = LinearGaussian((20,), latent_dim=4)
+    assert reached(model, MeanField(model), model(size=10).detach()) == (40, 0, 0.0)
+    assert ways.pop(0) == (reach_module.TEMPERATURES[0], 40)
+    assert not ways or (len(ways) == 1 and 0 < ways[0][1] < 20)  # of 40, one in 1 of 20 seeds
 
 
 def test_nothing_is_missed_of_posteriors_that_are_known(linear_gaussian):

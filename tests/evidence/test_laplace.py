@@ -50,6 +50,40 @@ def test_slopes_and_curvature_are_compiled(monkeypatch):
     assert set(captured) == {2, 3}
 
 
+def test_few_rows_have_the_slopes_that_they_have_among_many():
+    torch.manual_seed(0)
+    model = LinearGaussian((20,), latent_dim=4)
+    with (
+        prepared(model, MeanField(model), torch.randn(64, 20), proposal="guide", seed=0) as ready,
+        Threads(1) as threads,
+    ):
+        found = Laplace(ready, "guide", False, threads)
+        chunk, u = next(found.prepared.chunks(64)), torch.randn(3, 64, 4)
+        every = found.slopes(chunk, u, 1)
+        for count in (1, 5, 63):
+            rows = torch.randperm(64)[:count]
+            for few, all_of_them in zip(found.slopes(chunk.select(rows), u[:, rows], 100), every, strict=True):
+                np.testing.assert_allclose(few, all_of_them[:, rows], rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_recorded_of_whether_numbers_tell_latents_apart():
+    """Of the logit u of a number between 0 and 1, those above some 17 are one in single precision."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Uniform(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    u = torch.linspace(-10, 60, 71)[:, None, None].expand(-1, 8, 1).clone()
+    with prepared(model, None, torch.randn(8), proposal="prior", seed=0) as ready, Threads(1) as threads:
+        found = surface.Surface(ready, "prior", False, threads)
+        chunk = next(found.prepared.chunks(8))
+        plain, recorded = (found(surface.resolved, chunk, u, calls=100)[0] for _ in range(2))
+    (record,) = found._fast.values()
+    assert isinstance(record, torch.fx.GraphModule) and torch.equal(plain, recorded)
+    assert plain[u[..., 0] < 5].all() and not plain[u[..., 0] > 30].any()
+
+
 def covariance_of(found):
     """Return the covariance of the first component, as the curvature says it, [N, D, D]."""
     m = found.mixture
