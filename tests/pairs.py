@@ -147,6 +147,24 @@ def clusters_log_px(x):
     return torch.logsumexp(torch.distributions.Normal(MEANS, 1.0).log_prob(x[:, None]) + SHARES.log(), -1)
 
 
+def either_sign_model(x):
+    """x is near z or near -z: P(z | x) has two modes of one height, and log P(x) = log N(x; 0, 1.09 I)."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(x.shape[-1]), 1.0).to_event(1))
+        both = dist.Normal(torch.stack([z, -z], -2), 0.3).to_event(1)
+        pyro.sample("x", dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), both), obs=x)
+
+
+def either_sign_guide(x):
+    """The mode on the side of x alone."""
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x / 1.09, 0.3).to_event(1))
+
+
+def either_sign_log_px(x):
+    return dist.Normal(0.0, 1.09**0.5).log_prob(x).sum(1).numpy()
+
+
 def constrained_model(x):
     """A scale with a Gamma prior, a simplex, and a lower bound that depends on the scale."""
     with pyro.plate("data", len(x)):

@@ -127,6 +127,9 @@ class Ladder:
         self.before: dict[str, Array] = {
             name: np.full(size, np.nan) for name in ("log_px_importance", "mcse_importance")
         }
+        self.changed: list[Work] = []  # data that have modes of the second look, without these
+        # What would be believed of them; NaN of others.
+        self.seen_first: dict[str, Array] = {name: np.full(size, np.nan) for name in ("log_px", "mcse")}
         self.promising = np.ones(size, dtype=bool)  # by samples that did not answer, before the first ones that did
         self.acceptance = np.full(size, np.nan)
         self.resolution = np.full(size, np.inf)
@@ -173,12 +176,16 @@ class Ladder:
                     left += self._of_chunk(chunk, index)
                 bar.set_postfix(in_doubt=sum(int((work.index >= 0).sum()) for work in left))
                 bar.update(chunk.num_data)
+        for work in self._batches(self.changed):
+            if time.monotonic() < self.end:
+                self._as_first_seen(work)
         return left
 
     def _of_chunk(self, chunk: Chunk, index: Index) -> list[Work]:
         by_guide = ~self._doubtful(index) & (not self.only_laplace)
         try:
-            fitted = self.laplace.fit(chunk)
+            seen = self.laplace.first_look(chunk)
+            fitted, new = self.laplace.second_look(chunk, seen)
             here = np.arange(len(index))
             self.resolution[index] = fitted.resolution[here].double().cpu().numpy()
             if by_guide.any():
@@ -207,7 +214,24 @@ class Ladder:
         all_rows = np.full(chunk.size, -1)
         all_rows[: len(index)] = index
         work = Work(chunk, fitted, all_rows, np.zeros((0, chunk.size)))
-        return self._by_laplace(work.select(np.pad(wanted, (0, chunk.size - len(index))), self.divisible))
+        padding = (0, chunk.size - len(index))
+        changed = wanted & new.cpu().numpy()[: len(index)]
+        if changed.any():
+            self.changed.append(replace(work, fitted=seen).select(np.pad(changed, padding), self.divisible))
+        return self._by_laplace(work.select(np.pad(wanted, padding), self.divisible))
+
+    def _as_first_seen(self, work: Work) -> None:
+        """Keep what is said of some data without the modes of the second look, where nothing speaks against it."""
+        try:
+            adapted = self.laplace.adapted(work.chunk, work.fitted)
+            log_weights = self.laplace.weigh(work.chunk, adapted, self.options.num_samples)[0].cpu().numpy()
+        except FAILURES:
+            return
+        found = estimates(log_weights) | pareto(log_weights)
+        heavy, few = doubtful_weights(found["ess"], found["khat"], self.options.num_samples)
+        believed = (work.index >= 0) & ~heavy & ~few & np.isfinite(found["log_px"])
+        for name, seen in self.seen_first.items():
+            seen[work.index[believed]] = found[name][believed]
 
     def _by_guide(self, chunk: Chunk, index: Index, rows: Index) -> None:
         """Answer some rows of a chunk by fresh samples of the guide."""
@@ -252,16 +276,16 @@ class Ladder:
         left = self._still([replace(work, fitted=adapted, log_weights=log_weights)])
         if not left or tries == 1:
             return left
-        extended, new = self.laplace.extended(work.chunk, adapted, weights, u)
-        again = new.cpu().numpy() & np.isin(work.index, left[0].index[left[0].index >= 0])
+        (doubtful,) = left
+        here = np.isin(work.index, doubtful.index[doubtful.index >= 0]) | (not self.divisible)
+        kept = torch.from_numpy(np.flatnonzero(here)).to(u.device)
+        extended, new = self.laplace.extended(doubtful.chunk, doubtful.fitted, weights[:, kept], u[:, kept])
+        again = new.cpu().numpy() & (doubtful.index >= 0)
         if not again.any():
             return left
-        rest = [
-            w
-            for w in (one.select(~np.isin(one.index, work.index[again]), self.divisible) for one in left)
-            if (w.index >= 0).any()
-        ]
-        return rest + self._by_laplace(replace(work, fitted=extended).select(again, self.divisible), tries - 1)
+        rest = doubtful.select(~again, self.divisible)
+        more = self._by_laplace(replace(doubtful, fitted=extended).select(again, self.divisible), tries - 1)
+        return ([rest] if (rest.index >= 0).any() else []) + more
 
     def _improved(self, left: list[Work], by: "Callable[[Work], Iterator[Work]]") -> list[Work]:
         """Do one more thing for what is in doubt, a batch after the other; return what is then left."""
@@ -420,6 +444,12 @@ class Ladder:
             error = np.where(unlikely, np.maximum(first["mcse"], abs(off)), first["mcse"])
         return np.where(went_on, off, 0.0), error
 
+    def _second_look(self) -> dict[str, Array]:
+        """Return by how much modes of the second look raised what was believed before, and the errors of that."""
+        rose = self.numbers["log_px"] - self.seen_first["log_px"]
+        error = np.hypot(self.numbers["mcse"], self.seen_first["mcse"])
+        return {"second_look": np.nan_to_num(rose, nan=0.0), "mcse_second_look": np.nan_to_num(error, nan=0.0)}
+
     def _result(self, reached: Reach | None) -> Evidence:
         options, prepared, numbers = self.options, self.prepared, self.numbers
         stopping, mcse_first = self._stopping()
@@ -443,6 +473,7 @@ class Ladder:
             diagnostics={name: numbers[name] for name in ("bias", "draws", "khat", "log_px_psis")}
             | {name: getattr(self, name) for name in ("answered", "acceptance", "resolution")}
             | {"stopping": stopping, "mcse_first": mcse_first}
+            | self._second_look()
             | self.before,
             settings=settings,
             curve=self.curve,

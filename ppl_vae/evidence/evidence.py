@@ -57,10 +57,12 @@ class Evidence(Reported, Numbers):
         if not doubtful:
             side = "high" if diagnostics.bias.total > 0 else "low"
             but = f", but for lack of samples their mean is too {side} by about {too_low:.2f} nats" if too_low else ""
+            if diagnostics.unseen > NEGLIGIBLE:
+                but += f", but modes that no climb found may make their mean higher by {diagnostics.unseen:.2f} nats"
             return f"To be believed: nothing speaks against any of the {len(self)} data{but}.{diagnostics.blind_spot}"
         counts = Counter({rule.short: int(rule.breaks.sum()) for rule in diagnostics.rules if rule.breaks.any()})
         why = counted(dict(counts.most_common()), len(self))
-        off = self._may_be_off(doubtful) + too_low
+        off = self._may_be_off(doubtful) + too_low + diagnostics.unseen
         stands = len(doubtful) <= FEW * len(self) and off <= SMALL
         start = f"To be believed as a mean, to about {max(off, 0.01):.2f} nats" if stands else "Not to be believed"
         return (
@@ -83,7 +85,8 @@ class Evidence(Reported, Numbers):
 
         Returns:
             `Interval`: low, high, low_of_data, high_of_data, and each part: sampling of the data, Monte Carlo, bias of
-            a finite K and of data that went on, and how far data in doubt could raise the mean; in nats.
+            a finite K and of data that went on, and how far data in doubt and modes that were not found could raise
+            the mean; in nats.
 
         Raises:
             InputError: a level that is not between 0 and 1.
@@ -109,6 +112,7 @@ class Evidence(Reported, Numbers):
             bias=0.0 if exact else bias.of_finite_k,
             went_on=0.0 if exact else bias.of_going_on,
             doubtful=self._may_be_off(doubtful) if doubtful else 0.0,
+            unseen=self._diagnostics().unseen,
             num_doubtful=len(doubtful),
             num_data=len(self),
             quantity=self.quantity,

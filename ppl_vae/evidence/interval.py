@@ -5,7 +5,7 @@
 with L_n the estimates, whose spread over the data holds their Monte Carlo error, too, t the quantile of Student's
 distribution with N - 1 degrees of freedom, b_n the jackknife's estimate of the bias of a finite K, and c_n how far
 datum n is off because it went on when an answer of it was in doubt. Of these data alone it is L - b -+ z MCSE. What
-data in doubt could add makes the upper end higher: they are more likely too low.
+data in doubt and modes that no climb found could add makes the upper end higher: both make it too low.
 """
 
 import math
@@ -30,6 +30,7 @@ class Interval(Reported):
         bias: how far the mean of the estimates is above log P(x) for a finite K.
         went_on: how far it is for data that went on when they were in doubt, beside that; 0 where none did.
         doubtful: how far data in doubt could raise the mean.
+        unseen: how far modes that no climb found could: as far as those of the second look did.
         num_doubtful, num_data: how many are in doubt, of how many.
         quantity: what it is of, "log P(x)".
     """
@@ -45,6 +46,7 @@ class Interval(Reported):
     bias: float
     went_on: float
     doubtful: float
+    unseen: float
     num_doubtful: int
     num_data: int
     quantity: str
@@ -60,6 +62,7 @@ class Interval(Reported):
         bias: float,
         went_on: float = 0.0,
         doubtful: float,
+        unseen: float = 0.0,
         num_doubtful: int,
         num_data: int,
         quantity: str,
@@ -73,15 +76,16 @@ class Interval(Reported):
         return cls(
             level,
             centre - by_all,
-            centre + by_all + doubtful,
+            centre + by_all + doubtful + unseen,
             centre - by_draws,
-            centre + by_draws + doubtful,
+            centre + by_draws + doubtful + unseen,
             mean,
             by_data,
             by_draws,
             bias,
             went_on,
             doubtful,
+            unseen,
             num_doubtful,
             num_data,
             quantity,
@@ -95,6 +99,7 @@ class Interval(Reported):
 
         share = f"{100 * self.level:.4g}%"
         weights = "weights of a finite variance: k-hat below its limit, or chains whose weights are alike"
+        twice = "a second set of climbs raised it by so much; less is left if that set finds half of what is there"
         first = "their first answers: unbiased for P(x), as nothing chose them; it is taken off"
         words = [
             ("", "nats", "it rests on"),
@@ -107,6 +112,7 @@ class Interval(Reported):
                 f"up to {number(self.doubtful)}",
                 f"{self.num_doubtful} of {self.num_data}: too low by error, bias, or what smoothing adds, at most",
             ),
+            *([("modes not found", f"up to {number(self.unseen)}", twice)] if self.unseen else []),
         ]
         lines = [
             f"{share} of such intervals hold {self.quantity} of the population: {self.in_words()}; of these data alone "

@@ -3,10 +3,10 @@
     q(u) = a Q(u | x) + (1 - a) sum_j pi_j t(u; m_j, C_j, nu),    C_j^-1 = -d^2 log P(x, u) / du^2 at the mode m_j
 
 over the latents in unconstrained space. Modes are climbed to from the guide's mean, a draw of it, and draws of the
-prior; in few dimensions a climb that comes below a mode found before ends there. No eigenvalue of the curvature is
-taken for less than the prior's. Where z has hundreds of dimensions, those of largest curvature are found by subspace
-iteration, and in all others C is the prior's. A first set of samples moves the means and shares of the mixture to those
-of their weights; those that answer are fresh.
+prior, and at a second look from more of these and from draws wider than the guide; a climb that comes below a mode
+found before ends there. No eigenvalue of the curvature is taken for less than the prior's. Where z has hundreds of
+dimensions, those of largest curvature are found by subspace iteration, and in all others C is the prior's. A first set
+of samples moves the means and shares of the mixture to those of their weights; those that answer are fresh.
 
 Sources: Tierney & Kadane, JASA 81 (1986); Hesterberg, Weighted average importance sampling and defensive mixture
 distributions, Technometrics 37 (1995); Bugallo et al., Adaptive importance sampling, IEEE SPM 34 (2017).
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_vae.evidence.modes import Known, climb
+from ppl_vae.evidence.modes import Climbable, Known, climb
 from ppl_vae.evidence.options import DEFENSIVE
 from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.student import Students, degrees
@@ -33,8 +33,11 @@ BY_CHANCE = 5.0  # standard errors: widths whose spread over data is less far fr
 FROM_Q = 1  # draws of the guide that a climb starts at, beside its mean
 SMALL = 10  # dimensions up to which more is done: more starts, and components where samples weigh most
 MANY_STARTS, FEW_STARTS = 16, 1  # draws of the prior that climbs start at, and of the rest as many, its far side first
+WIDE, AGAIN = 4, 2  # starts of a second look: draws wider than the guide, which find most in their time; the prior's
+MATTERS = 0.05  # the share of P(x), by Laplace's formula, of a mode for which a datum is answered anew
 NUM_ROUNDS, LIKELIEST = 80, 40  # of a climb, and of one of log P(x | u) alone
-MOST_MODES = 4
+MOST_MODES = 6
+NEGLIGIBLE = 20.0  # nats by which the evidence of a mode, a guess, is below the largest: no sample is drawn there
 DENSE = 128  # dimensions up to which the curvature is known in all directions
 STEEPEST = 48  # directions that are known of more
 WIDER = 1.05  # than the curvature says, as the tails of P mostly are
@@ -115,50 +118,73 @@ class Laplace:
         self.num_chunks = self.prepared.num_chunks(self.data_at_once)
 
     def fit(self, chunk: Chunk) -> Fitted:
-        """Climb to the modes of P(z | x) of the data of a chunk, and make a mixture of what is found there."""
-        surface, n = self.surface, chunk.size
+        """Climb to the modes of P(z | x) of the data of a chunk, and make a mixture of what both looks find there."""
+        return self.second_look(chunk, self.first_look(chunk))[0]
+
+    def first_look(self, chunk: Chunk) -> Fitted:
+        """Climb from the guide's mean, a draw of it, and draws of the prior."""
         count = MANY_STARTS if self.small else FEW_STARTS
-        looked = max(NUM_LOOKED, 2 * count, -(-LEAST_LOOKED // n))
-        before, drawn = (latents.of(chunk).draw(looked) for latents in (surface.prior, surface.q))
-        dtype = torch.promote_types(before.dtype, drawn.dtype)
-        before, drawn = before.to(dtype), drawn.to(dtype)
+        before, drawn = self._drawn(chunk, max(NUM_LOOKED, 2 * count, -(-LEAST_LOOKED // chunk.size)))
         scale = _common(_width(before), before)
         mean = drawn.mean(0)
-        starts = [mean, *drawn[:FROM_Q], *before[:count], *_opposite(before[count:], mean, scale, count)]
-        widths = [torch.minimum(_width(drawn), scale)] * (1 + FROM_Q) + [scale] * (2 * count)
+        near = torch.stack([mean, *drawn[:FROM_Q]])
+        far = [*before[:count], *_opposite(before[count:], mean, scale, count)]
+        fitted = self._mixture(chunk, *self._climbed(chunk, near, torch.minimum(_width(drawn), scale)), scale)
+        if self.small:  # where x alone says that z is: far out in the prior's tail, from where no draw comes
+            far.append(climb(self._slope_of(chunk, likelihood_slope), mean, scale, LIKELIEST).position)
+        return self._joined(chunk, fitted, *self._climbed(chunk, torch.stack(far), scale, fitted))[0]
 
-        def evaluate(u: Tensor, index: Tensor, kind: Any = slope) -> tuple[Tensor, Tensor]:
-            value, gradient = self._at_rows(kind, chunk, index % n, u)
+    def second_look(self, chunk: Chunk, fitted: Fitted) -> tuple[Fitted, Tensor]:
+        """Climb from other places; return the mixture with modes that matter, and which data have new ones, [N].
+
+        What decides are the climbs alone, so that an answer by the new mixture is unbiased for P(x), too.
+        """
+        before, drawn = self._drawn(chunk, max(2 * WIDE, AGAIN))
+        wider = 2 * drawn[:WIDE] - drawn[WIDE : 2 * WIDE]  # about twice as wide, whatever their distribution is
+        starts = torch.cat([wider, before[:AGAIN]])
+        joined, new = self._joined(chunk, fitted, *self._climbed(chunk, starts, fitted.mixture.scale, fitted))
+        known, all_known = (torch.logsumexp(one.log_evidence, 0) for one in (fitted, joined))
+        new &= ~(known > all_known + math.log1p(-MATTERS)) & joined.found
+        rows = new.nonzero()[:, 0]
+        return (fitted.replaced(rows, joined.select(rows)) if len(rows) else fitted), new
+
+    def _drawn(self, chunk: Chunk, count: int) -> tuple[Tensor, Tensor]:
+        """Return draws of the prior and of the guide, [K, N, D] each."""
+        before, drawn = (latents.of(chunk).draw(count) for latents in (self.surface.prior, self.surface.q))
+        dtype = torch.promote_types(before.dtype, drawn.dtype)
+        return before.to(dtype), drawn.to(dtype)
+
+    def _slope_of(self, chunk: Chunk, kind: Any = slope) -> Climbable:
+        def evaluate(u: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+            value, gradient = self._at_rows(kind, chunk, index % chunk.size, u)
             return value, gradient
 
-        def climbed(some: slice, known: Known | None = None) -> tuple[Tensor, Tensor]:
-            summits = climb(evaluate, torch.cat(starts[some]), torch.cat(widths[some]), NUM_ROUNDS, known)
-            height = torch.where(summits.known, -math.inf, summits.log_density).reshape(-1, n)
-            return summits.position.reshape(*height.shape, -1), height
+        return evaluate
 
-        if not self.small:
-            return self._mixture(chunk, *climbed(slice(None)), scale)
-        # Where x alone says that z is: far out in the prior's tail, from where no draw comes.
-        alone = climb(partial(evaluate, kind=likelihood_slope), mean, scale, LIKELIEST)
-        starts.append(alone.position)
-        widths.append(scale)
-        found = climbed(slice(1 + FROM_Q))
-        others = climbed(slice(1 + FROM_Q, None), self._bowl(chunk, *found, scale))
-        position, height = (torch.cat(parts) for parts in zip(found, others, strict=True))
-        return self._mixture(chunk, position, height, scale)
+    def _climbed(
+        self, chunk: Chunk, starts: Tensor, width: Tensor, fitted: Fitted | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Climb from starts [M, N, D]; return where that led to, and how high: minus infinity below a known mode."""
+        known = None if fitted is None else _below(fitted)
+        summits = climb(self._slope_of(chunk), starts.flatten(0, 1), width.repeat(len(starts), 1), NUM_ROUNDS, known)
+        height = torch.where(summits.known, -math.inf, summits.log_density).reshape(starts.shape[:2])
+        return summits.position.reshape(starts.shape), height
 
-    def _bowl(self, chunk: Chunk, position: Tensor, height: Tensor, scale: Tensor) -> Known:
-        """Return what says of a climb that it is below the highest of these summits [M, N, D], and ends there."""
-        top, best = height.max(0)
-        mean = position[best, torch.arange(chunk.size, device=scale.device)]
-        vectors, values = self._curved(chunk, top.isfinite().nonzero()[:, 0], mean, scale)
-
-        def known(u: Tensor, log_density: Tensor, index: Tensor) -> Tensor:
-            row = index % chunk.size
-            distance = _distances(u, mean[row], scale[row], vectors[row], values[row])
-            return (distance < SAME_PLACE) & ((top[row] - distance / 2 - log_density).abs() < SAME_HEIGHT)
-
-        return known
+    def _joined(self, chunk: Chunk, fitted: Fitted, position: Tensor, height: Tensor) -> tuple[Fitted, Tensor]:
+        """Return a mixture with those summits [M, N, D] that are none of its modes, and which data have such, [N]."""
+        every = torch.arange(chunk.size, device=position.device)
+        alone = height.isfinite()
+        for j in range(fitted.mixture.num_components):
+            near = fitted.mixture.distances(position, j, every) < SAME_PLACE
+            alone &= ~(near & (height - fitted.heights[j] < SAME_HEIGHT))
+        new = alone.any(0)
+        if not bool(new.any()):
+            return fitted, new
+        rows = new.nonzero()[:, 0] if self.prepared.divisible else every
+        part = chunk.select(rows) if self.prepared.divisible else chunk
+        position = torch.cat([fitted.mixture.means[:, rows], position[:, rows]])
+        height = torch.cat([fitted.heights[:, rows], torch.where(alone, height, -math.inf)[:, rows]])
+        return fitted.replaced(rows, self._mixture(part, position, height, fitted.mixture.scale[rows])), new
 
     def _mixture(self, chunk: Chunk, position: Tensor, height: Tensor, scale: Tensor) -> Fitted:
         """Make a component of each summit [M, N, D] that is none of a higher one's."""
@@ -185,7 +211,7 @@ class Laplace:
             alive &= ~((distance < SAME_PLACE) & ((height - top).abs() < SAME_HEIGHT))
             alive[best, every] = False
         log_evidence = torch.stack(evidence)
-        present = log_evidence.isfinite()
+        present = log_evidence.isfinite() & (log_evidence >= log_evidence.amax(0) - NEGLIGIBLE)
         shares = torch.softmax(torch.where(found, log_evidence, 0.0), 0).clamp(min=LEAST_SHARE) * (present | ~found)
         mixture = Students(
             (shares / shares.sum(0)).log(),
@@ -300,28 +326,8 @@ class Laplace:
 
     def extended(self, chunk: Chunk, fitted: Fitted, log_weights: Tensor, u: Tensor) -> tuple[Fitted, Tensor]:
         """Climb from the draw of largest weight of each datum; return the mixture with new modes, and who has them."""
-        n, mixture = chunk.size, fitted.mixture
-        top = u.gather(0, log_weights.argmax(0)[None, :, None].expand(1, -1, u.shape[-1]))[0]
-
-        def evaluate(v: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-            value, gradient = self._at_rows(slope, chunk, index, v)
-            return value, gradient
-
-        summits = climb(evaluate, top, mixture.scale, NUM_ROUNDS)
-        known = torch.zeros(n, dtype=torch.bool, device=u.device)
-        for j in range(mixture.num_components):
-            every = torch.arange(n, device=u.device)
-            near = mixture.distances(summits.position[None], j, every)[0] < SAME_PLACE
-            known |= near & mixture.log_shares[j].isfinite() & (summits.log_density - fitted.heights[j] < SAME_HEIGHT)
-        new = ~known & summits.log_density.isfinite() & fitted.found
-        if not bool(new.any()):
-            return fitted, new
-        rows = new.nonzero()[:, 0] if self.prepared.divisible else torch.arange(n, device=u.device)
-        part = chunk.select(rows) if self.prepared.divisible else chunk
-        position = torch.cat([mixture.means[:, rows], summits.position[None, rows]])
-        height = torch.cat([fitted.heights[:, rows], summits.log_density[None, rows]])
-        found = self._mixture(part, position, height, mixture.scale[rows])
-        return fitted.replaced(rows, found), new
+        top = u.gather(0, log_weights.argmax(0)[None, :, None].expand(1, -1, u.shape[-1]))
+        return self._joined(chunk, fitted, *self._climbed(chunk, top, fitted.mixture.scale, fitted))
 
     def filled(self, chunk: Chunk, fitted: Fitted) -> Fitted:
         """Put components where samples weigh most, some rounds of them: along what is bent no mode is enough.
@@ -415,6 +421,22 @@ class Laplace:
         rows = torch.arange(size, device=u.device) % n
         found = self.surface(slopes, chunk.select(rows), u[:, rows], calls=calls)
         return tuple(value[:, :n].to(u.dtype) for value in found)
+
+
+def _below(fitted: Fitted) -> Known:
+    """Return what says of a climb that it is below a mode of its datum's mixture, as that is bent, and ends there."""
+
+    def known(u: Tensor, log_density: Tensor, index: Tensor) -> Tensor:
+        row = index % len(fitted.found)
+        below = torch.zeros_like(log_density, dtype=torch.bool)
+        for j, heights in enumerate(fitted.heights):
+            depth = heights[row] - log_density
+            (near,) = ((depth > -SAME_HEIGHT) & (depth < SAME_PLACE / 2 + SAME_HEIGHT)).nonzero(as_tuple=True)
+            distance = fitted.mixture.distances(u[None, near], j, row[near])[0]
+            below[near] |= (distance < SAME_PLACE) & ((depth[near] - distance / 2).abs() < SAME_HEIGHT)
+        return below
+
+    return known
 
 
 def _distances(u: Tensor, mean: Tensor, scale: Tensor, vectors: Tensor, values: Tensor) -> Tensor:

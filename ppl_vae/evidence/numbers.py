@@ -99,9 +99,10 @@ class Numbers:
         method: "importance", "ais" or "sandwich".
         diagnostics: more numbers per datum, by name, each [N]. bias: the jackknife's estimate of that of log_px. Of
             importance sampling: draws (K of each datum), khat, log_px_psis, and with a tolerance, or by "auto",
-            stopping, the bias of a datum that went on. Of annealing: acceptance, step_size,
-            chain_spread (the standard deviation of the log-weights over chains), and log_px_importance with
-            mcse_importance.
+            stopping, the bias of a datum that went on. By "auto" second_look, by how much modes of a second set of
+            climbs raised what would have been believed, with mcse_second_look; both 0 elsewhere. Of annealing:
+            acceptance, step_size, chain_spread (the standard deviation of the log-weights over chains), and
+            log_px_importance with mcse_importance.
         settings: numbers the method was run with.
         curve: the bound against K, where it was found.
         sandwich: bounds from both sides on simulated data, where they were found.

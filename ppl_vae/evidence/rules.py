@@ -1,5 +1,6 @@
 """What each method says of its estimates: the words they are printed in, and the rules by which they are doubted."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ FEW_CHAINS = 8  # fewer say too little of their own spread
 LOW_CHAINS = 0.2  # effective ones, as a share of all: below it the weights rest on one or two of them
 LOW_ACCEPTANCE = 0.2  # of HMC's proposals: below it the chains hardly moved
 OPEN = 0.1  # nats that the bounds of a sandwich may be apart
+SURELY = 5.0  # errors
 MISSED, LOST = 2, 0.1  # of some 40 simulated data, missed in part, and nats of the mean: one by little may be chance
 COARSE = 64  # numbers in a standard deviation; fewer, and sums over them are no integrals
 ANSWERS = ("guide", "laplace", "annealing")  # what answered a datum, in the order in which they are tried
@@ -60,6 +62,7 @@ class Diagnostics:
     too_few: str = ""  # why so few samples do not show their own error; empty if they do
     refuted: str = ""  # what speaks against the whole, whatever the single data look like
     bias: Bias = field(default_factory=Bias)
+    unseen: float = 0.0  # nats, by which modes that were not found may make the mean higher
     rows: list[Row] = field(default_factory=list)  # of the table, which other methods do not have
     off: str = "is more likely too low"  # what doubtful data are
 
@@ -164,11 +167,39 @@ def of_auto(numbers: Numbers) -> Diagnostics:
         answers += f"; of samples: {_sizes(ess[known], draws[known])}; Pareto k-hat: {tails}"
     if annealed.any():
         answers += f"; of chains: {_sizes(ess[annealed], draws[annealed])}"
-    lines = [answers, f"{_biases(numbers, what_went_on='in doubt')}"]
+    rose, speaks = _second_look(numbers)
+    lines = [answers, *rose, f"{_biases(numbers, what_went_on='in doubt')}"]
     headline = f"{what} of {len(numbers)} data, K = {numbers.num_samples} samples, each by what it needs"
     remedy = "Give tolerance or a larger budget, or use method='ais' with proposal='prior'."
     blind, refuted = ("", "") if pilot.any() else _reached(numbers)
-    return Diagnostics(headline, lines, rules, remedy, blind, refuted=refuted, bias=_mean_bias(numbers))
+    unseen = max(0.0, float(found["second_look"].mean())) if "second_look" in found else 0.0
+    return Diagnostics(
+        headline,
+        lines,
+        rules,
+        remedy,
+        blind,
+        refuted=" ".join(filter(None, (refuted, speaks))),
+        bias=_mean_bias(numbers),
+        unseen=unseen,
+    )
+
+
+def _second_look(numbers: Numbers) -> tuple[list[str], str]:
+    """Return how much the modes of a second look raised what was believed before, and what speaks against the whole."""
+    none = np.zeros(len(numbers))  # of a file that is older
+    rose, error = (numbers.diagnostics.get(name, none) for name in ("second_look", "mcse_second_look"))
+    count = int((error > 0).sum())
+    if not count:
+        return [], ""
+    surely = int((rose > SURELY * error).sum())
+    mean, by_chance = float(rose.mean()), math.sqrt(float((error**2).sum())) / len(rose)
+    line = (
+        f"a second set of climbs found modes that matter of {count} data that would have been believed without: "
+        f"{surely} rose by more than {SURELY:.0f} errors, the mean by {number(mean)} nats; as much may be left"
+    )
+    refuted = f"a second set of climbs raised {numbers.quantity} by {mean:.2f} nats; as much may still be missed."
+    return [line], refuted if mean - 2 * by_chance > OPEN else ""
 
 
 def _reached(numbers: Numbers) -> tuple[str, str]:

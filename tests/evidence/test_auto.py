@@ -9,11 +9,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from bounds import check_evidence, check_means
+from pairs import either_sign_guide, either_sign_log_px, either_sign_model
 from ppl_vae.guides import LinearGaussian as ExactPosterior
 from ppl_vae.guides import MeanField
 from ppl_vae.models import LinearGaussian
 
 from ppl_vae import Evidence, InputError, estimate_evidence
+from ppl_vae.evidence import laplace
 from ppl_vae.evidence.rules import ANSWERS
 
 
@@ -240,3 +242,49 @@ def test_many_data_are_compiled_and_give_the_same():
     for compile in (True, False):
         evidence = estimate_evidence(model, MeanField(model), x, num_samples=200, compile=compile)
         check_evidence(evidence, truth)
+
+
+def one_of_two(monkeypatch, rows=slice(None)):
+    """Let the first look know of some data the mode only that the guide's mean leads to."""
+
+    def first_look(self, chunk):
+        mean, width = self._drawn(chunk, 16)[1].mean(0), first(self, chunk).mixture.scale
+        one = self._mixture(chunk, *self._climbed(chunk, mean[None], width), width)
+        some = torch.arange(chunk.size)[rows]
+        return first(self, chunk).replaced(some, one.select(some))
+
+    first = laplace.Laplace.first_look
+    monkeypatch.setattr(laplace.Laplace, "first_look", first_look)
+
+
+def test_what_a_second_look_finds_is_counted_and_as_much_may_be_left(monkeypatch):
+    """Of one datum of fifty half of P(x) is not seen at first: log 2 is found, which is 0.014 nats of the mean."""
+    torch.manual_seed(0)
+    x = 1.09**0.5 * torch.randn(50, 12)
+    truth = either_sign_log_px(x)
+    one_of_two(monkeypatch, slice(7, 8))
+    every = (estimate_evidence(either_sign_model, either_sign_guide, x, seed=seed) for seed in range(20))
+    evidence = next(found for found in every if found.diagnostics["mcse_second_look"][7] > 0)
+    np.testing.assert_allclose(evidence.log_px[7], truth[7], atol=0.3)
+    rose, error = (evidence.diagnostics[name] for name in ("second_look", "mcse_second_look"))
+    assert abs(rose[7] - math.log(2)) < 6 * error[7] + 0.01
+    unseen, none = rose.sum() / 50, evidence.diagnostics | {"second_look": 0 * rose}
+    interval, without = evidence.interval(), replace(evidence, diagnostics=none).interval()
+    assert interval.unseen == pytest.approx(unseen)
+    assert interval.high - without.high == pytest.approx(unseen)
+    assert interval.low == without.low
+    assert "modes that matter of" in str(evidence) and "modes not found" in str(interval)
+    seen = replace(evidence, settings=evidence.settings | {"num_missed": 0.0, "nats_missed": 0.0})  # of simulated data
+    assert seen.is_believed and f"may make their mean higher by {unseen:.2f} nats" in seen.verdict()
+
+
+def test_where_a_second_look_finds_much_nothing_is_believed(monkeypatch):
+    torch.manual_seed(0)
+    x = 1.09**0.5 * torch.randn(50, 12)
+    one_of_two(monkeypatch)
+    evidence = estimate_evidence(either_sign_model, either_sign_guide, x)
+    found = evidence.diagnostics["mcse_second_look"] > 0
+    truth = either_sign_log_px(x)
+    np.testing.assert_allclose(evidence.log_px[found], truth[found], atol=0.3)
+    assert found.mean() > 0.4
+    assert evidence.verdict().startswith("Not to be believed") and "a second set of climbs raised" in str(evidence)

@@ -11,6 +11,8 @@ from bounds import check_evidence
 from pairs import (
     constrained_guide,
     constrained_model,
+    either_sign_guide,
+    either_sign_model,
     hierarchical_guide,
     hierarchical_log_px,
     hierarchical_model,
@@ -224,3 +226,50 @@ def test_what_cannot_be_fitted_is_refused():
         estimate_evidence(counts, guide, x, method="importance", proposal="laplace")
     evidence = estimate_evidence(counts, guide, x)
     assert evidence.method == "importance" and "without enumerate_support" in str(evidence)
+
+
+def signs_of(mixture):
+    """Return the signs, as x has them, of the first two components of each datum."""
+    return torch.sign((mixture.means[:2] * mixture.means[:1]).sum(-1))
+
+
+@pytest.mark.parametrize("size", [3, 12])
+def test_a_second_look_finds_modes_that_the_first_did_not(monkeypatch, size):
+    """Of draws of the prior one half climbs to the mode on the other side; a mixture that has it stays as it is."""
+    first = Laplace.first_look
+    torch.manual_seed(0)
+    x = 1.09**0.5 * torch.randn(200, size)
+    x = x[x.norm(dim=-1) > 1.5]  # so that the two are apart
+    with prepared(either_sign_model, either_sign_guide, x, proposal="guide", seed=0) as ready, Threads(1) as threads:
+        laplace = Laplace(ready, "guide", False, threads)
+        chunk = next(laplace.prepared.chunks(len(x)))
+        full = first(laplace, chunk)
+        again, new = laplace.second_look(chunk, full)
+        has_both = full.heights.isfinite().sum(0) == 2
+        assert has_both.float().mean() > 0.6 and not new[has_both].any()
+        assert torch.equal(again.mixture.means[:2, has_both], full.mixture.means[:, has_both])
+
+        mean = laplace._drawn(chunk, 16)[1].mean(0)
+        width = full.mixture.scale
+        one = laplace._mixture(chunk, *laplace._climbed(chunk, mean[None], width), width)
+        assert one.mixture.num_components == 1
+        found, new = laplace.second_look(chunk, one)
+        assert new.float().mean() > 0.5 and (new.float().mean() < 1 or size == 3)
+        assert (signs_of(found.mixture.select(new.nonzero()[:, 0])) == torch.tensor([[1.0], [-1.0]])).all()
+        assert not found.mixture.log_shares[1:, ~new].isfinite().any()
+
+
+def test_a_climb_that_ends_below_a_known_mode_would_have_gone_there():
+    torch.manual_seed(0)
+    x = 1.09**0.5 * torch.randn(100, 12)
+    with prepared(either_sign_model, either_sign_guide, x, proposal="guide", seed=0) as ready, Threads(1) as threads:
+        laplace = Laplace(ready, "guide", False, threads)
+        chunk = next(laplace.prepared.chunks(len(x)))
+        fitted, starts = laplace.fit(chunk), laplace._drawn(chunk, 4)[0]
+        width = fitted.mixture.scale
+        ended = laplace._climbed(chunk, starts, width, fitted)[1].isinf()
+        position, height = laplace._climbed(chunk, starts, width)
+        near = torch.stack([fitted.mixture.distances(position, j, torch.arange(len(x))) < 1 for j in range(2)])
+        same = (height - fitted.heights[:2, None]).abs() < 0.2
+        assert ended.float().mean() > 0.9
+        assert (near & same).any(0)[ended].all()
