@@ -85,6 +85,7 @@ def record(function: Callable[..., Any], *examples: Tensor) -> fx.GraphModule:
     """Run a function once and return the operations on tensors that it did."""
     module = make_fx(function)(*examples)
     without_dead_code(module.graph)
+    module.recompile()  # else what runs is as it was before
     return module
 
 

@@ -13,10 +13,12 @@ from ppl_vae.guides import LinearGaussian as ExactPosterior
 from ppl_vae.guides import MeanField
 from ppl_vae.models import VAE
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppl_vae import InputError, likelihoods
 from ppl_vae.compilation import capture, rewrites
 from ppl_vae.compilation.capture import CannotCapture, compiling_pays, pays
+from ppl_vae.compilation.record import record
 from ppl_vae.compilation.rewrites import bernoulli_log_prob, rewrite
 from ppl_vae.evidence.weight_sampler import log_weights_function
 from ppl_vae.networks import MLP
@@ -222,3 +224,28 @@ def test_long_work_pays_and_little_is_not_even_tried():
     assert pays("auto", lambda: nullcontext(busy), 100_000)
     assert not pays("auto", lambda: pytest.fail("it was tried"), 10, few=11)
     assert pays(True, lambda: pytest.fail("it was tried"), 1) and not pays(False, lambda: pytest.fail(""), 1)
+
+
+def test_what_nobody_uses_of_a_record_is_not_run():
+    def function(x):
+        _ = x @ x
+        return (x + 1,)
+
+    graph = record(function, torch.ones(3, 3))
+    ran, zeros = [], torch.zeros(3, 3)
+    with Counted(ran):
+        (value,) = graph(zeros)
+    assert torch.equal(value, torch.ones(3, 3))
+    assert ran == [torch.ops.aten.add.Tensor]
+
+
+class Counted(TorchDispatchMode):
+    """Keep which operations are done."""
+
+    def __init__(self, ran):
+        super().__init__()
+        self.ran = ran
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.ran.append(operation)
+        return operation(*args, **(kwargs or {}))
