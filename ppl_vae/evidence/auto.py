@@ -448,7 +448,8 @@ class Ladder:
         """Return by how much modes of the second look raised what was believed before, and the errors of that."""
         rose = self.numbers["log_px"] - self.seen_first["log_px"]
         error = np.hypot(self.numbers["mcse"], self.seen_first["mcse"])
-        return {"second_look": np.nan_to_num(rose, nan=0.0), "mcse_second_look": np.nan_to_num(error, nan=0.0)}
+        known = np.isfinite(rose) & np.isfinite(error)
+        return {"second_look": np.where(known, rose, 0.0), "mcse_second_look": np.where(known, error, 0.0)}
 
     def _result(self, reached: Reach | None) -> Evidence:
         options, prepared, numbers = self.options, self.prepared, self.numbers

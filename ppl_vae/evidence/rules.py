@@ -157,22 +157,11 @@ def of_auto(numbers: Numbers) -> Diagnostics:
         missed = ~within(numbers.mcse, found["bias"], tolerance)
         text = f"the tolerance {tolerance:g} was not reached: " + "MCSE {:.3f}, bias {:.3f}"
         rules.append(Rule("a tolerance that was not reached", missed, text, (numbers.mcse, found["bias"])))
-    plain = "the prior P(z)" if numbers.elbo_proposal == "prior" else f"the guide Q(z | {numbers.observed})"
-    words_of = (f"samples from {plain}", *ANSWERED_BY)
-    counts = [(int((answered == code).sum()), words) for code, words in enumerate(words_of)]
-    by = ", ".join(f"{count} by {words}" for count, words in counts if count)
-    answers = f"answered: {by}"
-    if (known := ~annealed).any():
-        tails = _tails(khat[known], limit[known])
-        answers += f"; of samples: {_sizes(ess[known], draws[known])}; Pareto k-hat: {tails}"
-    if annealed.any():
-        answers += f"; of chains: {_sizes(ess[annealed], draws[annealed])}"
-    rose, speaks = _second_look(numbers)
-    lines = [answers, *rose, f"{_biases(numbers, what_went_on='in doubt')}"]
+    rose, unseen, speaks = _second_look(numbers)
+    lines = [_answers(numbers, annealed), *rose, f"{_biases(numbers, what_went_on='in doubt')}"]
     headline = f"{what} of {len(numbers)} data, K = {numbers.num_samples} samples, each by what it needs"
     remedy = "Give tolerance or a larger budget, or use method='ais' with proposal='prior'."
     blind, refuted = ("", "") if pilot.any() else _reached(numbers)
-    unseen = max(0.0, float(found["second_look"].mean())) if "second_look" in found else 0.0
     return Diagnostics(
         headline,
         lines,
@@ -185,13 +174,32 @@ def of_auto(numbers: Numbers) -> Diagnostics:
     )
 
 
-def _second_look(numbers: Numbers) -> tuple[list[str], str]:
-    """Return how much the modes of a second look raised what was believed before, and what speaks against the whole."""
+def _answers(numbers: Numbers, annealed: NDArray[np.bool_]) -> str:
+    """Say what answered how many data, and what the weights of these are like."""
+    ess, answered = numbers.ess, numbers.diagnostics["answered"]
+    draws, khat = (numbers.diagnostics[name] for name in ("draws", "khat"))
+    plain = "the prior P(z)" if numbers.elbo_proposal == "prior" else f"the guide Q(z | {numbers.observed})"
+    words_of = (f"samples from {plain}", *ANSWERED_BY)
+    counts = [(int((answered == code).sum()), words) for code, words in enumerate(words_of)]
+    answers = "answered: " + ", ".join(f"{count} by {words}" for count, words in counts if count)
+    if (known := ~annealed).any():
+        tails = _tails(khat[known], khat_threshold(draws)[known])
+        answers += f"; of samples: {_sizes(ess[known], draws[known])}; Pareto k-hat: {tails}"
+    if annealed.any():
+        answers += f"; of chains: {_sizes(ess[annealed], draws[annealed])}"
+    return answers
+
+
+def _second_look(numbers: Numbers) -> tuple[list[str], float, str]:
+    """Return what a second look raised of what was believed before, in words; what may be left, in nats; and a refusal.
+
+    What neither look found is less than what the second one added, if a look finds half of what is there.
+    """
     none = np.zeros(len(numbers))  # of a file that is older
     rose, error = (numbers.diagnostics.get(name, none) for name in ("second_look", "mcse_second_look"))
     count = int((error > 0).sum())
     if not count:
-        return [], ""
+        return [], 0.0, ""
     surely = int((rose > SURELY * error).sum())
     mean, by_chance = float(rose.mean()), math.sqrt(float((error**2).sum())) / len(rose)
     line = (
@@ -199,7 +207,7 @@ def _second_look(numbers: Numbers) -> tuple[list[str], str]:
         f"{surely} rose by more than {SURELY:.0f} errors, the mean by {number(mean)} nats; as much may be left"
     )
     refuted = f"a second set of climbs raised {numbers.quantity} by {mean:.2f} nats; as much may still be missed."
-    return [line], refuted if mean - 2 * by_chance > OPEN else ""
+    return [line], max(0.0, mean), refuted if mean - 2 * by_chance > OPEN else ""
 
 
 def _reached(numbers: Numbers) -> tuple[str, str]:
