@@ -178,15 +178,18 @@ def _told(run: Any) -> str:
     leave_out=("num_draws",),
 )
 @click.option("--doubts", is_flag=True, help="List the data that are not to be trusted, with the reasons.")
-def evaluate(run: Path, doubts: bool = False, **options: Any) -> None:
+@click.option("--interval", is_flag=True, help="Say what the 95% interval is made of, each part with what it rests on.")
+def evaluate(run: Path, doubts: bool = False, interval: bool = False, **options: Any) -> None:
     """Estimate log P(x) for the data of RUN, hold it against the bound, and say how far to believe it.
 
     \b
-    ppl-vae evaluate runs/vae-digits --tolerance 0.05 --doubts
+    ppl-vae evaluate runs/vae-digits --tolerance 0.05 --doubts --interval
     ppl-vae evaluate runs/vae-digits --method sandwich --num-data 50
     """  # noqa: D301  (click reads the control character)
     evidence = ppl_vae.evaluate(run, **options, on_kept=lambda words: click.echo(words, err=True))
     click.echo(str(evidence))
+    if interval:
+        click.echo(f"\n{evidence.interval()}")
     for doubt in evidence.doubts() if doubts else []:
         click.echo(f"datum {doubt.datum}: {doubt.reason}")
 

@@ -8,9 +8,9 @@ answers L together, with a bias b of their finite K, are not chosen; so the mean
 
     E[L_last] - log P(x) = E[b_first] + E[(L_last - L_first) 1(it went on)],
 
-which is known of each datum, and stated: what of it is not the bias of the last answer itself is `stopping`. It counts
-data whose first answer other samples call good. At the end `reach` asks, of data that the model draws, whether a part
-of the posterior is missed.
+which is known of each datum, and stated: what of it is not the bias of the last answer itself is `stopping`. A mixture
+that is bad by other samples than those that answer is no first answer: its datum goes on whatever that is. At the end
+`reach` asks, of data that the model draws, whether a part of the posterior is missed.
 """
 
 import time
@@ -36,7 +36,7 @@ from ppl_vae.evidence.diagnostics import (
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.hmc import FAILURES
 from ppl_vae.evidence.importance import check_not_nan
-from ppl_vae.evidence.laplace import Fitted
+from ppl_vae.evidence.laplace import NUM_ADAPTING, Fitted
 from ppl_vae.evidence.laplace_sampler import check_climbable, laplace_of
 from ppl_vae.evidence.numbers import Index
 from ppl_vae.evidence.options import AutoOptions
@@ -130,7 +130,7 @@ class Ladder:
         self.changed: list[Work] = []  # data that have modes of the second look, without these
         # What would be believed of them; NaN of others.
         self.seen_first: dict[str, Array] = {name: np.full(size, np.nan) for name in ("log_px", "mcse")}
-        self.promising = np.ones(size, dtype=bool)  # by samples that did not answer, before the first ones that did
+        self.climbed = np.ones(size, dtype=bool)  # whether modes were looked for, and are known where they matter
         self.acceptance = np.full(size, np.nan)
         self.resolution = np.full(size, np.inf)
         self.filled = np.zeros(size, dtype=bool)
@@ -189,12 +189,9 @@ class Ladder:
             here = np.arange(len(index))
             self.resolution[index] = fitted.resolution[here].double().cpu().numpy()
             if by_guide.any():
-                log_px = torch.full((chunk.size,), -np.inf, dtype=torch.float64)
-                log_px[: len(index)] = torch.from_numpy(self.numbers["log_px"][index])
-                missed = self.laplace.missed(chunk, fitted, log_px.to(fitted.heights.device), self.options.num_samples)
-                by_guide &= ~missed.cpu().numpy()[: len(index)]
+                by_guide &= ~self._missed(chunk, fitted, index)
         except FAILURES:  # where the program cannot be evaluated, the guide's samples are all there is
-            fitted = None
+            fitted, self.climbed[index] = None, False
         rows = np.flatnonzero(by_guide | (fitted is None))
         if len(rows):
             self._by_guide(chunk, index, rows)
@@ -219,6 +216,13 @@ class Ladder:
         if changed.any():
             self.changed.append(replace(work, fitted=seen).select(np.pad(changed, padding), self.divisible))
         return self._by_laplace(work.select(np.pad(wanted, padding), self.divisible))
+
+    def _missed(self, chunk: Chunk, fitted: Fitted, index: Index) -> NDArray[np.bool_]:
+        """Return whether the guide may miss a mode that matters of some data of a chunk, those of index, [n]."""
+        log_px = torch.full((chunk.size,), -np.inf, dtype=torch.float64)
+        log_px[: len(index)] = torch.from_numpy(self.numbers["log_px"][index])
+        missed = self.laplace.missed(chunk, fitted, log_px.to(fitted.heights.device), self.options.num_samples)
+        return missed.cpu().numpy()[: len(index)]
 
     def _as_first_seen(self, work: Work) -> None:
         """Keep what is said of some data without the modes of the second look, where nothing speaks against it."""
@@ -254,11 +258,13 @@ class Ladder:
         Where the answer is in doubt and its draws show a mode that is new, it is answered once more.
         """
         try:
-            adapted = self.laplace.adapted(work.chunk, work.fitted)
+            least = LOW_ESS * max(1.0, NUM_ADAPTING / self.options.num_samples)
+            adapted = self.laplace.adapted(work.chunk, work.fitted, least=least)
             if adapted.unresolved is not None and bool(adapted.unresolved.any()):
                 lost = adapted.unresolved.cpu().numpy()
                 rows = np.flatnonzero(lost & (work.index >= 0))
                 self._by_guide(work.chunk, work.index, rows)  # whose samples are weighed where they are drawn
+                self.climbed[work.index[rows]] = ~self._missed(work.chunk, work.fitted, work.index)[rows]
                 if (lost | (work.index < 0)).all():
                     return []
                 work, kept = work.select(~lost & (work.index >= 0), self.divisible), torch.from_numpy(~lost)
@@ -267,12 +273,11 @@ class Ladder:
         except FAILURES:
             return []
         mine = work.index >= 0
-        assert adapted.effective is not None
-        enough = adapted.effective.cpu().numpy() >= LOW_ESS
-        fresh = mine & np.isnan(self.first["log_px"][work.index])
-        self.promising[work.index[fresh]] = enough[fresh]
-        log_weights = weights.cpu().numpy()
+        assert adapted.promising is not None
+        log_weights, fresh = weights.cpu().numpy(), mine & np.isnan(self.first["log_px"][work.index])
         self._put(work.index[mine], log_weights[:, mine], LAPLACE)
+        for first in self.first.values():  # they go on whatever this answer is: the next one will be their first
+            first[work.index[fresh & ~adapted.promising.cpu().numpy()]] = np.nan
         left = self._still([replace(work, fitted=adapted, log_weights=log_weights)])
         if not left or tries == 1:
             return left
@@ -321,6 +326,7 @@ class Ladder:
             grows = (
                 (work.index >= 0)
                 & near
+                & ~self._unpromising(here)
                 & (2 * draws <= self._most(MORE * self.options.num_samples))
                 & self._unsettled(here)
             )
@@ -419,8 +425,13 @@ class Ladder:
         # Of few dimensions a good mixture has most of its draws count; what is bent needs more components.
         if self.laplace.small:
             few |= ess < np.where(self.filled[index], LEAST_FILLED, FILL_BELOW) * draws
+        few |= self._unpromising(index)
         finite = np.isfinite(self.numbers["log_px"][index])
         return np.where(annealed, low_chains(ess, draws), heavy | few) | ~finite
+
+    def _unpromising(self, index: Index) -> NDArray[np.bool_]:
+        """Return whether some data go on whatever their answer is, as other samples of its mixture were bad."""
+        return (self.answered[index] == LAPLACE) & np.isnan(self.first["log_px"][index])
 
     def _unsettled(self, index: Index) -> NDArray[np.bool_]:
         """Return whether some data are in doubt, or not known to the tolerance."""
@@ -433,13 +444,12 @@ class Ladder:
     def _stopping(self) -> tuple[Array, Array]:
         """Return what the last answers are off by, beside their own biases, and the errors of that, [N] each.
 
-        E[w] of the first answers is P(x), and so the last less the first say what choosing did. That needs first
-        answers that were to be good by what other samples say: those that had to go on whatever they are chose nothing.
+        E[w] of the first answers is P(x), and so the last less the first say what choosing did.
         """
         numbers, first = self.numbers, self.first
         with np.errstate(invalid="ignore"):
             off = numbers["log_px"] - first["log_px"] + first["bias"] - numbers["bias"]
-            went_on = self.promising & np.isfinite(off) & (first["log_px"] != numbers["log_px"])
+            went_on = np.isfinite(off) & (first["log_px"] != numbers["log_px"])
             unlikely = went_on & (first["khat"] > KNOWN_BIAS)  # a weight that came by chance: as much may not have come
             error = np.where(unlikely, np.maximum(first["mcse"], abs(off)), first["mcse"])
         return np.where(went_on, off, 0.0), error
@@ -454,7 +464,7 @@ class Ladder:
     def _result(self, reached: Reach | None) -> Evidence:
         options, prepared, numbers = self.options, self.prepared, self.numbers
         stopping, mcse_first = self._stopping()
-        settings = {} if options.tolerance is None else {"tolerance": options.tolerance}
+        settings = self.laplace.settings | ({} if options.tolerance is None else {"tolerance": options.tolerance})
         if reached is not None:
             settings |= {"num_simulated": float(reached.num_simulated), "num_missed": float(reached.num_missed)}
             settings |= {"nats_missed": reached.lost}
@@ -473,7 +483,8 @@ class Ladder:
             method="auto",
             diagnostics={name: numbers[name] for name in ("bias", "draws", "khat", "log_px_psis")}
             | {name: getattr(self, name) for name in ("answered", "acceptance", "resolution")}
-            | {"stopping": stopping, "mcse_first": mcse_first}
+            | {"stopping": stopping, "mcse_first": mcse_first, "climbed": self.climbed.astype(float)}
+            | {"unfinished": self._doubtful(np.arange(len(stopping))).astype(float)}
             | self._second_look()
             | self.before,
             settings=settings,

@@ -179,6 +179,8 @@ def estimate_evidence(
     asked = locals()
     if given is not None and method not in ("auto", "importance"):
         raise InputError(f"Expected method='importance' with given; got {method!r}. Leave method out.")
+    if given is not None and budget is not None:
+        raise InputError(f"Expected no budget with given, which takes num_samples; got {budget!r}. Leave it out.")
     wanted = METHODS[method]
     options = wanted.options(**{name: asked[name] for name in options_of(method)})
     first = options.of_importance(guide is not None).proposal

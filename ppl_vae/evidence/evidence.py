@@ -38,7 +38,8 @@ class Evidence(Reported, Numbers):
 
         Reasons: Pareto's k-hat above min(1 - 1 / log10 K, 0.7), an effective sample size below 10, a tolerance
         that was not reached; of annealing, chains whose weights differ, a low accepted rate of HMC, or an
-        importance estimate that lies above.
+        importance estimate that lies above; by "auto" also work that was not done, modes that nobody could look for,
+        and a posterior narrower than numbers can say.
         """
         rules = self._diagnostics().rules
         reasons = ("; ".join(rule.words(n) for rule in rules if rule.breaks[n]) for n in range(len(self)))
@@ -64,9 +65,10 @@ class Evidence(Reported, Numbers):
         why = counted(dict(counts.most_common()), len(self))
         off = self._may_be_off(doubtful) + too_low + diagnostics.unseen
         stands = len(doubtful) <= FEW * len(self) and off <= SMALL
+        off_by = "may be too low or too high" if diagnostics.two_sided else "is more likely too low"
         start = f"To be believed as a mean, to about {max(off, 0.01):.2f} nats" if stands else "Not to be believed"
         return (
-            f"{start}: {why}; {self.quantity} {diagnostics.off}. They are listed by .doubts(). "
+            f"{start}: {why}; {self.quantity} {off_by}. They are listed by .doubts(). "
             f"{diagnostics.remedy}{diagnostics.blind_spot}"
         )
 
@@ -112,6 +114,7 @@ class Evidence(Reported, Numbers):
             bias=0.0 if exact else bias.of_finite_k,
             went_on=0.0 if exact else bias.of_going_on,
             doubtful=self._may_be_off(doubtful) if doubtful else 0.0,
+            two_sided=self._diagnostics().two_sided,
             unseen=self._diagnostics().unseen,
             num_doubtful=len(doubtful),
             num_data=len(self),
@@ -131,7 +134,7 @@ class Evidence(Reported, Numbers):
         return of_exact(self) if self.is_exact else DIAGNOSTICS[self.method](self)
 
     def _may_be_off(self, doubtful: list[int]) -> float:
-        """Return how much they may move the mean: by their errors, biases, and what smoothing would change.
+        """Return how much they may move the mean: by their errors, biases, what smoothing would change, or rules know.
 
         Where a handful of draws is all there is these say little: it may be as much as the estimate is above the ELBO.
         """
@@ -139,7 +142,8 @@ class Evidence(Reported, Numbers):
         handful = (self.ess < LOW_ESS) & ~np.isnan(self.elbo)
         with np.errstate(invalid="ignore"):  # both may be minus infinity
             above = np.where(handful, np.maximum(self.log_px - self.elbo, 0.0), 0.0)
-        signs = np.abs(np.stack([self.mcse, self.diagnostics["bias"], smoothing, above]))
+        known = [np.where(rule.breaks, rule.off, 0.0) for rule in self._diagnostics().rules]
+        signs = np.abs(np.stack([self.mcse, self.diagnostics["bias"], smoothing, above, *known]))
         return float(np.nan_to_num(signs, nan=np.inf, posinf=np.inf).max(0)[doubtful].sum() / len(self))
 
     def report(self) -> Report:

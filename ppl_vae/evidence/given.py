@@ -126,6 +126,11 @@ def _check_options(options: ImportanceOptions) -> None:
         if getattr(options, name) != usual:
             fix = "it is the same with and without joint" if name == "joint" else "raise num_samples instead"
             raise InputError(f"Expected {name} of {usual} with given; got {getattr(options, name)!r}: {fix}.")
+    if options.proposal == "laplace":
+        raise InputError(
+            "Expected a proposal that gives samples to both terms with given: 'guide', 'prior' or 'refined'; got "
+            "'laplace', which is fitted to one of them. Use 'refined'."
+        )
     if options.num_samples < 2:
         raise InputError(
             "Expected num_samples of at least 2 with given, so that errors can be stated; got 1. Raise it."

@@ -8,7 +8,7 @@ Values and gradients of both terms are kept with the position, so that changing 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,23 +93,37 @@ def transition(
 def attempted(evaluate: Evaluate, position: Tensor, known: Tensor) -> tuple[State, Tensor]:
     """Return the state at a position, or at a known one where the program fails, and where that is, [C, N].
 
-    A program fails on all chains and data at once: who is to blame is found by halves, and others wait.
+    A program fails on all chains and data at once: others wait until it is found who is to blame.
     """
     failed = torch.zeros(position.shape[:2], dtype=torch.bool, device=position.device)
     try:
         return evaluate(position), failed
     except FAILURES:
         evaluate(known)  # fails again, if it is not for the position
-    doubtful = [torch.arange(failed.numel(), device=position.device)]
-    while doubtful:
-        some = doubtful.pop()
+
+    def there(some: Tensor) -> None:
         tried = known.clone()
         tried.view(-1, tried.shape[-1])[some] = position.reshape(-1, tried.shape[-1])[some]
+        evaluate(tried)
+
+    failed.view(-1)[failing(there, torch.arange(failed.numel(), device=position.device))] = True
+    return evaluate(torch.where(failed[..., None], known, position)), failed
+
+
+def failing(evaluate: Callable[[Tensor], Any], rows: Tensor) -> Tensor:
+    """Return which of some rows make a program fail, which is evaluated for many at once: found by halves.
+
+    >>> failing(lambda some: torch.linalg.cholesky(torch.tensor([1.0, -1.0, 2.0])[some, None, None]), torch.arange(3))
+    tensor([1])
+    """
+    doubtful, found = [rows], [rows[:0]]
+    while doubtful:
+        some = doubtful.pop()
         try:
-            evaluate(tried)
+            evaluate(some)
         except FAILURES:
             if len(some) > 1:
                 doubtful += some.chunk(2)
             else:
-                failed.view(-1)[some] = True
-    return evaluate(torch.where(failed[..., None], known, position)), failed
+                found.append(some)
+    return torch.cat(found)

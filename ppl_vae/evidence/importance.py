@@ -48,7 +48,8 @@ def importance_sampling(prepared: Prepared, options: ImportanceOptions, threads:
         **prepared.facts(),
         seed=options.seed,
         diagnostics=numbers,
-        settings={} if tolerance is None else {"tolerance": tolerance, "max_samples": float(options.most_samples)},
+        settings=sampler.settings
+        | ({} if tolerance is None else {"tolerance": tolerance, "max_samples": float(options.most_samples)}),
         is_exact=prepared.exact,
         curve=curve,
         draws=Draws.concatenated(kept) if kept else None,

@@ -4,8 +4,9 @@
 
 with L_n the estimates, whose spread over the data holds their Monte Carlo error, too, t the quantile of Student's
 distribution with N - 1 degrees of freedom, b_n the jackknife's estimate of the bias of a finite K, and c_n how far
-datum n is off because it went on when an answer of it was in doubt. Of these data alone it is L - b -+ z MCSE. What
-data in doubt and modes that no climb found could add makes the upper end higher: both make it too low.
+datum n is off because it went on when an answer of it was in doubt. Of these data alone it is L - b -+ z MCSE. Both
+data in doubt and modes that no climb found make L too low: what they could add makes the upper end higher. A difference
+of two terms may be too high as well, and then the lower end is lower, too.
 """
 
 import math
@@ -30,6 +31,7 @@ class Interval(Reported):
         bias: how far the mean of the estimates is above log P(x) for a finite K.
         went_on: how far it is for data that went on when they were in doubt, beside that; 0 where none did.
         doubtful: how far data in doubt could raise the mean.
+        two_sided: whether they could lower it as far, as those of log P(x_A | x_B).
         unseen: how far modes that no climb found could: as far as those of the second look did.
         num_doubtful, num_data: how many are in doubt, of how many.
         quantity: what it is of, "log P(x)".
@@ -46,6 +48,7 @@ class Interval(Reported):
     bias: float
     went_on: float
     doubtful: float
+    two_sided: bool
     unseen: float
     num_doubtful: int
     num_data: int
@@ -62,6 +65,7 @@ class Interval(Reported):
         bias: float,
         went_on: float = 0.0,
         doubtful: float,
+        two_sided: bool = False,
         unseen: float = 0.0,
         num_doubtful: int,
         num_data: int,
@@ -72,12 +76,12 @@ class Interval(Reported):
         by_draws = float(stats.norm.isf(tail)) * mcse
         by_all = float(stats.t.isf(tail, num_data - 1)) * max(se, mcse) if num_data > 1 else math.nan
         by_data = math.sqrt(max(0.0, by_all**2 - by_draws**2)) if num_data > 1 else math.nan
-        centre = mean - bias - went_on
+        centre, below = mean - bias - went_on, doubtful if two_sided else 0.0
         return cls(
             level,
-            centre - by_all,
+            centre - by_all - below,
             centre + by_all + doubtful + unseen,
-            centre - by_draws,
+            centre - by_draws - below,
             centre + by_draws + doubtful + unseen,
             mean,
             by_data,
@@ -85,6 +89,7 @@ class Interval(Reported):
             bias,
             went_on,
             doubtful,
+            two_sided,
             unseen,
             num_doubtful,
             num_data,
@@ -100,17 +105,19 @@ class Interval(Reported):
         share = f"{100 * self.level:.4g}%"
         weights = "weights of a finite variance: k-hat below its limit, or chains whose weights are alike"
         twice = "a second set of climbs raised it by so much; less is left if that set finds half of what is there"
-        first = "their first answers: unbiased for P(x), as nothing chose them; it is taken off"
+        first = "their first answers, which no choice touched; the difference is taken off"
+        side = "off" if self.two_sided else "too low"
+        most = "error, bias, what smoothing adds, or what other samples find, at most"
         words = [
             ("", "nats", "it rests on"),
             ("sampling of the data", half(self.sampling), f"{self.num_data} independent draws of one population"),
             ("Monte Carlo", half(self.monte_carlo), weights),
-            ("bias of a finite K", number(-self.bias), "the jackknife: it falls as 1 / K; it is taken off"),
-            *([("data that went on", number(-self.went_on), first)] if self.went_on else []),
+            ("bias of a finite K", number(self.bias), "the jackknife: it falls as 1 / K; it is taken off"),
+            *([("data that went on", number(self.went_on), first)] if self.went_on else []),
             (
                 "data in doubt",
                 f"up to {number(self.doubtful)}",
-                f"{self.num_doubtful} of {self.num_data}: too low by error, bias, or what smoothing adds, at most",
+                f"{self.num_doubtful} of {self.num_data}: {side} by {most}",
             ),
             *([("modes not found", f"up to {number(self.unseen)}", twice)] if self.unseen else []),
         ]

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppl_vae.evidence.diagnostics import LOW_ESS
+from ppl_vae.evidence.hmc import FAILURES, failing
 from ppl_vae.evidence.modes import Climbable, Known, climb
 from ppl_vae.evidence.options import DEFENSIVE
 from ppl_vae.evidence.prepare import Chunk, Prepared
@@ -62,12 +64,12 @@ class Fitted:
     log_evidence: Tensor  # Laplace's log P(x) of each component, [J, N]; minus infinity where there is none
     heights: Tensor  # log P(x, m_j), [J, N]
     unresolved: Tensor | None = None  # whether numbers cannot tell apart what a part of P(x) comes from, [N]
-    effective: Tensor | None = None  # how many of the samples that improved it count, [N]
+    promising: Tensor | None = None  # whether enough of such samples count, as others than those that answer say, [N]
 
     def select(self, index: Tensor) -> "Fitted":
         """Return what was found for some of the data."""
         mixture = self.mixture.select(index)
-        of_samples = (None if kept is None else kept[index] for kept in (self.unresolved, self.effective))
+        of_samples = (None if kept is None else kept[index] for kept in (self.unresolved, self.promising))
         return Fitted(mixture, self.found[index], self.log_evidence[:, index], self.heights[:, index], *of_samples)
 
     @staticmethod
@@ -117,6 +119,12 @@ class Laplace:
         self.num_data = num_data
         self.num_chunks = self.prepared.num_chunks(self.data_at_once)
 
+    @property
+    def settings(self) -> dict[str, float]:
+        """What is to be said of the curvature: of how many latents it is known in how few directions; else nothing."""
+        size = self.surface.size
+        return {"num_latents": float(size), "num_curved": float(STEEPEST)} if size > DENSE else {}
+
     def fit(self, chunk: Chunk) -> Fitted:
         """Climb to the modes of P(z | x) of the data of a chunk, and make a mixture of what both looks find there."""
         return self.second_look(chunk, self.first_look(chunk))[0]
@@ -155,8 +163,20 @@ class Laplace:
         return before.to(dtype), drawn.to(dtype)
 
     def _slope_of(self, chunk: Chunk, kind: Any = slope) -> Climbable:
-        def evaluate(u: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        def at(u: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
             value, gradient = self._at_rows(kind, chunk, index % chunk.size, u)
+            return value, gradient
+
+        def evaluate(u: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+            """As `at`; where the program fails there is no way: the density is zero for these rows."""
+            try:
+                return at(u, index)
+            except FAILURES:
+                works = torch.ones_like(index, dtype=torch.bool)
+                works[failing(lambda some: at(u[some], index[some]), torch.arange(len(index), device=u.device))] = False
+            value, gradient = u.new_full((len(u),), -math.inf), torch.zeros_like(u)
+            if bool(works.any()):
+                value[works], gradient[works] = at(u[works], index[works])
             return value, gradient
 
         return evaluate
@@ -308,8 +328,11 @@ class Laplace:
         each = {slope: 80.0, curvature: 1.3}.get(kind, 1.0)
         return int(each * self.num_data / rows)
 
-    def adapted(self, chunk: Chunk, fitted: Fitted, num_samples: int = NUM_ADAPTING) -> Fitted:
-        """Improve a mixture by a first set of samples: with modes that they found, and moved to where they weigh."""
+    def adapted(self, chunk: Chunk, fitted: Fitted, num_samples: int = NUM_ADAPTING, least: float = LOW_ESS) -> Fitted:
+        """Improve a mixture by a first set of samples: with modes that they found, and moved to where they weigh.
+
+        It is promising where `least` of them count, or of as many of the mixture that was moved.
+        """
         log_weights, u = self.weigh(chunk, fitted, num_samples)
         fitted, new = self.extended(chunk, fitted, log_weights, u)
         if bool(new.any()):
@@ -321,8 +344,14 @@ class Laplace:
         share = torch.softmax(torch.nan_to_num(log_weights, nan=-math.inf), 0)
         (known,) = self._at_samples(resolved, chunk, u)
         lost = (share * (1 - known)).nan_to_num().sum(0) > UNRESOLVED
-        moved = _moved(fitted.mixture, log_weights, u)
-        return replace(fitted, mixture=moved, unresolved=lost, effective=_effective(share))
+        moved = replace(fitted, mixture=_moved(fitted.mixture, log_weights, u), unresolved=lost)
+        effective = _effective(share)
+        if bool((few := ~(effective >= least)).any()):  # the mixture before it was moved: what is it like now?
+            rows = few.nonzero()[:, 0] if self.prepared.divisible else torch.arange(chunk.size, device=u.device)
+            part = chunk.select(rows) if self.prepared.divisible else chunk
+            again = self.weigh(part, moved.select(rows), num_samples)[0]
+            effective[rows] = _effective(torch.softmax(again, 0).nan_to_num())
+        return replace(moved, promising=effective >= least)
 
     def extended(self, chunk: Chunk, fitted: Fitted, log_weights: Tensor, u: Tensor) -> tuple[Fitted, Tensor]:
         """Climb from the draw of largest weight of each datum; return the mixture with new modes, and who has them."""

@@ -30,6 +30,7 @@ class LaplaceSampler(Sampler):
         super().__init__(self.laplace.prepared, replace(options, proposal=plain), threads)
         self.options = options
         self.data_at_once = self.laplace.data_at_once
+        self.settings = self.laplace.settings
         self._fitted: tuple[Chunk, Fitted] | None = None
 
     @property

@@ -85,7 +85,7 @@ class Numbers:
         elbo_mcse: Monte Carlo standard error of elbo, [N].
         ess: effective sample size (sum w)^2 / sum w^2, between 1 and K, [N].
         num_samples: K, or the number of chains of annealed importance sampling.
-        proposal: what z was drawn from: "guide", "refined" or "prior".
+        proposal: what z was drawn from: "guide", "refined", "laplace" or "prior".
         event_size: how many observed numbers one datum holds; where some are missing or masked, the mean; 0 where a
             factor scores x, which does not say of how many.
         fingerprint: a hash of the data, so that only estimates on the same data are compared.
@@ -96,7 +96,7 @@ class Numbers:
             total of each datum is given and not scored, as a multinomial's: log P(x | n).
         num_levels: how many grey levels x has, or had before it was dequantized; 0 where it is not known.
         elbo_proposal: what those of the ELBO were drawn from: annealing from the prior has the guide's, too.
-        method: "importance", "ais" or "sandwich".
+        method: "auto", "importance", "ais", "sandwich" or "given".
         diagnostics: more numbers per datum, by name, each [N]. bias: the jackknife's estimate of that of log_px. Of
             importance sampling: draws (K of each datum), khat, log_px_psis, and with a tolerance, or by "auto",
             stopping, the bias of a datum that went on. By "auto" second_look, by how much modes of a second set of

@@ -32,6 +32,7 @@ class Rule(NamedTuple):
     breaks: NDArray[np.bool_]  # which data are doubted, [N]
     text: str  # the reason of a datum, with places for its numbers
     numbers: tuple[Array, ...]  # [N] each
+    off: Array | float = 0.0  # nats by which the estimate is off, where the rule knows that, [N]
 
     def words(self, datum: int) -> str:
         """Return the reason of a datum."""
@@ -64,7 +65,7 @@ class Diagnostics:
     bias: Bias = field(default_factory=Bias)
     unseen: float = 0.0  # nats, by which modes that were not found may make the mean higher
     rows: list[Row] = field(default_factory=list)  # of the table, which other methods do not have
-    off: str = "is more likely too low"  # what doubtful data are
+    two_sided: bool = False  # whether doubtful data may be too high as well as too low
 
 
 def of_importance(numbers: Numbers) -> Diagnostics:
@@ -86,7 +87,7 @@ def of_importance(numbers: Numbers) -> Diagnostics:
         text = f"the tolerance {tolerance:g} was not reached: " + "MCSE {:.3f}, bias {:.3f} after {:.0f} draws"
         missed = ~within(numbers.mcse, bias, tolerance)
         rules.append(Rule("a tolerance that was not reached", missed, text, (numbers.mcse, bias, draws)))
-    lines = [_sizes(ess, draws)]
+    lines = [_sizes(ess, draws), *_curvature(numbers)]
     if samples >= MIN_SAMPLES:
         smoothed = _mean_in_words(numbers.log_px_psis, "")
         lines.append(f"Pareto k-hat: {_tails(khat, limit)}; {what} with tails smoothed {smoothed}; {_biases(numbers)}")
@@ -128,40 +129,19 @@ def of_exact(numbers: Numbers) -> Diagnostics:
 
 def of_auto(numbers: Numbers) -> Diagnostics:
     """Return those of the method that does for each datum what it needs: the rules of what answered it."""
-    what, ess, found = numbers.quantity, numbers.ess, numbers.diagnostics
-    draws, khat, answered = (found[name] for name in ("draws", "khat", "answered"))
-    annealed = answered == ANSWERS.index("annealing")
-    limit = khat_threshold(draws)
-    heavy, few = (rule & ~annealed for rule in doubtful_weights(ess, khat, draws))
-    chains = low_chains(ess, draws) & annealed
-    low = annealed & (found["acceptance"] < LOW_ACCEPTANCE)
-    with np.errstate(invalid="ignore"):
-        above = found["log_px_importance"] - numbers.log_px
-        more = annealed & (above > 4 * np.hypot(numbers.mcse, found["mcse_importance"]) + ROUNDING)
-    coarse = found["resolution"] < COARSE
-    pilot = np.isnan(found["mcse_first"]) & np.isfinite(numbers.log_px)
-    narrow = "the posterior has room for {:.0f} numbers of this precision in a standard deviation"
-    rules = [
-        *_not_finite(numbers),
-        Rule("k-hat above its limit", heavy, "k-hat {:.3f} is above {:.3f}", (khat, limit)),
-        Rule(f"effective sample size below {LOW_ESS:.0f}", few, "it is {:.1f} of {:.0f}", (ess, draws)),
-        Rule("chains whose weights differ", chains, "{1:.0f} chains count as {0:.1f}", (ess, draws)),
-        Rule("a low accepted rate", low, "HMC accepted {:.0%} of its moves", (found["acceptance"],)),
-        Rule("more by importance sampling", more, "importance sampling finds {:.2f} nats more", (above,)),
-        Rule(
-            "a pilot only", pilot, "only {:.0f} samples say what it is: the budget ended, or no mode is known", (draws,)
-        ),
-        Rule("a posterior narrower than numbers can say", coarse, narrow, (found["resolution"],)),
-    ]
+    what, found = numbers.quantity, numbers.diagnostics
+    annealed = found["answered"] == ANSWERS.index("annealing")
+    started = np.isnan(found["mcse_first"]) & np.isfinite(numbers.log_px)
+    rules = [*_not_finite(numbers), *_of_answers(numbers, annealed, started)]
     if (tolerance := numbers.settings.get("tolerance")) is not None:
         missed = ~within(numbers.mcse, found["bias"], tolerance)
         text = f"the tolerance {tolerance:g} was not reached: " + "MCSE {:.3f}, bias {:.3f}"
         rules.append(Rule("a tolerance that was not reached", missed, text, (numbers.mcse, found["bias"])))
     rose, unseen, speaks = _second_look(numbers)
-    lines = [_answers(numbers, annealed), *rose, f"{_biases(numbers, what_went_on='in doubt')}"]
+    lines = [_answers(numbers, annealed), *_curvature(numbers), *rose, f"{_biases(numbers, what_went_on='in doubt')}"]
     headline = f"{what} of {len(numbers)} data, K = {numbers.num_samples} samples, each by what it needs"
-    remedy = "Give tolerance or a larger budget, or use method='ais' with proposal='prior'."
-    blind, refuted = ("", "") if pilot.any() else _reached(numbers)
+    remedy = "Give tolerance, or a larger budget where you gave one, or use method='ais' with proposal='prior'."
+    blind, refuted = ("", "") if started.any() else _reached(numbers)
     return Diagnostics(
         headline,
         lines,
@@ -172,6 +152,37 @@ def of_auto(numbers: Numbers) -> Diagnostics:
         bias=_mean_bias(numbers),
         unseen=unseen,
     )
+
+
+def _of_answers(numbers: Numbers, annealed: NDArray[np.bool_], started: NDArray[np.bool_]) -> list[Rule]:
+    """Return the rules of what answered each datum; of those that were only started nothing more is asked."""
+    ess, found = numbers.ess, numbers.diagnostics
+    draws, khat = found["draws"], found["khat"]
+    heavy, few = (rule & ~annealed for rule in doubtful_weights(ess, khat, draws))
+    chains = low_chains(ess, draws) & annealed
+    low = annealed & (found["acceptance"] < LOW_ACCEPTANCE)
+    with np.errstate(invalid="ignore"):
+        above = found["log_px_importance"] - numbers.log_px
+        more = annealed & (above > 4 * np.hypot(numbers.mcse, found["mcse_importance"]) + ROUNDING)
+    usual = {"unfinished": np.zeros_like(ess), "climbed": np.ones_like(ess)}  # of a file that is older
+    unfinished, climbed = (found.get(name, values) > 0 for name, values in usual.items())
+    better = unfinished & (found["answered"] == ANSWERS.index("laplace")) & ~(heavy | few | started)
+    narrow = "the posterior has room for {:.0f} numbers of this precision in a standard deviation"
+    not_climbed = "no mode of it is known: the program fails where they are looked for, or numbers are too coarse"
+    ended = "only {:.0f} samples say what it is: the budget ended, no mode is known, or the program fails there"
+    could = "{:.0f} of {:.0f} samples count, and more was to come: the budget ended, or the program failed"
+    return [
+        Rule("k-hat above its limit", heavy, "k-hat {:.3f} is above {:.3f}", (khat, khat_threshold(draws))),
+        Rule(f"effective sample size below {LOW_ESS:.0f}", few, "it is {:.1f} of {:.0f}", (ess, draws)),
+        Rule("chains whose weights differ", chains, "{1:.0f} chains count as {0:.1f}", (ess, draws)),
+        Rule("a low accepted rate", low, "HMC accepted {:.0%} of its moves", (found["acceptance"],)),
+        Rule("more by importance sampling", more, "importance sampling finds {:.2f} nats more", (above,), above),
+        Rule("no more than a start", started, ended, (draws,)),
+        Rule("a mixture that was to be better", better, could, (ess, draws)),
+        Rule("modes that are not known", ~climbed, not_climbed, (), np.inf),
+        Rule("a posterior narrower than numbers can say", found["resolution"] < COARSE, narrow,
+             (found["resolution"],), np.inf),
+    ]  # fmt: skip
 
 
 def _answers(numbers: Numbers, annealed: NDArray[np.bool_]) -> str:
@@ -188,6 +199,14 @@ def _answers(numbers: Numbers, annealed: NDArray[np.bool_]) -> str:
     if annealed.any():
         answers += f"; of chains: {_sizes(ess[annealed], draws[annealed])}"
     return answers
+
+
+def _curvature(numbers: Numbers) -> list[str]:
+    """Say of many latents that the curvature of their mixtures is of low rank."""
+    if "num_curved" not in numbers.settings:
+        return []
+    few, size = (numbers.settings[name] for name in ("num_curved", "num_latents"))
+    return [f"mixtures: the curvature of {size:.0f} latents in its {few:.0f} steepest directions, else the prior's"]
 
 
 def _second_look(numbers: Numbers) -> tuple[list[str], float, str]:
@@ -251,7 +270,7 @@ def of_annealing(numbers: Numbers) -> Diagnostics:
         *_not_finite(numbers),
         Rule("chains whose weights differ", differ, outweighs, (numbers.ess, chains)),
         Rule("a low accepted rate", acceptance < LOW_ACCEPTANCE, "HMC accepted {:.0%} of its moves", (acceptance,)),
-        Rule("more by importance sampling", more, higher, (above,)),
+        Rule("more by importance sampling", more, higher, (above,), above),
     ]
     lines = [
         f"HMC: accepted rate {spread(acceptance)}; chains: standard deviation of log w {spread(found['chain_spread'])}",
@@ -307,12 +326,12 @@ def of_given(numbers: Numbers) -> Diagnostics:
     higher = "other samples find {:.2f} nats more of log P(x_A, x_B) or of log P(x_B)"
     return replace(
         found,
-        rules=[*found.rules, Rule("more of a term by other samples", more > 0, higher, (more,))],
+        rules=[*found.rules, Rule("more of a term by other samples", more > 0, higher, (more,), more)],
         headline=f"{found.headline.partition(' from ')[0]} from {source}",
         lines=[f"log P(x_A, x_B) {of_all}, log P(x_B) {of_part}; samples of the two terms: {drawn}", *found.lines],
         remedy=f"Raise num_samples{refine}.",
         blind_spot=f" What the proposal never visits would not show: hold it against proposal={other!r}.",
-        off="may be too low or too high",
+        two_sided=True,
     )
 
 

@@ -100,6 +100,7 @@ class Sampler:
         if options.vectorize == "auto" and not self.vectorize:
             self.at_once, self.data_at_once, runs = 1, max(together, prepared.taken(rows)), self.num_samples
         self.calls = prepared.num_chunks(self.data_at_once) * runs
+        self.settings: dict[str, float] = {}  # what is to be said of its proposal
         self._compiled: LogWeights | None = None
         self._shifts: tuple[Chunk, Shifts] | None = None
         self._steps = Steps(options.compile, prepared.num_chunks(self.data_at_once))

@@ -281,6 +281,10 @@ def test_doubts_of_either_term_are_told():
     x, half = model(size=64).detach(), torch.arange(20) < 10
     evidence = estimate_evidence(model, off_by(model, 0, 0.3), x, given=half, **QUIET)
     assert len(evidence.doubts()) > 32
+    found = evidence.interval()  # wider on both sides
+    assert found.doubtful > 0.01 and (found.low + found.high) / 2 == pytest.approx(found.mean - found.bias)
+    assert found.high_of_data - found.low_of_data == pytest.approx(2 * (found.monte_carlo + found.doubtful))
+    assert f"{len(evidence.doubts())} of 64: off by" in str(found)
     assert "may be too low or too high" in evidence.verdict() and "method='ais'" not in evidence.verdict()
 
     def of_part_only(x):  # right where all is observed, narrow where a part is
@@ -375,6 +379,8 @@ def test_what_is_refused(linear_gaussian):
         ({"given": half, "num_draws": 3}, "num_draws of 0 with given"),
         ({"given": half, "joint": True}, "same with and without joint"),
         ({"given": half, "num_samples": 1}, "num_samples of at least 2"),
+        ({"given": half, "proposal": "laplace"}, "'guide', 'prior' or 'refined'; got 'laplace'"),
+        ({"given": half, "budget": 60}, "no budget with given"),
     ):
         with pytest.raises(InputError, match=words):
             estimate_evidence(*pair, x, **options, **QUIET)

@@ -124,14 +124,14 @@ def spike_and_slab(width):
     return model
 
 
-@pytest.mark.parametrize("width", [0.3, 0.03, 0.001])
-def test_a_narrow_spike_that_holds_most_of_the_evidence_beside_a_broad_slab(width):
+@pytest.mark.parametrize(("width", "least"), [(0.3, 0.5), (0.03, 0.0), (0.001, 0.0)])
+def test_a_narrow_spike_that_holds_most_of_the_evidence_beside_a_broad_slab(width, least):
     with torch.no_grad():
         x = 0.7 * torch.randn(20, 4)
     terms = [dist.Normal(0.0, s).expand([4]).to_event(1).log_prob(x) for s in (math.hypot(1, width), 3.0)]
     truth = (torch.logsumexp(torch.stack(terms), 0) - math.log(2)).numpy()
     evidence = estimate_evidence(spike_and_slab(width), of_normal(0.0, 1.0, 4), x)
-    check_right_or_doubted(evidence, truth)
+    assert check_right_or_doubted(evidence, truth) >= least
 
 
 def at_zero(x):
@@ -223,7 +223,7 @@ def test_a_posterior_narrower_than_single_precision_can_say():
     truth = dist.Normal(0.0, 1.0).log_prob(x).numpy()
     assert check_right_or_doubted(estimate_evidence(narrow, narrow_guide, x), truth) == 0
     doubled = estimate_evidence(narrow, narrow_guide, x.double())
-    check_right_or_doubted(doubled, truth)
+    assert check_right_or_doubted(doubled, truth) > 0.5
 
 
 def of_cluster(x):

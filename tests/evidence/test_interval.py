@@ -21,7 +21,7 @@ def test_parts_are_put_together():
     assert "3 of 1000" in str(found) and "went on" not in str(found)
     gone_on = Interval.of(0.95, **parts, went_on=-0.01)
     np.testing.assert_allclose([gone_on.low - found.low, gone_on.high - found.high], 0.01)
-    assert "data that went on     0.010" in str(gone_on)
+    assert "data that went on     -0.010" in str(gone_on)
 
 
 def test_of_a_single_datum_the_population_is_not_known():

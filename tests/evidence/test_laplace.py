@@ -52,6 +52,33 @@ def test_slopes_and_curvature_are_compiled(monkeypatch):
     assert set(captured) == {2, 3}
 
 
+def test_rows_at_which_the_program_fails_do_not_end_the_climbs_of_others(monkeypatch):
+    """A program is evaluated for many data at once; where some make it fail, these have no way up."""
+    model, at_rows = LinearGaussian((20,), latent_dim=4), Laplace._at_rows
+
+    def fails(self, kind, chunk, rows, u, *more):
+        if bool((u[:, 0] > 1).any()):
+            raise ValueError("no number")
+        return at_rows(self, kind, chunk, rows, u, *more)
+
+    torch.manual_seed(0)
+    u, rows = torch.randn(64, 4), torch.arange(64)
+    u[::7, 0], x = 2.0, torch.randn(64, 20)
+    with (
+        prepared(model, MeanField(model), x, proposal="guide", seed=0) as ready,
+        Threads(1) as threads,
+    ):
+        found = Laplace(ready, "guide", False, threads)
+        chunk = next(found.prepared.chunks(64))
+        every, slopes = found._slope_of(chunk)(u, rows)
+        monkeypatch.setattr(Laplace, "_at_rows", fails)
+        value, gradient = found._slope_of(chunk)(u, rows)
+    works = u[:, 0] <= 1
+    assert 0 < works.sum() < 64 and torch.isneginf(value[~works]).all() and not gradient[~works].any()
+    torch.testing.assert_close(value[works], every[works])
+    torch.testing.assert_close(gradient[works], slopes[works])
+
+
 def test_few_rows_have_the_slopes_that_they_have_among_many():
     torch.manual_seed(0)
     model = LinearGaussian((20,), latent_dim=4)
