@@ -16,21 +16,19 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.diagnostics import Statistics, estimates, within
+from ppl_vae.evidence.numbers import Index
 from ppl_vae.evidence.prepare import Chunk
 from ppl_vae.evidence.weight_sampler import Sampler
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array
 
-Index = NDArray[np.int64]  # of data in a chunk, [n]
-
 MARGIN = 0.8  # of the tolerance, for the samples that decide: the fresh ones scatter
 
 
-def reach(sampler: Sampler, pilots: list[Array], tolerance: float) -> list[Statistics]:
+def to_tolerance(sampler: Sampler, pilots: list[Array], tolerance: float) -> list[Statistics]:
     """Return the statistics of all chunks, after their first log-weights, [K, n], and as many more as it takes."""
     most = sampler.options.most_samples
     _check_reachable(pilots, tolerance, most)

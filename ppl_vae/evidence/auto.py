@@ -80,21 +80,21 @@ class NotClimbableError(Exception):
 
 
 @dataclass
-class Work:
-    """Some data that are still in doubt."""
+class Doubtful:
+    """Some data that are in doubt, or have no answer yet."""
 
     chunk: Chunk
     fitted: Fitted
     index: Index  # which data of all they are; below zero for those that are in the chunk only
     log_weights: Array  # of the samples that answered, [K, n]
 
-    def select(self, rows: NDArray[np.bool_], divisible: bool) -> "Work":
+    def select(self, rows: NDArray[np.bool_], divisible: bool) -> "Doubtful":
         """Return the part that is some rows of it."""
         if not divisible:
             return replace(self, index=np.where(rows, self.index, -1))
         chosen = torch.from_numpy(np.flatnonzero(rows))
         chunk = self.chunk.select(chosen)
-        return Work(chunk, self.fitted.select(chosen), self.index[rows], self.log_weights[:, rows])
+        return Doubtful(chunk, self.fitted.select(chosen), self.index[rows], self.log_weights[:, rows])
 
 
 class Ladder:
@@ -127,7 +127,7 @@ class Ladder:
         self.before: dict[str, Array] = {
             name: np.full(size, np.nan) for name in ("log_px_importance", "mcse_importance")
         }
-        self.changed: list[Work] = []  # data that have modes of the second look, without these
+        self.changed: list[Doubtful] = []  # data that have modes of the second look, without these
         # What would be believed of them; NaN of others.
         self.seen_first: dict[str, Array] = {name: np.full(size, np.nan) for name in ("log_px", "mcse")}
         self.climbed = np.ones(size, dtype=bool)  # whether modes were looked for, and are known where they matter
@@ -165,7 +165,7 @@ class Ladder:
         self.numbers |= {name: joined[name] for name in OF_SAMPLES if name != "draws"}
         self.numbers["draws"] = np.full(len(self.elbo), float(NUM_PILOT))
 
-    def _first_answers(self) -> list[Work]:
+    def _first_answers(self) -> list[Doubtful]:
         """Answer all data by the guide where the pilot lets it, else by a mixture; return what is left in doubt."""
         left, start = [], 0
         with progress_bar(len(self.prepared.source), "log P(x)", "datum", self.options.progress) as bar:
@@ -181,7 +181,7 @@ class Ladder:
                 self._as_first_seen(work)
         return left
 
-    def _of_chunk(self, chunk: Chunk, index: Index) -> list[Work]:
+    def _of_chunk(self, chunk: Chunk, index: Index) -> list[Doubtful]:
         by_guide = ~self._doubtful(index) & (not self.only_laplace)
         try:
             seen = self.laplace.first_look(chunk)
@@ -210,7 +210,7 @@ class Ladder:
             return []
         all_rows = np.full(chunk.size, -1)
         all_rows[: len(index)] = index
-        work = Work(chunk, fitted, all_rows, np.zeros((0, chunk.size)))
+        work = Doubtful(chunk, fitted, all_rows, np.zeros((0, chunk.size)))
         padding = (0, chunk.size - len(index))
         changed = wanted & new.cpu().numpy()[: len(index)]
         if changed.any():
@@ -224,7 +224,7 @@ class Ladder:
         missed = self.laplace.missed(chunk, fitted, log_px.to(fitted.heights.device), self.options.num_samples)
         return missed.cpu().numpy()[: len(index)]
 
-    def _as_first_seen(self, work: Work) -> None:
+    def _as_first_seen(self, work: Doubtful) -> None:
         """Keep what is said of some data without the modes of the second look, where nothing speaks against it."""
         try:
             adapted = self.laplace.adapted(work.chunk, work.fitted)
@@ -252,7 +252,7 @@ class Ladder:
                 found = estimates(weights[:, some] if whole else weights)
                 self.elbo[index[some]], self.elbo_mcse[index[some]] = found["elbo"], found["elbo_mcse"]
 
-    def _by_laplace(self, work: Work, tries: int = 2) -> list[Work]:
+    def _by_laplace(self, work: Doubtful, tries: int = 2) -> list[Doubtful]:
         """Answer some data by a mixture, improved by samples that are then left; return those still in doubt.
 
         Where the answer is in doubt and its draws show a mode that is new, it is answered once more.
@@ -292,9 +292,9 @@ class Ladder:
         more = self._by_laplace(replace(doubtful, fitted=extended).select(again, self.divisible), tries - 1)
         return ([rest] if (rest.index >= 0).any() else []) + more
 
-    def _improved(self, left: list[Work], by: "Callable[[Work], Iterator[Work]]") -> list[Work]:
+    def _improved(self, left: list[Doubtful], by: "Callable[[Doubtful], Iterator[Doubtful]]") -> list[Doubtful]:
         """Do one more thing for what is in doubt, a batch after the other; return what is then left."""
-        done: list[Work] = []
+        done: list[Doubtful] = []
         total = sum(int((work.index >= 0).sum()) for work in left)
         with progress_bar(total, "in doubt", "datum", self.options.progress) as bar:
             for work in self._batches(left):
@@ -304,7 +304,7 @@ class Ladder:
                 bar.set_postfix(left=sum(int((w.index >= 0).sum()) for w in done))
         return done
 
-    def _filled(self, work: Work) -> Iterator[Work]:
+    def _filled(self, work: Doubtful) -> Iterator[Doubtful]:
         """Answer anew by a mixture that has components where samples weigh most."""
         try:
             fitted = self.laplace.filled(work.chunk, work.fitted)
@@ -317,7 +317,7 @@ class Ladder:
         self.filled[work.index[mine]] = True
         yield replace(work, fitted=fitted, log_weights=log_weights)
 
-    def _more_samples(self, work: Work) -> Iterator[Work]:
+    def _more_samples(self, work: Doubtful) -> Iterator[Doubtful]:
         """Add samples of the mixture where these may do, doubling them up to what is allowed."""
         while True:
             here = np.where(work.index >= 0, work.index, 0)
@@ -343,8 +343,8 @@ class Ladder:
             mine = work.index >= 0
             self._put(work.index[mine], work.log_weights[:, mine], LAPLACE)
 
-    def _annealed(self, num_temperatures: int) -> "Callable[[Work], Iterator[Work]]":
-        def by(work: Work) -> Iterator[Work]:
+    def _annealed(self, num_temperatures: int) -> "Callable[[Doubtful], Iterator[Doubtful]]":
+        def by(work: Doubtful) -> Iterator[Doubtful]:
             mine, index = work.index >= 0, work.index[work.index >= 0]
             if num_temperatures == TEMPERATURES[0]:
                 self.before["log_px_importance"][index] = self.numbers["log_px"][index]
@@ -373,12 +373,12 @@ class Ladder:
         """Return up to how many samples, or chains, a datum gets."""
         return usual if self.options.tolerance is None else self.options.most_samples
 
-    def _batches(self, left: list[Work]) -> Iterator[Work]:
+    def _batches(self, left: list[Doubtful]) -> Iterator[Doubtful]:
         """Put together what can be: as many data as are evaluated at once."""
         if not self.divisible:
             yield from left
             return
-        by_count: dict[int, list[Work]] = {}
+        by_count: dict[int, list[Doubtful]] = {}
         for work in left:
             by_count.setdefault(len(work.log_weights), []).append(work)
         size = self.laplace.data_at_once
@@ -390,9 +390,9 @@ class Ladder:
             for rows in torch.arange(len(index)).split(size):
                 at = rows.numpy()
                 chunk = Chunk(tuple(t[rows.to(t.device)] for t in args), None, len(rows))
-                yield Work(chunk, fitted.select(rows), index[at], weights[:, at])
+                yield Doubtful(chunk, fitted.select(rows), index[at], weights[:, at])
 
-    def _still(self, works: Any) -> list[Work]:
+    def _still(self, works: Any) -> list[Doubtful]:
         """Return the parts of some works that are in doubt, or not inside the tolerance."""
         found = []
         for work in works:

@@ -10,8 +10,8 @@ from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evidence.ais import annealed_importance_sampling
 from ppl_vae.evidence.auto import automatic
 from ppl_vae.evidence.bidirectional import sandwich
+from ppl_vae.evidence.conditional import conditional_sampling
 from ppl_vae.evidence.evidence import Evidence
-from ppl_vae.evidence.given import given_sampling
 from ppl_vae.evidence.options import AnnealingOptions, AutoOptions, ImportanceOptions, Options
 from ppl_vae.evidence.prepare import Prepared, prepared
 from ppl_vae.evidence.remedies import importance_with_remedies
@@ -189,7 +189,7 @@ def estimate_evidence(
     preparing = prepared(model, guide, data, proposal=first, seed=seed, joint=joint)
     with Threads(threads) as chosen, preparing as pair_and_data:
         if given is not None:
-            return given_sampling(pair_and_data, options.of_importance(guide is not None), chosen, given)
+            return conditional_sampling(pair_and_data, options.of_importance(guide is not None), chosen, given)
         return wanted.estimate(pair_and_data, options, chosen)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ppl_vae.errors import InputError
-from ppl_vae.evidence.adaptive import reach
+from ppl_vae.evidence.adaptive import to_tolerance
 from ppl_vae.evidence.diagnostics import Statistics
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.laplace_sampler import sampler_of
@@ -36,7 +36,7 @@ def importance_sampling(prepared: Prepared, options: ImportanceOptions, threads:
         else:
             pilots = list(_weights(sampler, kept, bar))
     if tolerance is not None:
-        parts = reach(sampler, pilots, tolerance)
+        parts = to_tolerance(sampler, pilots, tolerance)
     numbers, curve = Statistics.joined(parts)
     check_not_nan(numbers["log_px"])
     estimated: dict[str, Any] = {name: numbers.pop(name) for name in ("log_px", "elbo", "mcse", "elbo_mcse", "ess")}

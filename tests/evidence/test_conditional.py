@@ -17,7 +17,7 @@ from tiny import IMAGES, LABELS, QUICK, SHAPE, SMALL
 import ppl_vae
 from ppl_vae import InputError, estimate_evidence, networks, priors
 from ppl_vae.conditions import Label
-from ppl_vae.evidence import given as given_module
+from ppl_vae.evidence import conditional
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.missing import Observed
 
@@ -95,7 +95,7 @@ def test_images_and_one_mask_for_all():
 def test_the_stated_errors_are_the_spread_of_repeated_estimates(linear_gaussian, monkeypatch, scheme):
     """Of each way to draw, terms that share their samples among them."""
     model, x = linear_gaussian
-    monkeypatch.setattr(given_module, "_chosen", lambda candidates, _: np.full(len(candidates[0]["mcse"]), scheme))
+    monkeypatch.setattr(conditional, "_chosen", lambda candidates, _: np.full(len(candidates[0]["mcse"]), scheme))
     mask = random_mask((4, 20), 0.8)
     runs = [
         estimate_evidence(model, off_by(model, 0.2, 2.0), x[:4], given=mask, num_samples=400, seed=seed, **QUIET)
@@ -117,7 +117,7 @@ def test_the_best_way_to_draw_is_chosen(linear_gaussian, monkeypatch, share):
     forced = {}
     for scheme in (ALL, GIVEN, APART):
         monkeypatch.setattr(
-            given_module, "_chosen", lambda them, _, scheme=scheme: np.full(len(them[0]["mcse"]), scheme)
+            conditional, "_chosen", lambda them, _, scheme=scheme: np.full(len(them[0]["mcse"]), scheme)
         )
         forced[scheme] = estimate_evidence(model, guide, x, given=mask, **QUIET).mcse
     assert np.median(found / np.min(list(forced.values()), axis=0)) < 1.4
@@ -131,7 +131,7 @@ def test_draws_of_the_prior_are_shared_too(monkeypatch):
     mask = torch.arange(16).reshape(1, 4, 4) < 15
     options = {"given": mask, "proposal": "prior", "num_samples": 2000}
     shared = estimate_evidence(model, None, x, **options, **QUIET)
-    monkeypatch.setattr(given_module, "_chosen", lambda them, _: np.full(len(them[0]["mcse"]), APART))
+    monkeypatch.setattr(conditional, "_chosen", lambda them, _: np.full(len(them[0]["mcse"]), APART))
     apart = estimate_evidence(model, None, x, **options, **QUIET)
     assert shared.mcse.mean() < 0.7 * apart.mcse.mean()
     check_conditional(shared, log_p(x) - log_p(torch.where(mask, x, torch.nan)))
@@ -311,7 +311,7 @@ def test_what_other_samples_find_is_told(linear_gaussian, monkeypatch):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.MultivariateNormal(posterior.mean + 1.0 * part, scale_tril=tril))
 
-    monkeypatch.setattr(given_module, "_chosen", lambda candidates, _: np.full(len(candidates[0]["mcse"]), APART))
+    monkeypatch.setattr(conditional, "_chosen", lambda candidates, _: np.full(len(candidates[0]["mcse"]), APART))
     evidence = estimate_evidence(model, guide, x, given=half, **QUIET)
     off = evidence.log_px - exactly(model, x, half.numpy())
     doubted = {doubt.datum: doubt.reason for doubt in evidence.doubts()}

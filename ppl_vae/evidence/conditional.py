@@ -66,7 +66,7 @@ PILOT, FEWEST = 4, 100  # the pilot takes a fourth of the samples, and so many a
 Terms = tuple[Array, Array]  # log v and log w, [K, n] each, of one set of samples
 
 
-def given_sampling(prepared: Prepared, options: ImportanceOptions, threads: Threads, given: Any) -> Evidence:
+def conditional_sampling(prepared: Prepared, options: ImportanceOptions, threads: Threads, given: Any) -> Evidence:
     """Estimate log P(x_A | x_B) of each datum by importance sampling: `estimate_evidence(..., given=mask)`.
 
     Args:
