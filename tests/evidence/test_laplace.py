@@ -141,6 +141,9 @@ def test_a_gaussian_posterior_is_found_exactly(size):
     np.testing.assert_allclose(spread, exact.expand_as(spread), atol=known if size > 100 else 0.01)
     if size < 100:
         np.testing.assert_allclose(found.log_evidence[0], log_px, atol=0.03)  # Laplace's formula is exact there
+    options = {"method": "importance", "proposal": "laplace", "num_samples": 30}
+    report = str(estimate_evidence(model, MeanField(model), x, **options))
+    assert ("curvature of 150 latents in its 48 steepest directions" in report) == (size > 100)
 
 
 def test_on_a_positive_latent_it_is_that_of_the_logarithm():

@@ -142,8 +142,8 @@ def test_every_method_from_the_command_line(run):
     assert "annealed importance sampling, 2 chains over 5 temperatures" in out
     assert "simulated data is in [" in out
     assert Path("r/evidence-sandwich-guide-test-3.nc").exists()
-    code, out, _ = run("evaluate", "r", "--tolerance", 0.5, "--num-data", 5, "-k", 30)
-    assert code == 0 and "K = 30" in out
+    code, out, _ = run("evaluate", "r", "--tolerance", 0.5, "--num-data", 5, "-k", 30, "--interval")
+    assert code == 0 and "K = 30" in out and "what moves it" in out and "data in doubt" in out
     code, _, err = run("evaluate", "r", "--num-chains", 2)
     assert code == 2 and "no option num_chains" in err
     code, _, err = run("evaluate", "r", "--method", "asi")
