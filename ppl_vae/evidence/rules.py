@@ -222,7 +222,7 @@ def _second_look(numbers: Numbers) -> tuple[list[str], float, str]:
     surely = int((rose > SURELY * error).sum())
     mean, by_chance = float(rose.mean()), math.sqrt(float((error**2).sum())) / len(rose)
     line = (
-        f"a second set of climbs found modes that matter of {count} data that would have been believed without: "
+        f"a second set of climbs found modes that matter in {count} data that would have been believed without them: "
         f"{surely} rose by more than {SURELY:.0f} errors, the mean by {number(mean)} nats; as much may be left"
     )
     refuted = f"a second set of climbs raised {numbers.quantity} by {mean:.2f} nats; as much may still be missed."

@@ -324,7 +324,7 @@ def test_what_a_second_look_finds_is_counted_and_as_much_may_be_left(monkeypatch
     assert interval.unseen == pytest.approx(unseen)
     assert interval.high - without.high == pytest.approx(unseen)
     assert interval.low == without.low
-    assert "modes that matter of" in str(evidence) and "modes not found" in str(interval)
+    assert "modes that matter in" in str(evidence) and "modes not found" in str(interval)
     seen = replace(evidence, settings=evidence.settings | {"num_missed": 0.0, "nats_missed": 0.0})  # of simulated data
     assert seen.is_believed and f"may make their mean higher by {unseen:.2f} nats" in seen.verdict()
 
