@@ -264,6 +264,7 @@ class Ladder:
                 lost = adapted.unresolved.cpu().numpy()
                 rows = np.flatnonzero(lost & (work.index >= 0))
                 self._by_guide(work.chunk, work.index, rows)  # whose samples are weighed where they are drawn
+                self.climbed[work.index[rows]] = False  # unless it is seen that nothing is missed
                 self.climbed[work.index[rows]] = ~self._missed(work.chunk, work.fitted, work.index)[rows]
                 if (lost | (work.index < 0)).all():
                     return []

@@ -100,7 +100,8 @@ class Numbers:
         diagnostics: more numbers per datum, by name, each [N]. bias: the jackknife's estimate of that of log_px. Of
             importance sampling: draws (K of each datum), khat, log_px_psis, and with a tolerance, or by "auto",
             stopping, the bias of a datum that went on. By "auto" second_look, by how much modes of a second set of
-            climbs raised what would have been believed, with mcse_second_look; both 0 elsewhere. Of annealing:
+            climbs raised what would have been believed, with mcse_second_look; both 0 elsewhere; climbed, 0 where modes
+            that may matter are not known; unfinished, 1 where more was to come. Of annealing:
             acceptance, step_size, chain_spread (the standard deviation of the log-weights over chains), and
             log_px_importance with mcse_importance.
         settings: numbers the method was run with.

@@ -155,7 +155,7 @@ def of_auto(numbers: Numbers) -> Diagnostics:
 
 
 def _of_answers(numbers: Numbers, annealed: NDArray[np.bool_], started: NDArray[np.bool_]) -> list[Rule]:
-    """Return the rules of what answered each datum; of those that were only started nothing more is asked."""
+    """Return the rules of what answered each datum; those that were only started are in doubt for that alone."""
     ess, found = numbers.ess, numbers.diagnostics
     draws, khat = found["draws"], found["khat"]
     heavy, few = (rule & ~annealed for rule in doubtful_weights(ess, khat, draws))
