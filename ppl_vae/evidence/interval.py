@@ -124,6 +124,8 @@ class Interval(Reported):
         lines = [
             f"{share} of such intervals hold {self.quantity} of the population: {self.in_words()}; of these data alone "
             f"[{self.low_of_data:.3f}, {self.high_of_data:.3f}]"
+            if math.isfinite(self.mean)
+            else f"There is no interval: {self.quantity} is not finite for some data."
         ]
         return Report(f"{self.quantity} {self.mean:.3f} nats: what moves it", words=words, lines=lines)
 

@@ -42,6 +42,12 @@ def test_an_exact_log_px_has_no_monte_carlo_error(linear_gaussian):
     np.testing.assert_allclose(found.high - found.low, 2 * stats.t.isf(0.025, 63) * stats.sem(truth), rtol=1e-3)
 
 
+def test_of_data_that_cannot_be_there_is_no_interval():
+    parts = dict(se=np.nan, mcse=0.1, bias=0.0, doubtful=np.inf, num_doubtful=1, num_data=9, quantity="log P(x)")
+    text = str(Interval.of(0.95, mean=-np.inf, **parts))
+    assert "no interval: log P(x) is not finite for some data" in text and "single datum" not in text
+
+
 @pytest.mark.parametrize("level", [0, 1, 95])
 def test_a_level_that_is_none_is_refused(linear_gaussian, level):
     model, x = linear_gaussian
