@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from ppl_vae.errors import InputError
+from ppl_vae.evidence.hmc import FAILURES
 from ppl_vae.evidence.laplace import Fitted, Laplace
 from ppl_vae.evidence.options import ImportanceOptions
 from ppl_vae.evidence.prepare import Chunk, Prepared
@@ -68,7 +69,7 @@ def laplace_of(prepared: Prepared, proposal: str, options: ImportanceOptions, th
     """Return what fits mixtures; with the prior in them where the guide's density cannot be evaluated at any z."""
     try:
         return Laplace(prepared, proposal, options.compile, threads)
-    except InputError:
+    except FAILURES:  # InputError is one of them
         if proposal == "prior":
             raise
         return Laplace(prepared, "prior", options.compile, threads)

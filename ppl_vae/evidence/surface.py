@@ -19,12 +19,14 @@ from ppl_vae.compilation.record import DENSITIES, Likeness, Tensors, alike, reco
 from ppl_vae.evidence.at_once import plated_or_copied
 from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.tempered import Latents
+from ppl_vae.traces.anywhere import check_random_at_sites
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
 FEW = 12  # calls of one size before it is recorded, which takes as long
 CURVATURES = Likeness(1e-3, 1e-2)  # sums over many terms, twice differentiated
 Kind = Callable[..., Tensors]  # of latents, u and more
+OTHERWISE = "Use method='importance' with proposal='guide'."
 
 
 def both(latents: Latents, u: Tensor) -> Tensors:
@@ -93,6 +95,8 @@ class Surface:
         first = next(self.prepared.chunks(1))
         self.prior = Latents(self.prepared.pair, first, self.prepared.structure, "prior")
         self.q = Latents(self.prepared.pair, first, self.prepared.structure, proposal)
+        if self.q.from_guide:
+            check_random_at_sites(self.prepared.pair.guide, self.q.trace, "as part of a mixture", OTHERWISE)
         self.size = sum(rest.numel() for rest in self.prior.layouts.values())  # D
         self._calls: dict[Any, int] = {}
         self._fast: dict[Any, Callable[..., Tensors]] = {}

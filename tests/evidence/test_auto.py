@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pyro
 import pyro.distributions as dist
+import pyro.distributions.transforms as transforms
 import pytest
 import torch
 from bounds import check_evidence, check_means
@@ -64,6 +65,36 @@ def test_the_guide_answers_where_it_is_right_and_a_mixture_elsewhere():
     assert (evidence.elbo[far] < log_px(x)[far] - 10).all()
     text = str(evidence)
     assert f"{int((~far).sum())} by samples from the guide Q(z | x)" in text and "95% interval" in text
+
+
+def planar_guide():
+    """A flow that knows the density of its own last draws alone."""
+    bent = transforms.Planar(4)
+
+    def guide(x):
+        pyro.module("bent", bent)
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(x / 2, 0.5**0.5).to_event(1)
+            pyro.sample("z", dist.TransformedDistribution(base, [bent]))
+
+    return guide
+
+
+def guide_with_hidden_noise(x):
+    """The mean of z is random beside its site: a mixture of which one part is known at a time."""
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x / 2 + 0.3 * torch.randn_like(x), 0.5**0.5).to_event(1))
+
+
+@pytest.mark.parametrize("make", [planar_guide, lambda: guide_with_hidden_noise])
+def test_a_guide_whose_density_is_not_known_at_any_z_is_no_part_of_the_mixture(make):
+    """The prior is, and mixtures answer all."""
+    torch.manual_seed(0)
+    x, guide = some_data(40), make()
+    with pyro.get_param_store().scope():
+        evidence = estimate_evidence(isotropic, guide, x)
+    check_evidence(evidence, log_px(x))
+    assert (evidence.diagnostics["answered"] == ANSWERS.index("laplace")).all() and not evidence.doubts()
 
 
 def test_nothing_is_left_in_the_random_state_and_the_seed_decides():
