@@ -19,6 +19,7 @@ from ppl_vae.criticism.uniformity import PLACES, counts_below, simultaneous_band
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.diagnostics import MIN_SAMPLES
 from ppl_vae.evidence.evidence import Evidence
+from ppl_vae.evidence.interval import Interval
 from ppl_vae.fitting.history import History
 
 CHANNELS = (1, 3)  # grey, or colours
@@ -297,7 +298,9 @@ def against_time(
 ) -> Figure:
     """Draw log P(x), the mean over the data, against the seconds that it took: a line for each method.
 
-    A dot is filled where the verdict is "To be believed", else hollow; bars are two Monte Carlo standard errors.
+    A dot is the mean of the estimates, filled where the verdict is "To be believed", else hollow. Its bar is the 95%
+    interval for these data, `evidence.interval()`: biases are taken off, and what data in doubt could add is in it. The
+    upper end may lie above the picture.
 
     Args:
         found: for each method, seconds and evidence, of more and more work.
@@ -306,22 +309,25 @@ def against_time(
     """
     figure, axes = _figure(1.6, 6.5)
     heights = [] if truth is None else [truth]
+    bars: list[tuple[float, Interval, str]] = []
     for number, (name, line) in enumerate(found.items()):
         colour, done = f"C{number}", sorted(line, key=lambda one: one[0])
         seconds = [one[0] for one in done]
-        means = [one[1].means()["log_px"] for one in done]
-        values = [mean.value for mean in means]
-        errors = [2 * mean.mcse for mean in means]
-        axes.errorbar(seconds, values, errors, color=colour, linewidth=1, elinewidth=1, label=name)
+        values = [one[1].means()["log_px"].value for one in done]
+        axes.plot(seconds, values, color=colour, linewidth=1, label=name)
         for at, (_, evidence), value in zip(seconds, done, values, strict=True):
             axes.plot(at, value, "o", color=colour, markerfacecolor=colour if evidence.is_believed else "white")
+            bars.append((at, evidence.interval(), colour))
         heights += values
     if truth is not None:
         axes.axhline(truth, color="0.4", linestyle="--", linewidth=1, label="known otherwise")
     axes.set(xscale="log", xlabel="seconds", ylabel="log P(x), nats per datum", title=title)
     if shown := [height for height in heights if math.isfinite(height)]:
         room = 0.1 * max(max(shown) - min(shown), 1e-3)
-        axes.set_ylim(min(shown) - room, max(shown) + room)
+        _, top = axes.set_ylim(min(shown) - room, max(shown) + room)
+        for at, interval, colour in bars:
+            if not math.isnan(interval.low_of_data):
+                axes.vlines(at, interval.low_of_data, min(interval.high_of_data, top), color=colour, linewidth=1)
     axes.legend(frameon=False, loc="lower right")
     return figure
 

@@ -86,4 +86,9 @@ def test_estimates_against_time():
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, False, True]
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {"right", "narrow", "known otherwise"}
+    bars = [collection.get_segments()[0][:, 1] for collection in axes.collections]
+    assert len(bars) == 3
+    for bar, evidence in zip(bars, (good, good, bad), strict=True):
+        interval = evidence.interval()
+        assert np.allclose(bar, (interval.low_of_data, min(interval.high_of_data, axes.get_ylim()[1])))
     assert axes.get_xscale() == "log" and pixels(figure)

@@ -11,6 +11,7 @@ from ppl_vae.evidence.ais import annealed_importance_sampling
 from ppl_vae.evidence.auto import automatic
 from ppl_vae.evidence.bidirectional import sandwich
 from ppl_vae.evidence.conditional import conditional_sampling
+from ppl_vae.evidence.edges import with_edges
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.options import AnnealingOptions, AutoOptions, ImportanceOptions, Options
 from ppl_vae.evidence.prepare import Prepared, prepared
@@ -189,8 +190,10 @@ def estimate_evidence(
     preparing = prepared(model, guide, data, proposal=first, seed=seed, joint=joint)
     with Threads(threads) as chosen, preparing as pair_and_data:
         if given is not None:
-            return conditional_sampling(pair_and_data, options.of_importance(guide is not None), chosen, given)
-        return wanted.estimate(pair_and_data, options, chosen)
+            found = conditional_sampling(pair_and_data, options.of_importance(guide is not None), chosen, given)
+        else:
+            found = wanted.estimate(pair_and_data, options, chosen)
+        return with_edges(found, pair_and_data, options, chosen)
 
 
 @_refusing_others(_keeps_draws)

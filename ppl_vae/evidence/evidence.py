@@ -6,6 +6,7 @@ so the gap between the two columns is how far the guide is from the posterior.
 """
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from ppl_vae.errors import InputError
 from ppl_vae.evidence.diagnostics import LOW_ESS
 from ppl_vae.evidence.interval import Interval
 from ppl_vae.evidence.numbers import Numbers
-from ppl_vae.evidence.rules import DIAGNOSTICS, Diagnostics, of_exact
+from ppl_vae.evidence.rules import DIAGNOSTICS, Diagnostics, at_edges, of_exact
 from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, GIVEN, PROBABILITY, TRANSFORMED
 from ppl_vae.evidence.to_arviz import container, elpd
 from ppl_vae.utils.report import Mean, Report, Reported, counted
@@ -37,9 +38,9 @@ class Evidence(Reported, Numbers):
         """Return the data whose log P(x) is not to be trusted, each with every reason there is, in words.
 
         Reasons: Pareto's k-hat above min(1 - 1 / log10 K, 0.7), an effective sample size below 10, a tolerance
-        that was not reached; of annealing, chains whose weights differ, a low accepted rate of HMC, or an
-        importance estimate that lies above; by "auto" also work that was not done, modes that nobody could look for,
-        and a posterior narrower than numbers can say.
+        that was not reached, a posterior at the edge of its support, where numbers are coarse; of annealing, chains
+        whose weights differ, a low accepted rate of HMC, or an importance estimate that lies above; by "auto" also work
+        that was not done, modes that nobody could look for, and a posterior narrower than numbers can say.
         """
         rules = self._diagnostics().rules
         reasons = ("; ".join(rule.words(n) for rule in rules if rule.breaks[n]) for n in range(len(self)))
@@ -131,7 +132,10 @@ class Evidence(Reported, Numbers):
         return abs(bias) if abs(bias) > max(NEGLIGIBLE, 2 * self._mcse_of_corrected()) else 0.0
 
     def _diagnostics(self) -> Diagnostics:
-        return of_exact(self) if self.is_exact else DIAGNOSTICS[self.method](self)
+        found = of_exact(self) if self.is_exact else DIAGNOSTICS[self.method](self)
+        edges = at_edges(self)
+        either = found.two_sided or any(rule.breaks.any() for rule in edges)
+        return replace(found, rules=[*found.rules, *edges], two_sided=either)
 
     def _may_be_off(self, doubtful: list[int]) -> float:
         """Return how much they may move the mean: by their errors, biases, what smoothing would change, or rules know.

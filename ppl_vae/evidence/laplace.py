@@ -49,6 +49,8 @@ NUM_ADAPTING = 256  # samples that improve a mixture before those that answer
 FILLS, FILLED_AT_ONCE = 12, 3  # rounds at most of components where samples weigh most, and how many in each
 FILLED = 0.5  # no more rounds are needed where so many of the samples count
 UNRESOLVED = 0.01  # the share of P(x) that numbers may not tell apart
+MISSED = 0.01  # the share of P(x) that the guide may hardly ever draw
+NUM_TRIED = 64  # draws of a mixture that show what the guide misses
 SHRINKAGE = 20.0  # effective samples at which a mean goes half of the way that they show
 LEAST_CURVATURE = 0.5  # in units of the prior's, which is known up to the chance of a few draws
 SMALLER = 8  # times fewer data than at once, where they are few
@@ -312,14 +314,19 @@ class Laplace:
         return tuple((value[:, layer, rows] if more else value[layer, rows]).to(u.dtype) for value in values)
 
     def missed(self, chunk: Chunk, fitted: Fitted, log_px: Tensor, num_samples: int) -> Tensor:
-        """Return whether the guide may miss a mode that matters, for an estimate of log P(x) by it, [N].
+        """Return whether the guide may miss a part of P(x) that matters, for an estimate of log P(x) by it, [N].
 
-        Of a mode that by Laplace's formula has a hundredth of P(x), a single draw would outweigh all K of the guide's.
+        A hundredth of P(x), by Laplace's formula or by draws of the mixture, comes from where a single draw would
+        outweigh all K of the guide's: a mode, or a part of one.
         """
-        missed = torch.zeros_like(fitted.found)
+        u = fitted.mixture.draw(NUM_TRIED)
+        log_joint, log_q = self._at_samples(both, chunk, u)
+        share = torch.softmax((log_joint.double() - fitted.mixture.log_prob(u)).nan_to_num(nan=-math.inf), 0)
+        outweighs = log_joint.double() - log_q.double() > log_px + math.log(num_samples)
+        missed = (share.nan_to_num() * outweighs).sum(0) > MISSED
         for j, mean in enumerate(fitted.mixture.means):
             log_joint, log_q = self.surface(both, chunk, mean[None])
-            present = fitted.log_evidence[j] > log_px + math.log(0.01)
+            present = fitted.log_evidence[j] > log_px + math.log(MISSED)
             outweighs = (log_joint - log_q)[0] > log_px + math.log(num_samples)
             missed |= present & (outweighs | ~log_q[0].isfinite())
         return missed | ~fitted.found

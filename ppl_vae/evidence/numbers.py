@@ -103,7 +103,8 @@ class Numbers:
             climbs raised what would have been believed, with mcse_second_look; both 0 elsewhere; climbed, 0 where modes
             that may matter are not known; unfinished, 1 where more was to come. Of annealing:
             acceptance, step_size, chain_spread (the standard deviation of the log-weights over chains), and
-            log_px_importance with mcse_importance.
+            log_px_importance with mcse_importance. Of bounded latents, by any method: at_edge, the share of P(x) that
+            comes at least from z too near to a bound for numbers of their precision.
         settings: numbers the method was run with.
         curve: the bound against K, where it was found.
         sandwich: bounds from both sides on simulated data, where they were found.

@@ -3,7 +3,8 @@
     P(w(z) > K P(x))  is small for z ~ P(z | x)    where K samples with weights w find all of P(x)
 
 A z that would outweigh all K samples lies where the proposal hardly goes. Whether annealing comes there is seen by
-going the way back from that z: both bounds on log P(x) meet, or something is missed that no sample shows.
+going the way back from that z: both bounds on log P(x) meet, or something is missed that no sample shows. The lower one
+is what the guide says of a datum that it answers: nobody anneals that.
 
 Source: Grosse et al., Sandwiching the marginal likelihood using bidirectional Monte Carlo, arXiv 1511.02543.
 """
@@ -13,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_vae.errors import InputError
@@ -77,7 +77,7 @@ def _missed(laplace: Laplace, chunk: Chunk, u: Tensor, num_samples: int, by_guid
     weights, _ = laplace.weigh(chunk, adapted, NUM_SAMPLES)
     log_px = torch.logsumexp(weights, 0) - math.log(NUM_SAMPLES)
     log_q = laplace.log_q(adapted, u, log_guide)
-    excess = (log_joint - log_q)[0] - log_px
+    excess, answer = (log_joint - log_q)[0] - log_px, torch.full_like(log_px, math.inf)
     if by_guide:
         plain = laplace.weigh_by_q(chunk, NUM_SAMPLES).cpu().numpy()
         numbers = estimates(plain) | pareto(plain)
@@ -86,6 +86,7 @@ def _missed(laplace: Laplace, chunk: Chunk, u: Tensor, num_samples: int, by_guid
         lost = laplace.missed(chunk, fitted, of_guide, num_samples)
         trusted = torch.from_numpy(~(heavy | few)).to(lost.device) & ~lost
         excess = torch.where(trusted, (log_joint - log_guide)[0] - of_guide, excess)
+        answer = torch.where(trusted, of_guide, answer)
     outside = (excess > math.log(num_samples) + MARGIN) | excess.isnan()
     outside[chunk.num_data :] = False
     if not bool(outside.any()):
@@ -95,22 +96,29 @@ def _missed(laplace: Laplace, chunk: Chunk, u: Tensor, num_samples: int, by_guid
     found = adapted.select(rows)
     if laplace.small:  # as is done with data in doubt
         found = laplace.filled(part, found)
-    return _open(laplace, part, found, u[:, rows], outside[rows].cpu().numpy())
+    answers = torch.where(outside, answer, math.nan)[rows].cpu().numpy()
+    return _open(laplace, part, found, u[:, rows], answers)
 
 
-def _open(laplace: Laplace, chunk: Chunk, fitted: Fitted, u: Tensor, wanted: NDArray[np.bool_]) -> Array:
-    """Return how far apart both bounds on log P(x) stay for those wanted data for which they do not meet, in nats."""
+def _open(laplace: Laplace, chunk: Chunk, fitted: Fitted, u: Tensor, answers: Array) -> Array:
+    """Return how far apart both bounds on log P(x) stay for those data for which they do not meet, in nats.
+
+    The lower one is no higher than the answer that a datum has: infinity of one that is annealed, NaN is not asked for.
+    """
+    wanted = ~np.isnan(answers)
     for num_temperatures in TEMPERATURES:
         bridge = Bridge(laplace, chunk, fitted, NUM_CHAINS, num_temperatures)
         there = estimates(bridge.forward().log_weights.cpu().numpy())
         back = estimates(bridge.backward(u).log_weights.cpu().numpy())
-        apart, error = -back["log_px"] - there["log_px"], 2 * np.hypot(there["mcse"], back["mcse"])
+        lower = np.minimum(there["log_px"], answers)
+        apart, error = -back["log_px"] - lower, 2 * np.hypot(there["mcse"], back["mcse"])
         left = wanted & ~(apart + error <= OPEN)
         if not left.any():
             break
         if laplace.prepared.divisible and num_temperatures != TEMPERATURES[-1]:
             kept = torch.from_numpy(np.flatnonzero(left)).to(u.device)
-            chunk, fitted, u, wanted = chunk.select(kept), fitted.select(kept), u[:, kept], wanted[left]
+            chunk, fitted, u = chunk.select(kept), fitted.select(kept), u[:, kept]
+            wanted, answers = wanted[left], answers[left]
     surely = apart - error
     missed = wanted & ((surely > OPEN) | ~np.isfinite(surely))
     return np.where(np.isfinite(surely), surely, SURELY)[missed]

@@ -19,6 +19,7 @@ LOW_ACCEPTANCE = 0.2  # of HMC's proposals: below it the chains hardly moved
 OPEN = 0.1  # nats that the bounds of a sandwich may be apart
 SURELY = 5.0  # errors
 MISSED, LOST = 2, 0.1  # of some 40 simulated data, missed in part, and nats of the mean: one by little may be chance
+AT_EDGE = 0.02  # of P(x), which as many nats may be off by
 COARSE = 64  # numbers in a standard deviation; fewer, and sums over them are no integrals
 ANSWERS = ("guide", "laplace", "annealing")  # what answered a datum, in the order in which they are tried
 ANSWERED_BY = ("samples of a mixture fitted to it", "annealing from that mixture")  # but for the first
@@ -333,6 +334,16 @@ def of_given(numbers: Numbers) -> Diagnostics:
         blind_spot=f" What the proposal never visits would not show: hold it against proposal={other!r}.",
         two_sided=True,
     )
+
+
+def at_edges(numbers: Numbers) -> list[Rule]:
+    """Return the rule of any method for posteriors at the edge of a support; none where there is no such edge."""
+    share = numbers.diagnostics.get("at_edge")
+    if share is None:
+        return []
+    near = "{:.0%} of P(x) comes from z so near to the edge of their support that only a higher precision can say which"
+    off = -np.log1p(-np.minimum(share, 1 - 1e-9))
+    return [Rule("a posterior at the edge of a support", share > AT_EDGE, near, (share,), off)]
 
 
 DIAGNOSTICS: dict[str, Callable[[Numbers], Diagnostics]] = {
