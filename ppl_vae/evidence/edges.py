@@ -12,6 +12,7 @@ to the edge, and the prior, which may hardly come to where the data let z be: th
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +21,12 @@ from torch import Tensor
 
 from ppl_vae.distributions.supports import bounds_of, is_discrete, support_of
 from ppl_vae.evidence.evidence import Evidence
+from ppl_vae.evidence.hmc import FAILURES
 from ppl_vae.evidence.options import Options
 from ppl_vae.evidence.prepare import Prepared
 from ppl_vae.evidence.weight_sampler import Sampler
 from ppl_vae.traces.log_weights import Weighted
-from ppl_vae.traces.plates import samples
+from ppl_vae.traces.plates import samples, value_by_datum
 from ppl_vae.traces.run import fixed
 from ppl_vae.traces.sites import Kind, of_kind
 from ppl_vae.utils.report import Array
@@ -34,9 +36,18 @@ from ppl_vae.utils.threads import Threads
 NUM_TRIED = 512  # draws of each datum
 SURELY = 2.0  # errors that S is taken to be smaller than it seems
 NEAREST = 8  # numbers beside a bound
+CANNOT_DRAW: tuple[type[Exception], ...] = (*FAILURES, RuntimeError)
 EQUAL = 1e-3  # nats: weights that differ by less are those of a guide that is exact
 
-Edges = dict[str, list[float]]  # the finite bounds of a latent's support, by its name
+
+class Edge(NamedTuple):
+    """Where the support of a latent ends."""
+
+    bounds: list[float]
+    num_dims: int  # of its values, [K, N, ...]; those of sites that are enumerated come before
+
+
+Edges = dict[str, Edge]
 
 
 def with_edges(evidence: Evidence, prepared: Prepared, options: Options, threads: Threads) -> Evidence:
@@ -49,7 +60,10 @@ def with_edges(evidence: Evidence, prepared: Prepared, options: Options, threads
     with seeded(options.seed):
         for proposal in ("prior",) if prepared.pair.guide is None else ("guide", "prior"):
             sampler = Sampler(prepared, replace(plain, proposal=proposal), threads)
-            log_mass, equal = np.concatenate(list(_log_mass(sampler, edges)), 1)
+            try:
+                log_mass, equal = np.concatenate(list(_log_mass(sampler, edges)), 1)
+            except CANNOT_DRAW:  # as a prior may, which costs no estimate by the guide
+                continue
             if proposal == "guide" and equal.all():  # it is exact, and its weights hold where its draws are put, too
                 return evidence
             with np.errstate(invalid="ignore"):  # minus infinity, both
@@ -68,7 +82,7 @@ def _edges(prepared: Prepared) -> Edges:
         ends = [torch.as_tensor(bound) for bound in bounds or ()]
         finite = [float(end) for end in ends if end.numel() == 1 and math.isfinite(end)]
         if finite:
-            found[name] = finite
+            found[name] = Edge(finite, value_by_datum(site, prepared.structure).dim())
     return found
 
 
@@ -89,9 +103,10 @@ def _at_edge(drawn: Weighted, edges: Edges) -> Tensor:
     """Return whether a latent of each draw is one of the numbers nearest to a bound of its support, [K, N]."""
     found = torch.zeros_like(drawn.log_weights, dtype=torch.bool)
     for name in edges.keys() & drawn.latents.keys():
-        z = drawn.latents[name]
+        z, (bounds, num_dims) = drawn.latents[name], edges[name]
         limits = torch.finfo(z.dtype)
-        for bound in edges[name]:
+        for bound in bounds:
             near = (z - bound).abs() <= NEAREST * max(limits.eps * abs(bound), limits.tiny)
+            near = near.reshape(-1, *near.shape[-num_dims:]).any(0)
             found |= near.reshape(*near.shape[:2], -1).any(-1)
     return found

@@ -219,6 +219,26 @@ def test_no_posterior_inside_its_bounds_is_doubted_for_them():
         assert check_right_or_doubted(evidence, truth) == 1.0
 
 
+def test_bounded_latents_that_depend_on_a_discrete_one():
+    """Drawn from the prior there is one for each class that is summed out."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(torch.tensor([0.4, 0.6])), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Beta(1.0 + c, 2.0))
+            pyro.sample("x", dist.Normal(0 * z + c, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Beta(torch.full((len(x),), 1.5), 1.5))
+
+    x = torch.randn(15)
+    normal = torch.distributions.Normal
+    truth = torch.logaddexp(math.log(0.4) + normal(0.0, 1.0).log_prob(x), math.log(0.6) + normal(1.0, 1.0).log_prob(x))
+    evidence = estimate_evidence(model, guide, x)
+    assert check_right_or_doubted(evidence, truth.numpy()) == 1.0 and not evidence.diagnostics["at_edge"].any()
+
+
 class Lower(dist.TorchDistribution):
     """Beta(1/2, 1/2), but of its upper half a millionth only."""
 
