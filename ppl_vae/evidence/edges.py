@@ -52,8 +52,13 @@ Edges = dict[str, Edge]
 
 def with_edges(evidence: Evidence, prepared: Prepared, options: Options, threads: Threads) -> Evidence:
     """Return evidence that knows, for each datum, the share S of P(x) that comes from the edge of a support."""
-    edges = {} if evidence.is_exact else _edges(prepared)
-    if not edges or (evidence.method == "importance" and evidence.proposal == "prior"):  # w_k = P(x | z_k) holds there
+    if evidence.is_exact or (evidence.method == "importance" and evidence.proposal == "prior"):  # P(x | z_k) holds
+        return evidence
+    try:
+        edges = _edges(prepared)
+    except CANNOT_DRAW:  # a single draw that fails costs no estimate
+        edges = {}
+    if not edges:
         return evidence
     plain = replace(options.of_importance(True), tolerance=None, max_samples=None, num_draws=0, num_samples=NUM_TRIED)
     share = np.zeros(len(evidence))
@@ -64,8 +69,8 @@ def with_edges(evidence: Evidence, prepared: Prepared, options: Options, threads
                 log_mass, equal = np.concatenate(list(_log_mass(sampler, edges)), 1)
             except CANNOT_DRAW:  # as a prior may, which costs no estimate by the guide
                 continue
-            if proposal == "guide" and equal.all():  # it is exact, and its weights hold where its draws are put, too
-                return evidence
+            if proposal == "guide" and equal.all() and evidence.proposal != "laplace":
+                return evidence  # the guide is exact, and its weights hold wherever its draws are put
             with np.errstate(invalid="ignore"):  # minus infinity, both
                 share = np.fmax(share, np.minimum(np.exp(log_mass - evidence.log_px), 1.0))
     return replace(evidence, diagnostics=evidence.diagnostics | {"at_edge": share})

@@ -194,10 +194,10 @@ def bounded_guide(a):
     return guide
 
 
-NARROW_ANNEALING = {"method": "ais", "num_temperatures": 50}
+SHORT_ANNEALING = {"method": "ais", "num_temperatures": 50}
 
 
-@pytest.mark.parametrize("options", [{}, {"method": "importance"}, NARROW_ANNEALING], ids=["auto", "importance", "ais"])
+@pytest.mark.parametrize("options", [{}, {"method": "importance"}, SHORT_ANNEALING], ids=["auto", "importance", "ais"])
 @pytest.mark.parametrize("of_guide", [0.05, 0.2, 0.5])
 def test_a_posterior_nearer_to_its_bound_than_single_precision_can_say(of_guide, options):
     """A tenth of Beta(0.1, 0.1) is nearer to 1 than any number: off by up to 0.16 nats, and weights look well."""
