@@ -6,7 +6,7 @@ needs), `importance`, `adaptive` (as many samples as a tolerance takes), `remedi
 P(x_A | x_B)); the steps of `auto`: `modes` (climbed to), `student` (mixtures of t distributions), `surface` (densities
 recorded once), `laplace` (a mixture fitted to each datum) with its `laplace_sampler`, `bridge` (annealing from there),
 `reach` (whether a part of the posterior is missed); `edges` (posteriors at a bound); what they are made of, `prepare`,
-`at_once` (how samples are drawn in a run), `weight_sampler`, `tempered`, `hmc`, `refine`, `resampling`; the result, `evidence` (which estimates to doubt) and its `numbers`, `interval`, `scale` (probability or
-density), `diagnostics` (error, effective sample size, k-hat), what each method says of its own by its `rules`;
-`to_arviz`, `arviz_versions`.
+`at_once` (how samples are drawn in a run), `weight_sampler`, `tempered`, `hmc`, `refine`, `resampling`; the result,
+`evidence` (which estimates to doubt) and its `numbers`, `interval`, `scale` (probability or density), `diagnostics`
+(error, effective sample size, k-hat), what each method says of its own by its `rules`; `to_arviz`, `arviz_versions`.
 """
