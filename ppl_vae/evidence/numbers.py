@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_vae.errors import InputError, reason
+from ppl_vae.errors import InputError
 from ppl_vae.evidence.diagnostics import MIN_SAMPLES, Curve
 from ppl_vae.evidence.scale import DEQUANTIZED
+from ppl_vae.evidence.stored import checked, read_netcdf, said_of, seal
 from ppl_vae.utils.files import written_whole
 from ppl_vae.utils.report import Array, Mean, Report, Reported
 
@@ -112,6 +113,7 @@ class Numbers:
         is_exact: whether log P(x) is not an estimate, as no latent site is sampled.
         tried: what remedies did for some of the doubtful data, by name, where they were tried.
         note: what is to be said of the method, in words.
+        weights: the digest of the weights of the run that it is of; "" where it is of none, or not known.
     """
 
     log_px: Array
@@ -137,6 +139,7 @@ class Numbers:
     is_exact: bool = False
     tried: dict[str, Trial] = field(default_factory=dict)
     note: str = ""
+    weights: str = ""
 
     def __len__(self) -> int:
         return len(self.log_px)
@@ -225,6 +228,7 @@ class Numbers:
         """Write everything but `draws` to a netCDF file, whole or not at all."""
         with written_whole(Path(path)) as temporary:
             self.to_dataset().to_netcdf(temporary, engine="h5netcdf")
+            seal(temporary)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -233,12 +237,8 @@ class Numbers:
         Raises:
             InputError: no such file, or one that is not an evidence file.
         """
-        import xarray
-
         try:
-            with xarray.open_dataset(path, engine="h5netcdf") as dataset:
-                arrays: dict[str, Any] = {str(k): np.asarray(v.values) for k, v in dataset.data_vars.items()}
-                attrs = {str(k): v.item() if isinstance(v, np.generic) else v for k, v in dataset.attrs.items()}
+            arrays, attrs = read_netcdf(Path(path))
             attrs["settings"] = json.loads(attrs["settings"])
             attrs["tried"] = {name: Trial(*trial) for name, trial in json.loads(attrs.pop("tried", "{}")).items()}
             attrs["is_exact"] = attrs["settings"].pop("exact", None) is not None
@@ -246,10 +246,11 @@ class Numbers:
             for name, kind in (("curve", Curve), ("sandwich", Sandwich)):
                 own = {key.removeprefix(f"{name}_"): arrays.pop(key) for key in list(arrays) if key.startswith(name)}
                 attrs[name] = kind(**own) if own else None
+            checked(attrs | arrays)
             return cls(**arrays, **attrs)
-        except (OSError, ValueError, TypeError, KeyError) as problem:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as problem:
             raise InputError(
-                f"Expected an evidence file in {path}; got none that can be read ({reason(problem)}). "
+                f"Expected an evidence file in {path}; got none that can be read ({said_of(problem)}). "
                 f"Make it anew, by ppl_vae.evaluate.",
                 options="ppl-vae evaluate RUN",
             ) from None

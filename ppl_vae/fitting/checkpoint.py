@@ -10,25 +10,42 @@
     model.py, guide.py  a copy of the person's own files, where they brought any
 
 A killed run leaves every file whole; last.pt is written first, and resuming begins by writing the rest anew from it.
+What a file holds is checked before it is used (`schemas`), and known again by its digest: run.json and last.pt hold
+their own, the weights that of both together, so that a model and a guide of two moments are no pair.
 """
 
 import csv
 import io
 import json
+import math
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.fitting.history import History
-from ppl_vae.utils.files import written_whole
+from ppl_vae.fitting.schemas import FORMAT, Configuration, State, checked, digest_of_json
+from ppl_vae.utils.digests import digest_of
+from ppl_vae.utils.files import opened, read_file, written_whole
 
-FORMAT = 1
+ROLES = ("model", "guide")
+MOST_TEXT, MOST_WEIGHTS = 2**25, 2**40  # bytes of run.json or history.csv, and of a file of weights
+PAIR = "pair"  # in the head of a file of weights: the digest of those of model and guide
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Best(NamedTuple):
+    """The best weights of a run, by role and name, their digest, and the history."""
+
+    weights: dict[str, dict[str, Tensor]]
+    digest: str
+    history: History
 
 
 class RunFolder:
@@ -36,6 +53,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._written = ""  # the digest of the weights that this object has written
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -47,37 +65,52 @@ class RunFolder:
 
     def write_json(self, content: Mapping[str, Any]) -> None:
         """Write run.json."""
-        self.write("run.json", (json.dumps({"format": FORMAT, **content}, indent=2) + "\n").encode())
+        said = {"format": FORMAT, **content}
+        self.write("run.json", (json.dumps(said | {"digest": digest_of_json(said)}, indent=2) + "\n").encode())
 
     def read_json(self) -> dict[str, Any]:
-        """Read run.json."""
+        """Read run.json; whether it is as it was written, `check_unchanged` says."""
         path = self / "run.json"
         try:
-            content: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as problem:
-            what = "no such folder" if not self.path.is_dir() else "no run.json" if not path.exists() else str(problem)
+            content: dict[str, Any] = json.loads(read_file(path, MOST_TEXT))
+        except (OSError, ValueError, RecursionError) as problem:
             raise InputError(
-                f"Expected a run folder in {self.path}; got {what}. Make one: ppl_vae.train(out={str(self.path)!r}).",
+                f"Expected a run folder in {self.path}; got {self._why_unread(path, problem)}. Make one: "
+                f"ppl_vae.train(out={str(self.path)!r}).",
                 options=f"ppl-vae train --out {self.path}",
             ) from None
         found = content.get("format") if isinstance(content, dict) else None
         if found != FORMAT:
             raise InputError(
-                f"Expected run format {FORMAT} in {path}; got {found}, from another version of ppl-vae. Use that "
+                f"Expected run format {FORMAT} in {path}; got {found!s:.20}, from another version of ppl-vae. Use that "
                 f"version, or train again into another folder."
             )
+        checked(Configuration, content, f"a whole run.json in {self.path}")
         return content
 
+    def _why_unread(self, path: Path, problem: Exception) -> str:
+        try:
+            if not self.path.is_dir():
+                return "no such folder"
+            if not path.exists():
+                return "no run.json"
+        except (OSError, ValueError):  # a name that no file can have, a folder that nobody may enter
+            pass
+        return getattr(problem, "strerror", None) or f"a run.json that cannot be read ({problem!s:.100})"
+
     def write_state(self, state: Mapping[str, Any]) -> None:
-        """Write last.pt, then the best weights and the history, which follow from it."""
+        """Write last.pt, then the best weights, if they are others, and the history, which follow from it."""
         from safetensors.torch import save
 
         buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
+        torch.save(dict(state) | {"digest": digest_of(state)}, buffer)
         self.write("last.pt", buffer.getvalue())
-        for role in ("model", "guide"):
-            weights = {k.removeprefix(f"{role}."): v for k, v in state["best"].items() if k.startswith(f"{role}.")}
-            self.write(f"{role}.safetensors", save({k: v.contiguous().cpu() for k, v in weights.items()}))
+        weights = _by_role(state["best"])
+        digest = digest_of(weights)
+        if digest != self._written:
+            for role in ROLES:
+                self.write(f"{role}.safetensors", save(weights[role], metadata={PAIR: digest}))
+            self._written = digest
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(field.name for field in fields(History))
@@ -95,16 +128,8 @@ class RunFolder:
                 f"it, or choose another folder (out).",
                 options="--resume, or --out DIR",
             )
-        try:
-            state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-            held = state["settings"]
-            if not {"rows", "best"} <= state.keys():
-                raise KeyError("rows, best")
-        except Exception as problem:  # torch.load raises half a dozen kinds for a broken file
-            raise InputError(
-                f"Expected {path} to hold a state to resume; got a file that cannot be read "
-                f"({type(problem).__name__}). Train again into another folder."
-            ) from None
+        state = self._load_state(_bytes_of(settings.get("shapes", {})))
+        held = state["settings"]
         differing = [key for key in {**settings, **held} if settings.get(key) != held.get(key)]
         if "shapes" in differing:
             raise InputError(
@@ -119,26 +144,134 @@ class RunFolder:
             )
         return state
 
-    def read_weights(self, role: str) -> dict[str, Tensor]:
-        """Read the best weights of the model or the guide."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load
+    def _load_state(self, size: int) -> dict[str, Any]:
+        """Return last.pt, of a pair whose weights have so many bytes, as it was written."""
+        path = self / "last.pt"
+        try:
+            content = read_file(path, 32 * size + MOST_TEXT)  # optimizers keep a few numbers for each
+            _check_stored(content)
+            state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+            checked(State, state, f"{path} to hold a state")
+            if state.get("digest") not in (None, digest_of({k: v for k, v in state.items() if k != "digest"})):
+                raise ValueError("its digest is of other numbers")
+            if not _shapes(state["weights"]) == _shapes(state["best"]) == _asked(state["settings"]["shapes"]):
+                raise ValueError("parameters are missing")
+        except Exception as problem:  # torch.load raises half a dozen kinds for a broken file
+            why = f"{type(problem).__name__}: {problem!s:.200}" if str(problem) else type(problem).__name__
+            raise InputError(
+                f"Expected {path} to hold a state to resume; got a file that cannot be read ({why}). Train again into "
+                f"another folder."
+            ) from None
+        return state
+
+    def shapes_of_weights(self, role: str) -> Shapes:
+        """Return the shapes of the best weights of the model or the guide by name, from the head of their file."""
+        from safetensors import SafetensorError, safe_open
 
         path = self / f"{role}.safetensors"
         try:
-            return load(path.read_bytes())
+            opened(path, MOST_WEIGHTS).close()
+            with safe_open(path, framework="pt") as file:
+                return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as problem:
-            found = problem if path.exists() else "no such file"
-            raise InputError(
-                f"Expected the weights of the {role} in {path}; got {found}: the run is half-written. "
-                f"Go on with it as it was begun, and resume=True.",
-                options="the command that began it, and --resume",
-            ) from None
+            raise self._half_written(role, problem) from None
+
+    def digest_of_weights(self) -> str:
+        """Return the digest that the weights in the folder now have by their head; "" where it says none."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self / "model.safetensors"
+        try:
+            opened(path, MOST_WEIGHTS).close()
+            with safe_open(path, framework="pt") as file:
+                return str((file.metadata() or {}).get(PAIR, ""))
+        except (OSError, SafetensorError):
+            return ""
+
+    def read_best(self) -> Best:
+        """Read the best weights of the model and the guide, as one pair, and the history.
+
+        Where another process is writing, or was killed at it, the files may be of two moments: then last.pt has both.
+        """
+        from safetensors import SafetensorError, safe_open
+        from safetensors.torch import load
+
+        weights, said, size = {}, set(), 0
+        for role in ROLES:
+            path, shapes = self / f"{role}.safetensors", self.shapes_of_weights(role)
+            size += 8 * sum(map(math.prod, shapes.values()))
+            try:
+                content = read_file(path, 2 * size + MOST_TEXT)
+                weights[role] = load(content)
+                with safe_open(path, framework="pt") as file:
+                    said.add((file.metadata() or {}).get(PAIR, ""))
+            except (OSError, SafetensorError) as problem:
+                raise self._half_written(role, problem) from None
+        digest = digest_of(weights)
+        if said in ({digest}, {""}):  # older ones say nothing
+            return Best(weights, digest, self.read_history())
+        try:
+            state = self._load_state(size)
+        except InputError as problem:
+            raise self._half_written("model and guide", "files that are no pair") from problem
+        weights = _by_role(state["best"])
+        return Best(weights, digest_of(weights), History.of(state["rows"]))
+
+    def _half_written(self, whose: str, problem: object) -> InputError:
+        path = self / (f"{whose}.safetensors" if whose in ROLES else "")
+        found = "no such file" if isinstance(problem, FileNotFoundError) else getattr(problem, "strerror", 0) or problem
+        return InputError(
+            f"Expected the weights of the {whose} in {path}; got {found!s:.200}: the run is half-written. "
+            f"Go on with it as it was begun, and resume=True.",
+            options="the command that began it, and --resume",
+        )
 
     def read_history(self) -> History:
         """Read history.csv."""
         try:
-            lines = (self / "history.csv").read_text().splitlines()
-            return History.of([tuple(map(float, line.split(","))) for line in lines[1:]])
+            lines = read_file(self / "history.csv", MOST_TEXT).decode().splitlines()
+            rows = [tuple(map(float, line.split(","))) for line in lines[1:]]
+            if {len(row) for row in rows} - {len(fields(History))}:
+                raise ValueError("rows of another length")
+            return History.of(rows)
         except (OSError, ValueError, TypeError) as problem:
-            raise InputError(f"Expected a history in {self / 'history.csv'}; got {problem}. Resume the run.") from None
+            found = getattr(problem, "strerror", None) or f"{problem!s:.100}"
+            raise InputError(f"Expected a history in {self / 'history.csv'}; got {found}. Resume the run.") from None
+
+
+def check_unchanged(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a run.json that is not as it was written; older versions wrote no digest."""
+    if config.get("digest") not in (None, digest_of_json(dict(config))):
+        raise InputError(
+            f"Expected {path / 'run.json'} as it was written; got one that has been changed since (its digest is "
+            f"another). Put the old one back, or train again."
+        )
+
+
+def _by_role(best: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return weights as they are stored, those of the model and those of the guide."""
+    return {
+        role: {k.removeprefix(f"{role}."): v.contiguous().cpu() for k, v in best.items() if k.startswith(f"{role}.")}
+        for role in ROLES
+    }
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> Shapes:
+    return {name: tuple(value.shape) for name, value in tensors.items()}
+
+
+def _asked(shapes: Mapping[str, Any]) -> Shapes:
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _bytes_of(shapes: Mapping[str, Any]) -> int:
+    return 8 * sum(math.prod(shape) for shape in shapes.values())
+
+
+def _check_stored(content: bytes) -> None:
+    """Refuse an archive that would grow when it is read."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = archive.infolist()
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > len(content):
+        raise ValueError("an archive of another kind")

@@ -3,8 +3,9 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -28,6 +29,7 @@ from ppl_vae.objectives.pyro_own import check_weighed, reporting
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import data_plate
 from ppl_vae.utils.faults import warn
+from ppl_vae.utils.files import held
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
@@ -128,7 +130,8 @@ def fit(
     _warn_of_a_long_warm_up(objective, epochs)
     _check_jit(objective, (model, guide))
     pair = Pair(model, guide, fresh=True)
-    with pair.running(), Threads(threads) as chosen:
+    keeping = nullcontext() if out is None else held(Path(out))
+    with keeping, pair.running(), Threads(threads) as chosen:
         with seeded(seed, SETUP):  # programs may make their parameters, at random, when they first run
             source = as_source(data, pair)
             held_out = None if validation is None else as_source(validation, pair)

@@ -5,7 +5,7 @@ A part or an objective is a class, called by its name in snake case, looked for 
 """
 
 import functools
-import importlib.util
+import importlib
 import os
 import pkgutil
 import re
@@ -28,15 +28,16 @@ from ppl_vae.errors import InputError, ProgramError, did_you_mean, positive_int
 from ppl_vae.runs import kinds
 from ppl_vae.runs.kinds import KINDS, PARTS, Choice
 from ppl_vae.utils.faults import got
-from ppl_vae.utils.files import written_whole
+from ppl_vae.utils.files import read_file, written_whole
 from ppl_vae.utils.rng import seeded
 
 ROLES: dict[str, type[Any]] = {"model": Model, "guide": Guide}
 USUAL_OBJECTIVE = "trace_elbo"
+MOST_SOURCE = 2**24  # bytes of a Python file
 
 
 def find(role: str, name: str) -> tuple[type[Any], ModuleType]:
-    """Find a model or a guide by name or by file: its class, and the module it is written in.
+    """Find a model or a guide by name or by file, which is run: its class, and the module it is written in.
 
     >>> find("model", "vae")[0].__name__
     'VAE'
@@ -63,7 +64,7 @@ def is_file(name: str) -> bool:
 
 def source(role: str, name: str) -> bytes:
     """Return the source of a model or a guide."""
-    return Path(name if is_file(name) else package_folder(f"{role}s") / f"{name}.py").read_bytes()
+    return read_file(Path(name if is_file(name) else package_folder(f"{role}s") / f"{name}.py"), MOST_SOURCE)
 
 
 def package_folder(kind: str) -> Path:
@@ -153,7 +154,7 @@ class Programs:
         Each part draws its initial weights from a stream of its own, of the random state now and of its name: what two
         choices have in common starts alike.
         """
-        streams = Streams(int(torch.randint(2**31, ())))
+        streams = Streams(int(torch.randint(2**31, (), device="cpu")))
         parts: dict[str, dict[str, Any]] = {role: {} for role in ROLES}
         for part, (_, cls, options) in self.chosen.items():
             if part in ROLES:
@@ -263,14 +264,15 @@ def _by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _import_file(role: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"Expected a Python file with a {role} in {path}; got no such file.")
-    name = f"ppl_vae_file_{re.sub(r'[^A-Za-z0-9]', '_', str(path.resolve()))}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise InputError(f"Expected a Python file with a {role}; got {path}. Let its name end in .py.")
-    module = importlib.util.module_from_spec(spec)
+    name = f"ppl_vae_file_{re.sub(r'[^A-Za-z0-9]', '_', str(path.resolve()))}"
+    module = ModuleType(name)
+    module.__file__ = str(path)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        # What the file says, and no compiled file of Python's that lies beside it and may say something else.
+        exec(compile(read_file(path, MOST_SOURCE), str(path), "exec"), vars(module))
     except SyntaxError as problem:
         raise InputError(
             f"Expected Python in {path}; got a syntax error in line {problem.lineno}: {problem.msg}."

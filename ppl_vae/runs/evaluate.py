@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from ppl_vae.plots import is_picture
 from ppl_vae.runs.compare import data_in_words, names_of
 from ppl_vae.runs.figures import beside, save_figure
 from ppl_vae.runs.run import Run, load
+from ppl_vae.utils.faults import warn
+from ppl_vae.utils.files import why_not_writable
 
 
 def evaluate(
@@ -25,10 +28,11 @@ def evaluate(
     method: str = "auto",
     split: str = "test",
     num_data: int | None = None,
+    trust: bool = False,
     on_kept: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Evidence:
-    """Estimate log P(x) of a run's data, and keep the estimate in the run folder.
+    """Estimate log P(x) of a run's data, and keep the estimate in the run folder, if it can be written to.
 
     Args:
         run: a run, or the path of its folder.
@@ -36,6 +40,7 @@ def evaluate(
             `estimate_evidence`.
         split: "train", "validation" or "test".
         num_data: use this many of them, evenly spaced; None uses all.
+        trust: run the Python files in the folder, see `load`.
         on_kept: called with what was done with the estimate, in words.
         options: of `estimate_evidence`, for instance num_samples=5000 or tolerance=0.05.
 
@@ -48,25 +53,39 @@ def evaluate(
     Raises:
         InputError: no run there, or an option that is out of range.
     """
-    run = load(run)
+    run = load(run, trust=trust)
     source = run.source(split, num_data)
-    evidence = estimate_evidence(run.model, run.guide, source, method=method, **options)
+    if why := why_not_writable(run.path):
+        warn(f"The estimate will be shown, but not kept in {run.path}: {why}.")
+    estimated = estimate_evidence(run.model, run.guide, source, method=method, **options)
+    evidence = replace(estimated, weights=run.weights)
     joint, given = bool(options.get("joint")), options.get("given") is not None
     whole = split == "test" and not (num_data or joint or given)
     usual = whole and method in ("auto", "importance") and evidence.proposal == "guide"
     what = f"given-{evidence.fingerprint[-8:]}-" if given else "joint-" if joint else ""
     whose = f"-{what}{'importance' if given else method}-{evidence.proposal}-{split}-{len(evidence)}"
     file = run.path / f"evidence{'' if usual else whose}.nc"
-    kept = f"kept in {file}"
-    if not usual:
-        evidence.save(file)
-    elif _work(_kept(run)) > _work(evidence):
-        kept = f"not kept: {file} has an estimate from more work"
-    else:
-        run.keep(evidence)
+    kept = _keep(run, evidence, file, usual=usual) if not why else f"not kept: {why}"
     if on_kept is not None:
         on_kept(kept)
     return evidence
+
+
+def _keep(run: Run, evidence: Evidence, file: Path, *, usual: bool) -> str:
+    """Write an estimate, if there is none from more work; return what was done, in words, also where it fails."""
+    if usual and _work(_kept(run)) > _work(evidence):
+        return f"not kept: {file} has an estimate from more work"
+    if RunFolder(run.path).digest_of_weights() not in ("", run.weights):
+        return f"not kept: training has gone on in {run.path}, and its weights are others now"
+    try:
+        if usual:
+            run.keep(evidence)
+        else:
+            evidence.save(file)
+    except InputError as problem:
+        warn(f"The estimate is not kept. {problem}")
+        return f"not kept in {file}"
+    return f"kept in {file}"
 
 
 def _kept(run: Run) -> Evidence | None:
@@ -90,6 +109,7 @@ def explain(
     split: str = "test",
     num_data: int | None = 200,
     seed: int = 0,
+    trust: bool = False,
     progress: bool | None = None,
 ) -> tuple[Gap, LatentUse]:
     """Say why a run's ELBO is below log P(x), and which of its latents are used.
@@ -99,6 +119,7 @@ def explain(
         split: "train", "validation" or "test".
         num_data: use this many of them, evenly spaced; None uses all.
         seed: of the samples.
+        trust: run the Python files in the folder, see `load`.
         progress: show progress bars.
 
     Returns:
@@ -107,7 +128,7 @@ def explain(
     Raises:
         InputError: no run there, or an option that is out of range.
     """
-    run = load(run)
+    run = load(run, trust=trust)
     chosen = run.source(split, num_data)
     gap = explain_gap(run.model, run.guide, chosen, seed=seed, progress=progress)
     return gap, latent_use(run.model, run.guide, chosen, seed=seed, progress=progress)
@@ -121,6 +142,7 @@ def measure(
     num_answers: int = 20,
     num_data: int | None = 1000,
     seed: int = 0,
+    trust: bool = False,
     progress: bool | None = None,
 ) -> OneToMany:
     """Measure on the test split what a run makes of conditions with many right answers.
@@ -134,6 +156,7 @@ def measure(
         num_answers: how many answers to each condition.
         num_data: ask the conditions of so many test data, evenly spaced; None asks all.
         seed: of the samples, and of the classifier.
+        trust: run the Python files in the folders, see `load`.
         progress: show progress bars.
 
     Returns:
@@ -142,8 +165,8 @@ def measure(
     Raises:
         InputError: no run there, a run without a condition or with other data, or an option that is out of range.
     """
-    run = load(run)
-    runs = [run] if against is None else [run, load(against)]
+    run = load(run, trust=trust)
+    runs = [run] if against is None else [run, load(against, trust=trust)]
     model, data = conditional(run.model), run.data()
     tested = [data_in_words(one.config["data"]) for one in runs]
     if tested[0] != tested[-1]:

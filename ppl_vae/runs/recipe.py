@@ -16,6 +16,7 @@ from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.runs.build import Programs, choose, is_file, source
 from ppl_vae.runs.kinds import PARTS
 from ppl_vae.runs.signature import GIVEN, SET_BY_NAME, options_of
+from ppl_vae.runs.trusted import check_programs
 
 FOR_SPEED = ("compile", "threads")  # of fit: the same weights, sooner
 
@@ -95,7 +96,10 @@ class Recipe:
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any], folder: Path) -> "Recipe":
-        """Read the recipe of a run folder; what an older ppl-vae did not write is filled in."""
+        """Read the recipe of a run folder; what an older ppl-vae did not write is filled in.
+
+        The programs are run for it: `check_programs` goes before.
+        """
         try:
             objective = dict(config.get("objective", {}))
             build = {"model": config["build"]["model"]}
@@ -164,7 +168,12 @@ def refuse_other_run(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
     """Check that a folder is free for a run, or holds just this one and is to be resumed."""
     if not (folder / "run.json").exists():
         return
-    differing = Recipe.from_json(folder.read_json(), folder.path).differences(recipe)
+    config = folder.read_json()
+    own = [role for role in config["copied"] if config["programs"].get(role) != recipe.programs[role]]
+    if own:  # whatever else it may be
+        raise taken(folder.path, "this run", f"a run with another {' and '.join(own)} file")
+    check_programs(config, folder.path, trust=True)  # the person has just run the same file
+    differing = Recipe.from_json(config, folder.path).differences(recipe)
     if differing or not resume:
         if differing:
             raise taken(folder.path, "this run", f"a run with other {differing}")

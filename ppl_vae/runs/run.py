@@ -17,12 +17,14 @@ from ppl_vae.data.sources import Source
 from ppl_vae.data.splits import evenly
 from ppl_vae.errors import InputError, did_you_mean, positive_int
 from ppl_vae.evidence.evidence import Evidence
-from ppl_vae.fitting.checkpoint import RunFolder
+from ppl_vae.fitting.checkpoint import ROLES, RunFolder, check_unchanged
 from ppl_vae.fitting.history import History
 from ppl_vae.runs.recipe import Recipe
+from ppl_vae.runs.trusted import check_programs, check_sizes, no_larger_than
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.run import get_traces
 from ppl_vae.utils.faults import warn
+from ppl_vae.utils.files import remove_leftovers
 from ppl_vae.utils.report import Report, Reported
 from ppl_vae.utils.rng import seeded
 
@@ -37,6 +39,7 @@ class Run(Reported):
         history: ELBO over epochs.
         recipe: what was run.
         config: run.json: the recipe, versions, and how the fit ended.
+        weights: the digest of the weights: an estimate of others is none of this run.
         loaded: the data set, once it has been loaded.
         sources: whole splits of it, with what was found in them, as far as they have been asked for.
     """
@@ -47,6 +50,7 @@ class Run(Reported):
     history: History
     recipe: Recipe
     config: dict[str, Any]
+    weights: str = ""
     loaded: datasets.Data | None = None
     sources: dict[str, Source] = field(default_factory=dict)
 
@@ -71,13 +75,14 @@ class Run(Reported):
 
     @property
     def evidence(self) -> Evidence | None:
-        """The bound check on the test split, or None before there is one."""
+        """The bound check on the test split, or None before there is one of these weights."""
         if not self._file.exists():
             return None
         written = self._file.stat().st_mtime_ns
         if self._evidence is None or self._evidence[0] != written:
             self._evidence = written, Evidence.load(self._file)
-        return self._evidence[1]
+        found = self._evidence[1]
+        return found if found.weights in ("", self.weights) else None  # older files do not say of which
 
     def keep(self, evidence: Evidence) -> None:
         """Write the bound check on the test split."""
@@ -112,23 +117,30 @@ class Run(Reported):
         return self.sources[split]
 
 
-def load(path: Run | str | os.PathLike[str]) -> Run:
+def load(path: Run | str | os.PathLike[str], *, trust: bool = False) -> Run:
     """Read a run folder: the pair with its best weights, its history and its evidence.
 
     Args:
         path: the folder, for instance "runs/vae-digits"; a run is returned as it is.
+        trust: run the Python files in the folder, of a model or a guide that does not come with ppl-vae.
 
     Raises:
-        InputError: no run there, a half-written one, or one from another version.
+        InputError: no run there, a half-written or a changed one, one from another version, or one that has Python
+            files and is not trusted.
     """
     if isinstance(path, Run):
         return path
     folder = RunFolder(path)
     config = folder.read_json()
+    check_programs(config, folder.path, trust)
+    shapes = {role: folder.shapes_of_weights(role) for role in ROLES}
+    check_sizes(config, folder.path, shapes)
+    for place in (folder.path, folder / "figures"):
+        remove_leftovers(place)
     recipe = Recipe.from_json(config, folder.path)
-    weights = {role: folder.read_weights(role) for role in ("model", "guide")}
-    with seeded(0):
+    with seeded(0), no_larger_than(shapes, folder.path):
         model, guide = recipe.make(folder.path)
+    weights, digest, history = folder.read_best()
     learned = _learned(weights, model, guide)
     for role, module in (("model", model), ("guide", guide)):
         try:
@@ -139,7 +151,8 @@ def load(path: Run | str | os.PathLike[str]) -> Run:
                 f"({str(problem).splitlines()[-1].strip()}). The program has changed since: go back, or train again."
             ) from None
         module.eval()
-    return Run(folder.path, model, guide, folder.read_history(), recipe, config | recipe.to_json())
+    check_unchanged(config, folder.path)
+    return Run(folder.path, model, guide, history, recipe, config | recipe.to_json(), digest)
 
 
 def check_same(data: datasets.Data, config: Mapping[str, Any], path: Path) -> None:

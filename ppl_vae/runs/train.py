@@ -6,6 +6,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, overload
@@ -21,6 +22,7 @@ from ppl_vae.data.checks import check
 from ppl_vae.data.named import SPLITS
 from ppl_vae.data.sources import Source
 from ppl_vae.errors import InputError, ProgramError, did_you_mean, positive_int
+from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import Fit, History
 from ppl_vae.fitting.options import FitOptions
@@ -39,6 +41,7 @@ from ppl_vae.runs.signature import settable
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import structure_of
 from ppl_vae.utils.faults import got
+from ppl_vae.utils.files import held
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
@@ -109,9 +112,10 @@ def train(
         for run in runs:  # before the first is trained
             refuse_other_run(RunFolder(run.path), run.recipe, resume)
         for run in runs:
-            _fit(run, chosen, asked["fit"], resume=resume, progress=progress)
-            evaluate(run, num_samples=num_samples, threads=threads, progress=progress)
-            draw_figures(run)
+            with held(run.path):
+                _fit(run, chosen, asked["fit"], resume=resume, progress=progress)
+                evaluate(run, num_samples=num_samples, threads=threads, progress=progress)
+                draw_figures(run)
     return runs[0] if seeds is None else runs
 
 
@@ -156,7 +160,7 @@ def _made(
             [role for role, name in programs.names.items() if is_file(name)],
         )
         config = recipe.to_json() | {"versions": _versions()}
-        runs.append(Run(path, *pairs[seed], History.of([]), recipe, config, parts))
+        runs.append(Run(path, *pairs[seed], History.of([]), recipe, config, loaded=parts))
     return runs, chosen
 
 
@@ -173,8 +177,12 @@ def _refuse_both(path: Path, seeds: int | None) -> None:
 def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, progress: bool | None) -> None:
     """Fit a run that is made but not yet trained, and write its folder."""
     recipe, folder, pair = run.recipe, RunFolder(run.path), Pair(run.model, run.guide, fresh=True)
-    if (folder / "run.json").exists():  # it goes on with the same data
-        check_same(run.data(), folder.read_json(), run.path)
+    refuse_other_run(folder, recipe, resume)  # once more, now that nobody else can write there
+    before = folder.read_json() if (folder / "run.json").exists() else {}
+    if before:  # it goes on with the same data
+        check_same(run.data(), before, run.path)
+    if "result" in before and _is_done(before, recipe):  # and has nothing to do
+        run.config["result"] = before["result"]
     run.config["fingerprints"] = run.data().fingerprints()
     train, validation, test = map(run.source, SPLITS)
     with pair.running(), seeded(recipe.seed):
@@ -185,8 +193,7 @@ def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, pro
         for role in recipe.copied:
             folder.write(f"{role}.py", source(role, recipe.build[role]))
         folder.write_json(run.config)
-        for old in folder.path.glob("evidence*.nc"):  # of weights that will be replaced
-            old.unlink()
+        _name_the_weights(folder)
 
     fitted = fit(
         run.model,
@@ -201,9 +208,26 @@ def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, pro
         on_start=write_what_is_run,
         progress=progress,
     )
+    run.weights = folder.digest_of_weights()
     _write_result(run, fitted, folder)
     run.model.eval()
     run.guide.eval()
+
+
+def _name_the_weights(folder: RunFolder) -> None:
+    """Let estimates by a version that did not write of which weights they are say it, before these are replaced."""
+    if folder.digest_of_weights() or not (folder / "model.safetensors").exists():
+        return
+    with contextlib.suppress(InputError):
+        weights = folder.read_best().digest
+        for file in folder.path.glob("evidence*.nc"):
+            replace(Evidence.load(file), weights=weights).save(file)
+
+
+def _is_done(before: Mapping[str, Any], recipe: Recipe) -> bool:
+    """Return whether a fit has ended, and was asked for no more epochs since."""
+    stopped = before["result"].get("stopped")
+    return stopped == "patience" or (stopped == "epochs" and before["fit"]["epochs"] == recipe.fit["epochs"])
 
 
 def _write_result(run: Run, fitted: Fit, folder: RunFolder) -> None:

@@ -1,11 +1,25 @@
-"""Files: a person's own arrays read with an error that says what is wrong, results written whole."""
+"""Files: read whole with an error that says what is wrong, written whole or not at all, in folders of one's own.
 
+A file is written beside its final name, under a random one, synced, and renamed: whoever reads, kills, or pulls the
+plug in between finds the previous file. What a killed process left is removed by the next one that comes by.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+import socket
+import stat
+import threading
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -13,27 +27,193 @@ from ppl_vae.errors import InputError, reason
 
 Array = np.ndarray[Any, Any]
 IN_MEMORY = 2**30  # bytes; a larger .npy file is memory-mapped
+DAY = 86400.0  # seconds
+HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]  # a process number means something on its own host
+LEFTOVER = re.compile(r"\.ppl-vae-([0-9a-f]{8})-(\d{1,10})-[0-9a-f]{16}\.tmp")
+
+_tidied: set[Path] = set()  # folders that this process has looked through
+_held: dict[tuple[int, int], tuple[int, int]] = {}  # folders by device and number: the thread, and how often
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_held.clear)  # they are the parent's
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; it becomes `path` only once it is complete.
+    """Give a temporary path to write to; it becomes `path` only once it is complete, and on the disk.
 
     Raises:
-        InputError: the folder cannot be written to, or the disk is full.
+        InputError: the folder cannot be written to, the disk is full, or a folder of a run leads out of it.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary_in(path.parent)
     try:
+        check_stays_inside(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent not in _tidied:
+            remove_leftovers(path.parent)
+        os.close(_made(temporary))
         yield temporary
+        _sync(temporary)
         temporary.replace(path)
+        _sync(path.parent)
     except OSError as problem:
         raise InputError(
             f"Expected to write {path}; got: {problem.strerror or problem}. Choose another place, or free some space."
         ) from None
     finally:
-        if temporary.exists():
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _temporary_in(folder: Path) -> Path:
+    return folder / f".ppl-vae-{HOST}-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+
+
+def _made(path: Path) -> int:
+    """Make a file that is not there yet, not even as a link; return its descriptor."""
+    return os.open(path, os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | os.O_WRONLY, 0o666)
+
+
+def check_stays_inside(path: Path) -> None:
+    """Refuse to write through a link in the folder of a run, which may lead to files of somebody else."""
+    if path.parent.is_symlink() and (path.parent.parent / "run.json").exists():
+        raise InputError(
+            f"Expected {path.parent} to be a folder of its run; got a symbolic link, which may lead anywhere. "
+            f"Remove it."
+        )
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if os.name == "nt" and path.is_dir():  # which has no way to do so
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as problem:
+        if problem.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that are no more, as far as that can be done and told."""
+    _tidied.add(folder)
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            found = LEFTOVER.fullmatch(entry.name)
+            if found and not entry.is_dir(follow_symlinks=False) and _is_dead(entry, found[1], int(found[2])):
+                with contextlib.suppress(OSError):
+                    Path(entry.path).unlink()
+
+
+def _is_dead(entry: os.DirEntry[str], host: str, process: int) -> bool:
+    if host == HOST and process != os.getpid():
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            pass
+    return time.time() - entry.stat(follow_symlinks=False).st_mtime > DAY
+
+
+def why_not_writable(folder: Path) -> str:
+    """Return why files cannot be written into a folder, made if need be, in words; "" if they can."""
+    temporary = _temporary_in(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _made(temporary)
+        try:
+            os.write(descriptor, bytes(4096))
+        finally:
+            os.close(descriptor)
             temporary.unlink()
+    except OSError as problem:
+        return problem.strerror or str(problem)
+    return ""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if need be, for the work within: nobody else can, in this process or another.
+
+    The lock is on the folder itself, so that nothing is left of it, and ends with the process. Where there is none
+    (Windows, some network file systems) nobody is kept out.
+
+    Raises:
+        InputError: somebody else holds it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as problem:
+        raise InputError(
+            f"Expected a folder in {folder}; got: {problem.strerror or problem}. Choose another one (out).",
+            options="--out DIR",
+        ) from None
+    try:
+        status = os.fstat(descriptor)
+        key, here = (status.st_dev, status.st_ino), threading.get_ident()
+        thread, count = _held.get(key, (here, 0))
+        if thread != here or not (count or _locks(descriptor)):
+            raise InputError(
+                f"Expected a folder in which nobody trains; got {folder}, where another training is going on. Wait for "
+                f"its end, or choose another folder (out).",
+                options="--out DIR",
+            )
+        _held[key] = thread, count + 1
+        try:
+            yield
+        finally:
+            _held[key] = thread, count
+            if not count:
+                del _held[key]
+    finally:
+        os.close(descriptor)
+
+
+def _locks(descriptor: int) -> bool:
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # there are no such locks
+        return True
+    return True
+
+
+def read_file(path: Path, most: int, *, follow: bool = True) -> bytes:
+    """Return what a file holds, of at most so many bytes.
+
+    Raises:
+        OSError: as `opened`.
+    """
+    with opened(path, most, follow=follow) as file:
+        return file.read(most)
+
+
+def opened(path: Path, most: int, *, follow: bool = True) -> BinaryIO:
+    """Open a file of at most so many bytes to be read; nothing that could wait, and no link where none is followed.
+
+    Raises:
+        OSError: there is no such file, it is none (a folder, a pipe, a device, a link), or it is larger; `strerror`
+            says which.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "a folder, a pipe or a device, which is no file")
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"{status.st_size:.2g} bytes, of at most {most:.2g}")
+        return os.fdopen(descriptor, "rb")
+    except OSError:
+        os.close(descriptor)
+        raise
 
 
 def read_arrays(path: Path) -> dict[str, Array]:

@@ -42,7 +42,7 @@ def test_what_mends_a_folder_is_said_in_arguments_and_in_options(tmp_path):
     for name, call in {
         "none": folder.read_json,
         "taken": lambda: (tmp_path / "last.pt").touch() or folder.read_state({}, resume=False),
-        "half": lambda: folder.read_weights("model"),
+        "half": folder.read_best,
     }.items():
         with pytest.raises(InputError) as error:
             call()

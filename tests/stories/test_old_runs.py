@@ -49,7 +49,7 @@ def old(request, tmp_path):
 
 def test_it_loads_and_evaluates(old):
     folder, _ = old
-    run = ppl_vae.load(folder)
+    run = ppl_vae.load(folder, trust=True)
     assert len(run.history.epoch) == 2
     evidence = ppl_vae.evaluate(run, method="importance", num_samples=K)
     error = np.sqrt(2) * evidence.means()["log_px"].mcse  # of two estimates
@@ -65,7 +65,7 @@ def test_its_evidence_loads():
 def test_it_goes_on_for_one_more_epoch(old):
     folder, command = old
     settings = command.pop("settings") | {"fit.epochs": 3, "fit.schedule": "constant"}
-    before = ppl_vae.load(folder).history.train_elbo
+    before = ppl_vae.load(folder, trust=True).history.train_elbo
     run = ppl_vae.train(**command, settings=settings, out=folder, resume=True, num_samples=K)
     assert len(run.history.epoch) == 3
     assert (run.history.train_elbo[:2] == before).all()

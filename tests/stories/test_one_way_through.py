@@ -15,7 +15,7 @@ from ppl_vae.fitting.checkpoint import RunFolder
 
 SMALL = {"prior.latent_dim": 2, "decoder.hidden": 8, "encoder.hidden": 8, "fit.epochs": 1, "fit.compile": False}
 TRAIN, VALIDATION, TEST = 1297, 200, 300
-READS = ("read_json", "read_weights", "read_history")
+READS = ("read_json", "read_best")
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_train_and_evaluate_do_each_thing_once(counts, tmp_path, likelihood):
 
     counts.clear()
     again = ppl_vae.evaluate(tmp_path / "r", num_samples=20)
-    each = {f"scans of {TEST}": 1, f"checks of {TEST}": 1, "read_json": 1, "read_weights": 2, "read_history": 1}
+    each = {f"scans of {TEST}": 1, f"checks of {TEST}": 1, "read_json": 1, "read_best": 1}
     assert dict(counts) == {"models": 1, "guides": 1, "data sets": 1, "evidence.nc": 1} | each
     assert (again.log_px == run.evidence.log_px).all()  # in memory or from the folder, the same
 

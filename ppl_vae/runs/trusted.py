@@ -1,0 +1,111 @@
+"""What is asked of a run folder before anything of it is run or made, as it may come from a stranger.
+
+Programs that come with ppl-vae are known; a copy of somebody's own is run only where it is trusted, and only as it was
+when the run was trained; nothing outside of the folder is ever run. No part may be much larger than the weights.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules import module as registration
+
+from ppl_vae.errors import InputError
+from ppl_vae.fitting.checkpoint import Shapes
+from ppl_vae.runs.build import MOST_SOURCE, ROLES, names
+from ppl_vae.utils.files import read_file
+
+FEW = 1_000_000  # numbers, which are always allowed
+TENSORS, MODULES = 16, 50  # times as many numbers, and modules, as the weights have numbers and tensors
+
+
+def check_programs(config: Mapping[str, Any], folder: Path, trust: bool) -> None:
+    """Refuse programs that are not to be run: those of strangers, those that were changed, and all outside the folder.
+
+    Raises:
+        InputError: it names the file.
+    """
+    for role in ROLES:
+        name, file = config["build"].get(role), folder / f"{role}.py"
+        if role not in config["copied"]:
+            if name is not None and name not in names(role):
+                raise InputError(
+                    f"Expected {folder} to be a run of a {role} that comes with ppl-vae, or of a copy in that folder; "
+                    f"got {name!s:.200}, which is never run. Train again: ppl_vae.train(model or guide file)."
+                )
+            continue
+        if not trust:
+            raise InputError(
+                f"Expected programs that come with ppl-vae in {folder}; got {file}, Python code that would be run. "
+                f"Read it, and if you trust who wrote it, pass trust=True.",
+                options="--trust",
+            )
+        check_copy(config, role, file)
+
+
+def check_copy(config: Mapping[str, Any], role: str, file: Path) -> None:
+    """Refuse the copy of a program that is not the one that was trained."""
+    try:
+        content = read_file(file, MOST_SOURCE, follow=False)
+    except OSError as problem:
+        raise InputError(
+            f"Expected the {role} of the run in {file}; got: {problem.strerror or problem}. Put the file back, or "
+            f"train again."
+        ) from None
+    if hashlib.sha256(content).hexdigest() != config["programs"].get(role):
+        raise InputError(
+            f"Expected {file} as it was when the run was trained; got one that has been changed since, for which the "
+            f"weights are not made. Put the old file back, or train again."
+        )
+
+
+def check_sizes(config: Mapping[str, Any], folder: Path, shapes: Mapping[str, Shapes]) -> None:
+    """Refuse a run.json with numbers that are out of proportion to the weights."""
+    most = max(FEW, _count(shapes))
+    settings = config["build"].get("settings") or {}
+    asked = {f"build.settings.{key}": value for key, value in settings.items()}
+    for name, value in (asked | {"data.event_shape": math.prod(config["data"]["event_shape"])}).items():
+        some = value if isinstance(value, list) else [value]
+        if any(isinstance(one, int | float) and abs(one) > most and math.isfinite(one) for one in some):
+            raise InputError(
+                f"Expected a whole run.json in {folder}; got {name} = {value!s:.40}, where the weights have "
+                f"{_count(shapes)} numbers in all. Put the old one back, or train again."
+            )
+
+
+@contextmanager
+def no_larger_than(shapes: Mapping[str, Shapes], folder: Path) -> Iterator[None]:
+    """Within it modules are made that are not much larger than weights of these shapes; others end it at once."""
+    numbers = TENSORS * max(FEW, _count(shapes))
+    modules = MODULES * max(100, sum(map(len, shapes.values())))
+    made = {"numbers": 0, "modules": 0}
+
+    def count(what: str, number: int, most: int) -> None:
+        made[what] += number
+        if made[what] > most:
+            raise InputError(
+                f"Expected weights in {folder} that fit its programs; got programs with more than {most} {what}, and "
+                f"weights of {_count(shapes)} numbers. Put the old run.json back, or train again."
+            )
+
+    def tensor(_: nn.Module, __: str, value: Tensor | None) -> None:
+        count("numbers", 0 if value is None else value.numel(), numbers)
+
+    handles = (
+        registration.register_module_parameter_registration_hook(tensor),
+        registration.register_module_buffer_registration_hook(tensor),
+        registration.register_module_module_registration_hook(lambda *_: count("modules", 1, modules)),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _count(shapes: Mapping[str, Shapes]) -> int:
+    return sum(math.prod(shape) for some in shapes.values() for shape in some.values())

@@ -1,0 +1,51 @@
+"""Digests: one short word for a tree of numbers, by which it is known again."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of tensors, arrays, numbers and strings in dicts, lists and tuples, to the last bit.
+
+    The order of a dict does not count; a tuple is a list.
+
+    >>> digest_of({"a": torch.zeros(2), "b": 1}) == digest_of({"b": 1, "a": torch.zeros(2)})
+    True
+    >>> digest_of([1, 2]) == digest_of([[1], 2])
+    False
+    """
+    found = hashlib.sha256()
+    _add(found, value)
+    return found.hexdigest()
+
+
+def _add(found: Any, value: Any) -> None:
+    if isinstance(value, Mapping):
+        _head(found, "dict", len(value))
+        for key in sorted(value, key=lambda key: (type(key).__name__, key)):
+            _add(found, key)
+            _add(found, value[key])
+    elif isinstance(value, list | tuple):
+        _head(found, "list", len(value))
+        for one in value:
+            _add(found, one)
+    elif isinstance(value, Tensor):
+        _head(found, str(value.dtype), tuple(value.shape))
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, np.ndarray):
+        _head(found, str(value.dtype), value.shape)
+        found.update(np.ascontiguousarray(value).tobytes())
+    else:
+        plain = value.item() if isinstance(value, np.generic) else value
+        words = repr(plain)
+        _head(found, type(plain).__name__, len(words))
+        found.update(words.encode(errors="backslashreplace"))
+
+
+def _head(found: Any, kind: str, size: Any) -> None:
+    found.update(f"{kind} {size}:".encode())
