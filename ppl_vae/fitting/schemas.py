@@ -79,6 +79,8 @@ class Result(Strict):
     stopped: str = ""
     seconds: Number = 0.0
     compiled: bool = False
+    weights: Hash | None = None
+    history: Hash | None = None
 
 
 class Configuration(Strict):

@@ -23,6 +23,7 @@ from ppl_vae.runs.recipe import Recipe
 from ppl_vae.runs.trusted import check_programs, check_sizes, no_larger_than
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.run import get_traces
+from ppl_vae.utils.digests import digest_of
 from ppl_vae.utils.faults import warn
 from ppl_vae.utils.files import remove_leftovers
 from ppl_vae.utils.report import Report, Reported
@@ -141,6 +142,7 @@ def load(path: Run | str | os.PathLike[str], *, trust: bool = False) -> Run:
     with seeded(0), no_larger_than(shapes, folder.path):
         model, guide = recipe.make(folder.path)
     weights, digest, history = folder.read_best()
+    check_parts(config, folder.path, digest, history)
     learned = _learned(weights, model, guide)
     for role, module in (("model", model), ("guide", guide)):
         try:
@@ -153,6 +155,23 @@ def load(path: Run | str | os.PathLike[str], *, trust: bool = False) -> Run:
         module.eval()
     check_unchanged(config, folder.path)
     return Run(folder.path, model, guide, history, recipe, config | recipe.to_json(), digest)
+
+
+def check_parts(config: Mapping[str, Any], path: Path, weights: str, history: History) -> None:
+    """Refuse weights or a history that are not those a fit ended with; older versions did not keep their digests."""
+    found = {"weights": weights, "history": digest_of_history(history)}
+    for part, digest in found.items():
+        if (config.get("result") or {}).get(part, digest) != digest:
+            raise InputError(
+                f"Expected the {part} in {path} as they were when its fit ended; got others, changed since or of "
+                f"another run. Go on with the run as it was begun, and resume=True.",
+                options="the command that began it, and --resume",
+            )
+
+
+def digest_of_history(history: History) -> str:
+    """Return the digest of the rows of a history."""
+    return digest_of([values.tolist() for values in vars(history).values()])
 
 
 def check_same(data: datasets.Data, config: Mapping[str, Any], path: Path) -> None:

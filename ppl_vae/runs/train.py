@@ -36,7 +36,7 @@ from ppl_vae.runs.evaluate import evaluate
 from ppl_vae.runs.figures import draw_figures
 from ppl_vae.runs.kinds import PARTS, Choice
 from ppl_vae.runs.recipe import FOR_SPEED, OPTIONS, Recipe, hash_of, refuse_other_run, taken
-from ppl_vae.runs.run import Run, check_same
+from ppl_vae.runs.run import Run, check_same, digest_of_history
 from ppl_vae.runs.signature import settable
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import structure_of
@@ -242,6 +242,8 @@ def _write_result(run: Run, fitted: Fit, folder: RunFolder) -> None:
         "stopped": fitted.stopped,
         "seconds": round(fitted.seconds, 1),
         "compiled": fitted.compiled,
+        "weights": run.weights,
+        "history": digest_of_history(fitted.history),
     }
     interrupted = fitted.stopped == "interrupted"
     if run.guide.classifies and run.data().test.y is not None and not interrupted:

@@ -20,7 +20,7 @@ from ppl_vae.runs.build import MOST_SOURCE, ROLES, names
 from ppl_vae.utils.files import read_file
 
 FEW = 1_000_000  # numbers, which are always allowed
-TENSORS, MODULES = 16, 50  # times as many numbers, and modules, as the weights have numbers and tensors
+NUMBERS, MODULES = 16, 50  # times as many numbers, and tensors or modules, as the weights have numbers and tensors
 
 
 def check_programs(config: Mapping[str, Any], folder: Path, trust: bool) -> None:
@@ -80,9 +80,9 @@ def check_sizes(config: Mapping[str, Any], folder: Path, shapes: Mapping[str, Sh
 @contextmanager
 def no_larger_than(shapes: Mapping[str, Shapes], folder: Path) -> Iterator[None]:
     """Within it modules are made that are not much larger than weights of these shapes; others end it at once."""
-    numbers = TENSORS * max(FEW, _count(shapes))
-    modules = MODULES * max(100, sum(map(len, shapes.values())))
-    made = {"numbers": 0, "modules": 0}
+    numbers = NUMBERS * max(FEW, _count(shapes))
+    tensors = MODULES * max(100, sum(map(len, shapes.values())))
+    made = {"numbers": 0, "tensors": 0, "modules": 0}
 
     def count(what: str, number: int, most: int) -> None:
         made[what] += number
@@ -94,11 +94,12 @@ def no_larger_than(shapes: Mapping[str, Shapes], folder: Path) -> Iterator[None]
 
     def tensor(_: nn.Module, __: str, value: Tensor | None) -> None:
         count("numbers", 0 if value is None else value.numel(), numbers)
+        count("tensors", 1, tensors)
 
     handles = (
         registration.register_module_parameter_registration_hook(tensor),
         registration.register_module_buffer_registration_hook(tensor),
-        registration.register_module_module_registration_hook(lambda *_: count("modules", 1, modules)),
+        registration.register_module_module_registration_hook(lambda *_: count("modules", 1, tensors)),
     )
     try:
         yield
