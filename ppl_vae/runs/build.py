@@ -5,6 +5,7 @@ A part or an objective is a class, called by its name in snake case, looked for 
 """
 
 import functools
+import hashlib
 import importlib
 import os
 import pkgutil
@@ -65,6 +66,11 @@ def is_file(name: str) -> bool:
 def source(role: str, name: str) -> bytes:
     """Return the source of a model or a guide."""
     return read_file(Path(name if is_file(name) else package_folder(f"{role}s") / f"{name}.py"), MOST_SOURCE)
+
+
+def hash_of(role: str, name: str) -> str:
+    """Return a hash of the file of a model or a guide."""
+    return hashlib.sha256(source(role, name)).hexdigest()
 
 
 def package_folder(kind: str) -> Path:

@@ -1,6 +1,5 @@
 """The recipe of a run: what run.json says of it, complete; two runs are the same if their recipes are."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from ppl_vae import data as datasets
 from ppl_vae.base import Guide, Model
 from ppl_vae.errors import InputError
 from ppl_vae.fitting.checkpoint import RunFolder
-from ppl_vae.runs.build import Programs, choose, is_file, source
+from ppl_vae.runs.build import Programs, choose, hash_of, is_file
 from ppl_vae.runs.kinds import PARTS
 from ppl_vae.runs.signature import GIVEN, SET_BY_NAME, options_of
 from ppl_vae.runs.trusted import check_programs
@@ -55,11 +54,6 @@ SAME_PROGRAMS = {
     "b1ceaa6fcb61": "c8a9b2cbdd86",  # guides/semi_supervised.py
     "d4ae55aab4f5": "c8a9b2cbdd86",  # guides/semi_supervised.py
 }
-
-
-def hash_of(role: str, name: str) -> str:
-    """Return a hash of the file of a model or a guide."""
-    return hashlib.sha256(source(role, name)).hexdigest()
 
 
 # The options of fit and of the data that a run is made of, by name, with their defaults.

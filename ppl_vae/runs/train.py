@@ -30,12 +30,12 @@ from ppl_vae.fitting.svi import fit
 from ppl_vae.generation.generate import takes_binary_data
 from ppl_vae.objectives.checks import check_batch_dims
 from ppl_vae.runs import kinds
-from ppl_vae.runs.build import choose, choose_objective, guide_for, is_file, source, written_objective
+from ppl_vae.runs.build import choose, choose_objective, guide_for, hash_of, is_file, source, written_objective
 from ppl_vae.runs.compare import SEED, seed_folders
 from ppl_vae.runs.evaluate import evaluate
 from ppl_vae.runs.figures import draw_figures
 from ppl_vae.runs.kinds import PARTS, Choice
-from ppl_vae.runs.recipe import FOR_SPEED, OPTIONS, Recipe, hash_of, refuse_other_run, taken
+from ppl_vae.runs.recipe import FOR_SPEED, OPTIONS, Recipe, refuse_other_run, taken
 from ppl_vae.runs.run import Run, check_same, digest_of_history
 from ppl_vae.runs.signature import settable
 from ppl_vae.traces.pair import Pair, program_name

@@ -16,7 +16,7 @@ from torch.nn.modules import module as registration
 
 from ppl_vae.errors import InputError
 from ppl_vae.fitting.checkpoint import Shapes
-from ppl_vae.runs.build import MOST_SOURCE, ROLES, names
+from ppl_vae.runs.build import MOST_SOURCE, ROLES, hash_of, names
 from ppl_vae.utils.files import read_file
 
 FEW = 1_000_000  # numbers, which are always allowed
@@ -38,29 +38,28 @@ def check_programs(config: Mapping[str, Any], folder: Path, trust: bool) -> None
                     f"got {name!s:.200}, which is never run. Train again: ppl_vae.train(model or guide file)."
                 )
             continue
-        if not trust:
+        digest = _hash_of_copy(role, file)
+        if not trust and digest not in {hash_of(role, known) for known in names(role)}:
             raise InputError(
                 f"Expected programs that come with ppl-vae in {folder}; got {file}, Python code that would be run. "
                 f"Read it, and if you trust who wrote it, pass trust=True.",
                 options="--trust",
             )
-        check_copy(config, role, file)
+        if digest != config["programs"].get(role):
+            raise InputError(
+                f"Expected {file} as it was when the run was trained; got one that has been changed since, for which "
+                f"the weights are not made. Put the old file back, or train again."
+            )
 
 
-def check_copy(config: Mapping[str, Any], role: str, file: Path) -> None:
-    """Refuse the copy of a program that is not the one that was trained."""
+def _hash_of_copy(role: str, file: Path) -> str:
     try:
-        content = read_file(file, MOST_SOURCE, follow=False)
+        return hashlib.sha256(read_file(file, MOST_SOURCE, follow=False)).hexdigest()
     except OSError as problem:
         raise InputError(
             f"Expected the {role} of the run in {file}; got: {problem.strerror or problem}. Put the file back, or "
             f"train again."
         ) from None
-    if hashlib.sha256(content).hexdigest() != config["programs"].get(role):
-        raise InputError(
-            f"Expected {file} as it was when the run was trained; got one that has been changed since, for which the "
-            f"weights are not made. Put the old file back, or train again."
-        )
 
 
 def check_sizes(config: Mapping[str, Any], folder: Path, shapes: Mapping[str, Shapes]) -> None:

@@ -84,9 +84,6 @@ def resumed(folder, _):
 QUESTIONS = {q.__name__: q for q in (evaluated, kept, told, sampled, compared, resumed)}
 # That there is no estimate is an answer, where it was taken away.
 SAID = {"kept": "none", "told": "(no estimate of log P.x. yet|Expected an evidence file)"}
-    "kept": "none",
-    "told": "(no estimate of log P.x. yet|Expected an evidence file)",
-}  # that there is nothing is an answer, where it was taken
 
 
 # Mutations: functions of (folder, base, random generator) that return what was done, in words.

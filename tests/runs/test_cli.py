@@ -90,7 +90,9 @@ def test_new_copies_files_that_train(run):
     assert run("train", path, "--guide", "mine/guides/mean_field.py", *QUICK, "--out", "r")[0] == 0
     assert sorted(p.name for p in Path("r").glob("*.py")) == ["guide.py", "model.py"]
     path.write_text("broken now")
-    prior = ppl_vae.load("r").model.prior  # the run has its own copy, and what it says holds
+    with pytest.raises(ppl_vae.InputError, match=r"got r/model.py, Python code that would be run.*trust=True"):
+        ppl_vae.load("r")
+    prior = ppl_vae.load("r", trust=True).model.prior  # the run has its own copy, and what it says holds
     assert (type(prior).__name__, prior.latent_dim, prior.num_components) == ("Mixture", 4, 7)
     code, _, err = run("new", "mine")
     assert code == 2 and "cvae.py" in err

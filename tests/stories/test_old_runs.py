@@ -12,7 +12,8 @@ import pytest
 
 import ppl_vae
 from ppl_vae.runs import build
-from ppl_vae.runs.recipe import SAME_PROGRAMS, hash_of
+from ppl_vae.runs.build import hash_of
+from ppl_vae.runs.recipe import SAME_PROGRAMS
 
 FOLDER = Path(__file__).parent / "old_runs"
 K = 50
