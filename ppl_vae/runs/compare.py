@@ -15,7 +15,7 @@ SEED = "seed-"  # before the seed, in the name of the folder of one of several r
 Given = Evidence | Run | str | os.PathLike[str]
 
 
-def compare(models: Mapping[str, Given | Sequence[Given]] | Iterable[Given]) -> Comparison:
+def compare(models: Mapping[str, Given | Sequence[Given]] | Iterable[Given], *, trust: bool = False) -> Comparison:
     """Compare models by log P(x) on the same data, each by one run or by several seeds: a table, the best first.
 
     Columns, all means over the data and the runs of a model, in nats per datum:
@@ -42,6 +42,7 @@ def compare(models: Mapping[str, Given | Sequence[Given]] | Iterable[Given]) -> 
         models: evidence or runs, or the paths of run folders, by the name of their model, a list of them for several
             seeds; or runs and folders alone. A folder may hold several (`ppl_vae.train(..., seeds=5)`). Runs given
             alone that differ in nothing but their seed are seeds of one model.
+        trust: run the Python files in the folders: a model or guide that does not come with ppl-vae.
 
     Returns:
         A pandas table that prints itself with what it is of; `to_arviz()` of it is for `arviz.plot_compare`.
@@ -65,7 +66,7 @@ def compare(models: Mapping[str, Given | Sequence[Given]] | Iterable[Given]) -> 
     """
     if isinstance(models, Mapping):
         named = {name: some if isinstance(some, list | tuple) else [some] for name, some in models.items()}
-        read = {name: [run for one in some for run in _runs(one)] for name, some in named.items()}
+        read = {name: [run for one in some for run in _runs(one, trust)] for name, some in named.items()}
     else:
         given = [models] if isinstance(models, Run | Evidence | str | os.PathLike) else list(models)
         if any(isinstance(one, Evidence) for one in given):
@@ -73,7 +74,7 @@ def compare(models: Mapping[str, Given | Sequence[Given]] | Iterable[Given]) -> 
                 "Expected evidence with the names of its models; got a list. Pass {'vae': e1, 'mixture': e2}, or "
                 "{'vae': [e1, e2]} for two seeds of one model."
             )
-        read = _by_model([run for one in given for run in _runs(one)])
+        read = _by_model([run for one in given for run in _runs(one, trust)])
     evidences = {name: [_evidence(run) for run in some] for name, some in read.items()}
     _check_data([run for some in read.values() for run in some if isinstance(run, Run)])
     return compare_evidence(evidences)
@@ -99,9 +100,11 @@ def data_in_words(data: Mapping[str, Any]) -> str:
     return " ".join((str(data["name"]), *options))
 
 
-def _runs(one: Any) -> list[Any]:
+def _runs(one: Any, trust: bool) -> list[Any]:
     """Return the runs of a folder; what is no path stays as it is, and is looked at later."""
-    return [load(path) for path in (seed_folders(one) or [Path(one)])] if isinstance(one, str | os.PathLike) else [one]
+    if not isinstance(one, str | os.PathLike):
+        return [one]
+    return [load(path, trust=trust) for path in (seed_folders(one) or [Path(one)])]
 
 
 def _by_model(runs: Sequence[Run]) -> dict[str, list[Run]]:

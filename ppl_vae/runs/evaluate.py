@@ -25,6 +25,7 @@ def evaluate(
     method: str = "auto",
     split: str = "test",
     num_data: int | None = None,
+    trust: bool = False,
     on_kept: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Evidence:
@@ -36,6 +37,7 @@ def evaluate(
             `estimate_evidence`.
         split: "train", "validation" or "test".
         num_data: use this many of them, evenly spaced; None uses all.
+        trust: run the Python files in the folder: a model or guide that does not come with ppl-vae.
         on_kept: called with what was done with the estimate, in words.
         options: of `estimate_evidence`, for instance num_samples=5000 or tolerance=0.05.
 
@@ -48,7 +50,7 @@ def evaluate(
     Raises:
         InputError: no run there, or an option that is out of range.
     """
-    run = load(run)
+    run = load(run, trust=trust)
     source = run.source(split, num_data)
     evidence = estimate_evidence(run.model, run.guide, source, method=method, **options)
     joint, given = bool(options.get("joint")), options.get("given") is not None
@@ -91,6 +93,7 @@ def explain(
     num_data: int | None = 200,
     seed: int = 0,
     progress: bool | None = None,
+    trust: bool = False,
 ) -> tuple[Gap, LatentUse]:
     """Say why a run's ELBO is below log P(x), and which of its latents are used.
 
@@ -100,6 +103,7 @@ def explain(
         num_data: use this many of them, evenly spaced; None uses all.
         seed: of the samples.
         progress: show progress bars.
+        trust: run the Python files in the folder: a model or guide that does not come with ppl-vae.
 
     Returns:
         `Gap` (see `explain_gap`) and `LatentUse` (see `latent_use`).
@@ -107,7 +111,7 @@ def explain(
     Raises:
         InputError: no run there, or an option that is out of range.
     """
-    run = load(run)
+    run = load(run, trust=trust)
     chosen = run.source(split, num_data)
     gap = explain_gap(run.model, run.guide, chosen, seed=seed, progress=progress)
     return gap, latent_use(run.model, run.guide, chosen, seed=seed, progress=progress)
@@ -122,6 +126,7 @@ def measure(
     num_data: int | None = 1000,
     seed: int = 0,
     progress: bool | None = None,
+    trust: bool = False,
 ) -> OneToMany:
     """Measure on the test split what a run makes of conditions with many right answers.
 
@@ -135,6 +140,7 @@ def measure(
         num_data: ask the conditions of so many test data, evenly spaced; None asks all.
         seed: of the samples, and of the classifier.
         progress: show progress bars.
+        trust: run the Python files in the folder: a model or guide that does not come with ppl-vae.
 
     Returns:
         `OneToMany` (see `measure_one_to_many`).
@@ -142,8 +148,8 @@ def measure(
     Raises:
         InputError: no run there, a run without a condition or with other data, or an option that is out of range.
     """
-    run = load(run)
-    runs = [run] if against is None else [run, load(against)]
+    run = load(run, trust=trust)
+    runs = [run] if against is None else [run, load(against, trust=trust)]
     model, data = conditional(run.model), run.data()
     tested = [data_in_words(one.config["data"]) for one in runs]
     if tested[0] != tested[-1]:

@@ -112,11 +112,12 @@ class Run(Reported):
         return self.sources[split]
 
 
-def load(path: Run | str | os.PathLike[str]) -> Run:
+def load(path: Run | str | os.PathLike[str], *, trust: bool = False) -> Run:
     """Read a run folder: the pair with its best weights, its history and its evidence.
 
     Args:
         path: the folder, for instance "runs/vae-digits"; a run is returned as it is.
+        trust: run the Python files in the folder: a model or guide that does not come with ppl-vae.
 
     Raises:
         InputError: no run there, a half-written one, or one from another version.
