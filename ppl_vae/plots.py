@@ -51,7 +51,7 @@ def plain(text: object) -> str:
     r"""Return a title or a name so that it is drawn as it is: no mathematics for a `$`, and what has no letter escaped.
 
     >>> plain("costs $5 or $6")
-    'costs \\\\$5 or \\\\$6'
+    'costs \\$5 or \\$6'
     """
     shown = "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in str(text))
     cut = shown if len(shown) <= LONGEST else f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 2 :]}"
