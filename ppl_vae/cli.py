@@ -1,6 +1,8 @@
 """The command line: thin over the functions of the same names. Nothing heavy is imported before it is needed."""
 
 import ast
+import errno
+import re
 import sys
 import traceback
 import warnings
@@ -15,21 +17,59 @@ import ppl_vae
 from ppl_vae.errors import InputError, NonFiniteLossError
 from ppl_vae.runs.kinds import KINDS
 from ppl_vae.runs.signature import NOT_SET, SET_BY_NAME, Option, options_of, settable
+from ppl_vae.utils.terminal import lasting_streams
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 WORDS = {"none": None, "true": True, "false": False}
 NO_OPTIONS = ("progress", "on_kept", "settings", "objective")  # of functions: not for the command line, or made by hand
-TYPES: dict[str, Any] = {"os.PathLike[str]": click.Path(path_type=Path), "str": str, "int": int, "float": float}
+BITS = 63  # of a whole number, beside its sign
+LONGEST = 600  # letters of a message
+TOO_LARGE = re.compile("allocate memory|out of memory|calculation overflowed|multiplication overflow")  # says PyTorch
 
 
 def value(text: str) -> Any:
-    """Return a Python literal, or else a word."""
+    """Return a number, a list or tuple of such values as Python writes them, or else a word."""
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     try:
-        return ast.literal_eval(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what looks nearly like Python
+            found = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+    except (TypeError, MemoryError, RecursionError):  # unhashable, or deeply nested
+        found = ...
+    if not _is_plain(found):
+        raise click.BadParameter(
+            f"Expected a word, a number of at most {BITS + 1} bits, or a list of such; got {_in_one_line(text):.60}."
+        )
+    return found
+
+
+def _is_plain(found: Any) -> bool:
+    if isinstance(found, list | tuple):
+        return all(map(_is_plain, found))
+    if isinstance(found, int):
+        return found.bit_length() <= BITS
+    return found is None or isinstance(found, float | str)
+
+
+class WholeNumber(click.ParamType[int]):
+    """An integer that PyTorch and NumPy can hold."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it."""
+        number: int = click.INT.convert(value, param, ctx)
+        if number.bit_length() > BITS:
+            self.fail(f"{_in_one_line(value):.60} has more than {BITS + 1} bits.", param, ctx)
+        return number
+
+
+TYPES: dict[str, Any] = {
+    "os.PathLike[str]": click.Path(path_type=Path), "str": str, "int": WholeNumber(), "float": float,
+}  # fmt: skip
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -95,13 +135,13 @@ def parts_options(command: Any) -> Any:
 
 
 class App(click.Group):
-    """Shows where a refusal comes from, if it is asked for."""
+    """Shows where an error comes from, if it is asked for."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except InputError as problem:
+        except Exception as problem:
             if ctx.params["traceback"]:
                 click.echo("".join(traceback.format_exception(problem)), err=True)
             raise
@@ -141,17 +181,20 @@ def train(settings: Sequence[tuple[str, Any]] = (), **given: Any) -> None:
     ppl-vae train vae --seeds 5
     """  # noqa: D301  (click reads the control character)
     shorthand = {f"{part}.{name}": given.pop(name) for part in SET_BY_NAME for name in settable(part) if name in given}
+    several = given.get("seeds") is not None
+
+    def tell(run: Any) -> None:  # before the figures, which may fail
+        click.echo(f"seed {run.recipe.seed}: {_told(run)}\n" if several else _told(run))
+
     try:
-        trained = ppl_vae.train(**given, settings=dict(settings) | shorthand)
+        trained = ppl_vae.train(**given, settings=dict(settings) | shorthand, on_evaluated=tell)
     except KeyboardInterrupt:
         click.echo("\nInterrupted. Go on with the same command and --resume.", err=True)
         sys.exit(130)
-    if not isinstance(trained, list):
-        click.echo(_told(trained))
-        return
-    for run in trained:
-        click.echo(f"seed {run.recipe.seed}: {_told(run)}\n")
-    click.echo(str(ppl_vae.compare(trained)))
+    runs = trained if several else [trained]
+    click.echo("\n".join(map(_files, runs)) if several else f"\n{_files(trained)}")
+    if several:
+        click.echo(f"\n{ppl_vae.compare(runs)}")
 
 
 def _told(run: Any) -> str:
@@ -164,8 +207,13 @@ def _told(run: Any) -> str:
     ]
     if "accuracy" in result:
         lines.append(f"\nQ(y | x) is right for {result['accuracy']:.2%} of the test data")
+    return "\n".join(lines)
+
+
+def _files(run: Any) -> str:
+    """Return where a run that was trained is, with its figures."""
     figures = sorted((run.path / "figures").glob("*.png"))
-    return "\n".join([*lines, f"\n{run.path}/: weights, history.csv, evidence.nc", *map(str, figures)])
+    return "\n".join([f"{run.path}/: weights, history.csv, evidence.nc", *map(str, figures)])
 
 
 @app.command(cls=Command)
@@ -223,8 +271,8 @@ def calibrate(run: Path, **options: Any) -> None:
     """  # noqa: D301  (click reads the control character)
     from ppl_vae.runs.calibrate import calibrate_run
 
-    found, paths = calibrate_run(run, **options)
-    click.echo("\n".join([f"{found}\n", *map(str, paths)]))
+    _, paths = calibrate_run(run, **options, on_found=lambda found: click.echo(f"{found}\n"))
+    click.echo("\n".join(map(str, paths)))
 
 
 @app.command(cls=Command)
@@ -254,7 +302,8 @@ def sample(run: Path, **options: Any) -> None:
 
 @app.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN ...")
-def compare(runs: tuple[Path, ...]) -> None:
+@from_signature("ppl_vae.runs.compare:compare")
+def compare(runs: tuple[Path, ...], **options: Any) -> None:
     """Compare models by log P(x) on the same test data, datum by datum; the best comes first.
 
     RUN is the folder of a run, or one that holds several (train --seeds). Runs that differ in their seed only are taken
@@ -270,7 +319,7 @@ def compare(runs: tuple[Path, ...]) -> None:
     log_px, se, log_px_diff, dse, run_sd, mcse and gap are in nats per datum: log P(x), its standard error, how far it
     is below the best, the error of that, its standard deviation over seeds, its Monte Carlo error, and log P(x) - ELBO.
     """  # noqa: D301  (click reads the control character)
-    click.echo(str(ppl_vae.compare(runs)))
+    click.echo(str(ppl_vae.compare(runs, **options)))
 
 
 @app.command(cls=Command)
@@ -294,14 +343,20 @@ def diff(before: Path, after: Path, figure: Path | None = None, out: Path | None
     ppl-vae diff runs/vae-digits runs/vae-mixture-digits
     ppl-vae diff runs/vae-digits runs/vae-mixture-digits --figure why.png --out why.csv
     """  # noqa: D301  (click reads the control character)
+    from ppl_vae.runs.difference import draw, write_table
+    from ppl_vae.runs.figures import costs_no_result, figure_file
+    from ppl_vae.utils.files import check_can_write
+
+    for file in (out, figure and figure_file(figure)):
+        if file is not None:
+            check_can_write(file)
     found = ppl_vae.explain_difference(before, after, **options)
     click.echo(str(found))
     if out is not None:
-        found.to_frame().to_csv(out)
+        write_table(found, out)
     if figure is not None:
-        from ppl_vae.runs.difference import draw
-
-        draw(found, before, figure, **{k: v for k, v in options.items() if k in ("split", "num_data")})
+        with costs_no_result(f"{figure} is not drawn"):
+            draw(found, before, figure, **{k: v for k, v in options.items() if k in ("split", "num_data", "trust")})
 
 
 @app.command(cls=Command)
@@ -332,7 +387,7 @@ def parts(**options: Any) -> None:
 @app.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 @from_signature("ppl_vae.runs.evaluate:measure", num_samples="-k")
-def measure(run: Path, against: Path | None = None, **options: Any) -> None:
+def measure(run: Path, against: Path | None = None, trust: bool = False, **options: Any) -> None:
     """Measure the answers of RUN, a conditional model, to conditions with many right ones.
 
     What is printed is kept in RUN/measures.txt, and answers are drawn beside the truth in RUN/figures.
@@ -341,11 +396,14 @@ def measure(run: Path, against: Path | None = None, **options: Any) -> None:
     ppl-vae measure runs/image_completion-mnist --against runs/regressor-mnist
     """  # noqa: D301  (click reads the control character)
     from ppl_vae.runs.evaluate import keep_measures
+    from ppl_vae.runs.figures import costs_no_result
 
-    measured, other = ppl_vae.load(run), None if against is None else ppl_vae.load(against)
+    measured = ppl_vae.load(run, trust=trust)
+    other = None if against is None else ppl_vae.load(against, trust=trust)
     found = ppl_vae.measure(measured, against=other, **options)
-    click.echo(f"{found}\n")  # before the pictures, which may fail
-    click.echo("\n".join(map(str, keep_measures(found, measured, other))))
+    click.echo(f"{found}\n")  # before it is kept and drawn, which may fail
+    with costs_no_result(f"{run} does not have all of these measures"):
+        click.echo("\n".join(map(str, keep_measures(found, measured, other))))
 
 
 @app.command(cls=Command)
@@ -365,21 +423,66 @@ def impute(run: Path, **options: Any) -> None:
     """  # noqa: D301  (click reads the control character)
     from ppl_vae.runs.impute import impute_run
 
-    imputation, paths = impute_run(run, **options)
-    click.echo("\n".join([f"{imputation}\n", *map(str, paths)]))
+    _, paths = impute_run(run, **options, on_found=lambda found: click.echo(f"{found}\n"))
+    click.echo("\n".join(map(str, paths)))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; what a person can mend ends in one line and exit code 2."""
     if arguments is None:  # a line in the terminal, and none of the code that it comes from
-        warnings.showwarning = lambda message, *_: click.echo(f"Warning: {message}", err=True)
+        warnings.showwarning = lambda message, *_: click.echo(f"Warning: {_in_one_line(message)}", err=True)
+    with lasting_streams() as (out, _):
+        code = _run(arguments)
+        out.flush()
+        if out.problem is not None and code == 0:
+            code = _not_printed(out.problem)
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
+    """Run a command and return its exit code: the one door through which every error goes."""
     try:
-        sys.exit(app.main(arguments, standalone_mode=False) or 0)
+        if nul := [argument for argument in arguments or () if "\0" in argument]:
+            raise click.UsageError(f"Expected arguments without the character NUL; got {nul[0]!r}.")
+        return app.main(arguments, standalone_mode=False) or 0
     except (click.Abort, KeyboardInterrupt):
         click.echo("\nStopped. Nothing new was kept; what was there before is as it was.", err=True)
-        sys.exit(130)
-    except (click.ClickException, InputError, NonFiniteLossError) as problem:
-        message = problem.format_message() if isinstance(problem, click.ClickException) else problem
+        return 130
+    except Exception as problem:
+        click.echo(f"Error: {_sentence(problem)}", err=True)
+        return 2
+
+
+def _sentence(problem: Exception) -> str:
+    """Return what is said of an error: what a person can mend, or that they need not."""
+    if isinstance(problem, click.ClickException):
+        return _in_one_line(problem.format_message())
+    if isinstance(problem, InputError | NonFiniteLossError):
         options = problem.options if isinstance(problem, InputError) else ""
-        click.echo(f"Error: {message}{f' On the command line: {options}.' if options else ''}", err=True)
-        sys.exit(2)
+        return _in_one_line(problem) + (f" On the command line: {_in_one_line(options)}." if options else "")
+    what = _in_one_line(f"{type(problem).__name__}: {problem}")
+    if isinstance(problem, OSError):
+        where = f" ({problem.filename})" if problem.filename else ""
+        found = f"{problem.strerror or problem}{where}"
+        return _in_one_line(f"Expected files and folders that can be used; got: {found}. Choose another place or name.")
+    if isinstance(problem, RecursionError):
+        return f"Expected what is less deeply nested; got too many levels ({what:.100}). Write it flat."
+    if isinstance(problem, MemoryError | OverflowError) or TOO_LARGE.search(str(problem)):
+        return f"Expected numbers and data that fit into memory; got {what:.200}. Choose smaller ones."
+    return f"this is a fault in ppl-vae, not in what you gave ({what:.300}). See it with --traceback, and report it."
+
+
+def _in_one_line(message: Any) -> str:
+    """Return a message without what would break the line, and without the middle of what nobody reads."""
+    text = " ".join(str(message).split("\n"))
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 200]} ... {text[-190:]}"
+
+
+def _not_printed(problem: OSError) -> int:
+    """Return the exit code where the result could not be printed; who closes a pipe (`| head`) knows why."""
+    if problem.errno == errno.EPIPE:
+        return 1
+    why = _in_one_line(problem.strerror or problem)
+    click.echo(f"Error: Expected to print the result; got: {why}. What was made is kept, but not said.", err=True)
+    return 2

@@ -24,6 +24,7 @@ from ppl_vae.fitting.history import History
 
 CHANNELS = (1, 3)  # grey, or colours
 CELL = 0.45  # inches that one image takes
+LONGEST = 120  # letters, of a title
 LETTER = 0.075  # inches, in a title
 SMALL = 16  # pixels; below it images are enlarged to be seen
 FACTOR = 4
@@ -44,6 +45,17 @@ class Figure(matplotlib.figure.Figure):
         buffer = io.BytesIO()
         self.savefig(buffer, format="png")
         return buffer.getvalue()
+
+
+def plain(text: object) -> str:
+    r"""Return a title or a name so that it is drawn as it is: no mathematics for a `$`, and what has no letter escaped.
+
+    >>> plain("costs $5 or $6")
+    'costs \\$5 or \\$6'
+    """
+    shown = "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in str(text))
+    cut = shown if len(shown) <= LONGEST else f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 2 :]}"
+    return cut.replace("$", r"\$")
 
 
 def is_picture(event_shape: Sequence[int]) -> bool:
@@ -95,10 +107,10 @@ def images(x: Any, *, columns: int = 16, title: str = "", smooth: bool | None = 
     """
     columns = max(1, min(columns, len(x)))
     canvas = _canvas(x, columns, smooth)
-    figure, axes = _figure(canvas.shape[1] / canvas.shape[0], columns * CELL, len(title) * LETTER)
+    figure, axes = _figure(canvas.shape[1] / canvas.shape[0], columns * CELL, len(plain(title)) * LETTER)
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title(title, fontsize=9)
+    axes.set_title(plain(title), fontsize=9)
     return figure
 
 
@@ -162,7 +174,7 @@ def series(sets: Mapping[str, Any], *, columns: int = 4) -> Figure:
     for i, panel in enumerate(panels[:count]):
         for colour, (title, x) in zip(itertools.cycle(("0.6", "C0", "C1")), lines.items()):
             drawn = panel.plot(x[i], color=colour, linewidth=0.8)
-            drawn[0].set_label(title)
+            drawn[0].set_label(plain(title))
         panel.spines[["top", "right"]].set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", frameon=False, fontsize=9, ncols=len(lines))
@@ -190,7 +202,7 @@ def side_by_side(panels: Mapping[str, Any], *, columns: int = 15, smooth: bool |
     for axes, title, canvas in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, canvases, strict=True):
         axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axes.set_axis_off()
-        axes.set_title(title, fontsize=9)
+        axes.set_title(plain(title), fontsize=9)
     return figure
 
 
@@ -235,9 +247,9 @@ def posteriors(density: Any, nodes: Any, draws: Mapping[str, Any], *, rows: Sequ
             panel.contourf(nodes, nodes, grid, [*levels[row], grid.max()], colors=["0.9", "0.78", "0.6"])
             panel.plot(*z[row].T, ".", color="C0", markersize=2.5, alpha=0.5, markeredgewidth=0)
             if row == 0:
-                panel.set_title(title, fontsize=9)
+                panel.set_title(plain(title), fontsize=9)
         if rows:
-            panels[row, 0].set_ylabel(f"{rows[row]}\n$z_2$")
+            panels[row, 0].set_ylabel(f"{plain(rows[row])}\n$z_2$")
     return figure
 
 
@@ -261,7 +273,7 @@ def history(record: History, *, title: str = "") -> Figure:
     low, high = np.nanquantile(shown, 0.05), np.nanmax(shown)
     if high > low:
         axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
-    axes.set(xlabel="epoch", ylabel="ELBO per datum (nats)", title=title)
+    axes.set(xlabel="epoch", ylabel="ELBO per datum (nats)", title=plain(title))
     axes.legend(frameon=False)
     return figure
 
@@ -288,7 +300,7 @@ def bound(evidence: Evidence, *, title: str = "") -> Figure:
         smoothed = float(evidence.log_px_psis.mean())
         axes.axhline(smoothed, color="0.5", linestyle="--", linewidth=1, label="log P(x), tails smoothed")
     axes.set_xscale("log")
-    axes.set(xlabel="K", ylabel="nats per datum", title=title)
+    axes.set(xlabel="K", ylabel="nats per datum", title=plain(title))
     axes.legend(frameon=False, loc="lower right")
     return figure
 
@@ -314,14 +326,14 @@ def against_time(
         colour, done = f"C{number}", sorted(line, key=lambda one: one[0])
         seconds = [one[0] for one in done]
         values = [one[1].means()["log_px"].value for one in done]
-        axes.plot(seconds, values, color=colour, linewidth=1, label=name)
+        axes.plot(seconds, values, color=colour, linewidth=1, label=plain(name))
         for at, (_, evidence), value in zip(seconds, done, values, strict=True):
             axes.plot(at, value, "o", color=colour, markerfacecolor=colour if evidence.is_believed else "white")
             bars.append((at, evidence.interval(), colour))
         heights += values
     if truth is not None:
         axes.axhline(truth, color="0.4", linestyle="--", linewidth=1, label="known otherwise")
-    axes.set(xscale="log", xlabel="seconds", ylabel="log P(x), nats per datum", title=title)
+    axes.set(xscale="log", xlabel="seconds", ylabel="log P(x), nats per datum", title=plain(title))
     if shown := [height for height in heights if math.isfinite(height)]:
         room = 0.1 * max(max(shown) - min(shown), 1e-3)
         _, top = axes.set_ylim(min(shown) - room, max(shown) + room)
@@ -360,7 +372,7 @@ def difference(found: Difference, x: Any = None, *, count: int = 8) -> Figure:
         left.barh(i, mean.value, xerr=error, color=COLOURS.get(name, "0.2"), error_kw={"linewidth": 1})
     left.set_yticks(range(len(means)), [found.quantity, *PARTS][::-1])
     left.axvline(0, color="0.5", linewidth=0.8)
-    left.set(xlabel="nats per datum", title=f"{found.names[1]} minus {found.names[0]}")
+    left.set(xlabel="nats per datum", title=plain(f"{found.names[1]} minus {found.names[0]}"))
     groups = np.array_split(order, min(GROUPS, len(order)))
     ends = np.cumsum([0, *map(len, groups)])
     up, down = np.zeros(len(groups)), np.zeros(len(groups))
@@ -395,7 +407,7 @@ def _moved(figure: Any, found: Difference, x: Any, order: np.ndarray[Any, Any], 
     for half, chosen, title in zip(
         figure.subfigures(1, 2), (order[:count], order[::-1][:count]), found.names, strict=True
     ):
-        half.suptitle(f"data that moved most towards {title}", fontsize=9)
+        half.suptitle(plain(f"data that moved most towards {title}"), fontsize=9)
         for panel, datum in zip(np.atleast_1d(half.subplots(1, count)), chosen, strict=True):
             panel.imshow(_canvas(values[[datum]], 1, None), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             panel.set_axis_off()
@@ -412,7 +424,7 @@ def calibration(found: Calibration, *, title: str = "") -> Figure:
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for panel, ranks, name in zip(panels, (found.guide, found.resampled), ("Q", "resampled Q"), strict=True):
         _draw_ranks(panel, ranks, len(found))
-        panel.set(xlabel="rank", title=", ".join(filter(None, (title, name))))
+        panel.set(xlabel="rank", title=plain(", ".join(filter(None, (title, name)))))
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("ECDF - rank")
     return figure
@@ -431,7 +443,7 @@ def _draw_ranks(panel: Axes, ranks: Ranks, num_data: int) -> None:
         if ranks.outside[j]:
             style = {"color": "0.3", "linewidth": 0.7}
         if j in named:
-            style = {"color": f"C{named.index(j)}", "linewidth": 1.3, "label": ranks.names[j]}
+            style = {"color": f"C{named.index(j)}", "linewidth": 1.3, "label": plain(ranks.names[j])}
         panel.plot(places, np.concatenate([[0], share, [0]]), **style)
     handles, labels = panel.get_legend_handles_labels()
     if handles:

@@ -20,7 +20,7 @@ from ppl_vae.data.own_files import checked_part, own_data, split_at_random
 from ppl_vae.data.sources import SplitSource
 from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
 from ppl_vae.errors import InputError, did_you_mean, positive_int
-from ppl_vae.utils.files import read_arrays
+from ppl_vae.utils.files import is_there, read_arrays
 from ppl_vae.utils.report import Report, Reported
 
 SPLITS = ("train", "validation", "test")
@@ -154,7 +154,7 @@ def load(
     if key in NAMED:
         loader, _, settings = NAMED[key]
         stored = loader()
-    elif os.sep in key or key.startswith(".") or Path(key).exists() or Path(key).suffix in (".npy", ".npz"):
+    elif os.sep in key or key.startswith(".") or is_there(Path(key)) or Path(key).suffix in (".npy", ".npz"):
         stored, settings = own_data(Path(key)), {}
     else:
         raise InputError(f"Unknown data set {key!r}: {did_you_mean(key, NAMED)}, or give a path to your own.")

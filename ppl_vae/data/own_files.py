@@ -1,6 +1,7 @@
 """What a file holds, checked, as the parts of a data set: a person's own arrays and images, and fixed splits."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,10 @@ import numpy as np
 import torch
 
 from ppl_vae.data.splits import Split, hidden_in_words, is_known, whole_labels
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 from ppl_vae.missing import with_mask
 from ppl_vae.utils.faults import warn
-from ppl_vae.utils.files import Array, read_arrays
+from ppl_vae.utils.files import Array, kind_of, read_arrays, regular_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 GREY = ("1", "L", "LA")
@@ -39,25 +40,14 @@ def check_finite(path: Path, x: Array) -> None:
 
 def read_images(path: Path) -> Array:
     """Return all images of a folder and its subfolders in order of their names, or one image, [N, C, H, W] of bytes."""
-    from PIL import Image
-
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+    single = kind_of(path, "an image, or a folder of images,") != "folder"
+    files = [path] if single else sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise InputError(f"Expected images ({', '.join(IMAGE_SUFFIXES[:3])}, ...) in {path}; got none.")
     images: list[Array] = []
     for file in files:
-        try:
-            with Image.open(file) as image:
-                if image.mode not in (*GREY, "P", "RGB", "RGBA"):
-                    raise InputError(
-                        f"Expected 8-bit grey or colour images; got mode {image.mode} in {file}. Convert it, or save "
-                        f"the numbers as .npy."
-                    )
-                pixels = np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
-        except InputError:
-            raise
-        except (OSError, SyntaxError, ValueError) as problem:
-            raise InputError(f"Expected an image in {file}; got one that cannot be read ({problem}).") from None
+        regular_file(file, "an image")
+        pixels = _pixels(file)
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         if images and pixels.shape != images[0].shape:
             raise InputError(
@@ -66,6 +56,24 @@ def read_images(path: Path) -> Array:
             )
         images.append(pixels)
     return np.stack(images)
+
+
+def _pixels(file: Path) -> Array:
+    """Return one image, [H, W] or [H, W, 3] of bytes."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # of more pixels than anybody looks at
+            with Image.open(file) as image:
+                mode = image.mode
+                if mode in (*GREY, "P", "RGB", "RGBA"):
+                    return np.asarray(image.convert("L" if mode in GREY else "RGB"))
+    except Exception as problem:  # whatever the readers of twenty formats raise
+        raise InputError(f"Expected an image in {file}; got one that cannot be read ({reason(problem)}).") from None
+    raise InputError(
+        f"Expected 8-bit grey or colour images; got mode {mode} in {file}. Convert it, or save the numbers as .npy."
+    )
 
 
 def split_at_random(values: Any, sizes: tuple[int, int], y: Any = None, scale: float = 1.0) -> tuple[Split, ...]:
@@ -127,9 +135,10 @@ def _labels_of(key: str) -> str:
 
 
 def _arrays(path: Path) -> dict[str, Array]:
-    if not path.exists():
+    kind = kind_of(path, "a data file or folder")
+    if not kind:
         raise InputError(f"Expected a data file or folder; got {path}, which does not exist.")
-    return {"x": read_images(path)} if path.is_dir() else read_arrays(path)
+    return {"x": read_images(path)} if kind == "folder" else read_arrays(path)
 
 
 def _with_whole_labels(path: Path, parts: Sequence[Split]) -> tuple[Split, ...]:

@@ -15,6 +15,7 @@ from ppl_vae.runs.compare import data_in_words, names_of, seed_folders
 from ppl_vae.runs.figures import save_figure
 from ppl_vae.runs.run import Run, load
 from ppl_vae.traces.pair import Program, program_name
+from ppl_vae.utils.files import written_whole
 
 Side = Run | str | os.PathLike[str] | tuple[Program, Program]
 SHARED = ("joint", "chunk_size", "vectorize", "threads", "seed", "progress")  # by both ways to draw
@@ -40,6 +41,7 @@ def explain_difference(
     split: str = "test",
     num_data: int | None = None,
     num_samples: int = 1000,
+    trust: bool = False,
     **options: Any,
 ) -> Difference:
     """Say why B gives the same data another log P(x) than A: datum by datum, in three parts that add up exactly.
@@ -61,6 +63,7 @@ def explain_difference(
         split: "train", "validation" or "test" of a run's data.
         num_data: use this many of them, evenly spaced; None uses all.
         num_samples: K, draws of z for each datum from each guide; 2 or more.
+        trust: run the Python files in the folders: a model or guide that does not come with ppl-vae.
         options: of `estimate_evidence`, for instance method="ais", proposal="refined" or joint=True, for log P(x); the
             two terms of the ELBO are those of the guides themselves.
 
@@ -89,7 +92,7 @@ def explain_difference(
         raise InputError(
             "Expected log P(x) of all that is observed; got given, for which there is no ELBO. Leave it out."
         )
-    sides = [_fitted(side, data, split, num_data) for side in (a, b)]
+    sides = [_fitted(side, data, split, num_data, trust=trust) for side in (a, b)]
     if None in (side.data for side in sides):
         known = next((side.data for side in sides if side.data is not None), None)
         if known is None:
@@ -135,14 +138,21 @@ def draw(
     *,
     split: str = "test",
     num_data: int | None = None,
+    trust: bool = False,
 ) -> None:
     """Draw a difference into a file, with the data that moved most where they are pictures; options as it was made."""
-    part = load(run).source(split, num_data)
+    part = load(run, trust=trust).source(split, num_data)
     x = next(part.batches(len(part)))[0]
     save_figure(plots.difference(found, x if plots.is_picture(x.shape[1:]) else None), path)
 
 
-def _fitted(side: Any, data: Any, split: str, num_data: int | None) -> _Fitted:
+def write_table(found: Difference, path: Path) -> None:
+    """Write the parts of each datum to a .csv file, whole or not at all."""
+    with written_whole(path) as temporary:
+        found.to_frame().to_csv(temporary)
+
+
+def _fitted(side: Any, data: Any, split: str, num_data: int | None, *, trust: bool) -> _Fitted:
     """Return one of the two, with its data; None where a pair has none of its own."""
     if isinstance(side, tuple | list):
         if len(side) != 2 or side[1] is None:
@@ -165,7 +175,7 @@ def _fitted(side: Any, data: Any, split: str, num_data: int | None) -> _Fitted:
         raise InputError(
             f"Expected the folder of one run; got {side} with {len(several)} of them. Give one, such as {several[0]}."
         )
-    run = load(side)
+    run = load(side, trust=trust)
     return _Fitted(run.model, run.guide, run.source(split, num_data) if data is None else data, run)
 
 

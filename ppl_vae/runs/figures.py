@@ -1,9 +1,12 @@
 """The figures of a run: what a trained pair makes, and how the training went."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import matplotlib.figure
 import torch
 from torch import Tensor
 
@@ -13,7 +16,7 @@ from ppl_vae.criticism.answers import given
 from ppl_vae.data.digit_strings import Part
 from ppl_vae.data.splits import evenly
 from ppl_vae.distributions.unwrap import is_improper
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, reason
 from ppl_vae.generation.generate import manifold, reconstruct, same_latents, sample
 from ppl_vae.missing import is_missing_in
 from ppl_vae.runs.run import Run
@@ -26,32 +29,67 @@ NUM_CONDITIONS = 12  # rows of a figure, one for each condition
 NUM_ANSWERS = 10  # samples in a row
 
 
+@contextmanager
+def costs_no_result(what: str) -> Iterator[None]:
+    """Let whatever a figure raises, or a file beside a result, be a warning: the result is there all the same."""
+    try:
+        yield
+    except Exception as problem:
+        warn(f"{what}: {reason(problem)}")
+
+
 def draw_figures(run: Run) -> None:
     """Draw samples, reconstructions, the ELBO over epochs, and a two-dimensional map, into figures/.
 
-    What the programs cannot make (they may not run without data) is said; the run is complete all the same.
+    What cannot be made (a program may not run without data) or written is said; the run is complete all the same.
     """
-    model, test = run.model, run.data().test
-    joint = isinstance(model, ConditionalModel) and not is_improper(model.condition())
-    what = ": ELBO of log P(x, y)" if joint else ""
-    figures = {"elbo": plots.history(run.history, title=f"{run.path.name}{what}")}
-    if run.evidence is not None and run.evidence.curve is not None and run.guide.latents:
-        figures["bound"] = plots.bound(run.evidence, title=run.path.name)
-    try:
-        if plots.is_picture(test.event_shape):
-            figures |= _of_conditions(model, test) if isinstance(model, ConditionalModel) else _of_data(run, test)
-        elif plots.is_series(test.event_shape) and not isinstance(model, ConditionalModel):
-            figures |= _of_series(run, test)
-    except InputError as problem:
-        warn(f"{run.path} is complete but for figures of what it makes: {problem}")
-    for name, figure in figures.items():
-        save_figure(figure, run.path / "figures" / f"{name}.png")
+    makers: dict[str, Callable[[], dict[str, plots.Figure]]] = {
+        "of its training": lambda: _of_training(run),
+        "of its bound": lambda: _of_bound(run),
+        "of what it makes": lambda: _of_what_it_makes(run),
+    }
+    for what, make in makers.items():
+        with costs_no_result(f"{run.path} is complete but for figures {what}"):
+            for name, figure in make().items():
+                save_figure(figure, run.path / "figures" / f"{name}.png")
+
+
+def figure_file(path: Path) -> Path:
+    """Return the path of a figure of a kind that Matplotlib writes; else refuse it."""
+    known = sorted(matplotlib.figure.Figure().canvas.get_supported_filetypes())
+    if path.suffix[1:].lower() not in (*known, ""):
+        raise InputError(
+            f"Expected a figure of a kind that can be written; got {path}. Use one of: {', '.join(known)}."
+        )
+    return path
 
 
 def save_figure(figure: Any, path: Path) -> None:
     """Write a figure to a file, whole or not at all."""
-    with written_whole(path) as temporary:
+    with written_whole(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a name in letters that the font does not have
         figure.savefig(temporary, format=path.suffix[1:] or "png")
+
+
+def _of_training(run: Run) -> dict[str, plots.Figure]:
+    joint = isinstance(run.model, ConditionalModel) and not is_improper(run.model.condition())
+    what = ": ELBO of log P(x, y)" if joint else ""
+    return {"elbo": plots.history(run.history, title=f"{run.path.name}{what}")}
+
+
+def _of_bound(run: Run) -> dict[str, plots.Figure]:
+    if run.evidence is None or run.evidence.curve is None or not run.guide.latents:
+        return {}
+    return {"bound": plots.bound(run.evidence, title=run.path.name)}
+
+
+def _of_what_it_makes(run: Run) -> dict[str, plots.Figure]:
+    model, test = run.model, run.data().test
+    if plots.is_picture(test.event_shape):
+        return _of_conditions(model, test) if isinstance(model, ConditionalModel) else _of_data(run, test)
+    if plots.is_series(test.event_shape) and not isinstance(model, ConditionalModel):
+        return _of_series(run, test)
+    return {}
 
 
 def _of_data(run: Run, test: Part) -> dict[str, plots.Figure]:

@@ -1,6 +1,7 @@
 """The imputation of a run's data, or of a file, as files: arrays, and a picture with the truth where it is known."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from ppl_vae.data.unobserved import note_unobserved
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.impute import Imputation, impute
 from ppl_vae.missing import is_missing_in
-from ppl_vae.runs.figures import in_rows, save_figure
+from ppl_vae.runs.figures import costs_no_result, in_rows, save_figure
 from ppl_vae.runs.run import Run, load
-from ppl_vae.utils.files import written_whole
+from ppl_vae.utils.files import check_can_write, written_whole
 
 ROWS, DRAWS = 12, 6  # of the picture
 KEPT = ("mean", "mcse", "draws", "ess", "khat")  # in a .npz file
@@ -31,6 +32,8 @@ def impute_run(
     data: str | os.PathLike[str] | None = None,
     num_data: int | None = None,
     out: str | os.PathLike[str] | None = None,
+    trust: bool = False,
+    on_found: Callable[[Imputation], object] | None = None,
     **options: Any,
 ) -> tuple[Imputation, list[Path]]:
     """Impute what is missing in data by the pair of a run, and write it to files.
@@ -40,18 +43,21 @@ def impute_run(
         data: a .npy or .npz file (see `ppl_vae.data.load`), or a folder; None takes the run's test data.
         num_data: use this many of them, evenly spaced; None uses all.
         out: a .npy file for the mean, or a .npz file for mean, mcse, draws, ess and khat; None writes RUN/imputed.npz.
+        trust: run the Python files in the folder: a model or guide that does not come with ppl-vae.
+        on_found: called with the imputation before it is written.
         options: of `ppl_vae.impute`.
 
     Returns:
-        The `Imputation`, and the files: `out` and, of images, RUN/figures/imputed.png.
+        The `Imputation`, and the files: `out` and, of images, RUN/figures/imputed.png if it could be drawn.
 
     Raises:
         InputError: no run there, data without missing values or that do not fit, or an unknown kind of file.
     """
-    run = load(run)
+    run = load(run, trust=trust)
     path = Path(out or run.path / "imputed.npz")
     if path.suffix not in (".npy", ".npz"):
         raise InputError(f"Expected a .npy or .npz file; got {path}. Name one (out).", options="--out FILE")
+    check_can_write(path)
     whole = run.data().test if data is None else _as_in_training(read(data), run)
     count = len(whole) if num_data is None else positive_int("num_data", num_data)
     chosen = evenly(whole, count)
@@ -65,6 +71,8 @@ def impute_run(
     find_holes(run.source("train"))
     note_unobserved(run.model, run.source("train"))
     found = impute(run.model, run.guide, chosen, **options)
+    if on_found is not None:
+        on_found(found)
     with written_whole(path) as temporary, temporary.open("wb") as file:
         if path.suffix == ".npy":
             np.save(file, found.mean.numpy())
@@ -73,10 +81,12 @@ def impute_run(
             np.savez(file, **arrays)
     paths = [path]
     if plots.is_picture(run.model.event_shape):
-        paths.append(run.path / "figures" / "imputed.png")
+        figure = run.path / "figures" / "imputed.png"
         hidden = data is None and run.data().missing is not None  # values that are known
-        truth = evenly(run.data(missing=None).test, count).x if hidden else None
-        save_figure(picture(found, truth), paths[-1])
+        with costs_no_result(f"{figure} is not drawn"):
+            truth = evenly(run.data(missing=None).test, count).x if hidden else None
+            save_figure(picture(found, truth), figure)
+            paths.append(figure)
     return found, paths
 
 

@@ -18,7 +18,7 @@ from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.generate import sample
 from ppl_vae.runs.figures import NUM_ANSWERS, NUM_CONDITIONS, NUM_PICTURES, answers, labelled, save_figure
 from ppl_vae.runs.run import Run, load
-from ppl_vae.utils.files import read_arrays, write_array
+from ppl_vae.utils.files import check_can_write, kind_of, read_arrays, write_array
 
 
 def sample_run(
@@ -30,6 +30,7 @@ def sample_run(
     mean: bool = True,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
+    trust: bool = False,
     **options: Any,
 ) -> Path:
     """Generate new data from the model of a run, write them to a file, and return its path.
@@ -43,6 +44,7 @@ def sample_run(
         seed: of the draws.
         out: a .png or .npy file; None writes a picture into RUN/figures, or an array of what is none. An array is
             [size, *event_shape], or [M, size, *event_shape] for M conditions.
+        trust: run the Python files in the folder: a model or guide that does not come with ppl-vae.
         options: of `ppl_vae.sample`, for instance compile.
 
     Raises:
@@ -50,7 +52,7 @@ def sample_run(
     """
     if size is not None:
         positive_int("size", size)
-    run = load(run)
+    run = load(run, trust=trust)
     model, options = run.model, {"mean": mean, "seed": seed} | options
     labels = [] if label is None else np.atleast_1d(label).tolist()
     of = "".join([*(f"-label{one}" for one in labels), "" if condition is None else f"-{Path(condition).stem}"])
@@ -63,6 +65,7 @@ def sample_run(
             f"got {path}. Name one (out).",
             options="--out FILE",
         )
+    check_can_write(path)
     if not isinstance(model, ConditionalModel):
         if labels or condition is not None:
             raise InputError(
@@ -92,7 +95,7 @@ def read_conditions(model: ConditionalModel, path: str | os.PathLike[str]) -> Te
     become black and white at one half for a model of binary data.
     """
     path = Path(path)
-    if not path.exists():
+    if not kind_of(path, "a file with conditions"):
         raise InputError(f"Expected a file with conditions in {path}; got no such file.")
     if path.suffix in (".npy", ".npz"):
         arrays = read_arrays(path)

@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -65,6 +65,7 @@ def train(
     seeds: int | None = None,
     num_samples: int = 1000,
     progress: bool | None = None,
+    on_evaluated: Callable[[Run], object] | None = None,
     **named: str | None,
 ) -> Run | list[Run]:
     """Train a model on a data set, check the bound on its test split, and write a run folder.
@@ -85,6 +86,7 @@ def train(
             `ppl_vae.compare` knows luck in training; by default one run.
         num_samples: K of the bound check.
         progress: show progress bars; None shows them in a terminal and in a notebook.
+        on_evaluated: called with each run once it is evaluated, before its figures are drawn.
         named: class names in snake case by kind: prior, likelihood, condition, networks, decoder, encoder, classifier.
             `ppl_vae.list_parts` lists them with their options.
 
@@ -115,6 +117,8 @@ def train(
             with held(run.path):
                 _fit(run, chosen, asked["fit"], resume=resume, progress=progress)
                 evaluate(run, num_samples=num_samples, threads=threads, progress=progress)
+                if on_evaluated is not None:
+                    on_evaluated(run)
                 draw_figures(run)
     return runs[0] if seeds is None else runs
 

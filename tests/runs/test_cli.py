@@ -276,7 +276,7 @@ def test_broken_run_folders(run):
 
 
 @pytest.mark.parametrize(
-    ("option", "message"), [("size=200k", "No space left on device"), ("ro", "Read-only file system")]
+    ("option", "message"), [("size=40k", "No space left on device"), ("ro", "Read-only file system")]
 )
 def test_a_full_disk_or_a_read_only_one(run, tmp_path, option, message):
     disk = tmp_path / "disk"
@@ -288,6 +288,22 @@ def test_a_full_disk_or_a_read_only_one(run, tmp_path, option, message):
         code, _, err = run("train", "vae", *QUICK, "--out", disk / "r")
         assert code == 2 and message in err and len(err.splitlines()) <= 2
         assert not list((disk / "r").glob(".*"))
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_is_full_before_the_figures_costs_no_run(run, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with pytest.warns(UserWarning, match="complete but for figures of .*No space left on device"):
+            code, out, _ = run("train", "vae", *QUICK, "--out", disk / "r")
+        assert code == 0 and "log P(x)" in out and str(disk / "r") in out
+        assert len(ppl_vae.load(disk / "r").evidence) == 300
     finally:
         subprocess.run(["umount", disk], check=True)
 
