@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from ppl_vae.data.arrays import Batch, as_tuple, collated, is_array, parts_of
+from ppl_vae.data.arrays import Batch, as_tuple, collated, parts_of
 from ppl_vae.data.batch_sizes import check_number
 from ppl_vae.data.digit_strings import Part
 from ppl_vae.data.dtypes import cast_to_fit
@@ -19,7 +19,8 @@ from ppl_vae.data.sources import PartlyLabelled, Source, SplitSource, TensorSour
 from ppl_vae.data.splits import hidden_in_words
 from ppl_vae.errors import InputError
 from ppl_vae.traces.pair import Pair, call_signature, program_name
-from ppl_vae.utils.faults import warn
+from ppl_vae.utils.arrays import is_array
+from ppl_vae.utils.faults import reading, warn
 
 BY_NUMBERS = "numbers:"  # how a fingerprint begins that does not depend on shapes and dtypes
 
@@ -36,7 +37,9 @@ def as_source(data: Any, pair: Pair, *, ordered: bool = False) -> Source:
     if ordered and isinstance(source, LoaderSource):
         source.check_order()
     if len(source) == 0:
-        raise InputError("Expected at least one datum; got an empty data set or stream. Make it anew.")
+        drops = isinstance(source, LoaderSource) and source.loader.drop_last
+        fix = "Leave drop_last out, which drops a batch that is not full" if drops else "Make it anew"
+        raise InputError(f"Expected at least one datum; got an empty data set or stream. {fix}.")
     by_labels = source.by_labels() if pair.takes_labels() else source
     if isinstance(by_labels, PartlyLabelled):
         _check_partly_labelled(by_labels, pair, ordered)
@@ -94,7 +97,7 @@ def _source(data: Any, pair: Pair) -> tuple[Source, tuple[bool, ...]]:
     if isinstance(data, TensorDataset):
         data = data.tensors
     elif isinstance(data, Dataset) and hasattr(data, "__len__"):
-        data = collated([data[i] for i in range(len(data))])
+        data = collated(_items(data))
     elif isinstance(data, list):
         anything = any(p.kind == p.VAR_POSITIONAL for p in parameters)
         data = _of_list(data, math.inf if anything else len(names))
@@ -102,6 +105,15 @@ def _source(data: Any, pair: Pair) -> tuple[Source, tuple[bool, ...]]:
         raise _not_data(data)
     parts = parts_of(data, names)
     return TensorSource(as_tuple(parts)), tuple(not isinstance(part, Tensor) for part in parts)
+
+
+def _items(dataset: Any) -> list[Any]:
+    """Return all items of a data set that says how many it has."""
+    name = type(dataset).__name__
+    with reading(f"a data set {name} with a length"):
+        count = len(dataset)
+    with reading(f"a data set {name} of {count} data, as its length says,"):
+        return [dataset[i] for i in range(count)]
 
 
 def _of_list(data: list[Any], most: float) -> Any:

@@ -5,7 +5,7 @@ which costs next to nothing, else through the data. Nothing is known by the name
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,7 @@ from torch.utils.data import (
 from ppl_vae.data.arrays import Batch, as_tuple, not_collated
 from ppl_vae.data.sources import Source, converted
 from ppl_vae.errors import InputError
+from ppl_vae.utils.faults import reading
 from ppl_vae.utils.rng import seeded
 
 RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -106,7 +107,7 @@ class LoaderSource(Source):
         batch_sampler = self.loader.batch_sampler
         if batch_sampler is None or isinstance(self.loader.dataset, IterableDataset):
             return None
-        return lambda: map(list, batch_sampler)
+        return lambda: _listed(batch_sampler)
 
     def _samplers(self) -> list[Any]:
         outer = self.loader.batch_sampler
@@ -116,15 +117,24 @@ class LoaderSource(Source):
         return next((type(s).__name__ for s in self._samplers() if isinstance(s, RANDOM)), None)
 
     def _pass(self, loader: DataLoader[Any]) -> Iterator[Batch]:
-        """Yield the batches of a loader as tensors."""
-        try:
-            for batch in loader:
-                yield converted(as_tuple(batch, self.names), self.dtypes)
-        except (TypeError, RuntimeError) as problem:
-            if not any(words in str(problem) for words in ("default_collate", "stack expects each tensor")):
-                raise
-            dataset: Any = loader.dataset
-            raise not_collated(next(iter(dataset)), problem) from None
+        """Yield the batches of a loader as tensors, as many of them in each."""
+        count = 0
+        with reading(f"data of a {type(loader.dataset).__name__}"):
+            try:
+                for batch in loader:
+                    tensors = as_tuple(batch, self.names)
+                    if count not in (0, len(tensors)):
+                        raise InputError(
+                            f"Expected batches of as many tensors each; got one of {count} and one of {len(tensors)}. "
+                            f"Let the data set return the same for each datum."
+                        )
+                    count = len(tensors)
+                    yield converted(tensors, self.dtypes)
+            except (TypeError, RuntimeError) as problem:
+                if not any(words in str(problem) for words in ("default_collate", "stack expects each tensor")):
+                    raise
+                dataset: Any = loader.dataset
+                raise not_collated([next(iter(dataset))], problem) from None
 
     @contextmanager
     def _generators_kept(self) -> Iterator[None]:
@@ -159,6 +169,12 @@ class StreamSource(LoaderSource):
     def cast(self, dtypes: Sequence[torch.dtype]) -> "StreamSource":
         """Return the same data, each tensor in one of these dtypes."""
         return StreamSource(self.loader, self.names, dtypes)
+
+
+def _listed(batch_sampler: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yield the indices of each batch."""
+    with reading(f"indices of a {type(batch_sampler).__name__}"):
+        yield from map(list, batch_sampler)
 
 
 def _digest(batches: Iterator[Batch]) -> str:

@@ -15,10 +15,9 @@ from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
 
-from ppl_vae.errors import InputError, NonFiniteLossError, ProgramError, reason
+from ppl_vae.errors import PYROS_TABLE, InputError, NonFiniteLossError, ProgramError, reason
 
 OURS = "ppl_vae"
-PYROS_TABLE = "Trace Shapes:"  # of all sites, which Pyro adds to what a program raises
 OUR_ENTRIES = (f"{OURS}.data.", f"{OURS}.cli")  # above them no line is of a program
 OUR_PROGRAMS = ("ppl_vae.models.", "ppl_vae.guides.")
 INSTALLED = re.compile(r"[/\\](site-packages|dist-packages)[/\\]|^<(frozen |eval_with_key|__array_function__)")
@@ -197,6 +196,17 @@ def told() -> Iterator[None]:
         if ours or not _origin(problem)[1]:
             raise
         raise ProgramError(f"Expected a program that runs to its end; {got(problem)}") from problem
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Let whatever a person's data raise within be a `ProgramError` that says what of them cannot be read, and where."""
+    try:
+        yield
+    except (InputError, Warning):
+        raise
+    except Exception as problem:
+        raise ProgramError(f"Expected {what} that can be read to its end; {got(problem)}") from problem
 
 
 def warn(message: str) -> None:
