@@ -27,6 +27,7 @@ from ppl_vae.missing import filled, nothing_is_missing
 from ppl_vae.parts import Likelihood, Posterior, Prior
 from ppl_vae.traces.pair import Pair, check_observes
 from ppl_vae.traces.plates import latents, samples
+from ppl_vae.utils.one_at_a_time import one_at_a_time
 
 # The parts that a program takes as objects, by the name of the argument.
 PARTS: dict[str, type[Any]] = {
@@ -72,8 +73,9 @@ class Program(Checked, PyroModule):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program; run by hand, outside of Pyro's handlers, it leaves nothing in Pyro's store."""
-        with nullcontext() if am_i_wrapped() or Pair.is_running() else Pair(self).own_store():
-            return super().__call__(*args, **kwargs)
+        with one_at_a_time():
+            with nullcontext() if am_i_wrapped() or Pair.is_running() else Pair(self).own_store():
+                return super().__call__(*args, **kwargs)
 
     def plate(self, x: Tensor | None = None, size: int | None = None) -> Any:
         """Return the plate over the data: as many as x, [N, *event_shape], holds, or `size` (default 1) without x."""

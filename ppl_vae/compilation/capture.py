@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from ppl_vae.compilation.record import folded, record
 from ppl_vae.compilation.rewrites import choose_products, rewrite
 from ppl_vae.errors import InputError, reason
+from ppl_vae.utils.progress import bars_of_others
 from ppl_vae.utils.threads import Trial, seconds_of
 
 T = TypeVar("T")
@@ -162,7 +163,7 @@ def _compiled(graph: fx.GraphModule, inputs: Args) -> Function:
     if key in _known:
         return _known[key]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), bars_of_others():
             # Fallback: draws are made by PyTorch's own generator, as plain Pyro's are. Dynamic: what is compiled for
             # several threads can be run by one.
             options = {"fallback_random": True, "cpp.dynamic_threads": torch.get_num_threads() > 1}

@@ -17,6 +17,7 @@ from pyro.nn.module import _Context
 from pyro.params.param_store import StateDict as Store
 from pyro.params.param_store import user_param_name
 from pyro.poutine import Trace
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
 from ppl_vae.errors import InputError
@@ -24,11 +25,25 @@ from ppl_vae.traces.parameters import Parameters, empty_store, keep, kept_store,
 from ppl_vae.traces.programs import Program, call_signature, check_program, core, program_name
 from ppl_vae.utils.faults import told, warn
 from ppl_vae.utils.modules import Buffers, Modes, noticing, reachable
+from ppl_vae.utils.one_at_a_time import after_fork, one_at_a_time
+from ppl_vae.utils.precision import usual_modes
 from ppl_vae.utils.rng import seeded
 
 __all__ = ["Pair", "Program", "call_signature", "places", "program_name", "unchanged"]
 
 _RUNNING: "list[Pair]" = []  # one inside the other
+_OUTSIDE: dict[str, Any] = {}  # what Pyro had before the outermost of them: its settings and its store
+
+
+@after_fork
+def _stop_running() -> None:
+    """Give Pyro back what it had, in a child that was forked while another thread ran a pair."""
+    if _RUNNING:
+        _RUNNING.clear()
+        _PYRO_STACK.clear()
+        pyro.settings.set(**_OUTSIDE["settings"])
+        pyro.get_param_store().clear()
+        pyro.get_param_store().set_state(_OUTSIDE["store"])
 
 
 class Pair:
@@ -64,7 +79,8 @@ class Pair:
         self.modules = {role: owner for role, owner in owners.items() if isinstance(owner, nn.Module)}
         self._touched: list[nn.Module] = []  # others, in the order of their first call in an evaluation
         self._seen: dict[str, Tensor] = {}
-        self._outside = values_of(pyro.get_param_store().get_state()) if fresh else {}
+        with one_at_a_time():
+            self._outside = values_of(pyro.get_param_store().get_state()) if fresh else {}
 
     @classmethod
     def is_running(cls) -> bool:
@@ -91,23 +107,29 @@ class Pair:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Within it, both programs can be run, as in `own_store`; what they raise is told with their line (`told`)."""
-        with told(), self.own_store():
+        """Within it, both programs can be run, as in `own_store`; what they raise is told with their line (`told`).
+
+        Gradients are on, and autocast is off, whatever a caller has set.
+        """
+        with told(), usual_modes(), self.own_store():
             yield
 
     @contextmanager
     def own_store(self) -> Iterator[None]:
-        """Within it, both programs find their own parameters only."""
-        store, before = pyro.get_param_store(), set(self._store["params"])
-        _RUNNING.append(self)
-        try:
-            with pyro.settings.context(module_local_params=True), store.scope(self._store):
-                try:
-                    yield
-                finally:  # Pyro's scope forgets what it holds when an exception passes
-                    self._store.update(store.get_state())
-        finally:
-            _RUNNING.pop()
+        """Within it, both programs find their own parameters only; other threads wait until its end."""
+        with one_at_a_time():
+            store, before = pyro.get_param_store(), set(self._store["params"])
+            if not _RUNNING:
+                _OUTSIDE.update(settings=pyro.settings.get(), store=store.get_state())
+            _RUNNING.append(self)
+            try:
+                with pyro.settings.context(module_local_params=True), store.scope(self._store):
+                    try:
+                        yield
+                    finally:  # Pyro's scope forgets what it holds when an exception passes
+                        self._store.update(store.get_state())
+            finally:
+                _RUNNING.pop()
         if not self._found[1]:
             self._say_unfitted([n for n in self._store["params"] if n not in before and user_param_name(n) == n])
 

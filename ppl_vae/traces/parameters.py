@@ -16,6 +16,7 @@ from torch.distributions import transform_to
 
 from ppl_vae.traces.programs import Core, core, reference
 from ppl_vae.utils.faults import warn
+from ppl_vae.utils.one_at_a_time import one_at_a_time
 
 
 def empty_store() -> Store:
@@ -47,14 +48,18 @@ class Parameters(Mapping[str, Tensor]):
 
     @contextmanager
     def in_store(self) -> Iterator[None]:
-        """Within it, Pyro's own store holds these parameters and no others; what was there comes back."""
+        """Within it, Pyro's own store holds these parameters and no others; what was there comes back.
+
+        There is one store for all threads: others of ours wait until then.
+        """
         store: Store = {"params": dict(self._store["params"]), "constraints": dict(self._store["constraints"])}
-        _IN_STORE.append(self)
-        try:
-            with pyro.get_param_store().scope(store):
-                yield
-        finally:
-            _IN_STORE.pop()
+        with one_at_a_time():
+            _IN_STORE.append(self)
+            try:
+                with pyro.get_param_store().scope(store):
+                    yield
+            finally:
+                _IN_STORE.pop()
 
     @classmethod
     def are_in_store(cls) -> bool:

@@ -4,7 +4,8 @@ A number in bfloat16 has 8 bits, so a product is right to about 0.4%. What netwo
 precision before a distribution is made of it: log-probabilities of hundreds of pixels would not survive 8 bits.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -24,6 +25,30 @@ def check_precision(precision: str) -> None:
 def products_in(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Within it, matrix products and convolutions take bfloat16, if that is the precision."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+@contextmanager
+def usual_modes() -> Iterator[None]:
+    """Within it PyTorch computes as it does where nothing was set: gradients are on, inference mode and autocast off.
+
+    Autocast keeps weights in low precision until its outermost end; those that are trained within must not stay, so its
+    cache is off, too, and empty at the end.
+
+    >>> with torch.inference_mode(), usual_modes():
+    ...     torch.ones(2, requires_grad=True).sum().requires_grad
+    True
+    """
+    casting = [device for device in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(device)]
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in casting:
+            stack.enter_context(torch.autocast(device, enabled=False, cache_enabled=False))
+        try:
+            yield
+        finally:
+            if casting:
+                torch.clear_autocast_cache()
 
 
 def full_precision(h: Tensor) -> Tensor:

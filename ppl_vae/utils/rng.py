@@ -11,11 +11,14 @@ import torch
 from pyro.util import get_rng_state, set_rng_seed, set_rng_state
 
 from ppl_vae.errors import InputError
+from ppl_vae.utils.one_at_a_time import one_at_a_time
 
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
     """Seed PyTorch, NumPy and Python's random from these numbers; put their states back at the end.
+
+    Other threads of ours wait until then (`one_at_a_time`).
 
     Raises:
         InputError: a seed that is not a whole number of at least 0.
@@ -29,10 +32,11 @@ def seeded(*numbers: int) -> Iterator[None]:
     """
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
         raise InputError(f"Expected a seed to be a whole number of at least 0; got {numbers[0]!r}.")
-    before = get_rng_state()
-    with torch.random.fork_rng():  # on all devices
-        set_rng_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
-        try:
-            yield
-        finally:
-            set_rng_state(before)
+    with one_at_a_time():
+        before = get_rng_state()
+        with torch.random.fork_rng():  # on all devices
+            set_rng_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+            try:
+                yield
+            finally:
+                set_rng_state(before)

@@ -3,6 +3,8 @@
 OpenMP's threads wait for each other at the end of every operation, so all stand still while another program holds one
 up: beside a busy neighbour, steps of small networks have taken fifty times as long with two as with one. No rule knows
 the neighbours; a short trial does.
+
+A forked process has none of its parent's OpenMP threads, and would wait for them for ever: there it is always one.
 """
 
 import math
@@ -11,12 +13,12 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from typing import Self, TypeVar
 
 import torch
 
 from ppl_vae.errors import InputError
+from ppl_vae.utils.one_at_a_time import one_at_a_time
 
 T = TypeVar("T")
 Work = Callable[[], object]
@@ -29,14 +31,15 @@ PAUSE = 30  # times a trial's own seconds before the next
 MOST = 8  # threads for each processor
 WINDOW, SLOW = 9, 1.5  # units of work whose median is looked at, and how far above the least median it is slow
 
-_process_has: ContextVar[int | None] = ContextVar("_process_has", default=None)  # as the outermost of `Threads` found
+_process_has: int | None = None  # threads, as the outermost of `Threads` found
+_is_forked = False
 
 
 class Threads:
     """Within it work is done by so many threads; at the end, however it ends, the process has as many as before.
 
     With "auto" it is one, until a trial says that all that the process has are faster. More threads round sums in
-    another order.
+    another order. Python's threads wait for each other (`one_at_a_time`): OpenMP's are all at the service of one.
 
     Raises:
         InputError: it is neither a whole number of at least 1 nor "auto".
@@ -54,16 +57,20 @@ class Threads:
         self._usual, self._next_trial, self._count = math.inf, 0.0, 0
 
     def __enter__(self) -> Self:
-        self._before = torch.get_num_threads()
-        has = _process_has.get() or self._before
-        self._outer = _process_has.set(has)
-        self.all = has if self.wanted == "auto" else 1
+        global _process_has
+        self._turn = one_at_a_time()
+        self._turn.__enter__()
+        self._before, self._outer = torch.get_num_threads(), _process_has
+        _process_has = _process_has or self._before
+        self.all = _process_has if self.wanted == "auto" and not _is_forked else 1
         torch.set_num_threads(self.wanted if isinstance(self.wanted, int) else 1)
         return self
 
     def __exit__(self, *problem: object) -> None:
-        _process_has.reset(self._outer)
-        torch.set_num_threads(self._before)
+        global _process_has
+        _process_has = self._outer
+        torch.set_num_threads(1 if _is_forked else self._before)
+        self._turn.__exit__(None, None, None)
 
     def choose(self, trial: Trial, count: int) -> None:
         """Try a unit of work with one thread and with all, in turn, for a quarter of a second, and keep the faster.
@@ -115,6 +122,20 @@ def check_threads(wanted: int | str) -> None:
         raise InputError(f"Expected threads to be at most {most} on this machine; got {wanted}. Ask for fewer.")
     if wanted != "auto" and (isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1):
         raise InputError(f"Expected threads to be a whole number of at least 1, or 'auto'; got {wanted!r}.")
+    if _is_forked and wanted not in ("auto", 1):
+        raise InputError(
+            f"Expected threads=1 in a forked process, in which more of PyTorch's threads would wait for ever; got "
+            f"{wanted}. Leave threads out, or start the process anew (multiprocessing's 'spawn')."
+        )
+
+
+def _in_a_child() -> None:
+    global _is_forked
+    _is_forked = True
+    torch.set_num_threads(1)
+
+
+os.register_at_fork(after_in_child=_in_a_child)
 
 
 def seconds_of(work: Work) -> float:
