@@ -1,5 +1,5 @@
 """Stochastic variational inference.
 
 In the order of reading: `svi` (`fit`), `options` (its options), `training` (one epoch after another), `steps` (one
-step, compiled or not), `history` (what a fit leaves), `checkpoint` (the files of a run folder).
+step, compiled or not), `history` (what a fit leaves), `checkpoint` (the files of a run folder) and their `schemas`.
 """

@@ -29,7 +29,7 @@ from ppl_vae.objectives.pyro_own import check_weighed, reporting
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import data_plate
 from ppl_vae.utils.faults import warn
-from ppl_vae.utils.files import held
+from ppl_vae.utils.locks import held
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads

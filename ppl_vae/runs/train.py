@@ -41,7 +41,7 @@ from ppl_vae.runs.signature import settable
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import structure_of
 from ppl_vae.utils.faults import got
-from ppl_vae.utils.files import held
+from ppl_vae.utils.locks import held
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
