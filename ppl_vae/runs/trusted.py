@@ -34,14 +34,14 @@ def check_programs(config: Mapping[str, Any], folder: Path, trust: bool) -> None
         if role not in config["copied"]:
             if name is not None and name not in names(role):
                 raise InputError(
-                    f"Expected {folder} to be a run of a {role} that comes with ppl-vae, or of a copy in that folder; "
+                    f"Expected {folder} to be a run of a built-in {role}, or of a copy in that folder; "
                     f"got {name!s:.200}, which is never run. Train again: ppl_vae.train(model or guide file)."
                 )
             continue
         digest = _hash_of_copy(role, file)
         if not trust and digest not in {hash_of(role, known) for known in names(role)}:
             raise InputError(
-                f"Expected programs that come with ppl-vae in {folder}; got {file}, Python code that would be run. "
+                f"Expected built-in programs in {folder}; got {file}, Python code that would be run. "
                 f"Read it, and if you trust who wrote it, pass trust=True.",
                 options="--trust",
             )

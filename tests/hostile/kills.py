@@ -1,0 +1,143 @@
+"""SIGKILL at random moments of each command that writes: nothing is lost, and nothing is left lying about.
+
+A training that is gone on with has the weights, to the last bit, of one that was left in peace (compiled: up to
+rounding); every other command gives the answer that it gives in peace; the run that it is of stays as it is.
+"""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+from safetensors.torch import load_file
+
+import ppl_vae
+
+SMALL = [f"--set={part}coder.hidden=16" for part in ("de", "en")]
+MISSING = ["--set=data.missing=0.3"]
+TASK = ["image_completion", "--set=networks.hidden=16"]
+TRAIN = {  # what is trained, in how many epochs
+    "train": ["vae", *SMALL, "--epochs=60", "--set=fit.compile=false"],
+    "train, compiled": ["vae", *SMALL, "--epochs=60", "--set=fit.compile=true"],
+}
+ASK = {  # of a run that was trained
+    "evaluate": ["evaluate", "RUN", "--method=importance", "--num-samples=400", "--compile=false"],
+    "sample": ["sample", "RUN", "--compile=false"],
+    "impute": ["impute", "RUN", "--num-data=60", "--compile=false"],
+    "measure": ["measure", "RUN", "-k=10", "--num-data=30"],
+}
+RUNS = {"impute": ["vae", *SMALL, *MISSING], "measure": TASK}  # what a question is asked of, if not of a VAE
+
+
+def run(count, seed, work):
+    """Kill so many processes; return a table of words, and what went wrong."""
+    rng, failures = random.Random(seed), []
+    commands = [*TRAIN, *ASK]
+    numbers = {name: count // len(commands) + (i < count % len(commands)) for i, name in enumerate(commands)}
+    rows = []
+    for name, number in numbers.items():
+        of_one = _trainings if name in TRAIN else _questions
+        inside, lost, left = of_one(name, number, rng, work, failures)
+        rows.append(f"{name:16} {number:6} {inside:14} {lost:5} {left:10}")
+        print(rows[-1], flush=True)
+    return ["command           kills inside its work  lost  leftovers", *rows], failures
+
+
+def _trainings(name, number, rng, work, failures):
+    base = [sys.executable, "-m", "ppl_vae", "train", *TRAIN[name], "-k=5", "--threads=1", "--resume", "--out"]
+    peace, war = work / f"peace {name}", work / f"war {name}"
+    seconds = _timed([*base, peace])
+    inside = lost = left = 0
+    for _ in range(number):
+        inside += _killed([*base, war], rng.uniform(0, seconds), war)
+        if (war / "run.json").exists() and (war / "history.csv").exists():
+            try:
+                ppl_vae.load(war)
+            except ppl_vae.InputError as problem:
+                lost += 1
+                failures.append(f"{name}: {problem}")
+    subprocess.run([*base, war], check=True, capture_output=True)
+    left += len(_leftovers(war, failures))
+    for role in ("model", "guide"):
+        one, other = (load_file(folder / f"{role}.safetensors") for folder in (peace, war))
+        far = [k for k in one if not _same(one[k].numpy(), other[k].numpy(), exact=name == "train")]
+        lost += bool(far)
+        failures.extend([f"{name}: other weights {', '.join(far)}"] if far else [])
+    if name == "train" and (peace / "history.csv").read_bytes() != (war / "history.csv").read_bytes():
+        lost += 1
+        failures.append(f"{name}: another history")
+    return inside, lost, left
+
+
+def _same(a, b, exact):
+    return np.array_equal(a, b) if exact else np.allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def _questions(name, number, rng, work, failures):
+    whole = work / f"run of {name}"
+    made = [sys.executable, "-m", "ppl_vae", "train", *RUNS.get(name, ["vae", *SMALL]), "--epochs=3", "-k=5", "--out"]
+    subprocess.run([*made, whole], check=True, capture_output=True)
+    peace, war = (shutil.copytree(whole, work / f"{how} {name}") for how in ("peace", "war"))
+    command = [sys.executable, "-m", "ppl_vae", *ASK[name]]
+    of = {folder: [str(folder) if word == "RUN" else word for word in command] for folder in (peace, war)}
+    seconds = _timed(of[peace])
+    expected = _answers(peace)
+    inside = lost = 0
+    for _ in range(number):
+        inside += _killed(of[war], rng.uniform(0, seconds), war)
+        try:
+            kept = ppl_vae.load(war)
+            assert kept.weights == ppl_vae.load(whole).weights
+            assert kept.evidence is not None
+        except (ppl_vae.InputError, AssertionError) as problem:
+            lost += 1
+            failures.append(f"{name}: {problem!r}")
+    subprocess.run(of[war], check=True, capture_output=True)
+    if differing := [file for file, answer in expected.items() if _answers(war).get(file) != answer]:
+        lost += 1
+        failures.append(f"{name}: another answer in {', '.join(differing)}")
+    return inside, lost, len(_leftovers(war, failures))
+
+
+def _answers(folder):
+    """Return what a command leaves in a run folder, by the name of the file."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix == ".npz":
+            with np.load(path) as arrays:
+                found[path.name] = {key: arrays[key].tobytes() for key in arrays.files}
+        elif path.name.startswith("evidence"):
+            evidence = ppl_vae.load(folder).evidence
+            found[path.name] = (evidence.num_samples, evidence.log_px.tobytes())
+        elif path.suffix in (".txt", ".csv", ".png", ".safetensors", ".json"):
+            found[path.name] = path.read_bytes()
+    return found
+
+
+def _leftovers(folder, failures):
+    """Return the temporary files that are still there after the last command."""
+    left = [path for path in folder.rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"]
+    failures.extend(f"left: {path}" for path in left)
+    return left
+
+
+def _timed(command):
+    started = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.monotonic() - started
+
+
+def _killed(command, after, folder):
+    """Start a command and kill it; return whether it was at work in the folder."""
+    before = _times(folder)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(after)
+    process.send_signal(signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL and _times(folder) != before
+
+
+def _times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")} if folder.exists() else {}
