@@ -27,8 +27,8 @@ def main():
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
         failures = ASK[options.what](options.count, options.seed, Path(work))
-    seconds = time.monotonic() - started
-    print(f"{options.count} {options.what}, {seconds:.0f} s, at most {outcomes.peak_memory():.2f} GB: {len(failures)} faults")
+    spent = f"{time.monotonic() - started:.0f} s, at most {outcomes.peak_memory():.2f} GB"
+    print(f"{options.count} {options.what}, {spent}: {len(failures)} faults")
     print("\n".join(failures))
     sys.exit(bool(failures))
 

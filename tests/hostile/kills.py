@@ -26,8 +26,8 @@ TRAIN = {  # what is trained, in how many epochs
 ASK = {  # of a run that was trained
     "evaluate": ["evaluate", "RUN", "--method=importance", "--num-samples=400", "--compile=false"],
     "sample": ["sample", "RUN", "--compile=false"],
-    "impute": ["impute", "RUN", "--num-data=60", "--compile=false"],
-    "measure": ["measure", "RUN", "-k=10", "--num-data=30"],
+    "impute": ["impute", "RUN", "--num-data=60"],
+    "measure": ["measure", "RUN", "-k10", "--num-data=30"],
 }
 RUNS = {"impute": ["vae", *SMALL, *MISSING], "measure": TASK}  # what a question is asked of, if not of a VAE
 
@@ -47,7 +47,7 @@ def run(count, seed, work):
 
 
 def _trainings(name, number, rng, work, failures):
-    base = [sys.executable, "-m", "ppl_vae", "train", *TRAIN[name], "-k=5", "--threads=1", "--resume", "--out"]
+    base = [sys.executable, "-m", "ppl_vae", "train", *TRAIN[name], "-k5", "--threads=1", "--resume", "--out"]
     peace, war = work / f"peace {name}", work / f"war {name}"
     seconds = _timed([*base, peace])
     inside = lost = left = 0
@@ -78,7 +78,7 @@ def _same(a, b, exact):
 
 def _questions(name, number, rng, work, failures):
     whole = work / f"run of {name}"
-    made = [sys.executable, "-m", "ppl_vae", "train", *RUNS.get(name, ["vae", *SMALL]), "--epochs=3", "-k=5", "--out"]
+    made = [sys.executable, "-m", "ppl_vae", "train", *RUNS.get(name, ["vae", *SMALL]), "--epochs=3", "-k5", "--out"]
     subprocess.run([*made, whole], check=True, capture_output=True)
     peace, war = (shutil.copytree(whole, work / f"{how} {name}") for how in ("peace", "war"))
     command = [sys.executable, "-m", "ppl_vae", *ASK[name]]
