@@ -21,6 +21,7 @@ from ppl_vae.evidence.diagnostics import MIN_SAMPLES
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.interval import Interval
 from ppl_vae.fitting.history import History
+from ppl_vae.utils.arrays import array_of
 
 CHANNELS = (1, 3)  # grey, or colours
 CELL = 0.45  # inches that one image takes
@@ -71,7 +72,7 @@ def tile(images: Any, columns: int) -> np.ndarray[Any, Any]:
     >>> tile(np.zeros((6, 1, 8, 8)), columns=3).shape
     (19, 28)
     """
-    x = np.asarray(images, dtype=float)
+    x = array_of("images", images)
     if x.ndim == 3:
         x = x[:, None]
     if x.ndim != 4 or x.shape[1] not in CHANNELS:
@@ -108,7 +109,7 @@ def tinted(x: Any, mask: Any) -> np.ndarray[Any, Any]:
     >>> tinted(np.zeros((5, 1, 8, 8)), np.eye(8)).shape
     (5, 3, 8, 8)
     """
-    values = np.asarray(x, dtype=float)
+    values = array_of("what is drawn", x)
     values = np.broadcast_to(values, (*values.shape[:-3], 3, *values.shape[-2:]))
     dark, light = (np.reshape(colour, (3, 1, 1)) for colour in TINT)
     return np.where(np.asarray(mask, dtype=bool), dark + values * (light - dark), values)
@@ -116,7 +117,7 @@ def tinted(x: Any, mask: Any) -> np.ndarray[Any, Any]:
 
 def _canvas(x: Any, columns: int, smooth: bool | None) -> np.ndarray[Any, Any]:
     """Return images laid out in rows, [H', W', C], with missing pixels coloured, small ones enlarged unless told."""
-    values = np.asarray(x, dtype=float)
+    values = array_of("what is drawn", x)
     missing = np.isnan(values)
     if missing.any():
         values, missing = (v[:, None] if v.ndim == 3 else v for v in (values, missing))
@@ -132,7 +133,7 @@ def _canvas(x: Any, columns: int, smooth: bool | None) -> np.ndarray[Any, Any]:
 
 def reconstructions(x: Any, reconstructed: Any, *, columns: int = 16, title: str = "") -> Figure:
     """Draw data above their reconstructions, pair by pair of rows."""
-    a, b = np.asarray(x, dtype=float), np.asarray(reconstructed, dtype=float)
+    a, b = array_of("the data", x), array_of("the reconstructions", reconstructed)
     if a.shape != b.shape:
         raise InputError(f"Expected as many reconstructions as data, in one shape; got {b.shape} for {a.shape}.")
     columns = min(columns, len(a))
@@ -171,7 +172,7 @@ def series(sets: Mapping[str, Any], *, columns: int = 4) -> Figure:
 
 def _over_time(x: Any) -> np.ndarray[Any, Any]:
     """Return series [N, T, channels], with time along the longest axis of each."""
-    values = np.asarray(x, dtype=float)
+    values = array_of("what is drawn", x)
     values = np.moveaxis(values, 1 + int(np.argmax(values.shape[1:])), 1)
     return values.reshape(*values.shape[:2], -1)
 
@@ -196,7 +197,7 @@ def side_by_side(panels: Mapping[str, Any], *, columns: int = 15, smooth: bool |
 
 def manifold(x: Any, *, title: str = "") -> Figure:
     """Draw a map [grid, grid, C, H, W] as `ppl_vae.manifold` returns it."""
-    values = np.asarray(x, dtype=float)
+    values = array_of("what is drawn", x)
     return images(values.reshape(-1, *values.shape[2:]), columns=values.shape[1], title=title)
 
 
@@ -384,7 +385,7 @@ def difference(found: Difference, x: Any = None, *, count: int = 8) -> Figure:
 
 def _moved(figure: Any, found: Difference, x: Any, order: np.ndarray[Any, Any], count: int) -> None:
     """Draw the data that lost most and those that won most, each with its difference, and what made most of it."""
-    values = np.asarray(x, dtype=float)
+    values = array_of("what is drawn", x)
     if len(values) != len(found) or not is_picture(values.shape[1:]):
         raise InputError(
             f"Expected x as the {len(found)} images [N, 1 or 3, H, W] of the difference; got {values.shape}. Pass "

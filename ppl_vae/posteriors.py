@@ -15,9 +15,11 @@ from torch.distributions.transforms import ReshapeTransform
 
 from ppl_vae.distributions.flows import Remembering, autoregressive
 from ppl_vae.distributions.gaussian import diagonal_normal, positive_scale
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, ProgramError, positive_int
 from ppl_vae.networks import Widths, widths
 from ppl_vae.parts import Posterior
+from ppl_vae.utils.faults import got
+from ppl_vae.utils.memory import check_memory
 from ppl_vae.utils.precision import full_precision
 
 __all__ = ["DiagonalNormal", "InverseAutoregressive", "MultivariateNormal", "Posterior", "SitePosteriors"]
@@ -58,6 +60,7 @@ class MultivariateNormal(Posterior):
     def __init__(self, latent_dim: int) -> None:
         super().__init__(latent_dim)
         size = self.latent_dim
+        check_memory("covariances", size**2, "Make latent_dim smaller.")
         places = torch.full((size, size), self.h_dim - size)  # where in (d, l, 0) each number of L stands
         places[torch.arange(size), torch.arange(size)] = torch.arange(size)
         places[tuple(torch.tril_indices(size, size, -1))] = torch.arange(size, self.h_dim - size)
@@ -140,7 +143,7 @@ class SitePosteriors(nn.Module):
         if not latents:
             raise InputError("Expected a model with latent sites for this guide; got one without. Use no_latents.")
         self.latents = dict(latents)
-        families = [family(shape.numel()) for shape in latents.values()]
+        families = [_made(family, shape.numel()) for shape in latents.values()]
         self.families = nn.ModuleList(families)
         self.h_dims = [family.h_dim for family in families]
         self.h_dim = sum(self.h_dims)  # how many numbers the encoder must give
@@ -149,6 +152,22 @@ class SitePosteriors(nn.Module):
         """Return Q(z_s | h) of each site s, for h of shape [..., h_dim]."""
         parts = zip(self.latents.items(), self.families, full_precision(h).split(self.h_dims, dim=-1), strict=True)
         return {name: _shaped(family(part), shape) for (name, shape), family, part in parts}
+
+
+def _made(family: Family, size: int) -> Posterior:
+    """Return a posterior of a family for so many numbers, once it is seen to be one."""
+    try:
+        made = family(size)
+    except InputError:
+        raise
+    except Exception as problem:  # of a person's own, or of no family at all
+        raise ProgramError(f"Expected posterior to be a class of Posterior; {got(problem)}") from problem
+    if not (isinstance(made, nn.Module) and hasattr(made, "h_dim")):
+        raise InputError(
+            f"Expected posterior to be a class of Posterior; got what makes a {type(made).__name__}. Choose one of "
+            f"ppl_vae.posteriors, or derive your own."
+        )
+    return made
 
 
 def _shaped(q: TorchDistribution, shape: torch.Size) -> TorchDistribution:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from ppl_vae.distributions.flows import Remembering, autoregressive
 from ppl_vae.distributions.gaussian import GaussianMixture, diagonal_normal
 from ppl_vae.distributions.unwrap import elementwise
-from ppl_vae.errors import InputError, positive_int, positive_number
+from ppl_vae.errors import InputError, positive_int, positive_number, shown
 from ppl_vae.networks import MLP, Shape, Widths, widths
 from ppl_vae.parts import Prior
+from ppl_vae.utils.arrays import as_tensor
 
 __all__ = ["ConditionalNormal", "Flow", "Laplace", "Mixture", "Prior", "StandardNormal", "StudentT", "VampPrior"]
 
@@ -169,9 +170,11 @@ class VampPrior(Prior):
     def __init__(self, latent_dim: int = 8, num_components: int = 500, inputs: Tensor | None = None) -> None:
         super().__init__(latent_dim)
         if not isinstance(inputs, Tensor | None):
-            raise InputError(f"Expected inputs to be a tensor of pseudo-inputs; got {inputs!r}. Or set num_components.")
+            got = shown(inputs)
+            raise InputError(f"Expected inputs to be a tensor of pseudo-inputs; got {got}. Or set num_components.")
+        inputs = None if inputs is None else as_tensor(inputs)
         self.num_components = positive_int("num_components", num_components) if inputs is None else len(inputs)
-        self.inputs = None if inputs is None else nn.Parameter(inputs.detach().clone())
+        self.inputs = None if inputs is None else nn.Parameter(_floats(inputs))
         self.guide: Any = None
 
     def meet(self, guide: Any) -> None:
@@ -243,3 +246,8 @@ class Flow(Prior):
         f = self.flow()
         base = dist.Normal(self.zeros, torch.ones_like(self.zeros)).to_event(1)
         return dist.TransformedDistribution(base, [Remembering(f.inv, f)])
+
+
+def _floats(x: Tensor) -> Tensor:
+    """Return numbers of one's own that can have gradients."""
+    return x.detach().clone() if x.is_floating_point() else x.float()

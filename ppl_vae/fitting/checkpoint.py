@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_path
 from ppl_vae.fitting.history import History
 from ppl_vae.utils.files import written_whole
 
@@ -35,6 +35,7 @@ class RunFolder:
     """The files of one run, by what they hold; one that is missing or broken is an InputError."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        check_path("a run folder", path)
         self.path = Path(path)
 
     def __truediv__(self, name: str) -> Path:

@@ -17,7 +17,7 @@ from ppl_vae.data.batch_sizes import check_batches
 from ppl_vae.data.checks import Checked, check
 from ppl_vae.data.sources import Source
 from ppl_vae.data.unobserved import note_unobserved
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, shown
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import Fit
 from ppl_vae.fitting.options import ADAM, FitOptions, Schedule
@@ -122,7 +122,10 @@ def fit(
     """
     objective = Trace_ELBO() if objective is None else reporting(objective)
     given = locals()
+    if on_start is not None and not callable(on_start):
+        raise InputError(f"Expected on_start to be a function; got {shown(on_start)}. Pass one without arguments.")
     options = FitOptions(**{field.name: given[field.name] for field in fields(FitOptions)})
+    epochs, batch_size, seed, threads = options.epochs, options.batch_size, options.seed, options.threads
     if patience is not None and validation is None:
         raise InputError("Expected validation data to stop early by; got patience without validation. Give both.")
     _warn_of_a_long_warm_up(objective, epochs)

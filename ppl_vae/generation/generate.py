@@ -15,14 +15,16 @@ from ppl_vae.compilation.capture import check_compile
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.data.as_source import as_source
 from ppl_vae.distributions.unwrap import family_of
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, positive_int, true_or_false
 from ppl_vae.generation.ancestral import Ancestral, check_range
 from ppl_vae.generation.programs import as_generator, generated
 from ppl_vae.traces.handlers import Regenerated
 from ppl_vae.traces.pair import Pair, Program, program_name
 from ppl_vae.traces.plates import data_name, latents, samples
 from ppl_vae.traces.sites import Kind, Site, of_kind
+from ppl_vae.utils.arrays import tensor_of
 from ppl_vae.utils.chunks import run_sizes
+from ppl_vae.utils.memory import check_memory
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
@@ -76,6 +78,8 @@ def sample(
             raise InputError(f"Expected {name} for each of {size} data, or one for all; got {len(value)}.")
         given[name] = value.expand(size, *value.shape[1:]).clone(memory_format=torch.contiguous_format)
     check_compile(compile)
+    mean = true_or_false("mean", mean)
+    check_memory("data", size, "Generate fewer at once.")
     chunks = [{name: v[start : start + CHUNK] for name, v in given.items()} for start in range(0, size, CHUNK)]
     left_out = {name: None for name, value in conditions.items() if value is None}
     with Threads(threads) as chosen, _running(pair, seed):
@@ -206,7 +210,8 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
     >>> manifold(VAE((1, 8, 8), prior=StandardNormal(2)), grid=5).shape
     torch.Size([5, 5, 1, 8, 8])
     """
-    positive_int("grid", grid)
+    grid = positive_int("grid", grid)
+    check_memory("images", grid**2)
     pair = Pair(model)
     with _running(pair, seed):
         sites = samples(poutine.trace(model).get_trace(size=1))
@@ -234,11 +239,9 @@ def _as_given(pair: Pair, conditions: dict[str, Any]) -> dict[str, Tensor]:
         if value is None:
             continue
         try:
-            given[name] = torch.as_tensor(value, device=pair.device)
-        except (TypeError, ValueError, RuntimeError):
-            raise InputError(
-                f"Expected {name} as numbers; got {type(value).__name__} {value!r:.40}. Give a tensor of them."
-            ) from None
+            given[name] = tensor_of(value, position=1).to(pair.device)
+        except InputError as problem:
+            raise InputError(f"{problem} (This is of the condition {name}.)") from None
         if not given[name].numel():
             raise InputError(f"Expected at least one {name}; got none. Give one, or leave {name} out.")
     model = pair.modules.get("model")

@@ -200,7 +200,7 @@ def told() -> Iterator[None]:
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Let whatever a person's data raise within be a `ProgramError` that says what of them cannot be read, and where."""
+    """Let whatever a person's data raise within be a `ProgramError` that says what cannot be read, and where."""
     try:
         yield
     except (InputError, Warning):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pyro.util import get_rng_state, set_rng_seed, set_rng_state
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import whole_from
 
 
 @contextmanager
@@ -27,11 +27,10 @@ def seeded(*numbers: int) -> Iterator[None]:
     >>> bool(a == b)
     True
     """
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
-        raise InputError(f"Expected a seed to be a whole number of at least 0; got {numbers[0]!r}.")
+    seeds = [whole_from(0, "a seed", number) for number in numbers]
     before = get_rng_state()
     with torch.random.fork_rng():  # on all devices
-        set_rng_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+        set_rng_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
         try:
             yield
         finally:

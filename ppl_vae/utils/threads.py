@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, is_one_of, shown, whole_number
 
 T = TypeVar("T")
 Work = Callable[[], object]
@@ -47,8 +47,7 @@ class Threads:
     """
 
     def __init__(self, wanted: int | str) -> None:
-        check_threads(wanted)
-        self.wanted = wanted
+        self.wanted = check_threads(wanted)
         self.all = 1  # that may be tried
         self._seconds: list[float] = []
         self._usual, self._next_trial, self._count = math.inf, 0.0, 0
@@ -108,13 +107,17 @@ class Threads:
         return result
 
 
-def check_threads(wanted: int | str) -> None:
-    """Refuse what is not a number of threads, or one that no machine of this size is made for."""
+def check_threads(wanted: Any) -> int | str:
+    """Return how many threads, as Python's int, or "auto"; refuse a number that no machine of this size is made for."""
     most = MOST * (os.cpu_count() or 1)
-    if isinstance(wanted, int) and wanted > most:
-        raise InputError(f"Expected threads to be at most {most} on this machine; got {wanted}. Ask for fewer.")
-    if wanted != "auto" and (isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1):
-        raise InputError(f"Expected threads to be a whole number of at least 1, or 'auto'; got {wanted!r}.")
+    if is_one_of(wanted, ["auto"]):
+        return "auto"
+    number = whole_number(wanted)
+    if number is None or number < 1:
+        raise InputError(f"Expected threads to be a whole number of at least 1, or 'auto'; got {shown(wanted)}.")
+    if number > most:
+        raise InputError(f"Expected threads to be at most {most} on this machine; got {shown(number)}. Ask for fewer.")
+    return number
 
 
 def seconds_of(work: Work) -> float:

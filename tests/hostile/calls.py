@@ -4,6 +4,7 @@ A call may succeed, or say in a sentence what is wrong: `InputError` (of which `
 `NonFiniteLossError`. Python itself may refuse arguments that are missing or unknown. All else is a failure: another
 exception, a message of several lines or without end, more than ten seconds, more than two gigabytes.
 """
+# ruff: noqa: E501, PLW0108, PLW0603, C416
 
 import contextlib
 import io
@@ -19,11 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from ppl_vae import guides, models
 from torch import nn
 
 import ppl_vae
-from ppl_vae import likelihoods, networks, objectives, plots, posteriors, priors
+from ppl_vae import guides, likelihoods, models, networks, objectives, plots, posteriors, priors
 from ppl_vae.architectures import Concatenated
 from ppl_vae.conditions import Label
 
@@ -167,7 +167,9 @@ def _calls():
         "schedule": {**values.SCHEDULES, **values.ODDITIES}, "precision": WORD, "compile": WORD, "threads": THREADS, "out": PATHS,
         "on_start": WORD, "progress": SWITCH, "resume": SWITCH}  # fmt: skip
     fit_pools |= numbers("epochs", "batch_size", "learning_rate", "patience", "weight_decay")
-    evidence_pools = PAIR | OPTIONS | {"method": WORD, "proposal": WORD, "joint": SWITCH, "vectorize": WORD, "given": MASKS}
+    evidence_pools = (
+        PAIR | OPTIONS | {"method": WORD, "proposal": WORD, "joint": SWITCH, "vectorize": WORD, "given": MASKS}
+    )
     evidence_pools |= numbers("num_samples", "tolerance", "max_samples", "budget", "num_draws")
     annealing = numbers("num_samples", "num_temperatures", "num_chains", "num_leapfrog", "seed", "chunk_size")
     short = {"epochs": 1, "compile": False, **QUIET}
@@ -245,7 +247,10 @@ def _constructors():
 
 
 def _figures():
-    yield "plots.images", Call(plots.images, lambda: {"x": PIXELS}, {"x": PICTURES, "columns": NUMBER, "title": WORD, "smooth": SWITCH})
+    yield (
+        "plots.images",
+        Call(plots.images, lambda: {"x": PIXELS}, {"x": PICTURES, "columns": NUMBER, "title": WORD, "smooth": SWITCH}),
+    )
     yield "plots.history", Call(plots.history, lambda: {"record": history()}, {"record": RESULTS, "title": WORD})
     yield "plots.bound", Call(plots.bound, lambda: {"evidence": evidence()}, {"evidence": RESULTS})
     yield "plots.tile", Call(plots.tile, lambda: {"images": PIXELS, "columns": 2}, {"images": PICTURES, "columns": NUMBER})  # fmt: skip
@@ -340,7 +345,11 @@ def _in_short(problem):
 
 @contextlib.contextmanager
 def _quietly():
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         yield
 
