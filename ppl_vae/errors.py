@@ -183,7 +183,7 @@ def shown(value: object) -> str:
 def _converted(value: Any, convert: Callable[[Any], T]) -> T | None:
     """Return one number converted, None if it is no single number, or a truth value."""
     dtype = str(getattr(value, "dtype", ""))
-    if isinstance(value, bool) or getattr(value, "ndim", 0) or any(kind in dtype for kind in NO_NUMBERS):
+    if isinstance(value, bool) or getattr(value, "ndim", None) or any(kind in dtype for kind in NO_NUMBERS):
         return None
     try:
         return convert(value)

@@ -312,7 +312,7 @@ def network_of(given: NetworkFactory, in_shape: Shape, out_shape: Shape) -> Netw
     """
     if not callable(given):
         raise InputError(
-            f"Expected a network, or a class or a function that makes one; got {given!r:.80}. Pass, for instance, "
+            f"Expected a network, or a class or a function that makes one; got {shown(given)}. Pass, for instance, "
             f"networks.MLP, or an nn.Module."
         )
     made, in_shape, out_shape = given, torch.Size(in_shape), torch.Size(out_shape)
@@ -351,7 +351,7 @@ def _made_by(given: NetworkFactory, in_shape: Shape, out_shape: Shape) -> Any:
 def is_maker(given: NetworkFactory) -> bool:
     """Return whether what was given for a network makes one (a class, a function of shapes), and is none itself."""
     made = isinstance(getattr(given, "func", given), nn.Module)  # or a functools.partial of one
-    return not made and (_required(given) != 1 or inspect.isclass(given))
+    return callable(given) and not made and (_required(given) != 1 or inspect.isclass(given))
 
 
 def _required(given: NetworkFactory) -> int:

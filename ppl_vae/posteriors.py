@@ -109,7 +109,7 @@ class InverseAutoregressive(Posterior):
     ) -> None:
         super().__init__(latent_dim)
         self.context_dim = positive_int("context_dim", context_dim)
-        self.flow = autoregressive(kind, latent_dim, context_dim, transforms, widths("hidden", hidden))
+        self.flow = autoregressive(kind, self.latent_dim, self.context_dim, transforms, widths("hidden", hidden))
 
     @property
     def h_dim(self) -> int:

@@ -19,6 +19,7 @@ from ppl_vae.errors import InputError, positive_int, positive_number, shown
 from ppl_vae.networks import MLP, Shape, Widths, widths
 from ppl_vae.parts import Prior
 from ppl_vae.utils.arrays import as_tensor
+from ppl_vae.utils.memory import check_memory
 
 __all__ = ["ConditionalNormal", "Flow", "Laplace", "Mixture", "Prior", "StandardNormal", "StudentT", "VampPrior"]
 
@@ -73,7 +74,7 @@ class StudentT(Prior):
 
     def __init__(self, latent_dim: int = 8, df: float | None = 5.0) -> None:
         super().__init__(latent_dim)
-        log_df = torch.full((latent_dim,), math.log(5.0 if df is None else positive_number("df", df)))
+        log_df = torch.full((self.latent_dim,), math.log(5.0 if df is None else positive_number("df", df)))
         self.log_df = nn.Parameter(log_df) if df is None else nn.Buffer(log_df)
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
@@ -96,9 +97,11 @@ class Mixture(Prior):
     def __init__(self, latent_dim: int = 8, num_components: int = 10) -> None:
         super().__init__(latent_dim)
         self.num_components = positive_int("num_components", num_components)
-        self.logits = nn.Parameter(torch.zeros(num_components))
-        self.loc = nn.Parameter(torch.randn(num_components, latent_dim))
-        self.log_scale = nn.Parameter(torch.zeros(num_components, latent_dim))
+        shape = (self.num_components, self.latent_dim)
+        check_memory("components", math.prod(shape))
+        self.logits = nn.Parameter(torch.zeros(self.num_components))
+        self.loc = nn.Parameter(torch.randn(shape))
+        self.log_scale = nn.Parameter(torch.zeros(shape))
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
         return GaussianMixture(self.logits, self.loc, self.log_scale.exp())
@@ -240,7 +243,7 @@ class Flow(Prior):
         self, latent_dim: int = 8, kind: str = "neural_spline", transforms: int = 3, hidden: Widths = (64, 64)
     ) -> None:
         super().__init__(latent_dim)
-        self.flow = autoregressive(kind, latent_dim, 0, transforms, widths("hidden", hidden))
+        self.flow = autoregressive(kind, self.latent_dim, 0, transforms, widths("hidden", hidden))
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
         f = self.flow()

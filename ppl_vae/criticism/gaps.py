@@ -174,11 +174,12 @@ def explain_gap(
     num_samples, seed = positive_int("num_samples", num_samples), whole_from(0, "a seed", seed)
     if num_samples < 2:
         raise InputError("Expected num_samples of at least 2, so that errors can be stated; got 1. Raise it.")
-    steps = {
+    steps: dict[str, Any] = {
         "num_steps": positive_int("num_steps", num_steps),
         "num_particles": positive_int("num_particles", num_particles),
         "learning_rate": positive_number("learning_rate", learning_rate),
     }
+    num_particles = steps["num_particles"]
     if chunk_size is not None:
         chunk_size = positive_int("chunk_size", chunk_size)
     check_vectorize(vectorize)

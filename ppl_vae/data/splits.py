@@ -52,7 +52,7 @@ class Split:
 
     def __getitem__(self, index: slice | Tensor | Sequence[int]) -> "Split":
         """Return a part of the split, for instance `test[::10]` for every tenth datum."""
-        index = index if isinstance(index, slice) else self._rows_of(index)
+        index = index if isinstance(index, slice) else self._chosen(index)
         return replace(self, rows=self.rows[index], y=None if self.y is None else self.y[index])
 
     def _chosen(self, index: Any) -> Tensor:

@@ -103,7 +103,7 @@ class FitOptions:
             raise InputError("Expected an optimizer of the parameters it is given; got one of others. Pass these on.")
         if _needs(made.step) or isinstance(made, SparseAdam) or type(made).step is Optimizer.step:
             raise InputError(
-                f"Expected an optimizer whose step needs nothing but gradients; got {type(made).__name__}. Use another, as "
+                f"Expected an optimizer that steps by gradients alone; got {type(made).__name__}. Use another, as "
                 f"torch.optim.Adam."
             )
         return made

@@ -15,7 +15,7 @@ from ppl_vae.compilation.capture import check_compile
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.data.as_source import as_source
 from ppl_vae.distributions.unwrap import family_of
-from ppl_vae.errors import InputError, positive_int, true_or_false
+from ppl_vae.errors import InputError, positive_int, reason, true_or_false
 from ppl_vae.generation.ancestral import Ancestral, check_range
 from ppl_vae.generation.programs import as_generator, generated
 from ppl_vae.traces.handlers import Regenerated
@@ -214,7 +214,7 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
     check_memory("images", grid**2)
     pair = Pair(model)
     with _running(pair, seed):
-        sites = samples(poutine.trace(model).get_trace(size=1))
+        sites = _sites_of_one(model)
         data = data_name(sites)
         latents = {n: tuple(s["fn"].event_shape) for n, s in sites.items() if n != data}
         if list(latents.values()) != [(2,)]:
@@ -230,6 +230,20 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
         z = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), dim=-1).reshape(-1, 2).to(draws)
         x, _ = generated(pair, poutine.condition(model, {name: z}), True, size=len(z))
     return x.reshape(grid, grid, *x.shape[1:])
+
+
+def _sites_of_one(model: Program) -> dict[str, Site]:
+    """Return the sites of a model that generates one datum."""
+    try:
+        sites = samples(poutine.trace(model).get_trace(size=1))
+    except TypeError as problem:
+        raise InputError(
+            f"Expected a model that is called with size=n to generate; got {program_name(model)} ({reason(problem)}). "
+            f"Give it that argument."
+        ) from problem
+    if not sites:
+        raise InputError(f"Expected a model with a latent site; got {program_name(model)}, which samples nothing.")
+    return sites
 
 
 def _as_given(pair: Pair, conditions: dict[str, Any]) -> dict[str, Tensor]:

@@ -49,7 +49,9 @@ def tensor_of(part: Any, position: int = 0) -> Tensor:
 def array_of(what: str, given: Any) -> Any:
     """Return numbers of any shape as a NumPy array of floats; an InputError says `what` they are."""
     try:
-        return tensor_of(given).detach().cpu().double().numpy()
+        tensor = tensor_of(given)
+        check_memory(what, 2 * tensor.numel())
+        return tensor.detach().cpu().double().numpy()
     except InputError as problem:
         raise InputError(f"{problem} (This is of {what}.)") from None
 

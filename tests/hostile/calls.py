@@ -179,11 +179,11 @@ def _calls():
     yield "fit, optimizer", Call(ppl_vae.fit, of_pair(**short), {"optimizer": values.OPTIMIZERS, "schedule": values.SCHEDULES, "objective": OBJECTIVES})  # fmt: skip
     yield "fit, labels", Call(lambda y, **k: ppl_vae.fit(data=(X, y), **k), lambda: {"y": Y} | {k: v for k, v in of_pair(cvae, **short)().items() if k != "data"}, {"y": LABELS})  # fmt: skip
     yield "fit, discrete", Call(ppl_vae.fit, of_pair(discrete, **short), fit_pools)
-    yield "estimate_evidence", Call(called(ppl_vae.estimate_evidence), of_pair(method="importance", **QUICK), evidence_pools)  # fmt: skip
-    yield "estimate_evidence, data", Call(called(ppl_vae.estimate_evidence), of_pair(method="importance", **QUICK), {"data": DATA, "given": MASKS})  # fmt: skip
-    yield "estimate_evidence, ais", Call(called(ppl_vae.estimate_evidence), of_pair(method="ais", num_temperatures=2, num_chains=2, num_leapfrog=1, **QUICK), annealing)  # fmt: skip
-    yield "estimate_evidence, labels", Call(lambda y, **k: ppl_vae.estimate_evidence(k.pop("model"), k.pop("guide"), (X, y), **k), lambda: {"y": Y, "method": "importance"} | {k: v for k, v in labelled().items() if k != "data"}, {"y": LABELS, "joint": SWITCH})  # fmt: skip
-    yield "to_arviz", Call(called(ppl_vae.to_arviz), of_pair(num_draws=3, **QUICK), {k: v for k, v in evidence_pools.items() if k not in ("budget", "given")})  # fmt: skip
+    yield "estimate_evidence", Call(called(ppl_vae.estimate_evidence), of_pair(method="importance", compile=False, **QUICK), evidence_pools)  # fmt: skip
+    yield "estimate_evidence, data", Call(called(ppl_vae.estimate_evidence), of_pair(method="importance", compile=False, **QUICK), {"data": DATA, "given": MASKS})  # fmt: skip
+    yield "estimate_evidence, ais", Call(called(ppl_vae.estimate_evidence), of_pair(method="ais", num_temperatures=2, num_chains=2, num_leapfrog=1, compile=False, **QUICK), annealing)  # fmt: skip
+    yield "estimate_evidence, labels", Call(lambda y, **k: ppl_vae.estimate_evidence(k.pop("model"), k.pop("guide"), (X, y), **k), lambda: {"y": Y, "method": "importance", "compile": False} | {k: v for k, v in labelled().items() if k != "data"}, {"y": LABELS, "joint": SWITCH})  # fmt: skip
+    yield "to_arviz", Call(called(ppl_vae.to_arviz), of_pair(num_draws=3, compile=False, **QUICK), {k: v for k, v in evidence_pools.items() if k not in ("budget", "given")})  # fmt: skip
     yield "sample", Call(ppl_vae.sample, fixed(model=lambda: vae()[0], size=3), {"model": THING, "mean": SWITCH, "compile": WORD, "threads": THREADS} | numbers("size", "seed"))  # fmt: skip
     yield "sample, labels", Call(ppl_vae.sample, lambda: {"model": cvae()[0], "size": 12, "y": Y}, {"y": LABELS, "size": NUMBER})  # fmt: skip
     yield "reconstruct", Call(ppl_vae.reconstruct, of_pair(), PAIR | {"mean": SWITCH})
@@ -193,7 +193,7 @@ def _calls():
     yield "explain_gap", Call(ppl_vae.explain_gap, of_pair(num_steps=2, num_particles=2, **QUICK), PAIR | {"vectorize": WORD} | numbers("num_samples", "num_steps", "num_particles", "learning_rate", "chunk_size"))  # fmt: skip
     yield "latent_use", Call(ppl_vae.latent_use, of_pair(**QUICK), PAIR | numbers("num_samples", "chunk_size"))
     yield "calibrate", Call(ppl_vae.calibrate, of_pair(num_simulated=20, **QUICK), PAIR | {"functions": FUNCTIONS} | numbers("num_simulated", "num_samples", "level", "chunk_size"))  # fmt: skip
-    yield "check_bound", Call(ppl_vae.check_bound, of_pair(log_px=np.zeros(12), **QUICK), PAIR | {"log_px": {**LABELS, **values.NUMBERS}} | numbers("num_samples"))  # fmt: skip
+    yield "check_bound", Call(ppl_vae.check_bound, of_pair(log_px=np.zeros(12), **QUICK), PAIR | {"log_px": {k: v for k, v in {**LABELS, **values.NUMBERS}.items() if k != "None"}} | numbers("num_samples"))  # fmt: skip
     yield "accuracy", Call(ppl_vae.accuracy, lambda: {"guide": guides.SemiSupervised(cvae()[0], classifier=NET), "data": (X, Y)}, {"guide": THING, "data": DATA})  # fmt: skip
     yield "measure_one_to_many", Call(ppl_vae.measure_one_to_many, lambda: dict(zip(("model", "guide"), images(), strict=True)) | {"split": small_split(), "num_answers": 2, "num_nearest": 2, **QUICK}, {"model": THING, "guide": THING, "split": DATA, "against": THING, "classifier": THING, "grey": DATA, "names": WORD} | numbers("num_samples", "num_answers", "num_nearest", "num_data", "seed"))  # fmt: skip
     yield "compare", Call(ppl_vae.compare, lambda: {"models": {"a": evidence(), "b": evidence()}}, {"models": RESULTS})
@@ -306,6 +306,10 @@ def judged(case):
                 call.function(**arguments)
             except SENTENCES as problem:
                 return _of_sentence(problem)
+            except AssertionError as problem:  # the verdict of `check_bound`
+                if case.call == "check_bound" and str(problem).startswith("Expected "):
+                    return None
+                return _in_short(problem)
             except TypeError as problem:
                 if _is_pythons_own(problem):
                     return None
