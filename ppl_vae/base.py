@@ -69,9 +69,9 @@ class Program(Checked, PyroModule):
         super().__init__()
         if (number := whole_number(event_shape)) is not None:
             raise InputError(f"Expected event_shape to be a shape; got {shown(number)}. Write ({shown(number)},).")
-        if getattr(event_shape, "shape", ()):
+        if of_data := getattr(event_shape, "shape", ()):
             raise InputError(
-                f"Expected event_shape to be the shape of one datum; got data. Write {tuple(event_shape.shape[1:])}."
+                f"Expected event_shape to be the shape of one datum; got data. Write {tuple(of_data[1:])}."
             )
         sizes = event_shape if isinstance(event_shape, tuple | list) else ()
         if not sizes or any((whole_number(n) or 0) < 1 for n in sizes):

@@ -396,6 +396,7 @@ def shape_of(name: str, values: Any) -> torch.Size:
 def widths(name: str, values: Widths) -> list[int]:
     """Return the widths of layers as a list, or raise an InputError where one is no whole number above zero."""
     single = whole_number(values)
-    if single is None and not isinstance(values, list | tuple):
+    listed = values if isinstance(values, list | tuple) else [single]
+    if listed == [None]:
         raise InputError(f"Expected {name} to be a width or a list of widths, as 64,64; got {shown(values)}.")
-    return [positive_int(name, width) for width in (values if single is None else [single])]
+    return [positive_int(name, width) for width in listed]

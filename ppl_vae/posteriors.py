@@ -15,10 +15,10 @@ from torch.distributions.transforms import ReshapeTransform
 
 from ppl_vae.distributions.flows import Remembering, autoregressive
 from ppl_vae.distributions.gaussian import diagonal_normal, positive_scale
-from ppl_vae.errors import InputError, ProgramError, positive_int
+from ppl_vae.errors import InputError, positive_int
 from ppl_vae.networks import Widths, widths
 from ppl_vae.parts import Posterior
-from ppl_vae.utils.faults import got
+from ppl_vae.utils.faults import expecting
 from ppl_vae.utils.memory import check_memory
 from ppl_vae.utils.precision import full_precision
 
@@ -156,12 +156,8 @@ class SitePosteriors(nn.Module):
 
 def _made(family: Family, size: int) -> Posterior:
     """Return a posterior of a family for so many numbers, once it is seen to be one."""
-    try:
+    with expecting("posterior to be a class of Posterior"):
         made = family(size)
-    except InputError:
-        raise
-    except Exception as problem:  # of a person's own, or of no family at all
-        raise ProgramError(f"Expected posterior to be a class of Posterior; {got(problem)}") from problem
     if not (isinstance(made, nn.Module) and hasattr(made, "h_dim")):
         raise InputError(
             f"Expected posterior to be a class of Posterior; got what makes a {type(made).__name__}. Choose one of "

@@ -16,7 +16,6 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 from ppl_vae.compilation.capture import check_compile
 from ppl_vae.errors import (
     InputError,
-    ProgramError,
     check_object,
     did_you_mean,
     number_from_zero,
@@ -25,7 +24,7 @@ from ppl_vae.errors import (
     shown,
     whole_from,
 )
-from ppl_vae.utils.faults import got
+from ppl_vae.utils.faults import expecting
 from ppl_vae.utils.precision import check_precision
 from ppl_vae.utils.threads import check_threads
 
@@ -95,13 +94,16 @@ class FitOptions:
             weights, others = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() < 2]
             groups = [{"params": weights, "weight_decay": self.weight_decay}]
             groups += [{"params": others}] if others else []
-        made = _made("an optimizer that is called with parameters and lr, such as torch.optim.Adam", Optimizer)(
-            lambda: self.optimizer(groups, lr=self.learning_rate)
-        )
+        what = "an optimizer that is called with parameters and lr, such as torch.optim.Adam"
+        made = _made(what, Optimizer, lambda: self.optimizer(groups, lr=self.learning_rate))
         known = {id(parameter) for parameter in parameters}
         if any(id(parameter) not in known for group in made.param_groups for parameter in group["params"]):
             raise InputError("Expected an optimizer of the parameters it is given; got one of others. Pass these on.")
-        if _needs(made.step) or isinstance(made, SparseAdam) or type(made).step is Optimizer.step:
+        if (
+            _needs(made.step)
+            or isinstance(made, SparseAdam)
+            or inspect.unwrap(type(made).step) is inspect.unwrap(Optimizer.step)
+        ):
             raise InputError(
                 f"Expected an optimizer that steps by gradients alone; got {type(made).__name__}. Use another, as "
                 f"torch.optim.Adam."
@@ -111,9 +113,8 @@ class FitOptions:
     def scheduler_of(self, optimizer: Optimizer) -> LRScheduler:
         """Return what sets the optimizer's learning rate, once an epoch."""
         schedule = self.schedule if callable(self.schedule) else SCHEDULES[self.schedule]
-        made = _made("a schedule that is called with optimizer and epochs", LRScheduler)(
-            lambda: schedule(optimizer, self.epochs)
-        )
+        what = "a schedule that is called with optimizer and epochs"
+        made = _made(what, LRScheduler, lambda: schedule(optimizer, self.epochs))
         if _needs(made.step) or made.optimizer is not optimizer:
             raise InputError(
                 f"Expected a scheduler of this optimizer whose step needs nothing; got {type(made).__name__} of "
@@ -139,21 +140,13 @@ class FitOptions:
         return found
 
 
-def _made(what: str, kind: type[T]) -> Callable[[Callable[[], Any]], T]:
-    """Return what calls a person's own maker of an object of a kind, and says in a sentence where it makes none."""
-
-    def make(maker: Callable[[], Any]) -> T:
-        try:
-            made = maker()
-        except InputError:
-            raise
-        except Exception as problem:
-            raise ProgramError(f"Expected {what}; {got(problem)}") from problem
-        if not isinstance(made, kind):
-            raise InputError(f"Expected {what}; got one that returns {shown(made)}. Return a {kind.__name__}.")
-        return made
-
-    return make
+def _made(what: str, kind: type[T], maker: Callable[[], Any]) -> T:
+    """Return what a person's own maker makes, an object of a kind; say in a sentence where it makes none."""
+    with expecting(what):
+        made = maker()
+    if not isinstance(made, kind):
+        raise InputError(f"Expected {what}; got one that returns {shown(made)}. Return a {kind.__name__}.")
+    return made
 
 
 def _needs(step: Callable[..., Any]) -> bool:

@@ -17,7 +17,7 @@ from ppl_vae.data.batch_sizes import check_batches
 from ppl_vae.data.checks import Checked, check
 from ppl_vae.data.sources import Source
 from ppl_vae.data.unobserved import note_unobserved
-from ppl_vae.errors import InputError, shown
+from ppl_vae.errors import InputError, ProgramError, shown
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import Fit
 from ppl_vae.fitting.options import ADAM, FitOptions, Schedule
@@ -27,7 +27,7 @@ from ppl_vae.objectives.checks import check_batch_dims, check_draws, check_objec
 from ppl_vae.objectives.pyro_own import check_weighed, reporting
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import data_plate
-from ppl_vae.utils.faults import warn
+from ppl_vae.utils.faults import got, warn
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
@@ -149,11 +149,18 @@ def fit(
         keep = None if out is None else _kept_in(RunFolder(out), training, digest, resume)
         pair.keep()
         if on_start is not None:
-            on_start()
+            _begin(on_start)
         complete = checked.num_missing + validated.num_missing == 0
         with _quietly(complete), progress_bar(epochs, "fit", "epoch", progress, initial=training.epoch) as bar:
             training.run(keep, bar)
     return training.result()
+
+
+def _begin(on_start: Callable[[], None]) -> None:
+    try:
+        on_start()
+    except TypeError as problem:
+        raise ProgramError(f"Expected on_start to be a function without arguments; {got(problem)}") from problem
 
 
 def _checked(pair: Pair, objective: ELBO, source: Source, batch_size: int) -> Checked:

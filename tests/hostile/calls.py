@@ -2,7 +2,8 @@
 
 A call may succeed, or say in a sentence what is wrong: `InputError` (of which `ProgramError` is one), or
 `NonFiniteLossError`. Python itself may refuse arguments that are missing or unknown. All else is a failure: another
-exception, a message of several lines or without end, more than ten seconds, more than two gigabytes.
+exception, a message of several lines or without end, more than ten seconds (of a processor, which others may be using;
+or a minute of the clock), more than two gigabytes.
 """
 # ruff: noqa: E501, PLW0108, PLW0603, C416
 
@@ -360,19 +361,18 @@ def _quietly():
 
 @contextlib.contextmanager
 def _limited():
-    """Within it, a call has so many seconds and so much memory more than there is already."""
-
-    def stop(*_):
-        raise TooLong
-
-    before, most = signal.signal(signal.SIGALRM, stop), resource.getrlimit(resource.RLIMIT_AS)
+    """Within it, a call has so many seconds and so much memory mor    handlers = {kind: signal.signal(kind, stop) for kind in (signal.SIGPROF, signal.SIGALRM)}
+    most = resource.getrlimit(resource.RLIMIT_AS)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if Path("/proc").exists() else 0
     if now:
         resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, most[1]))
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(6 * SECONDS)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for kind, handler in handlers.items():
+            signal.signal(kind, handler)
         resource.setrlimit(resource.RLIMIT_AS, most)
