@@ -7,7 +7,7 @@ from torch import Tensor
 from ppl_vae.architectures import Concatenated
 from ppl_vae.base import Guide, Model
 from ppl_vae.distributions.gaussian import diagonal_normal
-from ppl_vae.errors import InputError, did_you_mean
+from ppl_vae.errors import InputError, did_you_mean, is_one_of, shown
 from ppl_vae.networks import MLP, NetworkFactory, is_maker, network_of
 
 ORDERS = {"top_down": ("z2", "z1"), "bottom_up": ("z1", "z2")}
@@ -32,8 +32,8 @@ class Hierarchical(Guide):
 
     def __init__(self, model: Model, encoder: NetworkFactory = MLP, direction: str = "top_down") -> None:
         super().__init__(model)
-        if direction not in ORDERS:
-            raise InputError(f"Unknown direction {direction!r}: {did_you_mean(str(direction), ORDERS)}.")
+        if not is_one_of(direction, ORDERS):
+            raise InputError(f"Unknown direction {shown(direction)}: {did_you_mean(direction, ORDERS)}.")
         if set(self.latents) != {"z1", "z2"} or any(len(shape) != 1 for shape in self.latents.values()):
             found = {name: tuple(shape) for name, shape in self.latents.items()}
             self.refuse(model, "a model with two latent vectors z1 and z2", f"{found} in {type(model).__name__}")

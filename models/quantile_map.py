@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.special import log_ndtr, ndtri
 
 from ppl_vae.base import Model
-from ppl_vae.errors import InputError, positive_number
+from ppl_vae.errors import InputError, positive_number, real_number, shown
 from ppl_vae.likelihoods import Gaussian
 from ppl_vae.priors import StandardNormal
 
@@ -56,6 +56,11 @@ class QuantileMap(Model):
                 f"Expected event_shape (1,) for QuantileMap, whose x is one number; got {tuple(event_shape)}. "
                 f"Use another model, for instance vae."
             )
+        for name, values in (("weights", weights), ("means", means), ("scales", scales)):
+            if not isinstance(values, tuple | list) or any(real_number(value) is None for value in values):
+                raise InputError(
+                    f"Expected {name} to be a list of numbers; got {shown(values)}. Write (0.5, 0.5), say."
+                )
         if not len(weights) == len(means) == len(scales) > 0:
             raise InputError(
                 f"Expected a weight, a mean and a scale for each Gaussian; got {len(weights)}, {len(means)} and "

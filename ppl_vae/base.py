@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from ppl_vae.architectures import Architecture
 from ppl_vae.conditions import Condition
 from ppl_vae.distributions.unwrap import is_real
-from ppl_vae.errors import InputError, check_object, did_you_mean, positive_int, reason
+from ppl_vae.errors import InputError, check_object, did_you_mean, positive_int, reason, shown, whole_number
 from ppl_vae.missing import filled, nothing_is_missing
+from ppl_vae.networks import shape_of
 from ppl_vae.parts import Likelihood, Posterior, Prior
 from ppl_vae.traces.pair import Pair, check_observes
 from ppl_vae.traces.plates import latents, samples
@@ -35,6 +36,15 @@ PARTS: dict[str, type[Any]] = {
     "likelihood": Likelihood,
     "condition": Condition,
     "networks": Architecture,
+}
+
+
+# What a person's own module has to have, in the place of such a part, where it is of no class of ours.
+NEEDED: dict[str, tuple[str, ...]] = {
+    "prior": ("event_shape",),
+    "likelihood": ("bind",),
+    "condition": ("shape", "split"),
+    "networks": ("decoder",),
 }
 
 
@@ -58,18 +68,19 @@ class Program(Checked, PyroModule):
 
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__()
-        if isinstance(event_shape, int):
-            raise InputError(f"Expected event_shape to be a shape; got {event_shape}. Write ({event_shape},).")
-        if hasattr(event_shape, "shape"):
+        if (number := whole_number(event_shape)) is not None:
+            raise InputError(f"Expected event_shape to be a shape; got {shown(number)}. Write ({shown(number)},).")
+        if of_data := getattr(event_shape, "shape", ()):
             raise InputError(
-                f"Expected event_shape to be the shape of one datum; got data. Write {tuple(event_shape.shape[1:])}."
+                f"Expected event_shape to be the shape of one datum; got data. Write {tuple(of_data[1:])}."
             )
-        if not event_shape or any(not isinstance(n, int) or n < 1 for n in event_shape):
+        sizes = event_shape if isinstance(event_shape, tuple | list) else ()
+        if not sizes or any((whole_number(n) or 0) < 1 for n in sizes):
             raise InputError(
-                f"Expected event_shape to hold at least one size, each 1 or more; got {event_shape!r}. "
+                f"Expected event_shape to hold at least one size, each 1 or more; got {shown(event_shape)}. "
                 f"Take it from the data: data.load('digits').event_shape."
             )
-        self.event_shape = torch.Size(event_shape)
+        self.event_shape = shape_of("event_shape", sizes)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program; run by hand, outside of Pyro's handlers, it leaves nothing in Pyro's store."""
@@ -218,6 +229,8 @@ def _example_trace(model: Model) -> poutine.Trace:
 
 def _check_part(cls: type[Checked], name: str, value: Any, usual: Any) -> None:
     """Refuse a class where an object is meant, an object where a class is, and parts of another kind."""
+    if name == "model" and not isinstance(value, type) and not hasattr(value, "example"):
+        raise InputError(f"Expected a Model for {cls.__name__}; got {type(value).__name__}. Make a model, and pass it.")
     if name == "posterior" and isinstance(value, Posterior):
         family = type(value).__name__
         raise InputError(
@@ -239,11 +252,11 @@ def _check_part(cls: type[Checked], name: str, value: Any, usual: Any) -> None:
             f"Expected the {name} of {cls.__name__}; got {type(value).__name__}, which is a {other[0]}. Pass parts by "
             f"name: {other[0]}={type(value).__name__}(...)."
         )
-    alike = hasattr(value, "decoder") if name == "networks" else isinstance(value, nn.Module)
+    alike = all(hasattr(value, each) for each in NEEDED[name]) and (name == "networks" or isinstance(value, nn.Module))
     if value is not None and not isinstance(value, PARTS[name]) and not alike:
         usual = getattr(cls, f"default_{name}", None)
         such = "" if usual is None else f", such as {usual.__name__}()"
-        got = repr(value) if isinstance(value, str | float | int) else getattr(value, "__name__", type(value).__name__)
+        got = shown(value) if isinstance(value, str | float | int) else getattr(value, "__name__", type(value).__name__)
         raise InputError(
             f"Expected {name} to be an object of a class of {PARTS[name].__name__}{such}; got {got}. Pass one, "
             f"or derive your own from {PARTS[name].__module__}.{PARTS[name].__name__}."

@@ -39,14 +39,14 @@ class NonFiniteLossError(ArithmeticError):
     """Training met a loss that is NaN or infinite; the last good weights were put back."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return the names nearest to `name`, as the end of an error message.
 
     >>> did_you_mean("mixtur", ["standard_normal", "mixture"])
     "did you mean 'mixture'? (there are: mixture, standard_normal)"
     """
     names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(name)[:UNBROKEN], names, n=3, cutoff=0.5)
     listing = f"(there are: {', '.join(names)})" if names else "(there are none)"
     return f"did you mean {' or '.join(map(repr, near))}? {listing}" if near else f"choose one of them {listing}"
 
@@ -183,7 +183,7 @@ def shown(value: object) -> str:
 def _converted(value: Any, convert: Callable[[Any], T]) -> T | None:
     """Return one number converted, None if it is no single number, or a truth value."""
     dtype = str(getattr(value, "dtype", ""))
-    if isinstance(value, bool) or getattr(value, "ndim", 0) or any(kind in dtype for kind in NO_NUMBERS):
+    if isinstance(value, bool) or getattr(value, "ndim", None) or any(kind in dtype for kind in NO_NUMBERS):
         return None
     try:
         return convert(value)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints, transform_to
 
 from ppl_vae.errors import InputError
+from ppl_vae.utils.arrays import tensor_of
 
 INSIDE = (0.5, 0.0, 1.0)  # one of them is in any usual support; a half is not at the edge, where densities may be zero
 
@@ -73,7 +74,7 @@ def with_mask(x: Any, mask: Any) -> Tensor:
     tensor([[1., nan],
             [1., 1.]])
     """
-    values, seen = torch.as_tensor(x), torch.as_tensor(mask)
+    values, seen = tensor_of(x), tensor_of(mask)
     if values.shape != seen.shape:
         raise InputError(
             f"Expected a mask in the shape of the data, {tuple(values.shape)}; got {tuple(seen.shape)}. Make one entry "

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ppl_vae.errors import InputError, did_you_mean, positive_int
+from ppl_vae.errors import InputError, did_you_mean, is_one_of, positive_int, shown, whole_number
 from ppl_vae.utils.faults import at_their_line, got
+from ppl_vae.utils.memory import check_memory
 from ppl_vae.utils.modules import reachable
 
 __all__ = ["MLP", "Convolutional", "GatedMLP", "Network", "NetworkFactory", "Residual", "network_of"]
@@ -38,7 +39,7 @@ class Network(nn.Module):
 
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__()
-        self.in_shape, self.out_shape = torch.Size(in_shape), torch.Size(out_shape)
+        self.in_shape, self.out_shape = shape_of("in_shape", in_shape), shape_of("out_shape", out_shape)
 
     def transform(self, x: Tensor) -> Tensor:
         """Map x of shape [N, *in_shape] to [N, ...] in any form of out_shape.numel() numbers each."""
@@ -92,6 +93,8 @@ class MLP(Network):
     def _layers(self, hidden: Widths, unit: Callable[[int, int], list[nn.Module]]) -> nn.Sequential:
         """Return the layers, each hidden one `unit(n_in, width)`, and a linear map at the end."""
         sizes = [self.in_shape.numel(), *widths("hidden", hidden)]
+        pairs = itertools.pairwise([*sizes, self.out_shape.numel()])
+        check_memory("layers", sum(a * b for a, b in pairs), "Make them smaller.")
         layers: list[nn.Module] = []
         for n_in, width in itertools.pairwise(sizes):
             layers += unit(n_in, width)
@@ -166,6 +169,8 @@ class Convolutional(Network):
         sizes = [torch.Size(math.ceil(n / 2**i) for n in size) for i in range(len(inner) + 1)]
         steps = list(itertools.pairwise([outermost, *inner]))
         smallest = (inner[-1], *sizes[-1])
+        vector = self.out_shape.numel() if to_vector else self.in_shape.numel()
+        check_memory("layers", 9 * sum(a * b for a, b in steps) + vector * math.prod(smallest), "Make them smaller.")
         layers: list[nn.Module] = []
         if to_vector:
             for outer, width in steps:
@@ -203,6 +208,7 @@ class Residual(Convolutional):
         Network.__init__(self, in_shape, out_shape)
         made = activation_of(activation)
         count = positive_int("blocks", blocks)
+        check_memory("blocks", 18 * count * sum(width**2 for width in widths("channels", channels)), "Ask for fewer.")
         self.layers = self._layers(channels, lambda width: [*(Block(width, made) for _ in range(count)), made()])
 
 
@@ -306,7 +312,7 @@ def network_of(given: NetworkFactory, in_shape: Shape, out_shape: Shape) -> Netw
     """
     if not callable(given):
         raise InputError(
-            f"Expected a network, or a class or a function that makes one; got {given!r:.80}. Pass, for instance, "
+            f"Expected a network, or a class or a function that makes one; got {shown(given)}. Pass, for instance, "
             f"networks.MLP, or an nn.Module."
         )
     made, in_shape, out_shape = given, torch.Size(in_shape), torch.Size(out_shape)
@@ -345,7 +351,7 @@ def _made_by(given: NetworkFactory, in_shape: Shape, out_shape: Shape) -> Any:
 def is_maker(given: NetworkFactory) -> bool:
     """Return whether what was given for a network makes one (a class, a function of shapes), and is none itself."""
     made = isinstance(getattr(given, "func", given), nn.Module)  # or a functools.partial of one
-    return not made and (_required(given) != 1 or inspect.isclass(given))
+    return callable(given) and not made and (_required(given) != 1 or inspect.isclass(given))
 
 
 def _required(given: NetworkFactory) -> int:
@@ -373,13 +379,24 @@ def made_for_images(network: Any) -> bool:
 
 def activation_of(name: str) -> type[nn.Module]:
     """Return an activation by name, or raise an InputError."""
-    if name not in ACTIVATIONS:
-        raise InputError(f"Unknown activation {name!r}: {did_you_mean(str(name), ACTIVATIONS)}.")
+    if not is_one_of(name, ACTIVATIONS):
+        raise InputError(f"Unknown activation {shown(name)}: {did_you_mean(name, ACTIVATIONS)}.")
     return ACTIVATIONS[name]
+
+
+def shape_of(name: str, values: Any) -> torch.Size:
+    """Return a shape, (), or sizes above zero, as PyTorch's; refuse what is none, or more than memory holds."""
+    if not isinstance(values, list | tuple):
+        raise InputError(f"Expected {name} to be a shape, a tuple of sizes; got {shown(values)}. Write (4,), say.")
+    sizes = [positive_int(f"each size of {name}", size) for size in values]
+    check_memory(name, math.prod(sizes), "Make it smaller.")
+    return torch.Size(sizes)
 
 
 def widths(name: str, values: Widths) -> list[int]:
     """Return the widths of layers as a list, or raise an InputError where one is no whole number above zero."""
-    if not isinstance(values, int | list | tuple):
-        raise InputError(f"Expected {name} to be a width or a list of widths, as 64,64; got {values!r}.")
-    return [positive_int(name, width) for width in ([values] if isinstance(values, int) else values)]
+    single = whole_number(values)
+    listed = values if isinstance(values, list | tuple) else [single]
+    if listed == [None]:
+        raise InputError(f"Expected {name} to be a width or a list of widths, as 64,64; got {shown(values)}.")
+    return [positive_int(name, width) for width in listed]

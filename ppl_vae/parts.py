@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import Observed
+from ppl_vae.utils.memory import check_memory
 from ppl_vae.utils.precision import full_precision
 
 
@@ -31,7 +32,8 @@ class Prior(nn.Module):
     def __init__(self, latent_dim: int = 8) -> None:
         super().__init__()
         self.latent_dim = positive_int("latent_dim", latent_dim)
-        self.zeros = nn.Buffer(torch.zeros(latent_dim), persistent=False)
+        check_memory("latents", self.latent_dim, "Make latent_dim smaller.")
+        self.zeros = nn.Buffer(torch.zeros(self.latent_dim), persistent=False)
 
     @property
     def event_shape(self) -> torch.Size:

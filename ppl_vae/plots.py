@@ -16,11 +16,13 @@ from ppl_vae.criticism.difference import PARTS, Difference
 from ppl_vae.criticism.ranks import LEAST as LEAST_RANKS
 from ppl_vae.criticism.ranks import Ranks
 from ppl_vae.criticism.uniformity import PLACES, counts_below, simultaneous_band
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import shown as shown_as
 from ppl_vae.evidence.diagnostics import MIN_SAMPLES
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.interval import Interval
 from ppl_vae.fitting.history import History
+from ppl_vae.utils.arrays import array_of
 
 CHANNELS = (1, 3)  # grey, or colours
 CELL = 0.45  # inches that one image takes
@@ -36,6 +38,12 @@ COLOURS = {"reconstruction": "C0", "latents": "C1", "gap": "0.7"}  # of the part
 SHORT = {"reconstruction": "rec.", "latents": "latents", "gap": "gap"}
 GROUPS = 60  # bars that data are shown by, in the order of their difference
 TINT = ((0.05, 0.25, 0.7), (0.65, 0.9, 1.0))  # what a mask makes of black and of white
+
+
+def _check_kind(name: str, value: object, kind: type, usual: str) -> None:
+    """Refuse what is not what a figure draws."""
+    if not isinstance(value, kind):
+        raise InputError(f"Expected {name} to be a {kind.__name__}; got {shown_as(value)}. Pass {usual}.")
 
 
 class Figure(matplotlib.figure.Figure):
@@ -83,7 +91,7 @@ def tile(images: Any, columns: int) -> np.ndarray[Any, Any]:
     >>> tile(np.zeros((6, 1, 8, 8)), columns=3).shape
     (19, 28)
     """
-    x = np.asarray(images, dtype=float)
+    x, columns = array_of("images", images), positive_int("columns", columns)
     if x.ndim == 3:
         x = x[:, None]
     if x.ndim != 4 or x.shape[1] not in CHANNELS:
@@ -105,7 +113,10 @@ def images(x: Any, *, columns: int = 16, title: str = "", smooth: bool | None = 
     Images of fewer than 16 pixels are shown smoothly enlarged, as the eye cannot read 8 x 8 squares;
     `smooth=False` shows their pixels, `smooth=True` enlarges any. Pixels that are missing (NaN) are orange.
     """
-    columns = max(1, min(columns, len(x)))
+    x, title = array_of("images", x), str(title)
+    if not x.ndim:
+        raise InputError("Expected images [N, C, H, W]; got a single number. Pass as many as are to be drawn.")
+    columns = max(1, min(positive_int("columns", columns), len(x)))
     canvas = _canvas(x, columns, smooth)
     figure, axes = _figure(canvas.shape[1] / canvas.shape[0], columns * CELL, len(plain(title)) * LETTER)
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -120,7 +131,7 @@ def tinted(x: Any, mask: Any) -> np.ndarray[Any, Any]:
     >>> tinted(np.zeros((5, 1, 8, 8)), np.eye(8)).shape
     (5, 3, 8, 8)
     """
-    values = np.asarray(x, dtype=float)
+    values = array_of("what is drawn", x)
     values = np.broadcast_to(values, (*values.shape[:-3], 3, *values.shape[-2:]))
     dark, light = (np.reshape(colour, (3, 1, 1)) for colour in TINT)
     return np.where(np.asarray(mask, dtype=bool), dark + values * (light - dark), values)
@@ -128,7 +139,9 @@ def tinted(x: Any, mask: Any) -> np.ndarray[Any, Any]:
 
 def _canvas(x: Any, columns: int, smooth: bool | None) -> np.ndarray[Any, Any]:
     """Return images laid out in rows, [H', W', C], with missing pixels coloured, small ones enlarged unless told."""
-    values = np.asarray(x, dtype=float)
+    values = array_of("images", x)
+    if values.ndim < 3:
+        raise InputError(f"Expected images of shape [N, H, W] or [N, C, H, W]; got {values.shape}. Reshape them first.")
     missing = np.isnan(values)
     if missing.any():
         values, missing = (v[:, None] if v.ndim == 3 else v for v in (values, missing))
@@ -144,9 +157,12 @@ def _canvas(x: Any, columns: int, smooth: bool | None) -> np.ndarray[Any, Any]:
 
 def reconstructions(x: Any, reconstructed: Any, *, columns: int = 16, title: str = "") -> Figure:
     """Draw data above their reconstructions, pair by pair of rows."""
-    a, b = np.asarray(x, dtype=float), np.asarray(reconstructed, dtype=float)
+    columns = positive_int("columns", columns)
+    a, b = array_of("the data", x), array_of("the reconstructions", reconstructed)
     if a.shape != b.shape:
         raise InputError(f"Expected as many reconstructions as data, in one shape; got {b.shape} for {a.shape}.")
+    if not a.size:
+        raise InputError("Expected data to draw; got none. Pass at least one datum.")
     columns = min(columns, len(a))
     usable = len(a) // columns * columns
     pairs = [rows[i : i + columns] for i in range(0, usable, columns) for rows in (a, b)]
@@ -162,6 +178,10 @@ def series(sets: Mapping[str, Any], *, columns: int = 4) -> Figure:
     >>> len(figure.axes), len(figure.axes[0].lines)
     (6, 2)
     """
+    _check_kind("sets", sets, Mapping, "a dict of data by title")
+    if not sets:
+        raise InputError("Expected data to draw; got none. Pass at least one set.")
+    columns = positive_int("columns", columns)
     lines = {title: _over_time(x) for title, x in sets.items()}
     count = min(len(x) for x in lines.values())
     columns = max(1, min(columns, count))
@@ -183,7 +203,7 @@ def series(sets: Mapping[str, Any], *, columns: int = 4) -> Figure:
 
 def _over_time(x: Any) -> np.ndarray[Any, Any]:
     """Return series [N, T, channels], with time along the longest axis of each."""
-    values = np.asarray(x, dtype=float)
+    values = array_of("what is drawn", x)
     values = np.moveaxis(values, 1 + int(np.argmax(values.shape[1:])), 1)
     return values.reshape(*values.shape[:2], -1)
 
@@ -194,6 +214,10 @@ def side_by_side(panels: Mapping[str, Any], *, columns: int = 15, smooth: bool |
     >>> side_by_side({"ours": np.zeros((60, 1, 8, 8)), "the truth": np.ones((60, 3, 8, 8))}).axes[1].get_title()
     'the truth'
     """
+    _check_kind("panels", panels, Mapping, "a dict of data by title")
+    if not panels:
+        raise InputError("Expected data to draw; got none. Pass at least one set.")
+    columns = positive_int("columns", columns)
     canvases = [_canvas(x, columns, smooth) for x in panels.values()]
     height, width = canvases[0].shape[:2]
     across = len(panels) * columns * CELL * 0.75
@@ -208,7 +232,9 @@ def side_by_side(panels: Mapping[str, Any], *, columns: int = 15, smooth: bool |
 
 def manifold(x: Any, *, title: str = "") -> Figure:
     """Draw a map [grid, grid, C, H, W] as `ppl_vae.manifold` returns it."""
-    values = np.asarray(x, dtype=float)
+    values = array_of("what is drawn", x)
+    if values.ndim < 4 or not values.size:
+        raise InputError(f"Expected images on a grid, [G, G, C, H, W]; got {values.shape}. Take those of manifold.")
     return images(values.reshape(-1, *values.shape[2:]), columns=values.shape[1], title=title)
 
 
@@ -262,6 +288,7 @@ def _regions(density: np.ndarray[Any, Any]) -> list[float]:
 
 def history(record: History, *, title: str = "") -> Figure:
     """Draw the ELBO over epochs, of the training and the validation data."""
+    _check_kind("record", record, History, "fitted.history")
     figure, axes = _figure(1.6, 5.5)
     axes.plot(record.epoch, record.train_elbo, label="training", color="0.6")
     if np.isfinite(record.validation_elbo).any():
@@ -287,6 +314,7 @@ def bound(evidence: Evidence, *, title: str = "") -> Figure:
     Raises:
         InputError: the evidence has no curve (it was annealed).
     """
+    _check_kind("evidence", evidence, Evidence, "what estimate_evidence returns")
     if evidence.curve is None:
         raise InputError("Expected evidence by importance sampling; got none with a curve. Use method='importance'.")
     num_samples, values, mcse = evidence.curve
@@ -396,7 +424,7 @@ def difference(found: Difference, x: Any = None, *, count: int = 8) -> Figure:
 
 def _moved(figure: Any, found: Difference, x: Any, order: np.ndarray[Any, Any], count: int) -> None:
     """Draw the data that lost most and those that won most, each with its difference, and what made most of it."""
-    values = np.asarray(x, dtype=float)
+    values = array_of("what is drawn", x)
     if len(values) != len(found) or not is_picture(values.shape[1:]):
         raise InputError(
             f"Expected x as the {len(found)} images [N, 1 or 3, H, W] of the difference; got {values.shape}. Pass "

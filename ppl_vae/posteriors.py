@@ -18,6 +18,8 @@ from ppl_vae.distributions.gaussian import diagonal_normal, positive_scale
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.networks import Widths, widths
 from ppl_vae.parts import Posterior
+from ppl_vae.utils.faults import expecting
+from ppl_vae.utils.memory import check_memory
 from ppl_vae.utils.precision import full_precision
 
 __all__ = ["DiagonalNormal", "InverseAutoregressive", "MultivariateNormal", "Posterior", "SitePosteriors"]
@@ -58,6 +60,7 @@ class MultivariateNormal(Posterior):
     def __init__(self, latent_dim: int) -> None:
         super().__init__(latent_dim)
         size = self.latent_dim
+        check_memory("covariances", size**2, "Make latent_dim smaller.")
         places = torch.full((size, size), self.h_dim - size)  # where in (d, l, 0) each number of L stands
         places[torch.arange(size), torch.arange(size)] = torch.arange(size)
         places[tuple(torch.tril_indices(size, size, -1))] = torch.arange(size, self.h_dim - size)
@@ -106,7 +109,7 @@ class InverseAutoregressive(Posterior):
     ) -> None:
         super().__init__(latent_dim)
         self.context_dim = positive_int("context_dim", context_dim)
-        self.flow = autoregressive(kind, latent_dim, context_dim, transforms, widths("hidden", hidden))
+        self.flow = autoregressive(kind, self.latent_dim, self.context_dim, transforms, widths("hidden", hidden))
 
     @property
     def h_dim(self) -> int:
@@ -140,7 +143,7 @@ class SitePosteriors(nn.Module):
         if not latents:
             raise InputError("Expected a model with latent sites for this guide; got one without. Use no_latents.")
         self.latents = dict(latents)
-        families = [family(shape.numel()) for shape in latents.values()]
+        families = [_made(family, shape.numel()) for shape in latents.values()]
         self.families = nn.ModuleList(families)
         self.h_dims = [family.h_dim for family in families]
         self.h_dim = sum(self.h_dims)  # how many numbers the encoder must give
@@ -149,6 +152,18 @@ class SitePosteriors(nn.Module):
         """Return Q(z_s | h) of each site s, for h of shape [..., h_dim]."""
         parts = zip(self.latents.items(), self.families, full_precision(h).split(self.h_dims, dim=-1), strict=True)
         return {name: _shaped(family(part), shape) for (name, shape), family, part in parts}
+
+
+def _made(family: Family, size: int) -> Posterior:
+    """Return a posterior of a family for so many numbers, once it is seen to be one."""
+    with expecting("posterior to be a class of Posterior"):
+        made = family(size)
+    if not (isinstance(made, nn.Module) and hasattr(made, "h_dim")):
+        raise InputError(
+            f"Expected posterior to be a class of Posterior; got what makes a {type(made).__name__}. Choose one of "
+            f"ppl_vae.posteriors, or derive your own."
+        )
+    return made
 
 
 def _shaped(q: TorchDistribution, shape: torch.Size) -> TorchDistribution:

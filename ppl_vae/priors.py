@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from ppl_vae.distributions.flows import Remembering, autoregressive
 from ppl_vae.distributions.gaussian import GaussianMixture, diagonal_normal
 from ppl_vae.distributions.unwrap import elementwise
-from ppl_vae.errors import InputError, positive_int, positive_number
+from ppl_vae.errors import InputError, positive_int, positive_number, shown
 from ppl_vae.networks import MLP, Shape, Widths, widths
 from ppl_vae.parts import Prior
+from ppl_vae.utils.arrays import as_tensor
+from ppl_vae.utils.memory import check_memory
 
 __all__ = ["ConditionalNormal", "Flow", "Laplace", "Mixture", "Prior", "StandardNormal", "StudentT", "VampPrior"]
 
@@ -72,7 +74,7 @@ class StudentT(Prior):
 
     def __init__(self, latent_dim: int = 8, df: float | None = 5.0) -> None:
         super().__init__(latent_dim)
-        log_df = torch.full((latent_dim,), math.log(5.0 if df is None else positive_number("df", df)))
+        log_df = torch.full((self.latent_dim,), math.log(5.0 if df is None else positive_number("df", df)))
         self.log_df = nn.Parameter(log_df) if df is None else nn.Buffer(log_df)
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
@@ -95,9 +97,11 @@ class Mixture(Prior):
     def __init__(self, latent_dim: int = 8, num_components: int = 10) -> None:
         super().__init__(latent_dim)
         self.num_components = positive_int("num_components", num_components)
-        self.logits = nn.Parameter(torch.zeros(num_components))
-        self.loc = nn.Parameter(torch.randn(num_components, latent_dim))
-        self.log_scale = nn.Parameter(torch.zeros(num_components, latent_dim))
+        shape = (self.num_components, self.latent_dim)
+        check_memory("components", math.prod(shape))
+        self.logits = nn.Parameter(torch.zeros(self.num_components))
+        self.loc = nn.Parameter(torch.randn(shape))
+        self.log_scale = nn.Parameter(torch.zeros(shape))
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
         return GaussianMixture(self.logits, self.loc, self.log_scale.exp())
@@ -169,9 +173,11 @@ class VampPrior(Prior):
     def __init__(self, latent_dim: int = 8, num_components: int = 500, inputs: Tensor | None = None) -> None:
         super().__init__(latent_dim)
         if not isinstance(inputs, Tensor | None):
-            raise InputError(f"Expected inputs to be a tensor of pseudo-inputs; got {inputs!r}. Or set num_components.")
+            got = shown(inputs)
+            raise InputError(f"Expected inputs to be a tensor of pseudo-inputs; got {got}. Or set num_components.")
+        inputs = None if inputs is None else as_tensor(inputs)
         self.num_components = positive_int("num_components", num_components) if inputs is None else len(inputs)
-        self.inputs = None if inputs is None else nn.Parameter(inputs.detach().clone())
+        self.inputs = None if inputs is None else nn.Parameter(_floats(inputs))
         self.guide: Any = None
 
     def meet(self, guide: Any) -> None:
@@ -237,9 +243,14 @@ class Flow(Prior):
         self, latent_dim: int = 8, kind: str = "neural_spline", transforms: int = 3, hidden: Widths = (64, 64)
     ) -> None:
         super().__init__(latent_dim)
-        self.flow = autoregressive(kind, latent_dim, 0, transforms, widths("hidden", hidden))
+        self.flow = autoregressive(kind, self.latent_dim, 0, transforms, widths("hidden", hidden))
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
         f = self.flow()
         base = dist.Normal(self.zeros, torch.ones_like(self.zeros)).to_event(1)
         return dist.TransformedDistribution(base, [Remembering(f.inv, f)])
+
+
+def _floats(x: Tensor) -> Tensor:
+    """Return numbers of one's own that can have gradients."""
+    return x.detach().clone() if x.is_floating_point() else x.float()

@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from ppl_vae.compilation.record import folded, record
 from ppl_vae.compilation.rewrites import choose_products, rewrite
-from ppl_vae.errors import InputError, reason
+from ppl_vae.errors import InputError, is_one_of, reason, shown
 from ppl_vae.utils.progress import bars_of_others
 from ppl_vae.utils.threads import Trial, seconds_of
 
@@ -33,8 +33,8 @@ class CannotCapture(Exception):  # noqa: N818 (not a fault: the caller goes on w
 
 def check_compile(wanted: bool | str) -> None:
     """Raise an InputError if the option `compile` is none of True, False and "auto"."""
-    if not (isinstance(wanted, bool) or wanted == "auto"):
-        raise InputError(f"Expected compile to be True, False or 'auto'; got {wanted!r}.")
+    if not (isinstance(wanted, bool) or is_one_of(wanted, ["auto"])):
+        raise InputError(f"Expected compile to be True, False or 'auto'; got {shown(wanted)}.")
 
 
 Function = Callable[..., tuple[Tensor, ...]]

@@ -15,7 +15,7 @@ from ppl_vae.conditional import ConditionalModel
 from ppl_vae.criticism.image_classifier import Classifier
 from ppl_vae.data.digit_strings import Part
 from ppl_vae.data.splits import whole_labels
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, shown, whole_number
 from ppl_vae.generation.generate import sample
 from ppl_vae.traces.pair import Pair
 from ppl_vae.utils.progress import progress_bar
@@ -65,8 +65,9 @@ def expected_smallest(values: Array, count: int) -> Array:
     array([1.333])
     """
     total = len(values)
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= total:
-        raise InputError(f"Expected the best of a whole number from 1 to {total} answers; got {count!r}.")
+    if not 1 <= (whole_number(count) or 0) <= total:
+        raise InputError(f"Expected the best of a whole number from 1 to {total} answers; got {shown(count)}.")
+    count = int(count)
     shares = [comb(total - rank, count - 1) / comb(total, count) for rank in range(1, total + 1)]
     return np.asarray(shares @ np.sort(values, axis=0))
 

@@ -14,7 +14,7 @@ from typing import Any
 from ppl_vae.criticism.ranks import Ranks
 from ppl_vae.criticism.simulated_ranks import LOG_JOINT, Function, Ranked, Ranker, given
 from ppl_vae.criticism.uniformity import detectable
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, positive_int, real_number, shown, whole_from
 from ppl_vae.evidence.diagnostics import LOW_ESS
 from ppl_vae.evidence.prepare import prepared
 from ppl_vae.generation.generate import sample
@@ -183,6 +183,9 @@ def calibrate(
     ((100, 4), True)
     """
     functions = _checked(num_simulated, num_samples, functions, level, chunk_size)
+    num_simulated, num_samples, seed = int(num_simulated), int(num_samples), whole_from(0, "a seed", seed)
+    chunk_size = None if chunk_size is None else int(chunk_size)
+    level = float(level)
     if data is None:
         data = _own_data(model, num_simulated, seed)
     with prepared(model, guide, data, proposal="guide", seed=seed) as ready:
@@ -212,8 +215,8 @@ def _checked(
         )
     if positive_int("num_samples", num_samples) < 2:
         raise InputError("Expected num_samples of at least 2, to rank among them; got 1. Raise it.")
-    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
-        raise InputError(f"Expected level to be a number between 0 and 1, such as 0.95; got {level!r}.")
+    if not 0 < (real_number(level) or 0.0) < 1:
+        raise InputError(f"Expected level to be a number between 0 and 1, such as 0.95; got {shown(level)}.")
     if chunk_size is not None:
         positive_int("chunk_size", chunk_size)
     if functions is None:

@@ -9,6 +9,7 @@ from ppl_vae.data.as_source import as_source
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.traces.pair import Pair, Program
+from ppl_vae.utils.arrays import array_of
 from ppl_vae.utils.report import Array, Words
 
 ERRORS = 4.0  # Monte Carlo standard errors of a mean that count as agreement
@@ -55,8 +56,10 @@ def check_bound(
             model, guide, data, method="ais", proposal="prior", seed=seed + 1, progress=progress
         )
         exact, source, error = annealed.log_px, "annealed from the prior", annealed.mcse
-    if len(exact) != len(evidence):
-        raise InputError(f"Expected log_px for each of the {len(evidence)} data; got {len(exact)}. Give one for each.")
+    if exact.shape != (len(evidence),):
+        raise InputError(
+            f"Expected log_px for each of the {len(evidence)} data; got shape {exact.shape}. Give one for each."
+        )
     curve = evidence.curve
     assert curve is not None
     name, truth = f"IWAE_{num_samples}", f"log P(x) ({source})"
@@ -83,7 +86,7 @@ def _exact(model: Program, data: Any, log_px: Any) -> Array | None:
         with Pair(model).running(), torch.no_grad():
             batches = as_source(data, Pair(model), ordered=True).batches(1000)
             log_px = torch.cat([model.exact_log_px(batch[0]) for batch in batches])
-    return None if log_px is None else np.asarray(torch.as_tensor(log_px).detach().cpu().double())
+    return None if log_px is None else array_of("log_px", log_px)
 
 
 def _check(low: str, below: Array, high: str, above: Array, error: Array, *, each: bool = True) -> None:

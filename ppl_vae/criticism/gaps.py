@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ppl_vae.data.as_source import fingerprint
-from ppl_vae.errors import InputError, positive_int, positive_number
+from ppl_vae.errors import InputError, positive_int, positive_number, whole_from
 from ppl_vae.evidence.at_once import drawn_at_once
 from ppl_vae.evidence.diagnostics import LOW_ESS, doubtful_weights, estimates, khat_threshold, pareto
 from ppl_vae.evidence.options import check_vectorize
@@ -171,15 +171,17 @@ def explain_gap(
     >>> bool(abs(gap.approximation).max() < 1e-3), bool(abs(gap.amortization).max() < 1e-3)
     (True, True)
     """
-    if positive_int("num_samples", num_samples) < 2:
+    num_samples, seed = positive_int("num_samples", num_samples), whole_from(0, "a seed", seed)
+    if num_samples < 2:
         raise InputError("Expected num_samples of at least 2, so that errors can be stated; got 1. Raise it.")
-    steps = {
+    steps: dict[str, Any] = {
         "num_steps": positive_int("num_steps", num_steps),
         "num_particles": positive_int("num_particles", num_particles),
         "learning_rate": positive_number("learning_rate", learning_rate),
     }
+    num_particles = steps["num_particles"]
     if chunk_size is not None:
-        positive_int("chunk_size", chunk_size)
+        chunk_size = positive_int("chunk_size", chunk_size)
     check_vectorize(vectorize)
     parts = []
     with prepared(model, guide, data, proposal="guide", seed=seed) as ready:

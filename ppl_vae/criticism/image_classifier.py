@@ -15,7 +15,7 @@ from torch import Tensor
 from ppl_vae.data import Data
 from ppl_vae.data.digit_strings import Part
 from ppl_vae.data.splits import whole_labels
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, positive_int, whole_from
 from ppl_vae.missing import refuse_missing
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Mean
@@ -64,14 +64,16 @@ def fit_classifier(
     """
     from sklearn.neural_network import MLPClassifier
 
-    positive_int("num_images", num_images)
+    num_images, seed = positive_int("num_images", num_images), whole_from(0, "a seed", seed)
+    if not isinstance(data, Data):
+        raise InputError(f"Expected data of ppl_vae.data.load; got {type(data).__name__}. Load them: load('mnist').")
     for part in (data.train, data.test):
         refuse_missing(part.x, "to train a classifier on and to test it")
     grey = data.as_stored()
     train: Any = grey.train
     y, expected = (_labels(part, data.name).numpy() for part in (train, grey.test))
     binarized = replace(train, binarize=data.binarize)
-    network = MLPClassifier(HIDDEN, random_state=seed)
+    network = MLPClassifier(HIDDEN, random_state=seed % 2**32)
     seen = 0
     bar = progress_bar(num_images, "classifier", "image", progress)
     with seeded(seed), bar, warnings.catch_warnings():

@@ -15,7 +15,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, positive_int, whole_from
 from ppl_vae.evidence.at_once import plated_or_copied
 from ppl_vae.evidence.prepare import Prepared, prepared
 from ppl_vae.traces.anywhere import check_random_at_sites
@@ -221,10 +221,11 @@ def latent_use(
     >>> use.sites["z"].kl.shape, use.mutual_information < use.bound
     ((8,), True)
     """
-    if positive_int("num_samples", num_samples) < 2:
+    num_samples, seed = positive_int("num_samples", num_samples), whole_from(0, "a seed", seed)
+    if num_samples < 2:
         raise InputError("Expected num_samples of at least 2, so that errors can be stated; got 1. Raise it.")
     if chunk_size is not None:
-        positive_int("chunk_size", chunk_size)
+        chunk_size = positive_int("chunk_size", chunk_size)
     with prepared(model, guide, data, proposal="guide", seed=seed) as ready:
         work = plated_or_copied(ready, "guide") if not ready.structure.subsampled else ready
         source, structure, rows = work.source, work.structure, work.rows(chunk_size)

@@ -19,7 +19,7 @@ from ppl_vae.criticism.answers import Answers, Real, answer, generated, real_ans
 from ppl_vae.criticism.image_classifier import Classifier
 from ppl_vae.data.digit_strings import Part
 from ppl_vae.data.splits import evenly
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, positive_int, shown, whole_from
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.missing import refuse_missing
@@ -237,8 +237,8 @@ def measure_one_to_many(
     >>> len(result), bool(result.model.means.diversity.mean() > result.against.means.diversity.mean())
     (50, True)
     """
-    positive_int("num_samples", num_samples)
-    positive_int("num_nearest", num_nearest)
+    num_samples, seed = positive_int("num_samples", num_samples), whole_from(0, "a seed", seed)
+    num_nearest = positive_int("num_nearest", num_nearest)
     if positive_int("num_answers", num_answers) < 2:
         raise InputError("Expected num_answers to be at least 2, to see whether two differ; got 1.")
     for part in [split] if grey is None else [split, grey]:
@@ -247,14 +247,18 @@ def measure_one_to_many(
                 f"Expected a Split of data with their conditions; got {type(part).__name__}. Take one from data.load, "
                 f"for instance data.load('digits').test."
             )
+    if against is not None and not (isinstance(against, tuple | list) and len(against) == 2):
+        raise InputError(f"Expected against to be a pair (model, guide); got {shown(against)}. Give both.")
     models = [conditional(model), *([] if against is None else [conditional(against[0])])]
     guides = [guide, *([] if against is None else [against[1]])]
     _check_task(models[0], models[-1])
     if names is None:
         classes = [type(model).__name__ for model in models]
         names = classes if len(set(classes)) == len(models) else ["the model", "the other"]
-    if isinstance(names, str) or len(names) != len(models):
-        raise InputError(f"Expected a list of {len(models)} names, one for each model; got {names!r}. Give as many.")
+    if not isinstance(names, tuple | list) or len(names) != len(models):
+        raise InputError(
+            f"Expected a list of {len(models)} names, one for each model; got {shown(names)}. Give as many."
+        )
     if models[0].y_from_x:
         classifier = None
     else:

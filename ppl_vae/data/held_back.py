@@ -4,14 +4,14 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ppl_vae.conditions.masks import REGIONS, mask_of, read_mask
 from ppl_vae.data.arrays import Batch
 from ppl_vae.data.sources import Source
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, shown
+from ppl_vae.utils.arrays import tensor_of
 
 
 def given_mask(given: Any, num_data: int, event_shape: Sequence[int]) -> Tensor:
@@ -32,10 +32,10 @@ def given_mask(given: Any, num_data: int, event_shape: Sequence[int]) -> Tensor:
     if isinstance(given, str | os.PathLike):
         given = mask_of(given, torch.Size(event_shape)) if given in REGIONS else read_mask(given)
     try:
-        found = given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given).astype(np.float64))
+        found = tensor_of(given)
         mask = torch.broadcast_to(found.detach().cpu(), shape)
-    except (TypeError, ValueError, RuntimeError):
-        got = tuple(given.shape) if hasattr(given, "shape") else f"{type(given).__name__} {given!r:.40}"
+    except (InputError, RuntimeError):
+        got = tuple(given.shape) if hasattr(given, "shape") else f"{type(given).__name__} {shown(given)}"
         raise InputError(
             f"Expected given to be a mask of the shape of a datum, {tuple(event_shape)}, or of all data, {shape}; got "
             f"{got}. Mark what is given with True."

@@ -19,7 +19,7 @@ from ppl_vae.data.digit_strings import Part, with_strings
 from ppl_vae.data.own_files import checked_part, own_data, split_at_random
 from ppl_vae.data.sources import SplitSource
 from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
-from ppl_vae.errors import InputError, did_you_mean, positive_int
+from ppl_vae.errors import InputError, check_path, did_you_mean, is_one_of, positive_int, shown
 from ppl_vae.utils.files import is_there, read_arrays
 from ppl_vae.utils.report import Report, Reported
 
@@ -148,6 +148,7 @@ def load(
     >>> digits.event_shape, len(digits.train), len(digits.validation), len(digits.test)
     (torch.Size([1, 8, 8]), 1297, 200, 300)
     """
+    check_path("name", name)
     key = os.fspath(name)
     if not key:
         raise InputError(f"Expected the name of a data set or a path; got nothing. Names: {', '.join(NAMED)}.")
@@ -158,7 +159,7 @@ def load(
         stored, settings = own_data(Path(key)), {}
     else:
         raise InputError(f"Unknown data set {key!r}: {did_you_mean(key, NAMED)}, or give a path to your own.")
-    if binarize == "default":
+    if is_one_of(binarize, ["default"]):
         binarize = _usual(key, dequantize)
     train, validation, test = stored
     options: dict[str, Any] = {"binarize": binarize, "dequantize": dequantize, "strings": strings}
@@ -173,9 +174,9 @@ def _usual(name: str, dequantize: Dequantize) -> Binarize:
 
 def _made(data: Data) -> Data:
     """Return a data set with its parts made anew of what is stored, by its options."""
-    if data.binarize not in ("dynamic", "random_threshold", "threshold", None):
+    if data.binarize is not None and not is_one_of(data.binarize, ("dynamic", "random_threshold", "threshold")):
         raise InputError(
-            f"Expected binarize to be 'random_threshold', 'dynamic', 'threshold' or None; got {data.binarize!r}."
+            f"Expected binarize to be 'random_threshold', 'dynamic', 'threshold' or None; got {shown(data.binarize)}."
         )
     if data.strings is not None:
         positive_int("strings (how many images a string has)", data.strings)
@@ -203,8 +204,8 @@ def _made(data: Data) -> Data:
 
 def _check_levels(data: Data) -> None:
     """Refuse to dequantize what has no levels, or is binarized."""
-    if data.dequantize != "uniform":
-        raise InputError(f"Expected dequantize to be 'uniform' or None; got {data.dequantize!r}.")
+    if not is_one_of(data.dequantize, ["uniform"]):
+        raise InputError(f"Expected dequantize to be 'uniform' or None; got {shown(data.dequantize)}.")
     if data.binarize is not None:
         raise InputError(f"Expected binarize or dequantize; got both for {data.name}. Leave one out.")
     if any(part.num_levels is None for part in data.stored):

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data.noise import _SEED, LEVELS, MISSING, PIXELS, THRESHOLDS, bernoulli, bernoulli_of_bytes, fixed_noise
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, real_number, shown
 from ppl_vae.missing import filled, missing_as
+from ppl_vae.utils.arrays import tensor_of
 
 Binarize = Literal["dynamic", "random_threshold", "threshold"] | None
 Dequantize = Literal["uniform"] | None
@@ -51,8 +52,25 @@ class Split:
 
     def __getitem__(self, index: slice | Tensor | Sequence[int]) -> "Split":
         """Return a part of the split, for instance `test[::10]` for every tenth datum."""
-        index = index if isinstance(index, slice) else torch.as_tensor(index)
+        index = index if isinstance(index, slice) else self._chosen(index)
         return replace(self, rows=self.rows[index], y=None if self.y is None else self.y[index])
+
+    def _chosen(self, index: Any) -> Tensor:
+        """Return numbers of data, or a mask of all of them, as a tensor."""
+        chosen = tensor_of(index)
+        if not chosen.numel() and chosen.dim() == 1:
+            return chosen.long()
+        if chosen.dtype == torch.bool:
+            fits = chosen.shape == self.rows.shape
+        else:
+            fits = chosen.dim() == 1 and not chosen.is_floating_point()
+            fits = fits and -len(self) <= int(chosen.min()) and int(chosen.max()) < len(self)
+        if not fits:
+            raise InputError(
+                f"Expected a slice, numbers of data from 0 to {len(self) - 1}, [n], or a mask of {len(self)}; got "
+                f"{shown(index)}. Write split[:10], or split[[3]] for one."
+            )
+        return chosen
 
     @property
     def event_shape(self) -> torch.Size:
@@ -152,8 +170,8 @@ class Split:
         Raises:
             InputError: a probability that is not between 0 and 1.
         """
-        if isinstance(missing, bool) or not isinstance(missing, int | float) or not 0 < missing < 1:
-            raise InputError(f"Expected missing to be a probability above 0 and below 1; got {missing!r}.")
+        if not 0 < (real_number(missing) or 0.0) < 1:
+            raise InputError(f"Expected missing to be a probability above 0 and below 1; got {shown(missing)}.")
         return replace(self, missing=float(missing))
 
     def take_y(self, index: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class _Watched:
             fn, x = run.sites[self.name]["fn"], run.sites[self.name]["value"]
             support = _support(fn)
         else:
-            x = run.batch[self.position].to(run.pair.device).reshape(len(run.batch[0]), *self.shape[1:])
+            x = self._as_first(run.batch[self.position].to(run.pair.device))
         if bool(_inside(support, x).all()):
             self._check_ends(run, x)
         elif not rerun and self.differs(run):
@@ -113,6 +113,15 @@ class _Watched:
             self.drawn = True
         else:
             raise outside(self.name, fn, x, None if self.position is None else _values(run.source, self.position))
+
+    def _as_first(self, x: Tensor) -> Tensor:
+        """Return a batch in the shape in which the first one was observed; refuse data of another shape."""
+        if x.shape[1:].numel() != self.shape[1:].numel():
+            raise InputError(
+                f"Expected data of one shape for {self.name}; got {tuple(self.shape[1:])} and {tuple(x.shape[1:])} for "
+                f"one. Cut or pad them to one."
+            )
+        return x.reshape(len(x), *self.shape[1:])
 
     def differs(self, run: _Run) -> bool:
         """Return whether the support is another one on a batch: then it was read off the data."""

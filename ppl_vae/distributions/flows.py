@@ -7,6 +7,7 @@ is evaluated at any z, so there f is the fast one; a posterior mostly at what it
 (inverse autoregressive), which remembers what it drew.
 """
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Transform, constraints
 
-from ppl_vae.errors import InputError, did_you_mean, positive_int
+from ppl_vae.errors import InputError, did_you_mean, is_one_of, positive_int, shown
+from ppl_vae.utils.memory import check_memory
 
 KINDS = {"neural_spline": "NSF", "masked_autoregressive": "MAF"}  # as zuko calls them
 START = 0.01  # of the last weights of each network, as a part of PyTorch's: f starts near the identity
@@ -23,10 +25,12 @@ START = 0.01  # of the last weights of each network, as a part of PyTorch's: f s
 
 def autoregressive(kind: str, features: int, context: int, transforms: int, hidden: Sequence[int]) -> Any:
     """Return a lazy transform of zuko's, z given a context -> f, made of so many autoregressive ones."""
-    if kind not in tuple(KINDS):  # whatever it is
-        raise InputError(f"Unknown kind of flow {kind!r}: {did_you_mean(str(kind), KINDS)}.")
+    if not is_one_of(kind, KINDS):
+        raise InputError(f"Unknown kind of flow {shown(kind)}: {did_you_mean(kind, KINDS)}.")
     make = getattr(_import_zuko(), KINDS[kind])
     options = {"transforms": positive_int("transforms", transforms), "hidden_features": hidden}
+    sizes = [features + context, *hidden, features]
+    check_memory("layers of a flow", transforms * sum(a * b for a, b in itertools.pairwise(sizes)), "Make it smaller.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one dimension has no order to reverse
         f = make(features, context, **options).transform

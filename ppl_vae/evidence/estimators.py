@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from ppl_vae.errors import InputError, did_you_mean, positive_int
+from ppl_vae.errors import InputError, did_you_mean, is_one_of, positive_int, shown
 from ppl_vae.evidence.ais import annealed_importance_sampling
 from ppl_vae.evidence.auto import automatic
 from ppl_vae.evidence.bidirectional import sandwich
@@ -70,16 +70,16 @@ def _refusing_others(check: Callable[[Any], str]) -> Callable[[Callable[P, R]], 
 
 
 def _known(method: Any) -> str:
-    if method not in METHODS:
-        raise InputError(f"Unknown method {method!r}: {did_you_mean(str(method), METHODS)}.")
+    if not is_one_of(method, METHODS):
+        raise InputError(f"Unknown method {shown(method)}: {did_you_mean(method, METHODS)}.")
     return str(method)
 
 
 def _keeps_draws(method: Any) -> str:
-    if method != "importance":
+    if not is_one_of(method, ["importance"]):
         raise InputError(
-            f"Expected method='importance' for draws from the posterior; got {method!r}, which keeps none. Leave it "
-            f"out, or use estimate_evidence(..., method={method!r}).to_arviz(), which is without draws."
+            f"Expected method='importance' for draws from the posterior; got {shown(method)}, which keeps none. Leave "
+            f"it out, or use estimate_evidence(..., method={shown(method)}).to_arviz(), which is without draws."
         )
     return "importance"
 
@@ -250,5 +250,5 @@ def to_arviz(
     {'chain': 1, 'draw': 10, 'datum': 5, 'z_dim_0': 4}
     """
     given = locals()
-    positive_int("num_draws", num_draws)
+    given["num_draws"] = positive_int("num_draws", num_draws)
     return estimate_evidence(**given).to_arviz()

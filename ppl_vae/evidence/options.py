@@ -1,11 +1,21 @@
 """The options of the methods, each checked once; their defaults stand in the signature of `estimate_evidence`."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import pandas as pd
 
 from ppl_vae.compilation.capture import check_compile
-from ppl_vae.errors import InputError, positive_int, positive_number
+from ppl_vae.errors import (
+    InputError,
+    is_one_of,
+    positive_int,
+    positive_number,
+    real_number,
+    shown,
+    true_or_false,
+    whole_from,
+)
 from ppl_vae.utils.threads import check_threads
 
 PROPOSALS = ("guide", "prior", "refined", "laplace")
@@ -27,13 +37,18 @@ class Options:
     progress: bool | None
 
     def __post_init__(self) -> None:
-        positive_int("num_samples", self.num_samples)
-        if self.proposal not in PROPOSALS:
-            raise InputError(f"Expected proposal to be {', '.join(map(repr, PROPOSALS))}; got {self.proposal!r}.")
+        self._keep(num_samples=positive_int("num_samples", self.num_samples), seed=whole_from(0, "a seed", self.seed))
+        self._keep(joint=true_or_false("joint", self.joint), threads=check_threads(self.threads))
+        if not is_one_of(self.proposal, PROPOSALS):
+            raise InputError(f"Expected proposal to be {', '.join(map(repr, PROPOSALS))}; got {shown(self.proposal)}.")
         if self.chunk_size is not None:
-            positive_int("chunk_size", self.chunk_size)
+            self._keep(chunk_size=positive_int("chunk_size", self.chunk_size))
         check_compile(self.compile)
-        check_threads(self.threads)
+
+    def _keep(self, **values: Any) -> None:
+        """Put in the place of what was given what it says, in Python's own numbers."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def of_importance(self, has_guide: bool) -> "ImportanceOptions":
         """Return the options of the importance sampling that comes first, as it gives the ELBO."""
@@ -43,8 +58,8 @@ class Options:
 
 def check_vectorize(wanted: object) -> None:
     """Refuse, in words, what does not say how samples are drawn."""
-    if not (isinstance(wanted, bool) or wanted == "auto"):
-        raise InputError(f"Expected vectorize to be True, False or 'auto'; got {wanted!r}.")
+    if not (isinstance(wanted, bool) or is_one_of(wanted, ["auto"])):
+        raise InputError(f"Expected vectorize to be True, False or 'auto'; got {shown(wanted)}.")
 
 
 @dataclass(frozen=True)
@@ -59,17 +74,16 @@ class ImportanceOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_vectorize(self.vectorize)
-        if self.num_draws:
-            positive_int("num_draws", self.num_draws)
+        self._keep(num_draws=whole_from(0, "num_draws", self.num_draws))
         if self.tolerance is None:
             if self.max_samples is not None:
                 raise InputError(
                     "Expected max_samples together with a tolerance; got it alone. Give tolerance=0.05, say."
                 )
             return
-        positive_number("tolerance", self.tolerance)
+        self._keep(tolerance=positive_number("tolerance", self.tolerance))
         if self.max_samples is not None:
-            positive_int("max_samples", self.max_samples)
+            self._keep(max_samples=positive_int("max_samples", self.max_samples))
         if not 2 <= self.num_samples <= self.most_samples:
             raise InputError(
                 f"Expected a tolerance with 2 <= num_samples <= max_samples; got {self.num_samples} and "
@@ -95,20 +109,18 @@ class AutoOptions(ImportanceOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.budget is not None and not self.seconds:
-            raise InputError(f"Expected a budget above zero, in seconds or as '10min'; got {self.budget!r}.")
+            raise InputError(f"Expected a budget above zero, in seconds or as '10min'; got {shown(self.budget)}.")
 
     @property
     def seconds(self) -> float | None:
         """The budget in seconds."""
         if self.budget is None:
             return None
-        if isinstance(self.budget, bool):
-            return 0.0
-        if isinstance(self.budget, int | float):
-            return max(0.0, float(self.budget))
+        if (number := real_number(self.budget)) is not None:
+            return max(0.0, number)
         try:
-            return max(0.0, float(pd.Timedelta(self.budget).total_seconds()))
-        except ValueError:
+            return max(0.0, float(pd.Timedelta(self.budget).total_seconds())) if isinstance(self.budget, str) else 0.0
+        except (ValueError, OverflowError):
             return 0.0
 
 
@@ -123,6 +135,6 @@ class AnnealingOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("num_temperatures", "num_chains", "num_leapfrog"):
-            positive_int(name, getattr(self, name))
+            self._keep(**{name: positive_int(name, getattr(self, name))})
         if self.num_chains < 2:
             raise InputError("Expected num_chains of at least 2, so that their spread can be seen; got 1. Raise it.")

@@ -18,6 +18,7 @@ from ppl_vae.missing import all_known
 from ppl_vae.traces.handlers import GivenConditions, check_proper, condition_names, quantity
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import Args, Structure, check_scores_all, few, observed_numbers, samples, structure_of
+from ppl_vae.traces.programs import check_program
 from ppl_vae.traces.proposal import check_likelihoods, check_proposal
 from ppl_vae.traces.sites import Kind, has_mask, of_kind
 from ppl_vae.utils.faults import warn
@@ -136,6 +137,7 @@ def prepared(
 
     What the model is given, its conditions, is not scored, unless the joint log P(x, y) is asked for.
     """
+    check_program("model", model)
     pair = Pair(model if joint else GivenConditions()(model), guide)
     with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
         source = as_source(data, pair, ordered=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.traces.log_weights import Weighted
+from ppl_vae.utils.memory import check_memory
 
 Values = np.ndarray[Any, Any]
 
@@ -68,6 +69,7 @@ def pick(values: Tensor, index: Tensor) -> Tensor:
 
 def choose(log_weights: Tensor, num_draws: int, num_data: int) -> Tensor:
     """Return numbers k with probability w_k / sum_j w_j for each datum, [num_draws, N], for log-weights [K, N]."""
+    check_memory("draws", num_draws * log_weights.shape[1])
     probabilities = torch.softmax(log_weights.double(), dim=0).T
     empty = (~torch.isfinite(probabilities[:num_data])).any(1).nonzero()
     if len(empty):

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_path
 from ppl_vae.fitting.history import History
 from ppl_vae.fitting.schemas import FORMAT, Configuration, State, checked, digest_of_json
 from ppl_vae.utils.digests import digest_of
@@ -52,6 +52,7 @@ class RunFolder:
     """The files of one run, by what they hold; one that is missing or broken is an InputError."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        check_path("a run folder", path)
         self.path = Path(path)
         self._written = ""  # the digest of the weights that this object has written
 

@@ -1,22 +1,34 @@
 """The options of `fit`: what they may be, and the optimizer and the schedule that are made of them."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro.infer import ELBO, Trace_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Optimizer, SparseAdam
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 
 from ppl_vae.compilation.capture import check_compile
-from ppl_vae.errors import InputError, check_object, did_you_mean, number_from_zero, positive_int, positive_number
+from ppl_vae.errors import (
+    InputError,
+    check_object,
+    did_you_mean,
+    number_from_zero,
+    positive_int,
+    positive_number,
+    shown,
+    whole_from,
+)
+from ppl_vae.utils.faults import expecting
 from ppl_vae.utils.precision import check_precision
 from ppl_vae.utils.threads import check_threads
 
+T = TypeVar("T")
 Schedule = Callable[[Optimizer, int], LRScheduler]
 SCHEDULES: dict[str, Schedule] = {
     "constant": lambda optimizer, epochs: ConstantLR(optimizer, factor=1.0),
@@ -43,15 +55,14 @@ class FitOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive_int("epochs", self.epochs)
-        positive_int("batch_size", self.batch_size)
-        positive_number("learning_rate", self.learning_rate)
-        number_from_zero("weight_decay", self.weight_decay)
+        self._keep(epochs=positive_int("epochs", self.epochs), batch_size=positive_int("batch_size", self.batch_size))
+        self._keep(learning_rate=positive_number("learning_rate", self.learning_rate))
+        self._keep(weight_decay=number_from_zero("weight_decay", self.weight_decay))
+        self._keep(seed=whole_from(0, "a seed", self.seed), threads=check_threads(self.threads))
         if self.patience is not None:
-            positive_int("patience", self.patience)
+            self._keep(patience=positive_int("patience", self.patience))
         check_compile(self.compile)
         check_precision(self.precision)
-        check_threads(self.threads)
         check_object("objective", self.objective)
         if not isinstance(self.objective, ELBO):
             if hasattr(self.objective, "num_particles"):
@@ -60,15 +71,21 @@ class FitOptions:
                     f"{type(self.objective).__name__}, whose loss is none. Use Trace_ELBO(), or Pyro's own SVI with it."
                 )
             raise InputError(
-                f"Expected a Pyro objective, such as Trace_ELBO(); got {self.objective!r}. Pass an instance."
+                f"Expected a Pyro objective, such as Trace_ELBO(); got {shown(self.objective)}. Pass an instance."
             )
+        positive_int("num_particles", self.objective.num_particles)
         if isinstance(self.optimizer, PyroOptim) or not callable(self.optimizer):
             raise InputError(
                 f"Expected an optimizer that is called with parameters and lr, such as torch.optim.Adam; got "
                 f"{type(self.optimizer).__name__}. Pass a class of torch.optim, or a functools.partial of one."
             )
         if not callable(self.schedule) and not (isinstance(self.schedule, str) and self.schedule in SCHEDULES):
-            raise InputError(f"Unknown schedule {self.schedule!r}: {did_you_mean(str(self.schedule), SCHEDULES)}.")
+            raise InputError(f"Unknown schedule {shown(self.schedule)}: {did_you_mean(self.schedule, SCHEDULES)}.")
+
+    def _keep(self, **values: Any) -> None:
+        """Put in the place of what was given what it says, in Python's own numbers."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def optimizer_of(self, parameters: list[Tensor]) -> Optimizer:
         """Return the optimizer of some parameters; only the weights decay, so they may be a group of their own."""
@@ -77,12 +94,33 @@ class FitOptions:
             weights, others = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() < 2]
             groups = [{"params": weights, "weight_decay": self.weight_decay}]
             groups += [{"params": others}] if others else []
-        return self.optimizer(groups, lr=self.learning_rate)
+        what = "an optimizer that is called with parameters and lr, such as torch.optim.Adam"
+        made = _made(what, Optimizer, lambda: self.optimizer(groups, lr=self.learning_rate))
+        known = {id(parameter) for parameter in parameters}
+        if any(id(parameter) not in known for group in made.param_groups for parameter in group["params"]):
+            raise InputError("Expected an optimizer of the parameters it is given; got one of others. Pass these on.")
+        if (
+            _needs(made.step)
+            or isinstance(made, SparseAdam)
+            or inspect.unwrap(type(made).step) is inspect.unwrap(Optimizer.step)
+        ):
+            raise InputError(
+                f"Expected an optimizer that steps by gradients alone; got {type(made).__name__}. Use another, as "
+                f"torch.optim.Adam."
+            )
+        return made
 
     def scheduler_of(self, optimizer: Optimizer) -> LRScheduler:
         """Return what sets the optimizer's learning rate, once an epoch."""
         schedule = self.schedule if callable(self.schedule) else SCHEDULES[self.schedule]
-        return schedule(optimizer, self.epochs)
+        what = "a schedule that is called with optimizer and epochs"
+        made = _made(what, LRScheduler, lambda: schedule(optimizer, self.epochs))
+        if _needs(made.step) or made.optimizer is not optimizer:
+            raise InputError(
+                f"Expected a scheduler of this optimizer whose step needs nothing; got {type(made).__name__} of "
+                f"{'it' if made.optimizer is optimizer else 'another'}. Use another, such as CosineAnnealingLR."
+            )
+        return made
 
     def identity(self) -> dict[str, Any]:
         """Return what a run that is resumed must have in common with the one that was interrupted."""
@@ -100,6 +138,21 @@ class FitOptions:
         if self.schedule != "constant":
             found["epochs"] = self.epochs
         return found
+
+
+def _made(what: str, kind: type[T], maker: Callable[[], Any]) -> T:
+    """Return what a person's own maker makes, an object of a kind; say in a sentence where it makes none."""
+    with expecting(what):
+        made = maker()
+    if not isinstance(made, kind):
+        raise InputError(f"Expected {what}; got one that returns {shown(made)}. Return a {kind.__name__}.")
+    return made
+
+
+def _needs(step: Callable[..., Any]) -> bool:
+    """Return whether a step has to be given something, as a closure or a metric."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.default is p.empty and p.kind in kinds for p in inspect.signature(step).parameters.values())
 
 
 def name_of(thing: Any) -> str:

@@ -18,7 +18,7 @@ from ppl_vae.data.batch_sizes import check_batches
 from ppl_vae.data.checks import Checked, check
 from ppl_vae.data.sources import Source
 from ppl_vae.data.unobserved import note_unobserved
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, ProgramError, shown
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import Fit
 from ppl_vae.fitting.options import ADAM, FitOptions, Schedule
@@ -28,7 +28,7 @@ from ppl_vae.objectives.checks import check_batch_dims, check_draws, check_objec
 from ppl_vae.objectives.pyro_own import check_weighed, reporting
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import data_plate
-from ppl_vae.utils.faults import warn
+from ppl_vae.utils.faults import got, warn
 from ppl_vae.utils.locks import held
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.rng import seeded
@@ -124,7 +124,10 @@ def fit(
     """
     objective = Trace_ELBO() if objective is None else reporting(objective)
     given = locals()
+    if on_start is not None and not callable(on_start):
+        raise InputError(f"Expected on_start to be a function; got {shown(on_start)}. Pass one without arguments.")
     options = FitOptions(**{field.name: given[field.name] for field in fields(FitOptions)})
+    epochs, batch_size, seed, threads = options.epochs, options.batch_size, options.seed, options.threads
     if patience is not None and validation is None:
         raise InputError("Expected validation data to stop early by; got patience without validation. Give both.")
     _warn_of_a_long_warm_up(objective, epochs)
@@ -149,11 +152,18 @@ def fit(
         keep = None if out is None else _kept_in(RunFolder(out), training, digest, resume)
         pair.keep()
         if on_start is not None:
-            on_start()
+            _begin(on_start)
         complete = checked.num_missing + validated.num_missing == 0
         with _quietly(complete), progress_bar(epochs, "fit", "epoch", progress, initial=training.epoch) as bar:
             training.run(keep, bar)
     return training.result()
+
+
+def _begin(on_start: Callable[[], None]) -> None:
+    try:
+        on_start()
+    except TypeError as problem:
+        raise ProgramError(f"Expected on_start to be a function without arguments; {got(problem)}") from problem
 
 
 def _checked(pair: Pair, objective: ELBO, source: Source, batch_size: int) -> Checked:

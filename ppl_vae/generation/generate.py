@@ -15,14 +15,16 @@ from ppl_vae.compilation.capture import check_compile
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.data.as_source import as_source
 from ppl_vae.distributions.unwrap import family_of
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, positive_int, reason, true_or_false
 from ppl_vae.generation.ancestral import Ancestral, check_range
 from ppl_vae.generation.programs import as_generator, generated
 from ppl_vae.traces.handlers import Regenerated
 from ppl_vae.traces.pair import Pair, Program, program_name
 from ppl_vae.traces.plates import data_name, latents, samples
 from ppl_vae.traces.sites import Kind, Site, of_kind
+from ppl_vae.utils.arrays import tensor_of
 from ppl_vae.utils.chunks import run_sizes
+from ppl_vae.utils.memory import check_memory
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
@@ -76,6 +78,8 @@ def sample(
             raise InputError(f"Expected {name} for each of {size} data, or one for all; got {len(value)}.")
         given[name] = value.expand(size, *value.shape[1:]).clone(memory_format=torch.contiguous_format)
     check_compile(compile)
+    mean = true_or_false("mean", mean)
+    check_memory("data", size, "Generate fewer at once.")
     chunks = [{name: v[start : start + CHUNK] for name, v in given.items()} for start in range(0, size, CHUNK)]
     left_out = {name: None for name, value in conditions.items() if value is None}
     with Threads(threads) as chosen, _running(pair, seed):
@@ -206,10 +210,11 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
     >>> manifold(VAE((1, 8, 8), prior=StandardNormal(2)), grid=5).shape
     torch.Size([5, 5, 1, 8, 8])
     """
-    positive_int("grid", grid)
+    grid = positive_int("grid", grid)
+    check_memory("images", grid**2)
     pair = Pair(model)
     with _running(pair, seed):
-        sites = samples(poutine.trace(model).get_trace(size=1))
+        sites = _sites_of_one(model)
         data = data_name(sites)
         latents = {n: tuple(s["fn"].event_shape) for n, s in sites.items() if n != data}
         if list(latents.values()) != [(2,)]:
@@ -227,6 +232,20 @@ def manifold(model: Program, grid: int = 20, *, seed: int = 0) -> Tensor:
     return x.reshape(grid, grid, *x.shape[1:])
 
 
+def _sites_of_one(model: Program) -> dict[str, Site]:
+    """Return the sites of a model that generates one datum."""
+    try:
+        sites = samples(poutine.trace(model).get_trace(size=1))
+    except TypeError as problem:
+        raise InputError(
+            f"Expected a model that is called with size=n to generate; got {program_name(model)} ({reason(problem)}). "
+            f"Give it that argument."
+        ) from problem
+    if not sites:
+        raise InputError(f"Expected a model with a latent site; got {program_name(model)}, which samples nothing.")
+    return sites
+
+
 def _as_given(pair: Pair, conditions: dict[str, Any]) -> dict[str, Tensor]:
     """Return conditions as tensors that the model takes, without those that are None, once they are seen to fit."""
     given = {}
@@ -234,11 +253,9 @@ def _as_given(pair: Pair, conditions: dict[str, Any]) -> dict[str, Tensor]:
         if value is None:
             continue
         try:
-            given[name] = torch.as_tensor(value, device=pair.device)
-        except (TypeError, ValueError, RuntimeError):
-            raise InputError(
-                f"Expected {name} as numbers; got {type(value).__name__} {value!r:.40}. Give a tensor of them."
-            ) from None
+            given[name] = tensor_of(value, position=1).to(pair.device)
+        except InputError as problem:
+            raise InputError(f"{problem} (This is of the condition {name}.)") from None
         if not given[name].numel():
             raise InputError(f"Expected at least one {name}; got none. Give one, or leave {name} out.")
     model = pair.modules.get("model")

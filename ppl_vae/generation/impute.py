@@ -16,7 +16,7 @@ from torch import Tensor
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.data.unobserved import warn_of_unobserved
 from ppl_vae.distributions.unwrap import mean_of
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, positive_int, whole_from
 from ppl_vae.evidence.diagnostics import LOW_ESS, MIN_SAMPLES, doubtful_weights, estimates, khat_threshold, pareto
 from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
 from ppl_vae.evidence.resampling import choose, pick
@@ -37,6 +37,7 @@ from ppl_vae.traces.run import fixed, plate_of, run_pair
 from ppl_vae.traces.sites import Site
 from ppl_vae.traces.sites import counted as counted_at
 from ppl_vae.utils.chunks import run_sizes
+from ppl_vae.utils.memory import check_memory
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, Report, Reported, counted, number
 
@@ -139,8 +140,9 @@ def impute(
     >>> imputed.mean.shape, imputed.draws.shape, bool(imputed.mean.isnan().any())
     (torch.Size([5, 20]), torch.Size([10, 5, 20]), False)
     """
-    positive_int("num_samples", num_samples)
-    positive_int("num_draws", num_draws)
+    num_samples, num_draws = positive_int("num_samples", num_samples), positive_int("num_draws", num_draws)
+    seed = whole_from(0, "a seed", seed)
+    check_memory("draws", num_draws)
     parts = []
     with (
         prepared(model, guide, data, proposal="guide", seed=seed) as pair_and_data,

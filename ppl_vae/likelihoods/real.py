@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ppl_vae.distributions import pixels
-from ppl_vae.errors import InputError, positive_number
+from ppl_vae.errors import InputError, is_one_of, positive_number, shown
 from ppl_vae.networks import Shape
 from ppl_vae.parts import Likelihood
 
@@ -31,11 +31,11 @@ class LocationScale(Likelihood):
 
     def __init__(self, sigma: float | str | None, initial_sigma: float, name: str = "sigma") -> None:
         super().__init__()
-        per_datum, self.per_dimension = sigma == "per_datum", sigma == "per_dimension"
+        per_datum, self.per_dimension = is_one_of(sigma, ["per_datum"]), is_one_of(sigma, ["per_dimension"])
         learned = sigma is None or per_datum or self.per_dimension
         if isinstance(sigma, str) and not learned:
             raise InputError(
-                f"Expected {name} to be a number above zero, 'per_dimension', 'per_datum' or None; got {sigma!r}."
+                f"Expected {name} to be a number above zero, 'per_dimension', 'per_datum' or None; got {shown(sigma)}."
             )
         start = positive_number(f"initial_{name}", initial_sigma) if learned else positive_number(name, sigma)
         self.num_params = 2 if per_datum else 1

@@ -6,7 +6,7 @@ from pyro import poutine
 from pyro.infer import ELBO, TraceEnum_ELBO
 from torch import Tensor
 
-from ppl_vae.errors import InputError, check_object, number_from_zero
+from ppl_vae.errors import InputError, check_object, number_from_zero, shown
 from ppl_vae.objectives.surrogate import loss_and_surrogate
 from ppl_vae.traces.pair import Program, program_name
 from ppl_vae.traces.plates import samples
@@ -47,10 +47,14 @@ class Classifying(ELBO):
         self.weight = number_from_zero("weight", weight)
         check_object("elbo", elbo)
         if not isinstance(elbo, ELBO | None):
-            raise InputError(f"Expected elbo to be a Pyro objective; got {elbo!r}. Pass one, such as Trace_ELBO().")
+            raise InputError(
+                f"Expected elbo to be a Pyro objective; got {shown(elbo)}. Pass one, such as Trace_ELBO()."
+            )
         self.elbo: Any = elbo or TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
         super().__init__(self.elbo.num_particles, self.elbo.max_plate_nesting)  # type: ignore[no-untyped-call]
-        self.__name__ = f"Classifying({getattr(self.elbo, '__name__', type(self.elbo).__name__)}, weight={weight:g})"
+        self.__name__ = (
+            f"Classifying({getattr(self.elbo, '__name__', type(self.elbo).__name__)}, weight={self.weight:g})"
+        )
 
     def loss(self, model: Program, guide: Program, *args: Any) -> float:
         """Return the inner objective's loss, in nats, summed over the data."""

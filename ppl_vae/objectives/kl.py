@@ -86,7 +86,7 @@ class WarmUp(BetaELBO):
     def __init__(self, epochs: int = 10, beta: float = 1.0, num_particles: int = 1) -> None:
         super().__init__(beta, num_particles)
         self.epochs = positive_int("epochs", epochs)
-        self.__name__ = f"{type(self).__name__}(epochs={epochs}, beta={self.beta:g})"
+        self.__name__ = f"{type(self).__name__}(epochs={self.epochs}, beta={self.beta:g})"
         self.epoch = 0
         self._weight.fill_(0.0)
 

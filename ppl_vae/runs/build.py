@@ -25,7 +25,7 @@ import torch
 from pyro.infer import ELBO
 
 from ppl_vae.base import Guide, Model
-from ppl_vae.errors import InputError, ProgramError, did_you_mean, positive_int
+from ppl_vae.errors import InputError, ProgramError, check_path, did_you_mean, positive_int
 from ppl_vae.runs import kinds
 from ppl_vae.runs.kinds import KINDS, PARTS, Choice
 from ppl_vae.utils.faults import got
@@ -60,6 +60,7 @@ def find(role: str, name: str) -> tuple[type[Any], ModuleType]:
 
 def is_file(name: str) -> bool:
     """Whether a model or guide is given as a file rather than by name."""
+    check_path("a model or a guide", name)
     return Path(name).suffix == ".py" or len(Path(name).parts) > 1
 
 
@@ -294,6 +295,7 @@ def new(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         InputError: one of them exists already.
     """
+    check_path("folder", folder)
     if Path(folder).is_file() or Path(folder, "run.json").exists():
         raise InputError(f"Expected a folder of its own for the programs; got {folder}. Choose another name.")
     files = {kind: sorted(package_folder(kind).glob("[a-z]*.py")) for kind in ("models", "guides")}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ppl_vae.criticism.comparison import Comparison, compare_evidence
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, check_path
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.runs.run import Run, load
 
@@ -68,7 +68,8 @@ def compare(models: Mapping[str, Given | Sequence[Given]] | Iterable[Given], *, 
         named = {name: some if isinstance(some, list | tuple) else [some] for name, some in models.items()}
         read = {name: [run for one in some for run in _runs(one, trust)] for name, some in named.items()}
     else:
-        given = [models] if isinstance(models, Run | Evidence | str | os.PathLike) else list(models)
+        alone = isinstance(models, Run | Evidence | str | os.PathLike) or not isinstance(models, Iterable)
+        given: list[Any] = [models] if alone else list(models)
         if any(isinstance(one, Evidence) for one in given):
             raise InputError(
                 "Expected evidence with the names of its models; got a list. Pass {'vae': e1, 'mixture': e2}, or "
@@ -82,6 +83,7 @@ def compare(models: Mapping[str, Given | Sequence[Given]] | Iterable[Given], *, 
 
 def seed_folders(path: str | os.PathLike[str]) -> list[Path]:
     """Return the folders of the runs that a folder holds, in the order of their seeds; none of a run itself."""
+    check_path("a run folder", path)
     folder = Path(path)
     found = [] if (folder / "run.json").exists() else [file.parent for file in folder.glob("*/run.json")]
     return sorted(found, key=lambda one: (len(one.name), one.name))
@@ -101,8 +103,8 @@ def data_in_words(data: Mapping[str, Any]) -> str:
 
 
 def _runs(one: Any, trust: bool) -> list[Any]:
-    """Return the runs of a folder; what is no path stays as it is, and is looked at later."""
-    if not isinstance(one, str | os.PathLike):
+    """Return the runs of a folder; a run, or evidence, stays as it is."""
+    if isinstance(one, Run | Evidence):
         return [one]
     return [load(path, trust=trust) for path in seed_folders(one) or [Path(one)]]
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ppl_vae import plots
 from ppl_vae.criticism.difference import Difference, difference_of, elbo_terms
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, positive_int, shown
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.options import ImportanceOptions
@@ -93,13 +93,15 @@ def explain_difference(
             "Expected log P(x) of all that is observed; got given, for which there is no ELBO. Leave it out."
         )
     sides = [_fitted(side, data, split, num_data, trust=trust) for side in (a, b)]
-    if None in (side.data for side in sides):
+    if any(side.data is None for side in sides):
         known = next((side.data for side in sides if side.data is not None), None)
         if known is None:
             raise InputError("Expected data for pairs (model, guide); got none. Pass data=x, as for estimate_evidence.")
         sides = [side._replace(data=known) for side in sides]
     runs = [side.run for side in sides if side.run is not None]
     called = _names(sides, names)
+    if not isinstance(evidence, tuple | list | None):
+        raise InputError(f"Expected the evidence of both pairs; got {shown(evidence)}. Pass evidence=(a, b).")
     kept = set(options) <= SILENT and num_samples == 1000 and data is None and split == "test" and num_data is None
     estimates: list[Any] = list(evidence) if evidence is not None else [s.run and s.run.evidence for s in sides]
     if evidence is None and not (kept and all(one is not None for one in estimates)):
@@ -182,9 +184,9 @@ def _fitted(side: Any, data: Any, split: str, num_data: int | None, *, trust: bo
 def _names(sides: Sequence[_Fitted], names: Sequence[str] | None) -> tuple[str, str]:
     """Return what both are called: two names that differ."""
     if names is not None:
-        first, *others = (str(name) for name in names)
+        first, *others = map(str, names) if isinstance(names, tuple | list) and names else [""]
         if len(others) != 1 or first == others[0]:
-            raise InputError(f"Expected two names that differ; got {names!r}. Write names=('before', 'after').")
+            raise InputError(f"Expected two names that differ; got {shown(names)}. Write names=('before', 'after').")
         return first, others[0]
     runs = [side.run for side in sides if side.run is not None]
     own = names_of(runs) if len(runs) == 2 else [program_name(side.model) for side in sides]

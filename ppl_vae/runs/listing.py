@@ -12,7 +12,7 @@ import pandas as pd
 from pyro.infer import ELBO
 from torch import Tensor
 
-from ppl_vae.errors import InputError, did_you_mean, snake_case
+from ppl_vae.errors import InputError, did_you_mean, is_one_of, shown, snake_case
 from ppl_vae.runs.build import ROLES, find, is_file, names
 from ppl_vae.runs.kinds import KINDS, PARTS, parameters_of, part_names
 from ppl_vae.runs.signature import SENTENCE_END
@@ -61,9 +61,9 @@ def list_parts(kind: str | None = None, *, model: str | None = None, guide: str 
     'latent_dim=8, num_components=10'
     """
     kinds = [*ROLES, *KINDS]
-    if kind is not None and kind not in kinds:
-        raise InputError(f"Unknown kind of part {kind!r}: {did_you_mean(kind, kinds)}.")
-    files = {role: name for role, name in (("guide", guide), ("model", model)) if name and is_file(name)}
+    if kind is not None and not is_one_of(kind, kinds):
+        raise InputError(f"Unknown kind of part {shown(kind)}: {did_you_mean(kind, kinds)}.")
+    files = {role: name for role, name in (("guide", guide), ("model", model)) if name is not None and is_file(name)}
     own = {find(role, name)[1]: name for role, name in files.items()}
     rows = [row for role in ROLES if kind in (None, role) for row in _program_rows(role, files.get(role))]
     for shelf in dict.fromkeys(KINDS[name].shelf for name in KINDS if kind in (None, name)):

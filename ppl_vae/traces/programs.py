@@ -57,7 +57,10 @@ def core(program: Program) -> Core:
 
 def call_signature(program: Program) -> inspect.Signature:
     """Return what a program is called with: the arguments of `forward`, if it is a module, less those bound already."""
-    return inspect.signature(_called(program))
+    try:
+        return inspect.signature(_called(program))
+    except (TypeError, ValueError):  # of what is not written in Python
+        return inspect.Signature([inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)])
 
 
 def program_name(program: Program) -> str:

@@ -29,12 +29,31 @@ def as_tensor(part: Any, position: int = 0) -> Tensor:
     >>> as_tensor(np.ma.masked_equal([1, -999], -999))
     tensor([1., nan], dtype=torch.float64)
     """
-    with reading("data"):
-        tensor = _plain(part) if isinstance(part, Tensor) else torch.as_tensor(_of_numpy(part, position))
+    tensor = tensor_of(part, position)
     if tensor.dim() == 0:
         raise InputError("Expected tensors of shape [N, ...]; got a single number. Let a DataLoader have a batch_size.")
     check_memory("data", 2 * len(tensor))  # their indices alone, where one datum stands for all
     return tensor
+
+
+def tensor_of(part: Any, position: int = 0) -> Tensor:
+    """Return numbers of any shape as a dense tensor, as `as_tensor` does."""
+    with reading("data"):
+        return (
+            _plain(part)
+            if isinstance(part, Tensor)
+            else torch.as_tensor(_contiguous(_numbers(part, position), position))
+        )
+
+
+def array_of(what: str, given: Any) -> Any:
+    """Return numbers of any shape as a NumPy array of floats; an InputError says `what` they are."""
+    try:
+        tensor = tensor_of(given)
+        check_memory(what, 2 * tensor.numel())
+        return tensor.detach().cpu().double().numpy()
+    except InputError as problem:
+        raise InputError(f"{problem} (This is of {what}.)") from None
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -52,11 +71,6 @@ def _plain(tensor: Tensor) -> Tensor:
     if name in TORCH_LACKS:
         return dense.to(torch.int64)
     return dense.float() if name.startswith(EIGHT_BITS) else dense.resolve_neg()
-
-
-def _of_numpy(part: Any, position: int) -> Any:
-    """Return what is no tensor as an array that PyTorch can share."""
-    return _contiguous(_numbers(part, position), position)
 
 
 def _dense(shape: Any, make: Any) -> Any:

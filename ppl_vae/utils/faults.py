@@ -10,7 +10,7 @@ import re
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
@@ -199,14 +199,19 @@ def told() -> Iterator[None]:
 
 
 @contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Let whatever a person's data raise within be a `ProgramError` that says what of them cannot be read, and where."""
+def expecting(what: str) -> Iterator[None]:
+    """Let whatever is raised within, by what a person has passed, be a `ProgramError` of what was expected of it."""
     try:
         yield
     except (InputError, Warning):
         raise
     except Exception as problem:
-        raise ProgramError(f"Expected {what} that can be read to its end; {got(problem)}") from problem
+        raise ProgramError(f"Expected {what}; {got(problem)}") from problem
+
+
+def reading(what: str) -> AbstractContextManager[None]:
+    """Let whatever a person's data raise within be a `ProgramError` that says what cannot be read, and where."""
+    return expecting(f"{what} that can be read to its end")
 
 
 def warn(message: str) -> None:

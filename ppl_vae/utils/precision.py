@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_vae.errors import InputError, did_you_mean
+from ppl_vae.errors import InputError, did_you_mean, is_one_of, shown
 
 PRECISIONS = ("single", "bf16")
 
 
 def check_precision(precision: str) -> None:
     """Refuse what is not a precision."""
-    if precision not in PRECISIONS:
-        raise InputError(f"Unknown precision {precision!r}: {did_you_mean(str(precision), PRECISIONS)}.")
+    if not is_one_of(precision, PRECISIONS):
+        raise InputError(f"Unknown precision {shown(precision)}: {did_you_mean(precision, PRECISIONS)}.")
 
 
 def products_in(precision: str, device: torch.device) -> AbstractContextManager[Any]:

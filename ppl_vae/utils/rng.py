@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pyro.util import get_rng_state, set_rng_seed, set_rng_state
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import whole_from
 from ppl_vae.utils.one_at_a_time import one_at_a_time
 
 
@@ -30,12 +30,11 @@ def seeded(*numbers: int) -> Iterator[None]:
     >>> bool(a == b)
     True
     """
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
-        raise InputError(f"Expected a seed to be a whole number of at least 0; got {numbers[0]!r}.")
+    seeds = [whole_from(0, "a seed", number) for number in numbers]
     with one_at_a_time():
         before = get_rng_state()
         with torch.random.fork_rng():  # on all devices
-            set_rng_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+            set_rng_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
             try:
                 yield
             finally:

@@ -13,11 +13,11 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, is_one_of, shown, whole_number
 from ppl_vae.utils.one_at_a_time import one_at_a_time
 
 T = TypeVar("T")
@@ -50,8 +50,7 @@ class Threads:
     """
 
     def __init__(self, wanted: int | str) -> None:
-        check_threads(wanted)
-        self.wanted = wanted
+        self.wanted = check_threads(wanted)
         self.all = 1  # that may be tried
         self._seconds: list[float] = []
         self._usual, self._next_trial, self._count = math.inf, 0.0, 0
@@ -115,18 +114,22 @@ class Threads:
         return result
 
 
-def check_threads(wanted: int | str) -> None:
-    """Refuse what is not a number of threads, or one that no machine of this size is made for."""
+def check_threads(wanted: Any) -> int | str:
+    """Return how many threads, as Python's int, or "auto"; refuse a number that no machine of this size is made for."""
     most = MOST * (os.cpu_count() or 1)
-    if isinstance(wanted, int) and wanted > most:
-        raise InputError(f"Expected threads to be at most {most} on this machine; got {wanted}. Ask for fewer.")
-    if wanted != "auto" and (isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1):
-        raise InputError(f"Expected threads to be a whole number of at least 1, or 'auto'; got {wanted!r}.")
-    if _is_forked and wanted not in ("auto", 1):
+    if is_one_of(wanted, ["auto"]):
+        return "auto"
+    number = whole_number(wanted)
+    if number is None or number < 1:
+        raise InputError(f"Expected threads to be a whole number of at least 1, or 'auto'; got {shown(wanted)}.")
+    if number > most:
+        raise InputError(f"Expected threads to be at most {most} on this machine; got {shown(number)}. Ask for fewer.")
+    if _is_forked and number > 1:
         raise InputError(
             f"Expected threads=1 in a forked process, in which more of PyTorch's threads would wait for ever; got "
-            f"{wanted}. Leave threads out, or start the process anew (multiprocessing's 'spawn')."
+            f"{number}. Leave threads out, or start the process anew (multiprocessing's 'spawn')."
         )
+    return number
 
 
 def _in_a_child() -> None:

@@ -1,4 +1,5 @@
 """Values that a person may pass by mistake, of each type that a public call takes: a name, and a maker of a fresh one."""
+# ruff: noqa: E501, PLW0108, PLC3002
 
 import datetime
 import decimal
