@@ -160,9 +160,12 @@ def check_options(cls: Callable[..., Any], options: Iterable[str], part: str, sh
 
 def make(cls: Callable[..., Any], options: Mapping[str, Any], part: str, *first: Any, **parts: Any) -> Any:
     """Call cls(*first, **options, **parts), and let what is wrong be an InputError on options of this `part`."""
+    from ppl_vae.utils.memory import FittingWeights  # PyTorch is not needed for names
+
     check_options(cls, options, part, len(first))
     try:
-        return cls(*first, **options, **parts)
+        with FittingWeights():  # type: ignore[no-untyped-call]  # of PyTorch
+            return cls(*first, **options, **parts)
     except ProgramError:
         raise
     except InputError as problem:

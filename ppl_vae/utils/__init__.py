@@ -2,5 +2,6 @@
 
 In the order of reading: `files` (written whole or not at all), `rng`, `chunks`, `threads` (how many: as told, or by a
 trial), `progress`, `modules` (their modes and buffers), `precision` (bfloat16 products), `report` (a table of means),
-`faults` (what a person's program raises, in words), `terminal` (output that never fails), `moved` (old module paths).
+`faults` (what a person's program raises, in words), `terminal` (output that never fails),
+`memory` (what cannot fit is refused), `moved` (old module paths).
 """

@@ -13,5 +13,5 @@ def progress_bar(total: int, description: str, unit: str, progress: bool | None,
     ...     _ = bar.update(1)
     """
     seen = False if "ipykernel" in sys.modules else None  # tqdm's None asks whether it writes to a terminal
-    disable = seen if progress is None else not progress
+    disable = (seen if progress is None else not progress) or (sys.stderr is None or None)  # where it is closed
     return tqdm(total=total, desc=description, unit=unit, leave=False, disable=disable, initial=initial)

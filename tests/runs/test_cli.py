@@ -293,7 +293,9 @@ def test_a_full_disk_or_a_read_only_one(run, tmp_path, option, message):
 def test_a_disk_that_is_full_before_the_figures_costs_no_run(run, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], check=False, capture_output=True
+    ).returncode:
         pytest.skip("no file system can be mounted here")
     try:
         with pytest.warns(UserWarning, match="complete but for figures of .*No space left on device"):
