@@ -3,10 +3,11 @@
 import ast
 import errno
 import re
+import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from ppl_vae.runs.kinds import KINDS
 from ppl_vae.runs.signature import NOT_SET, SET_BY_NAME, Option, options_of, settable
 from ppl_vae.utils.terminal import lasting_streams
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+WIDTH = max(30, min(shutil.get_terminal_size().columns, 100) - 2)  # click's own is 50 at least
+CONTEXT = {"help_option_names": ["-h", "--help"], "terminal_width": WIDTH}
 WORDS = {"none": None, "true": True, "false": False}
 NO_OPTIONS = ("progress", "on_kept", "settings", "objective")  # of functions: not for the command line, or made by hand
 BITS = 63  # of a whole number, beside its sign
 LONGEST = 600  # letters of a message
-TOO_LARGE = re.compile("allocate memory|out of memory|calculation overflowed|multiplication overflow")  # says PyTorch
+TOO_LARGE = re.compile(
+    "allocate memory|out of memory|calculation overflowed|multiplication overflow|as a SymInt"
+)  # says PyTorch
 
 
 def value(text: str) -> Any:
@@ -80,8 +84,24 @@ def setting(text: str) -> tuple[str, Any]:
     return key, value(literal)
 
 
+class Formatter(click.HelpFormatter):
+    """Leaves room for what is said of an option in a narrow terminal, too: then below its name."""
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        """Write a list of names and what is said of each."""
+        super().write_dl(rows, min(col_max, max(10, self.width - 48)), col_spacing)
+
+
+class Context(click.Context):
+    """Writes help for narrow terminals, too."""
+
+    formatter_class = Formatter
+
+
 class Command(click.Command):
     """Calls its function with what was given only: the function has the defaults."""
+
+    context_class = Context
 
     def invoke(self, ctx: click.Context) -> Any:
         """Leave out the rest and call it."""
@@ -136,6 +156,8 @@ def parts_options(command: Any) -> Any:
 
 class App(click.Group):
     """Shows where an error comes from, if it is asked for."""
+
+    context_class = Context
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""

@@ -10,6 +10,7 @@ from ppl_vae.criticism.calibration import Calibration, calibrate
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.runs.figures import costs_no_result, save_figure
 from ppl_vae.runs.run import Run, load
+from ppl_vae.utils.memory import check_memory
 
 
 def calibrate_run(
@@ -36,6 +37,8 @@ def calibrate_run(
         InputError: no run there, or as `ppl_vae.calibrate`.
     """
     run = load(run, trust=trust)
+    if isinstance(size := options.get("num_simulated"), int):
+        check_memory("simulated data", max(size, 0) * run.model.event_shape.numel())
     found = calibrate(run.model, run.guide, run.source(split), **options)
     if on_found is not None:
         on_found(found)

@@ -19,6 +19,7 @@ from ppl_vae.generation.generate import sample
 from ppl_vae.runs.figures import NUM_ANSWERS, NUM_CONDITIONS, NUM_PICTURES, answers, labelled, save_figure
 from ppl_vae.runs.run import Run, load
 from ppl_vae.utils.files import check_can_write, kind_of, read_arrays, write_array
+from ppl_vae.utils.memory import check_memory
 
 
 def sample_run(
@@ -73,8 +74,10 @@ def sample_run(
                 f"{type(model).__name__}. Leave it out, or train one: ppl_vae.train('cvae').",
                 options="ppl-vae train cvae",
             )
+        check_memory("draws", (size or NUM_PICTURES) * model.event_shape.numel())
         return _written(path, sample(model, size or NUM_PICTURES, **options))
     y = _conditions(run, model, labels, condition)
+    check_memory("draws", len(y) * (size or NUM_ANSWERS) * model.event_shape.numel())
     has_labels = model.condition.every() is not None
     if path.suffix == ".npy" or (has_labels and len(y) == 1):
         count = size or (NUM_PICTURES if len(y) == 1 else NUM_ANSWERS)

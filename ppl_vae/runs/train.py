@@ -46,6 +46,7 @@ from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
 NUM_CLASSES = "condition.num_classes"
+MOST_SEEDS = 1000
 
 
 @overload
@@ -106,7 +107,9 @@ def train(
     path = Path(out or Path("runs", "-".join(Path(name).stem for name in names if name)))
     folders = {seed: path}
     if seeds is not None:
-        folders = {seed + i: path / f"{SEED}{seed + i}" for i in range(positive_int("seeds", seeds))}
+        if positive_int("seeds", seeds) > MOST_SEEDS:
+            raise InputError(f"Expected at most {MOST_SEEDS} seeds, each of which is a run; got {seeds}.")
+        folders = {seed + i: path / f"{SEED}{seed + i}" for i in range(seeds)}
     _refuse_both(path, seeds)
     programs: dict[str, Any] = {"guide": guide, "data": data, "objective": objective, "asked": asked, "named": named}
     with Threads(threads):

@@ -41,4 +41,6 @@ def progress_bar(total: int, description: str, unit: str, progress: bool | None,
     """
     seen = False if "ipykernel" in sys.modules else None  # tqdm's None asks whether it writes to a terminal
     disable = seen if progress is None else not progress
+    if sys.stderr is None:  # it is closed
+        disable = True
     return _Bar(total=total, desc=description, unit=unit, leave=False, disable=disable, initial=initial)

@@ -49,7 +49,7 @@ GOOD = [
     ["sample", "i", "--condition", "half.npy", "-n", "2", "-o", "s.png"],
     ["compare", "v", "w"],
     ["diff", "v", "w", "-k", "5", "--num-data", "6", "--out", "d.csv", "--figure", "d.png"],
-    ["explain", "v", "--num-data", "2"],
+    ["explain", "x.npz", "--num-data", "2"],
     ["measure", "i", "--num-data", "4", "--num-answers", "2", "-k", "5"],
     ["impute", "m", "--num-samples", "5", "--num-data", "5"],
     ["impute", "v", "--data", "holes.npy", "--num-samples", "5", "--out", "f.npz"],
@@ -62,20 +62,28 @@ WORDS = [
     "", " ", "-", "--", "---", "=", ".", "..", "none", "true", "False", "nan", "inf", "-inf", "1e999", "-1", "0",
     "-0.0", "0.5", "1e-320", "9" * 25, f"-{'9' * 400}", "9" * 5000, "1_0", "0x10", "٣", "{}", "{[]: 1}", "{1}", "b'x'",
     "1j", "...", "(", "[" * 90 + "]" * 90, "[" * 5000, "[1, [2, 'a']]", "()", "-" * 3000 + "1", "'", "1is", "a" * 300,
-    "a" * 5000, "a$b", "$a$b$", "${x", "\\frac", "%s", "{0}", "a b", "a\nb", "a\tb", "\x1b[31m", "\0", "x\0.npy", "🎉", "é",
-    "\udcff", "a\u202eb", "~", "*", "runs/*", "-h", "--help", "--version", "--traceback",
+    "a" * 5000, "a$b", "$a$b$", "${x", "\\frac", "%s", "{0}", "a b", "a\nb", "a\tb", "\x1b[31m", "\0", "x\0.npy", "🎉",
+    "é", "\udcff", "a\u202eb", "~", "*", "runs/*", "-h", "--help", "--version", "--traceback",
 ]  # fmt: skip
 PATHS = [
     "folder", "folder.npy", "empty.npy", "empty.npz", "bomb.npz", "claims.npy", "claims.npz", "object.npy", "text.npy",
     "long.npy", "complex.npy", "zero.npz", "fifo.npy", "fifo.png", "fifo", "loop", "loop.npy", "null.npy", "zeros.npy",
-    "bomb.png", "text.png", "broken.py", "raises.py", "x.npz", "x.npz/y", "half.npy", "holes.npy", "images", "/dev/null",
-    "/dev/full", "/dev/zero", "/proc/self/mem", "/proc/1/nothing", "v/run.json", "v/evidence.nc", "v", "w", "c", "i",
+    "bomb.png", "text.png", "broken.py", "raises.py", "x.npz", "x.npz/y", "half.npy", "holes.npy", "images",
+    "/dev/null", "/dev/full", "/dev/zero", "/proc/self/mem", "/proc/1/nothing", "v/run.json", "v/evidence.nc", "v",
+    "w", "c", "i",
     f"{'d/' * 3000}x.npy", f"{'n' * 252}.npy", f"new/{'n' * 300}/x.npy", "a/b/../../s.npy", "q$1$.png", "q\udcff.npy",
     "closed/x.npy", "x.npz.", "x.NPZ",
 ]  # fmt: skip
 LARGE = ("bomb.npz", "bomb.png")
 FIFOS = ("fifo", "fifo.npy", "fifo.png")
-HUGE = [str(2**63 - 1), str(-(2**63)), str(2**63), str(10**30)]
+KEYS = [
+    "prior.latent_dim", "prior.num_components", "prior.no", "prior.", "likelihood.scale", "decoder.hidden",
+    "encoder.hidden", "networks.hidden", "fit.batch_size", "fit.patience", "fit.schedule", "fit.learning_rate",
+    "fit.threads", "data.binarize", "data.dequantize", "data.missing", "data.num_labels", "data.strings",
+    "condition.visible", "condition.num_classes", "objective.num_particles", "model.prior", "model.latent_dim",
+    "guide.hidden", "nothing.at_all", ".",
+]  # fmt: skip
+HUGE = [str(10**9), str(10**12), str(2**63 - 1), str(-(2**63)), str(2**63), str(10**30)]
 LONG = {  # options of which a large number is allowed and takes its time
     "--epochs", "--num-samples", "-k", "--num-temperatures", "--num-chains", "--num-leapfrog", "--num-simulated", "-m",
     "--num-answers", "--max-samples",
@@ -170,9 +178,7 @@ def with_an_option(line, rng):
         return line
     chosen = options[rng.integers(len(options))]
     if chosen.opts[0] == "--set":
-        part = ["prior", "likelihood", "encoder", "fit", "data", "objective", "model", "nothing", ""][rng.integers(9)]
-        names = ["latent_dim", "hidden", "scale", "binarize", "schedule", "missing", "batch_size", "no", ""]
-        return [*line, "--set", f"{part}.{names[rng.integers(9)]}={hostile_value(rng, '')}"]
+        return [*line, "--set", f"{KEYS[rng.integers(len(KEYS))]}={hostile_value(rng, '')}"]
     if getattr(chosen, "is_flag", False):
         return [*line, chosen.opts[0]]
     return [*line, chosen.opts[0], hostile_value(rng, chosen.opts[0])]
@@ -301,3 +307,172 @@ def fresh(ready):
 def test_mutated_command_lines_end_in_a_result_or_a_sentence(first):
     failures = run(125, seed=18, first=first)
     assert not failures, "\n".join(f"{number}: {line} -> {fault}" for number, line, fault in failures)
+
+
+NO_DATA = [  # files and folders that are no data
+    "folder", "folder.npy", "empty.npy", "empty.npz", "zero.npz", "bomb.npz", "claims.npy", "claims.npz", "object.npy",
+    "text.npy", "complex.npy", "fifo", "fifo.npy", "fifo.png", "loop", "loop.npy", "null.npy", "zeros.npy", "bomb.png",
+    "text.png", "images", "/dev/zero", "/dev/stdin", f"{'n' * 300}.npy", f"{'n' * 300}/x.npy", "x.npz/y.npy",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    """A folder with runs and with files that are not what they say, where the tests of this module stand."""
+    here, folder = Path.cwd(), tmp_path_factory.mktemp("ready")
+    os.chdir(folder)
+    prepare(folder)
+    for name in FIFOS:
+        os.mkfifo(name)
+    yield folder
+    os.chdir(here)
+
+
+@pytest.mark.parametrize("name", NO_DATA)
+def test_what_is_no_data_is_refused_in_a_sentence_before_memory_is_taken(ready, name):
+    lines = [
+        [*READY["v"][:3], name, *TINY, "--out", "n"],
+        [*READY["i"], "--set", f"condition.visible={name}", "--out", "n"],
+        ["impute", "v", "--data", name],
+        ["sample", "i", "--condition", name],
+    ]
+    for line in lines:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert fault_of(line) is None
+        code, out, err = call(line)
+        assert code == 2 and out == "" and re.search("Expected|Unknown", err), (line, err)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 2**10, line
+    assert not (ready / "n").exists()
+
+
+def test_an_error_of_ours_is_called_one(ready, monkeypatch):
+    """Nothing that goes wrong inside is laid at a person's door; the lines that led to it are shown if asked for."""
+
+    def broken(*_, **__):
+        raise TypeError("nobody\nthought of this")
+
+    monkeypatch.setattr("ppl_vae.runs.listing.list_parts", broken)
+    monkeypatch.setattr("ppl_vae.list_parts", broken)
+    code, _, err = call(["parts"])
+    assert code == 2 and len(err.splitlines()) == 1
+    assert "fault in ppl-vae" in err and "TypeError: nobody thought of this" in err
+    code, _, err = call(["--traceback", "parts"])
+    assert code == 2 and "Traceback" in err and "in broken" in err
+
+
+@pytest.mark.parametrize(
+    "problem", [OSError(36, "File name too long", "a"), MemoryError("no"), RecursionError("deep"), OverflowError("big")]
+)
+def test_what_a_machine_refuses_is_a_sentence(ready, monkeypatch, problem):
+    def broken(*_, **__):
+        raise problem
+
+    monkeypatch.setattr("ppl_vae.list_parts", broken)
+    code, _, err = call(["parts"])
+    assert told_badly(code, err) is None and err.startswith("Error: Expected ")
+
+
+@pytest.mark.parametrize("text", ["{1: 2}", "{1}", "{[]: 1}", "b'x'", "1j", "...", "9" * 30, "[1, {2}]", "(" * 5000])
+def test_a_value_is_a_word_a_number_or_a_list_of_such(text):
+    code, _, err = call(["train", "vae", "--set", f"prior.latent_dim={text}"])
+    assert told_badly(code, err) is None and code == 2
+
+
+NAMES = ["a$b", "$x^$ and $_", "$\\frac$", "a b", "\udcff", "🎉", "l" * 250, "new\nline", "-a"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_of_any_name_is_drawn_and_shown(ready, name, recwarn):
+    path = str(ready / "names" / name)
+    code, out, _ = call([*READY["v"], "--out", path])
+    assert code == 0 and "log P(x)" in out
+    assert {"elbo.png", "samples.png"} <= {one.name for one in Path(path, "figures").iterdir()}
+    for line in (
+        ["evaluate", path, "-k", "5"],
+        ["compare", path, "v"],
+        ["diff", path, "v", "-k", "5", "--out", f"{path}.csv"[-200:], "--figure", str(ready / "names" / "why.png")],
+        ["sample", path, "-n", "2"],
+    ):
+        code, _, err = call(line)
+        assert code == 0, (line, err)
+    assert (ready / "names" / "why.png").exists()
+
+
+@pytest.mark.parametrize("broken", ["figure", "file"])
+def test_no_figure_costs_a_result(ready, monkeypatch, broken):
+    def fails(*_, **__):
+        raise RuntimeError("no figure today")
+
+    where = "matplotlib.figure.Figure.savefig" if broken == "figure" else "ppl_vae.runs.figures.written_whole"
+    monkeypatch.setattr(where, fails)
+    for line in (
+        [*READY["v"], "--out", f"no-{broken}"],
+        ["calibrate", "v", "-m", "100", "-k", "10"],
+        ["impute", "m", "--num-samples", "5", "--num-data", "5"],
+        ["diff", "v", "w", "-k", "5", "--figure", "why.png"],
+    ):
+        with pytest.warns(UserWarning, match="no figure today"):
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as end:
+                cli.main(line)
+        assert end.value.code == 0 and len(out.getvalue()) > 100
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(ready, monkeypatch):
+    def worked(*_, **__):
+        raise AssertionError("it has begun to work")
+
+    for what in ("sample.sample", "impute.impute", "difference.estimate_evidence"):
+        monkeypatch.setattr(f"ppl_vae.runs.{what}", worked)
+    Path("taken.npy").mkdir(exist_ok=True)
+    for out in (f"{'n' * 300}.npy", "x.npz/s.npy", "taken.npy", "fifo.npy", "/proc/nothing/s.npy"):
+        for line in (["sample", "v", "-o", out], ["impute", "m", "-o", out], ["diff", "v", "w", "-k", "5", "-o", out]):
+            code, out_, err = call(line)
+            assert code == 2 and out_ == "" and "Expected" in err, (line, err)
+            assert told_badly(code, err) is None
+
+
+def in_a_shell(command, **environment):
+    """Run a command line as people do; `ppl-vae` is this one."""
+    ours = f'ppl-vae() {{ {sys.executable} -m ppl_vae "$@"; }}\n{command}'
+    return subprocess.run(
+        ["bash", "-c", ours],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "codes", "said"),
+    [
+        ("ppl-vae evaluate v -k 5 | head -1", "0 0", ""),
+        ("ppl-vae evaluate v -k 5 | true", "1 0", ""),
+        ("ppl-vae parts | true", "1 0", ""),
+        ("ppl-vae --help | true", "1 0", ""),
+        ("ppl-vae evaluate v -k 5 2>&-", "0", ""),
+        ("ppl-vae evaluate none 2>&-", "2", ""),
+        ("ppl-vae evaluate v -k 5 >&-", "0", ""),
+        ("ppl-vae evaluate v -k 5 2>/dev/full", "0", ""),
+        ("ppl-vae evaluate v -k 5 >/dev/full", "2", "No space left on device"),
+    ],
+)
+def test_a_stream_that_is_closed_or_full_costs_no_result(ready, command, codes, said):
+    kept = Path("v/evidence.nc")
+    before = kept.stat().st_mtime_ns
+    done = in_a_shell(f'{command}; echo "${{PIPESTATUS[@]}}" >codes')
+    assert Path("codes").read_text().split() == codes.split(), done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert not command.startswith("ppl-vae evaluate v") or kept.stat().st_mtime_ns > before
+
+
+def test_plain_ascii_and_forty_columns(ready):
+    """Nothing is lost where a terminal shows ASCII only, or is narrow."""
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = in_a_shell(f"mkdir -p 'n\u00e9'; ppl-vae {' '.join(READY['v'])} --out $'n\\xc3\\xa9/\\xff$a$'", **ascii_only)
+    assert done.returncode == 0 and "log P(x)" in done.stdout and "Traceback" not in done.stderr, done.stderr
+    for line in ("--help", "train --help", "parts", "parts likelihood", "evaluate v -k 5", "compare v w"):
+        done = in_a_shell(f"ppl-vae {line}", COLUMNS="40")
+        assert done.returncode == 0 and done.stdout and "Traceback" not in done.stderr, done.stderr
