@@ -73,9 +73,8 @@ class Program(Checked, PyroModule):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program; run by hand, outside of Pyro's handlers, it leaves nothing in Pyro's store."""
-        with one_at_a_time():
-            with nullcontext() if am_i_wrapped() or Pair.is_running() else Pair(self).own_store():
-                return super().__call__(*args, **kwargs)
+        with one_at_a_time(), nullcontext() if am_i_wrapped() or Pair.is_running() else Pair(self).own_store():
+            return super().__call__(*args, **kwargs)
 
     def plate(self, x: Tensor | None = None, size: int | None = None) -> Any:
         """Return the plate over the data: as many as x, [N, *event_shape], holds, or `size` (default 1) without x."""

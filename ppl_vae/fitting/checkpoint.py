@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError
 from ppl_vae.fitting.history import History
+from ppl_vae.fitting.identity import differing, shown
 from ppl_vae.utils.files import written_whole
 
 FORMAT = 1
@@ -105,17 +106,16 @@ class RunFolder:
                 f"Expected {path} to hold a state to resume; got a file that cannot be read "
                 f"({type(problem).__name__}). Train again into another folder."
             ) from None
-        differing = [key for key in {**settings, **held} if settings.get(key) != held.get(key)]
-        if "shapes" in differing:
+        keys = differing(held, settings)
+        if "shapes" in keys:
             raise InputError(
                 f"Expected to resume the run in {self.path} with its own model and guide; got two whose parameters "
                 f"have other names or shapes. Use those, or choose another folder."
             )
-        if differing:
-            was, now = (", ".join(f"{k}={one.get(k)}" for k in differing) for one in (held, settings))
+        if keys:
             raise InputError(
-                f"Expected to resume the run in {self.path} with its own settings ({was}); got {now}. Use those, or "
-                f"choose another folder."
+                f"Expected to resume the run in {self.path} with its own settings ({shown(held, keys)}); got "
+                f"{shown(settings, keys)}. Use those, or choose another folder."
             )
         return state
 
