@@ -30,6 +30,7 @@ from torch import Tensor
 
 from ppl_vae.errors import InputError, check_path
 from ppl_vae.fitting.history import History
+from ppl_vae.fitting.identity import differing, shown
 from ppl_vae.fitting.schemas import FORMAT, Configuration, State, checked, digest_of_json
 from ppl_vae.utils.digests import digest_of
 from ppl_vae.utils.files import opened, read_file, written_whole
@@ -131,17 +132,16 @@ class RunFolder:
             )
         state = self._load_state(_bytes_of(settings.get("shapes", {})))
         held = state["settings"]
-        differing = [key for key in {**settings, **held} if settings.get(key) != held.get(key)]
-        if "shapes" in differing:
+        keys = differing(held, settings)
+        if "shapes" in keys:
             raise InputError(
                 f"Expected to resume the run in {self.path} with its own model and guide; got two whose parameters "
                 f"have other names or shapes. Use those, or choose another folder."
             )
-        if differing:
-            was, now = (", ".join(f"{k}={one.get(k)}" for k in differing) for one in (held, settings))
+        if keys:
             raise InputError(
-                f"Expected to resume the run in {self.path} with its own settings ({was}); got {now}. Use those, or "
-                f"choose another folder."
+                f"Expected to resume the run in {self.path} with its own settings ({shown(held, keys)}); got "
+                f"{shown(settings, keys)}. Use those, or choose another folder."
             )
         return state
 

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -21,8 +21,9 @@ from ppl_vae.data.unobserved import note_unobserved
 from ppl_vae.errors import InputError, ProgramError, shown
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import Fit
+from ppl_vae.fitting.identity import noting_changes
 from ppl_vae.fitting.options import ADAM, FitOptions, Schedule
-from ppl_vae.fitting.training import SETUP, VALIDATION_BATCH, Training, is_warming_up
+from ppl_vae.fitting.training import SETUP, VALIDATION_BATCH, Keep, Training, is_warming_up
 from ppl_vae.missing import all_known
 from ppl_vae.objectives.checks import check_batch_dims, check_draws, check_objective, check_plates, warn_of_no_bound
 from ppl_vae.objectives.pyro_own import check_weighed, reporting
@@ -143,18 +144,23 @@ def fit(
             if unknown := note_unobserved(model, source):
                 warn(f"{unknown}: nothing is learned of them; do not impute them.")
             check_batches(pair, source, held_out, batch_size)
-            digest = "" if out is None else fingerprint(source, exact=True)
+            digests = {} if out is None else _digests(source, held_out)
         _warn_of_untrained(pair)
+        _check_trainable(pair)
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
         sizes = _fixed_plate_size(checked), _fixed_plate_size(validated)
         training = Training(pair, options, source, held_out, plate_sizes=sizes, threads=chosen)
-        keep = None if out is None else _kept_in(RunFolder(out), training, digest, resume)
+        keep = None if out is None else _kept_in(RunFolder(out), training, digests, resume)
         pair.keep()
         if on_start is not None:
             _begin(on_start)
         complete = checked.num_missing + validated.num_missing == 0
-        with _quietly(complete), progress_bar(epochs, "fit", "epoch", progress, initial=training.epoch) as bar:
+        with (
+            _quietly(complete),
+            noting_changes(objective),
+            progress_bar(epochs, "fit", "epoch", progress, initial=training.epoch) as bar,
+        ):
             training.run(keep, bar)
     return training.result()
 
@@ -190,13 +196,26 @@ def _quietly(complete: bool) -> Iterator[None]:
         yield
 
 
-def _kept_in(folder: RunFolder, training: Training, digest: str, resume: bool) -> Callable[[], None]:
-    """Return what writes the state of a fit; load the state that is there."""
-    settings = {"data": digest} | training.identity()
+def _digests(source: Source, held_out: Source | None) -> dict[str, Any]:
+    """Return what tells the data of a fit from others."""
+    validation = None if held_out is None else fingerprint(held_out, exact=True)
+    return {"data": fingerprint(source, exact=True), "validation": validation}
+
+
+def _kept_in(folder: RunFolder, training: Training, digests: dict[str, Any], resume: bool) -> Keep:
+    """Load the state of a fit that is there; return what writes it, or other best weights into the one written."""
+    settings = digests | training.identity()
     state = folder.read_state(settings, resume)
     if state is not None:
         training.load_state(state)
-    return lambda: folder.write_state(training.state() | {"settings": settings})
+
+    def keep(best: Mapping[str, Any] | None = None) -> None:
+        written = None if best is None else folder.read_state(settings, resume=True)
+        folder.write_state(
+            training.state() | {"settings": settings} if written is None else {**written, **(best or {})}
+        )
+
+    return keep
 
 
 def _check_jit(objective: ELBO, programs: tuple[Program, Program]) -> None:
@@ -223,6 +242,15 @@ def _warn_of_untrained(pair: Pair) -> None:
             f"The programs call modules ({', '.join(names)}) whose parameters Pyro does not see: they stay as they "
             f"are. Let a program call pyro.module('name', module), or make the module an attribute of a PyroModule; if "
             f"it is not to be trained, call module.requires_grad_(False)."
+        )
+
+
+def _check_trainable(pair: Pair) -> None:
+    names = [name for name, value in pair.tensors().items() if value.is_inference()]
+    if names:
+        raise InputError(
+            f"Expected parameters that can be trained; got {names[0]}, made inside torch.inference_mode(). Make the "
+            f"model and the guide outside of it."
         )
 
 

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from ppl_vae.data.arrays import Batch
 from ppl_vae.data.sources import Source
-from ppl_vae.errors import NonFiniteLossError
+from ppl_vae.errors import NonFiniteLossError, reason
 from ppl_vae.fitting.history import Fit, History, Row
+from ppl_vae.fitting.identity import groups_of, objective_settings, optimizer_settings, schedule_settings
 from ppl_vae.fitting.options import FitOptions, name_of
 from ppl_vae.fitting.steps import Steps, bound_of
 from ppl_vae.traces.log_weights import non_finite_site
@@ -24,9 +26,15 @@ from ppl_vae.traces.pair import Pair
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
+Snapshot = dict[str, Tensor]
+Keep = Callable[
+    ..., None
+]  # writes the state of a fit; or, given the best weights, these into the state that was written
 TRAINING, VALIDATION, SETUP = range(3)  # what a random stream is for
 VALIDATION_BATCH = 1000
-KEPT = ("rows", "best", "best_epoch", "best_score", "stale", "seconds", "compiled")  # of a training, in its state
+KEPT = ("rows", "best", "best_epoch", "best_score", "stale", "seconds", "compiled", "earlier")  # of a training
+OF_BEST = ("best", "best_epoch", "best_score", "earlier")
+CHECKED = 1000  # data, by which weights are seen to be good where there are no validation data
 
 
 def is_warming_up(objective: Any, epoch: int) -> bool:
@@ -51,12 +59,15 @@ class Training:
         self.source, self.held_out = source.to(pair.device), None if held_out is None else held_out.to(pair.device)
         self.objective: Any = options.objective  # the base class of all Pyro objectives does not declare their methods
         self.optimizer = options.optimizer_of(pair.parameters())
+        self._groups = groups_of(self.optimizer)  # before anything changes them
         self.scheduler = options.scheduler_of(self.optimizer)
         self.steps = Steps(pair, self.optimizer, options, plate_sizes[0])
         self.seconds, self.compiled = 0.0, False  # compiled: how the last epoch was run
         self.interrupted = self.in_epoch = False
         self.rows: list[Row] = []
         self.best, self.best_epoch, self.best_score, self.stale = pair.snapshot(), 0, -math.inf, 0
+        self.keep: Keep = lambda *_: None
+        self.earlier: list[tuple[int, Snapshot]] = []  # without validation data: the start, and the epoch before
 
     @property
     def epoch(self) -> int:
@@ -81,8 +92,17 @@ class Training:
 
     def identity(self) -> dict[str, Any]:
         """Return what a run that is resumed must have in common with the one that was interrupted."""
-        shapes = {name: list(value.shape) for name, value in self.best.items()}
-        return self.options.identity() | {"optimizer": name_of(self.optimizer), "shapes": shapes}
+        return {
+            **self.options.identity(),
+            "optimizer": name_of(self.optimizer),
+            "shapes": {name: list(value.shape) for name, value in self.best.items()},
+            "dtypes": sorted({str(value.dtype) for value in self.best.values()}),
+            "plate_sizes": list(self.plate_sizes),
+            "patience": self.options.patience,
+            **objective_settings(self.objective),
+            **optimizer_settings(self.optimizer, self._groups),
+            **schedule_settings(self.options, self.optimizer, self._groups),
+        }
 
     def prepare(self) -> bool:
         """Choose the number of threads; compile the steps to come, if wanted or worth it; return whether any are."""
@@ -101,29 +121,86 @@ class Training:
         self.seconds += time.monotonic() - started
         return self.compiled
 
-    def run(self, keep: Callable[[], None] | None, bar: Any) -> None:
+    def run(self, keep: Keep | None, bar: Any) -> None:
         """Prepare the steps and run the epochs that are left; `keep` is called before each and at the end.
 
         However it ends, the best weights are put back; an interruption (Ctrl-C) is such an end.
         """
-        keep = keep or (lambda: None)
+        self.keep = keep or self.keep
         try:
             bar.set_description("fit, compiled" if self.prepare() else "fit")
             while True:
-                keep()  # at the start, too: what an interrupted run left is completed
+                self.keep()  # at the start, too: what an interrupted run left is completed
                 if self.done:
                     break
                 self.run_epoch()
                 shown = zip(("ELBO", "validation"), self.rows[-1][1:3], strict=True)
                 bar.set_postfix({k: f"{elbo:.2f}" for k, elbo in shown if not math.isnan(elbo)}, refresh=False)
                 bar.update()
+            self._check_last()
         except KeyboardInterrupt:
             self.interrupted = True
             if not self.in_epoch:  # perhaps while it was written: else what there is, is of the epoch before, and whole
-                keep()
+                self.keep()
+            self._choose_good()
+        except Exception:
+            self._choose_good()
+            raise
         finally:
             self.pair.restore(self.best)
             self.pair.train(False)
+
+    def _check_last(self) -> None:
+        """Look at the weights of the last epoch, which no loss has seen where there are no validation data."""
+        last, seen = self.best_epoch, self.held_out is not None or not self.best_epoch
+        if seen or (batch := self._batch_without_loss(self.best)) is None:
+            return
+        culprit = self._culprit(batch)
+        if self._choose_good():
+            raise NonFiniteLossError(
+                f"Expected a finite loss; got none with the weights of epoch {last}, the last, from {culprit}. The "
+                f"weights of {self._kept()} were kept. Lower the learning rate, or look at that site's parameters."
+            )
+
+    def _choose_good(self, *batches: Batch) -> bool:
+        """Keep, of the latest weights, those before and the start, the first that give a finite loss.
+
+        Without validation data the latest have been seen by no loss, or by that which was not finite. Where none of
+        them gives one it is not their fault, and the latest are kept. Return whether others than these were chosen.
+        """
+        candidates = [(self.best_epoch, self.best), *reversed(self.earlier)]
+        self.earlier = []
+        good = (one for one in candidates if self._batch_without_loss(one[1], *batches) is None)
+        epoch, weights = next(good, candidates[0]) if len(candidates) > 1 else candidates[0]
+        if epoch == self.best_epoch:
+            return False
+        self.best, self.best_epoch, self.best_score = weights, epoch, float(epoch)
+        self.keep({name: getattr(self, name) for name in OF_BEST})
+        return True
+
+    def _batch_without_loss(self, weights: Snapshot, *batches: Batch) -> Batch | None:
+        """Return the first of some batches, and of the data, for which weights give no finite loss."""
+        self.pair.restore(weights)
+        seen = 0
+        with self.pair.evaluating(), seeded(self.options.seed, VALIDATION), torch.no_grad():
+            for batch in chain(batches, self.source.batches(self.options.batch_size)):
+                args = self.pair.to_device(batch)
+                try:
+                    finite = math.isfinite(self._evaluate(args))
+                except Exception:  # draws from a distribution whose parameters are NaN may fail
+                    finite = False
+                seen += len(args[0])
+                if not finite or seen >= CHECKED:
+                    return None if finite else args
+        return None
+
+    def _culprit(self, args: Batch) -> str:
+        """Say where a loss that is not finite comes from."""
+        with torch.no_grad():
+            try:
+                return non_finite_site(self.pair, args)
+            except Exception as problem:  # as above
+                return f"a program that does not run any more ({type(problem).__name__}: {reason(problem)})"
 
     def run_epoch(self) -> None:
         """Go through the data once, then through the validation data, and note how it went."""
@@ -158,6 +235,8 @@ class Training:
         if is_warming_up(self.objective, self.epoch - 1):
             score = -math.inf
         if score > self.best_score or math.isinf(self.best_score):
+            if self.held_out is None:
+                self.earlier = [*self.earlier[:1], (self.best_epoch, self.best)]
             self.best, self.best_epoch, self.best_score, self.stale = self.pair.snapshot(), self.epoch, score, 0
 
     def _step(self, args: Batch) -> Tensor:
@@ -194,6 +273,7 @@ class Training:
         # A gradient can be NaN where the loss is finite; the last step of an epoch has no loss after it.
         for name, value in self.pair.tensors().items():
             if value.requires_grad and not bool(torch.isfinite(value).all()):
+                self._choose_good()
                 raise NonFiniteLossError(
                     f"Expected finite parameters; got NaN or infinity in {name} after epoch {self.epoch + 1}, from a "
                     f"gradient that is not finite. The weights of {self._kept()} were kept. Lower the learning rate."
@@ -207,8 +287,8 @@ class Training:
             self.pair.restore(self.best)
         else:
             torch.set_rng_state(rng_state)
-        with torch.no_grad():
-            culprit = non_finite_site(self.pair, args)
+        culprit = self._culprit(args)
+        self._choose_good(args)
         raise NonFiniteLossError(
             f"Expected a finite loss; got {loss} in epoch {self.epoch + 1}, from {culprit}. The weights of "
             f"{self._kept()} were kept. Lower the learning rate, or look at that site's parameters."
@@ -216,8 +296,11 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """Return all that `load_state` needs, as tensors and numbers."""
+        weights = self.best if self.best_epoch == self.epoch else self.pair.snapshot()
         parts = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
-        return {"weights": self.pair.snapshot()} | parts | {name: getattr(self, name) for name in KEPT}
+        return (
+            {"weights": weights} | parts | {name: getattr(self, name) for name in KEPT} | {"earlier": self.earlier[-1:]}
+        )
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go back to where `state()` was taken."""

@@ -55,9 +55,13 @@ class _Turns:
                     self._holder = None
                     self._changed.notify()
 
-    def is_anothers(self) -> bool:
-        """Return whether another thread than this one has a turn."""
-        return self._holder is not None and self._holder is not threading.current_thread()
+    def begin_anew(self) -> bool:
+        """In a forked child: end the turn of another thread, which is not there; return whether there was one."""
+        self._changed = threading.Condition()  # another thread may have been looking at it
+        is_anothers = self._holder not in (None, threading.current_thread())
+        if is_anothers:
+            self._holder, self._depth, self._number = None, 0, self._number + 1
+        return is_anothers
 
 
 _turns = _Turns()
@@ -71,12 +75,11 @@ def one_at_a_time() -> Iterator[None]:
     >>> with one_at_a_time(), one_at_a_time():
     ...     pass
     """
-    turns = _turns  # a forked child may have others
-    number = turns.take()
+    number = _turns.take()
     try:
         yield
     finally:
-        turns.give_back(number)
+        _turns.give_back(number)
 
 
 def after_fork(forget: Callable[[], None]) -> Callable[[], None]:
@@ -86,13 +89,9 @@ def after_fork(forget: Callable[[], None]) -> Callable[[], None]:
 
 
 def _in_a_child() -> None:
-    global _turns
-    if _turns.is_anothers():
-        _turns = _Turns()
+    if _turns.begin_anew():
         for forget in _left_by_others:
             forget()
-    else:
-        _turns._changed = threading.Condition()  # as another thread may have been looking at it
 
 
 os.register_at_fork(after_in_child=_in_a_child)

@@ -14,7 +14,7 @@ from tqdm import tqdm as plain_tqdm
 from tqdm.auto import tqdm
 
 
-class _Bar(tqdm):  # type: ignore[misc, type-arg]
+class _Bar(tqdm):  # type: ignore[type-arg]
     _lock = threading.RLock()
 
 
@@ -24,13 +24,14 @@ def bars_of_others() -> Iterator[None]:
     if hasattr(plain_tqdm, "_lock"):
         yield
         return
-    interval = plain_tqdm.monitor_interval  # the thread that looks after bars would make the lock later
-    plain_tqdm._lock, plain_tqdm.monitor_interval = threading.RLock(), 0
+    bars: Any = plain_tqdm
+    interval = bars.monitor_interval  # the thread that looks after bars would make the lock later
+    bars._lock, bars.monitor_interval = threading.RLock(), 0
     try:
         yield
     finally:
-        del plain_tqdm._lock
-        plain_tqdm.monitor_interval = interval
+        del bars._lock
+        bars.monitor_interval = interval
 
 
 def progress_bar(total: int, description: str, unit: str, progress: bool | None, *, initial: int = 0) -> Any:

@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 
@@ -31,9 +31,6 @@ PAUSE = 30  # times a trial's own seconds before the next
 MOST = 8  # threads for each processor
 WINDOW, SLOW = 9, 1.5  # units of work whose median is looked at, and how far above the least median it is slow
 
-_process_has: int | None = None  # threads, as the outermost of `Threads` found
-_is_forked = False
-
 
 class Threads:
     """Within it work is done by so many threads; at the end, however it ends, the process has as many as before.
@@ -49,6 +46,9 @@ class Threads:
     1
     """
 
+    is_forked: ClassVar[bool] = False  # this process
+    _process_has: ClassVar[int | None] = None  # as the outermost found
+
     def __init__(self, wanted: int | str) -> None:
         self.wanted = check_threads(wanted)
         self.all = 1  # that may be tried
@@ -56,19 +56,17 @@ class Threads:
         self._usual, self._next_trial, self._count = math.inf, 0.0, 0
 
     def __enter__(self) -> Self:
-        global _process_has
         self._turn = one_at_a_time()
         self._turn.__enter__()
-        self._before, self._outer = torch.get_num_threads(), _process_has
-        _process_has = _process_has or self._before
-        self.all = _process_has if self.wanted == "auto" and not _is_forked else 1
+        self._before, self._outer = torch.get_num_threads(), Threads._process_has
+        Threads._process_has = Threads._process_has or self._before
+        self.all = Threads._process_has if self.wanted == "auto" and not Threads.is_forked else 1
         torch.set_num_threads(self.wanted if isinstance(self.wanted, int) else 1)
         return self
 
     def __exit__(self, *problem: object) -> None:
-        global _process_has
-        _process_has = self._outer
-        torch.set_num_threads(1 if _is_forked else self._before)
+        Threads._process_has = self._outer
+        torch.set_num_threads(1 if Threads.is_forked else self._before)
         self._turn.__exit__(None, None, None)
 
     def choose(self, trial: Trial, count: int) -> None:
@@ -124,7 +122,7 @@ def check_threads(wanted: Any) -> int | str:
         raise InputError(f"Expected threads to be a whole number of at least 1, or 'auto'; got {shown(wanted)}.")
     if number > most:
         raise InputError(f"Expected threads to be at most {most} on this machine; got {shown(number)}. Ask for fewer.")
-    if _is_forked and number > 1:
+    if Threads.is_forked and number > 1:
         raise InputError(
             f"Expected threads=1 in a forked process, in which more of PyTorch's threads would wait for ever; got "
             f"{number}. Leave threads out, or start the process anew (multiprocessing's 'spawn')."
@@ -133,8 +131,7 @@ def check_threads(wanted: Any) -> int | str:
 
 
 def _in_a_child() -> None:
-    global _is_forked
-    _is_forked = True
+    Threads.is_forked = True
     torch.set_num_threads(1)
 
 
