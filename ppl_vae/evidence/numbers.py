@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.diagnostics import MIN_SAMPLES, Curve
 from ppl_vae.evidence.scale import DEQUANTIZED
-from ppl_vae.evidence.stored import checked, read_netcdf, said_of, seal
+from ppl_vae.evidence.stored import checked, read_netcdf, said_of, sealed
 from ppl_vae.utils.files import written_whole
 from ppl_vae.utils.report import Array, Mean, Report, Reported
 
@@ -226,9 +226,9 @@ class Numbers:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything but `draws` to a netCDF file, whole or not at all."""
+        content = sealed(self.to_dataset())
         with written_whole(Path(path)) as temporary:
-            self.to_dataset().to_netcdf(temporary, engine="h5netcdf")
-            seal(temporary)
+            temporary.write_bytes(content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

@@ -20,11 +20,23 @@ MOST = 2**31  # bytes
 CONTAINER = 2**16  # bytes of a file that are no numbers
 
 
-def seal(path: Path) -> None:
-    """Add the hash of a file to its end."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    with path.open("ab") as file:
-        file.write(SEAL + digest.encode())
+def sealed(dataset: Any) -> bytes:
+    """Return a dataset as the bytes of a netCDF file with their hash at the end.
+
+    They are made in memory: HDF5 does not outlive a disk that is full.
+    """
+    import h5netcdf
+    from xarray.backends import H5NetCDFStore
+
+    buffer = io.BytesIO()
+    with h5netcdf.File(buffer, "w") as file:
+        dataset.dump_to_store(H5NetCDFStore(file))
+    return with_seal(buffer.getvalue())
+
+
+def with_seal(content: bytes) -> bytes:
+    """Return the bytes of a file with their hash at the end."""
+    return content + SEAL + hashlib.sha256(content).hexdigest().encode()
 
 
 def read_netcdf(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

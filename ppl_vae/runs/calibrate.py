@@ -46,7 +46,7 @@ def calibrate_run(
     words, figure = folder / "calibration.txt", folder / "figures" / "calibration.png"
     paths = []
     with costs_no_result(f"{words} is not written"):
-        folder.write(words.name, f"{found!r}\n".encode())
+        folder.write(words.name, f"{found!r}\n".encode(errors="backslashreplace"))
         paths.append(words)
     with costs_no_result(f"{figure} is not drawn"):
         save_figure(plots.calibration(found, title=run.path.name), figure)

@@ -10,6 +10,7 @@ from ppl_vae.criticism.comparison import Comparison, compare_evidence
 from ppl_vae.errors import InputError, check_path
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.runs.run import Run, load
+from ppl_vae.utils.files import is_there
 
 SEED = "seed-"  # before the seed, in the name of the folder of one of several runs
 Given = Evidence | Run | str | os.PathLike[str]
@@ -85,7 +86,7 @@ def seed_folders(path: str | os.PathLike[str]) -> list[Path]:
     """Return the folders of the runs that a folder holds, in the order of their seeds; none of a run itself."""
     check_path("a run folder", path)
     folder = Path(path)
-    found = [] if (folder / "run.json").exists() else [file.parent for file in folder.glob("*/run.json")]
+    found = [] if is_there(folder / "run.json") else [file.parent for file in folder.glob("*/run.json")]
     return sorted(found, key=lambda one: (len(one.name), one.name))
 
 

@@ -200,7 +200,7 @@ def keep_measures(
     """
     runs = [load(one) for one in (run, against) if one is not None]
     folder = RunFolder(runs[0].path)
-    folder.write("measures.txt", f"{found}\n".encode())
+    folder.write("measures.txt", f"{found}\n".encode(errors="backslashreplace"))
     if not is_picture(runs[0].model.event_shape):
         return [folder / "measures.txt"]
     names = [one.name for one in (found.model, found.against) if one is not None]

@@ -16,6 +16,7 @@ from ppl_vae.runs.build import Programs, choose, hash_of, is_file
 from ppl_vae.runs.kinds import PARTS
 from ppl_vae.runs.signature import GIVEN, SET_BY_NAME, options_of
 from ppl_vae.runs.trusted import check_programs
+from ppl_vae.utils.files import is_there
 
 FOR_SPEED = ("compile", "threads")  # of fit: the same weights, sooner
 
@@ -26,6 +27,7 @@ SAME_PROGRAMS = {
     "3462b8268cd1": "3aedb651f266",  # models/cvae.py
     "da0a47ca61b4": "12bb9aa02426",  # models/discrete.py
     "53fdd2aaa749": "12bb9aa02426",  # models/discrete.py
+    "a7192e169cb0": "f8dafec21659",  # models/quantile_map.py
     "d289d077d7ed": "96482db61e1c",  # models/hierarchical.py
     "98a9adb17ab7": "96482db61e1c",  # models/hierarchical.py
     "becd52bc9a68": "96482db61e1c",  # models/hierarchical.py
@@ -43,8 +45,9 @@ SAME_PROGRAMS = {
     "658b03c62ea3": "2a15b94654cb",  # guides/discrete.py
     "249a1b25e26c": "773d3bd6889e",  # guides/flow.py
     "04b205c6a990": "a72c5f1aabb4",  # guides/full_covariance.py
-    "21e72d2462b1": "b8e85cad8839",  # guides/hierarchical.py
-    "b2772efa27f6": "b8e85cad8839",  # guides/hierarchical.py
+    "21e72d2462b1": "3ee37c057636",  # guides/hierarchical.py
+    "b8e85cad8839": "3ee37c057636",  # guides/hierarchical.py
+    "b2772efa27f6": "3ee37c057636",  # guides/hierarchical.py
     "f0b9516ad68b": "ce5091299d26",  # guides/linear_gaussian.py
     "cee63f7c3b75": "ff9a54aae3c5",  # guides/mean_field.py
     "db646cfba60b": "ff9a54aae3c5",  # guides/mean_field.py
@@ -160,7 +163,7 @@ def _chosen(build: dict[str, Any], copied: list[str], folder: Path) -> Programs:
 
 def refuse_other_run(folder: RunFolder, recipe: Recipe, resume: bool) -> None:
     """Check that a folder is free for a run, or holds just this one and is to be resumed."""
-    if not (folder / "run.json").exists():
+    if not is_there(folder / "run.json"):
         return
     config = folder.read_json()
     own = [role for role in config["copied"] if config["programs"].get(role) != recipe.programs[role]]

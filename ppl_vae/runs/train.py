@@ -41,6 +41,7 @@ from ppl_vae.runs.signature import settable
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import structure_of
 from ppl_vae.utils.faults import got
+from ppl_vae.utils.files import is_there
 from ppl_vae.utils.locks import held
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
@@ -137,7 +138,7 @@ def _made(
     folders: Mapping[int, Path],
 ) -> tuple[list[Run], Choice]:
     """Make the programs of a run for each seed, and their objective; nothing is trained or written yet."""
-    data = _resolved(data) if data and data not in datasets.NAMED and Path(data).exists() else data
+    data = _resolved(data) if data and data not in datasets.NAMED and is_there(Path(data)) else data
     parts = datasets.load(data, **asked["data"])
     model = _resolved(model) if is_file(model) else model
     usual_guide = guide_for(model, partly_labelled=parts.train.partly_labelled)
@@ -173,7 +174,7 @@ def _made(
 
 def _refuse_both(path: Path, seeds: int | None) -> None:
     """Refuse one run in a folder of several seeds, and several seeds in the folder of one run."""
-    is_run, holds_seeds = (path / "run.json").exists(), bool(seed_folders(path))
+    is_run, holds_seeds = is_there(path / "run.json"), bool(seed_folders(path))
     if is_run if seeds else holds_seeds:
         one, each = "one run", "a folder of each seed"
         if is_run:
@@ -185,7 +186,7 @@ def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, pro
     """Fit a run that is made but not yet trained, and write its folder."""
     recipe, folder, pair = run.recipe, RunFolder(run.path), Pair(run.model, run.guide, fresh=True)
     refuse_other_run(folder, recipe, resume)  # once more, now that nobody else can write there
-    before = folder.read_json() if (folder / "run.json").exists() else {}
+    before = folder.read_json() if is_there(folder / "run.json") else {}
     if before:  # it goes on with the same data
         check_same(run.data(), before, run.path)
     if "result" in before and _is_done(before, recipe):  # and has nothing to do

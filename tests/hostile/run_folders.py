@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import ppl_vae
-from ppl_vae.evidence.stored import HEX, SEAL, seal
+from ppl_vae.evidence.stored import HEX, SEAL, with_seal
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.runs.sample import sample_run
 from ppl_vae.utils.digests import digest_of
@@ -286,9 +286,8 @@ def edit_evidence(folder, base, random):
             else:
                 file["ess"] = np.ones(7)
         assert arrays
-    path.write_bytes(buffer.getvalue())
-    if sealed := bool(random.random() < 0.5):
-        seal(path)
+    sealed = bool(random.random() < 0.5)
+    path.write_bytes(with_seal(buffer.getvalue()) if sealed else buffer.getvalue())
     return f"evidence.nc: {how} {attribute if how in ('less', 'kind') else ''}, {'sealed' if sealed else 'not sealed'}"
 
 
