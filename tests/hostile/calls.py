@@ -361,7 +361,12 @@ def _quietly():
 
 @contextlib.contextmanager
 def _limited():
-    """Within it, a call has so many seconds and so much memory mor    handlers = {kind: signal.signal(kind, stop) for kind in (signal.SIGPROF, signal.SIGALRM)}
+    """Within it, a call has so many seconds and so much memory more than there is already."""
+
+    def stop(*_):
+        raise TooLong
+
+    handlers = {kind: signal.signal(kind, stop) for kind in (signal.SIGPROF, signal.SIGALRM)}
     most = resource.getrlimit(resource.RLIMIT_AS)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if Path("/proc").exists() else 0
     if now:
