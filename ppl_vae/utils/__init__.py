@@ -1,6 +1,7 @@
 """What every room may use, and that knows nothing of models.
 
-In the order of reading: `files` (written whole or not at all), `rng`, `chunks`, `threads` (how many: as told, or by a
-trial), `progress`, `modules` (their modes and buffers), `precision` (bfloat16 products), `report` (a table of means),
-`faults` (what a person's program raises, in words), `moved` (old module paths).
+In the order of reading: `files` (written whole or not at all), `forks` (which have one OpenMP thread), `one_at_a_time`
+(threads of this process take turns), `rng`, `chunks`, `threads` (how many: as told, or by a trial), `progress`,
+`modules` (their modes and buffers), `precision` (bfloat16 products), `report` (a table of means), `faults` (what a
+person's program raises, in words), `moved` (old module paths).
 """
