@@ -60,7 +60,7 @@ CHANGES = {  # what is named: (first, then); each option is made anew, as by ano
     "objective=BetaELBO.*beta": (dict(objective=lambda: BetaELBO(1.0)), dict(objective=lambda: BetaELBO(20.0))),
     "objective=FreeBits": (dict(objective=lambda: FreeBits(0.1)), dict(objective=lambda: FreeBits(0.2))),
     "objective=WarmUp": (dict(objective=lambda: WarmUp(2)), dict(objective=lambda: WarmUp(3))),
-    "objective.elbo.beta=1.0": (
+    "objective=Classifying.BetaELBO.beta=1": (
         dict(objective=lambda: Classifying(BetaELBO(1.0))),
         dict(objective=lambda: Classifying(BetaELBO(2.0))),
     ),
@@ -143,7 +143,7 @@ def test_more_patience_and_compiled_steps_are_no_other_run(tmp_path, monkeypatch
     assert fit(pair(), out=tmp_path, patience=3, compile=True, threads=1, resume=True).compiled
 
 
-@pytest.mark.parametrize(("rate", "epochs"), [(1e30, 5), (1e8, 5), (1e30, 1)])
+@pytest.mark.parametrize(("rate", "epochs"), [(1e30, 5), (1e15, 5), (1e30, 1)])
 def test_the_weights_that_are_kept_give_a_finite_loss(rate, epochs, tmp_path):
     """With one batch an epoch the loss of epoch 2 is the first to see what epoch 1 has made, or none is."""
     programs = pair()
