@@ -16,6 +16,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.ops.packed import pack
+from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
 NAMED_TUPLES = {"_replace", "_asdict", "_fields"}  # public, in spite of their underscore
@@ -55,6 +56,18 @@ USED = {
     ("traces/pair.py", "_Context"): (
         "modules that were made before `fit` find no parameters of their own",
         lambda: import_module("pyro.nn.module")._Context,
+    ),
+    ("compilation/record.py", "_loader"): (
+        "each compiled fit leaves the source code of its graphs",
+        lambda: import_module("torch.fx.graph_module")._loader.eval_cache,
+    ),
+    ("traces/pair.py", "_PYRO_STACK"): (
+        "a child that was forked while another thread ran a pair runs inside of that one's handlers",
+        lambda: import_module("pyro.poutine.runtime")._PYRO_STACK,
+    ),
+    ("utils/progress.py", "_lock"): (
+        "a progress bar settles how processes are started, and set_start_method is refused",
+        lambda: tqdm.get_lock() is tqdm._lock,
     ),
     ("traces/pair.py", "_param_ctx"): (
         "PyroModules do not share what they ask for by pyro.param, and Pyro refuses them",

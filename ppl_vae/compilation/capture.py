@@ -17,7 +17,7 @@ import torch
 from pyro.util import get_rng_state
 from torch import Tensor, fx
 
-from ppl_vae.compilation.record import folded, record
+from ppl_vae.compilation.record import folded, record, sources_forgotten
 from ppl_vae.compilation.rewrites import choose_products, rewrite
 from ppl_vae.errors import InputError, is_one_of, reason, shown
 from ppl_vae.utils.progress import bars_of_others
@@ -95,7 +95,11 @@ def capture(function: Callable[..., Any], *examples: Tensor, once: bool = False)
     >>> double(torch.arange(3.0))
     (tensor([0., 2., 4.]),)
     """
-    examples = tuple(value.contiguous() for value in examples)  # as all later arguments are
+    with sources_forgotten():
+        return _captured(function, tuple(value.contiguous() for value in examples), once)  # as all later arguments are
+
+
+def _captured(function: Callable[..., Any], examples: Args, once: bool) -> Function:
     before = _other_generators()
     try:
         with pyro.validation_enabled(False):

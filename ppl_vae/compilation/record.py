@@ -3,7 +3,9 @@
 Pyro's handlers cost more than the mathematics where the same densities are evaluated many times on small arrays.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import linecache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ import pyro
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.graph_module import _loader
 
 Tensors = tuple[Tensor, ...]
 
@@ -64,11 +67,24 @@ def recorded(function: Callable[[Tensor], Tensors], example: Tensor) -> Callable
     (tensor([0., 2., 4.]),)
     """
     try:
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), sources_forgotten():
             graph = folded(record(function, example))
         return graph if agree(function, graph, example) else function
     except Exception:  # whatever a program does that cannot be recorded, it can be run
         return function
+
+
+@contextmanager
+def sources_forgotten() -> Iterator[None]:
+    """Let PyTorch forget the source code of each graph that is made within, which it keeps for tracebacks for good."""
+    kept = _loader.eval_cache
+    before = set(kept)
+    try:
+        yield
+    finally:
+        for name in set(kept) - before:
+            del kept[name]
+            linecache.cache.pop(name, None)
 
 
 def agree(function: Callable[[Tensor], Tensors], other: Callable[[Tensor], Tensors], example: Tensor) -> bool:

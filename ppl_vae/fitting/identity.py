@@ -111,7 +111,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _plain(one) for key, one in value.items()}
     if value is None or isinstance(value, bool | int | str | float):
-        return value if value == value else "nan"
+        return "nan" if isinstance(value, float) and math.isnan(value) else value
     raise ValueError
 
 

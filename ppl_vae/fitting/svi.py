@@ -134,6 +134,7 @@ def fit(
     _warn_of_a_long_warm_up(objective, epochs)
     _check_jit(objective, (model, guide))
     pair = Pair(model, guide, fresh=True)
+    _check_trainable(pair)
     keeping = nullcontext() if out is None else held(Path(out))
     with keeping, pair.running(), Threads(threads) as chosen:
         with seeded(seed, SETUP):  # programs may make their parameters, at random, when they first run
@@ -146,7 +147,6 @@ def fit(
             check_batches(pair, source, held_out, batch_size)
             digests = {} if out is None else _digests(source, held_out)
         _warn_of_untrained(pair)
-        _check_trainable(pair)
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
         sizes = _fixed_plate_size(checked), _fixed_plate_size(validated)

@@ -94,4 +94,5 @@ def _in_a_child() -> None:
             forget()
 
 
-os.register_at_fork(after_in_child=_in_a_child)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_in_a_child)

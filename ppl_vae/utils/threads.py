@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 
 from ppl_vae.errors import InputError, is_one_of, shown, whole_number
+from ppl_vae.utils.forks import is_forked
 from ppl_vae.utils.one_at_a_time import one_at_a_time
 
 T = TypeVar("T")
@@ -46,8 +47,7 @@ class Threads:
     1
     """
 
-    is_forked: ClassVar[bool] = False  # this process
-    _process_has: ClassVar[int | None] = None  # as the outermost found
+    process_has: ClassVar[int | None] = None  # as the outermost found
 
     def __init__(self, wanted: int | str) -> None:
         self.wanted = check_threads(wanted)
@@ -58,15 +58,15 @@ class Threads:
     def __enter__(self) -> Self:
         self._turn = one_at_a_time()
         self._turn.__enter__()
-        self._before, self._outer = torch.get_num_threads(), Threads._process_has
-        Threads._process_has = Threads._process_has or self._before
-        self.all = Threads._process_has if self.wanted == "auto" and not Threads.is_forked else 1
+        self._before, self._outer = torch.get_num_threads(), Threads.process_has
+        Threads.process_has = Threads.process_has or self._before
+        self.all = Threads.process_has if self.wanted == "auto" and not is_forked() else 1
         torch.set_num_threads(self.wanted if isinstance(self.wanted, int) else 1)
         return self
 
     def __exit__(self, *problem: object) -> None:
-        Threads._process_has = self._outer
-        torch.set_num_threads(1 if Threads.is_forked else self._before)
+        Threads.process_has = self._outer
+        torch.set_num_threads(1 if is_forked() else self._before)
         self._turn.__exit__(None, None, None)
 
     def choose(self, trial: Trial, count: int) -> None:
@@ -122,20 +122,12 @@ def check_threads(wanted: Any) -> int | str:
         raise InputError(f"Expected threads to be a whole number of at least 1, or 'auto'; got {shown(wanted)}.")
     if number > most:
         raise InputError(f"Expected threads to be at most {most} on this machine; got {shown(number)}. Ask for fewer.")
-    if Threads.is_forked and number > 1:
+    if is_forked() and number > 1:
         raise InputError(
             f"Expected threads=1 in a forked process, in which more of PyTorch's threads would wait for ever; got "
             f"{number}. Leave threads out, or start the process anew (multiprocessing's 'spawn')."
         )
     return number
-
-
-def _in_a_child() -> None:
-    Threads.is_forked = True
-    torch.set_num_threads(1)
-
-
-os.register_at_fork(after_in_child=_in_a_child)
 
 
 def seconds_of(work: Work) -> float:
