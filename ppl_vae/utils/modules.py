@@ -90,16 +90,21 @@ class Buffers:
             if child not in self._modules:
                 self._modules.add(child)
                 buffers = [(n, b) for n, b in child.named_buffers(recurse=False) if not is_lazy(b)]
-                self._kept += [(child, n, b, b._version, b.detach().clone()) for n, b in buffers]
+                self._kept += [(child, n, b, _writes(b), b.detach().clone()) for n, b in buffers]
 
     def put_back(self) -> None:
         """Make all buffers what they were."""
         for module, name, buffer, version, value in self._kept:
             if getattr(module, name) is not buffer:
                 setattr(module, name, buffer)
-            if buffer._version != version:  # one that is expanded could not be written to
+            if _writes(buffer) != version:  # one that is expanded could not be written to
                 with torch.no_grad():
                     buffer.copy_(value)
+
+
+def _writes(buffer: Tensor) -> int:
+    """Return what rises when a buffer is written to; those made in inference mode cannot be, and have none."""
+    return 0 if buffer.is_inference() else buffer._version
 
 
 class Modes:
