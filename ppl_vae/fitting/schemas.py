@@ -121,6 +121,7 @@ class State(Strict):
     stale: Count
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     compiled: bool = False
+    earlier: list[tuple[Count, dict[str, Dense]]] = []
     settings: dict[str, Any]
     digest: Hash | None = None
 

@@ -1,5 +1,6 @@
 """A folder that is held by one process, so that two cannot write a run into it at once."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ppl_vae.errors import InputError
+from ppl_vae.utils.files import is_there
 
 _held: dict[tuple[int, int], tuple[int, int]] = {}  # folders by device and number: the thread, and how often
 if hasattr(os, "register_at_fork"):
@@ -23,6 +25,7 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         InputError: somebody else holds it, or it cannot be made.
     """
+    missing = [place for place in (folder, *folder.parents) if not is_there(place)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -32,24 +35,34 @@ def held(folder: Path) -> Iterator[None]:
             options="--out DIR",
         ) from None
     try:
-        status = os.fstat(descriptor)
-        key, here = (status.st_dev, status.st_ino), threading.get_ident()
-        thread, count = _held.get(key, (here, 0))
-        if thread != here or not (count or _locks(descriptor)):
-            raise InputError(
-                f"Expected a folder in which nobody trains; got {folder}, where another training is going on. Wait for "
-                f"its end, or choose another folder (out).",
-                options="--out DIR",
-            )
-        _held[key] = thread, count + 1
-        try:
+        with _turn(folder, descriptor):
             yield
-        finally:
-            _held[key] = thread, count
-            if not count:
-                del _held[key]
     finally:
         os.close(descriptor)
+        with contextlib.suppress(OSError):  # one that was made for nothing goes again
+            for place in missing:
+                place.rmdir()
+
+
+@contextmanager
+def _turn(folder: Path, descriptor: int) -> Iterator[None]:
+    """Lock an open folder, once for all turns of one thread that are inside of each other."""
+    status = os.fstat(descriptor)
+    key, here = (status.st_dev, status.st_ino), threading.get_ident()
+    thread, count = _held.get(key, (here, 0))
+    if thread != here or not (count or (_locks(descriptor) and is_there(folder))):
+        raise InputError(
+            f"Expected a folder in which nobody trains; got {folder}, where another training is going on. Wait for "
+            f"its end, or choose another folder (out).",
+            options="--out DIR",
+        )
+    _held[key] = thread, count + 1
+    try:
+        yield
+    finally:
+        _held[key] = thread, count
+        if not count:
+            del _held[key]
 
 
 def _locks(descriptor: int) -> bool:

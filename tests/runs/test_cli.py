@@ -168,7 +168,7 @@ def test_own_data_and_own_model(run):
     Path("own.py").write_text(OWN)
     code, _, _ = run("train", "own.py", "--data", "x.npy", "--prior", "laplace", "--set", "prior.scale=0.5", *QUICK[:2])
     assert code == 0
-    loaded = ppl_vae.load("runs/own-laplace-x")
+    loaded = ppl_vae.load("runs/own-laplace-x", trust=True)
     assert loaded.model.prior.scale == 0.5
     assert not (loaded.path / "figures" / "samples.png").exists()  # vectors have no picture
 

@@ -157,7 +157,7 @@ def test_ones_own_parts_train(x_npy):
     given = [*own, *(word for option in options for word in ("--set", option))]
     code, _, err = x_npy("train", "own.py", *given, *QUICK)
     assert code == 0, err
-    loaded = ppl_vae.load("runs/own-wide-logistic-linear-half-x")
+    loaded = ppl_vae.load("runs/own-wide-logistic-linear-half-x", trust=True)
     model = loaded.model
     assert [type(p).__name__ for p in (model.prior, model.likelihood, model.decoder)] == ["Wide", "Logistic", "Linear"]
     assert (model.prior.width, model.decoder.layer.bias) == (2, None)

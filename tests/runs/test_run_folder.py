@@ -109,7 +109,14 @@ def test_a_folder_is_held_by_one(tmp_path, digits):
         assert "nobody trains" in process.stderr
     with held(tmp_path / "r"):
         pass
-    assert list((tmp_path / "r").iterdir()) == []  # nothing is left of it
+    assert not (tmp_path / "r").exists()  # nothing is left of it
+    (tmp_path / "r").mkdir()
+    with held(tmp_path / "r"):
+        pass
+    assert list((tmp_path / "r").iterdir()) == []
+    with held(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b" / "file").touch()
+    assert (tmp_path / "a" / "b" / "file").exists()
 
 
 # One whole pair
