@@ -16,7 +16,7 @@ from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.evidence.options import AnnealingOptions, AutoOptions, ImportanceOptions, Options
 from ppl_vae.evidence.prepare import Prepared, prepared
 from ppl_vae.evidence.remedies import importance_with_remedies
-from ppl_vae.traces.pair import Program
+from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.utils.threads import Threads
 
 P = ParamSpec("P")
@@ -185,6 +185,8 @@ def estimate_evidence(
     wanted = METHODS[method]
     options = wanted.options(**{name: asked[name] for name in options_of(method)})
     first = options.of_importance(guide is not None).proposal
+    if method != "importance" or first in ("laplace", "refined"):
+        Pair(model, guide).check_has_gradients()
     if first == "laplace":
         first = "prior" if guide is None else "guide"
     preparing = prepared(model, guide, data, proposal=first, seed=seed, joint=joint)

@@ -134,7 +134,7 @@ def fit(
     _warn_of_a_long_warm_up(objective, epochs)
     _check_jit(objective, (model, guide))
     pair = Pair(model, guide, fresh=True)
-    _check_trainable(pair)
+    pair.check_has_gradients()
     keeping = nullcontext() if out is None else held(Path(out))
     with keeping, pair.running(), Threads(threads) as chosen:
         with seeded(seed, SETUP):  # programs may make their parameters, at random, when they first run
@@ -242,15 +242,6 @@ def _warn_of_untrained(pair: Pair) -> None:
             f"The programs call modules ({', '.join(names)}) whose parameters Pyro does not see: they stay as they "
             f"are. Let a program call pyro.module('name', module), or make the module an attribute of a PyroModule; if "
             f"it is not to be trained, call module.requires_grad_(False)."
-        )
-
-
-def _check_trainable(pair: Pair) -> None:
-    names = [name for name, value in pair.tensors().items() if value.is_inference()]
-    if names:
-        raise InputError(
-            f"Expected parameters that can be trained; got {names[0]}, made inside torch.inference_mode(). Make the "
-            f"model and the guide outside of it."
         )
 
 

@@ -26,6 +26,7 @@ from ppl_vae.traces.run import get_traces
 from ppl_vae.utils.digests import digest_of
 from ppl_vae.utils.faults import warn
 from ppl_vae.utils.files import remove_leftovers
+from ppl_vae.utils.precision import usual_modes
 from ppl_vae.utils.report import Report, Reported
 from ppl_vae.utils.rng import seeded
 
@@ -139,7 +140,7 @@ def load(path: Run | str | os.PathLike[str], *, trust: bool = False) -> Run:
     for place in (folder.path, folder / "figures"):
         remove_leftovers(place)
     recipe = Recipe.from_json(config, folder.path)
-    with seeded(0), no_larger_than(shapes, folder.path):
+    with usual_modes(), seeded(0), no_larger_than(shapes, folder.path):
         model, guide = recipe.make(folder.path)
     weights, digest, history = folder.read_best()
     check_parts(config, folder.path, digest, history)

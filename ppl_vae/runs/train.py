@@ -43,6 +43,7 @@ from ppl_vae.traces.plates import structure_of
 from ppl_vae.utils.faults import got
 from ppl_vae.utils.files import is_there
 from ppl_vae.utils.locks import held
+from ppl_vae.utils.precision import usual_modes
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
@@ -113,7 +114,7 @@ def train(
         folders = {seed + i: path / f"{SEED}{seed + i}" for i in range(seeds)}
     _refuse_both(path, seeds)
     programs: dict[str, Any] = {"guide": guide, "data": data, "objective": objective, "asked": asked, "named": named}
-    with Threads(threads):
+    with usual_modes(), Threads(threads):
         runs, chosen = _made(model, **programs, folders=folders)
         for run in runs:  # before the first is trained
             refuse_other_run(RunFolder(run.path), run.recipe, resume)

@@ -186,6 +186,14 @@ class Pair:
         found: list[Tensor] = [p for module in self.modules.values() for p in module.parameters()]
         return list({id(p): p for p in (*found, *self._seen.values()) if p.requires_grad}.values())
 
+    def check_has_gradients(self) -> None:
+        """Refuse parameters that can have no gradients, as they were made in inference mode."""
+        if names := [name for name, value in self.tensors().items() if value.is_inference()]:
+            raise InputError(
+                f"Expected parameters that have gradients; got {names[0]}, made inside torch.inference_mode(). "
+                f"Make the model and the guide outside of it."
+            )
+
     def untrained(self) -> list[nn.Module]:
         """Return the modules that are called, of whose parameters some would be trained, but are not known to Pyro."""
         known = {id(p) for p in self.parameters()}

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ppl_vae.guides import mean_field
+import torch
+from ppl_vae.guides import MeanField, mean_field
+from ppl_vae.models import VAE
 
 import ppl_vae
 from ppl_vae import InputError, cli
@@ -422,3 +424,23 @@ def test_what_is_much_larger_than_the_weights_is_refused_before_it_is_made(run):
 def test_fit_alone_holds_its_folder_and_numbers_of_numpy_are_written(tmp_path, small_pair, digits):
     fit(*small_pair, digits.validation, epochs=np.int64(1), learning_rate=np.float32(1e-3), out=tmp_path)
     assert (tmp_path / "last.pt").exists()
+
+
+def test_a_run_is_trained_and_read_in_inference_mode_as_outside(whole, tmp_path):
+    expected = ppl_vae.load(whole)
+    with torch.inference_mode():
+        run = ppl_vae.train(**COMMAND, out=tmp_path / "r")
+        loaded = ppl_vae.load(tmp_path / "r")
+        found = ppl_vae.evaluate(loaded, num_samples=20, num_data=3, compile=False)
+    assert run.weights == loaded.weights == expected.weights
+    with torch.no_grad():
+        again = ppl_vae.evaluate(whole, num_samples=20, num_data=3, compile=False)
+    assert (found.log_px == again.log_px).all()
+    with torch.inference_mode():
+        made = VAE((6,))
+        guide = MeanField(made)
+    x = torch.rand(5, 6).round()
+    for method in ("auto", "ais"):
+        with pytest.raises(InputError, match="made inside torch.inference_mode"):
+            ppl_vae.estimate_evidence(made, guide, x, method=method)
+    assert len(ppl_vae.estimate_evidence(made, guide, x, method="importance", num_samples=5)) == 5
