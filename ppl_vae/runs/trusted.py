@@ -35,7 +35,7 @@ def check_programs(config: Mapping[str, Any], folder: Path, trust: bool) -> None
             if name is not None and name not in names(role):
                 raise InputError(
                     f"Expected {folder} to be a run of a built-in {role}, or of a copy in that folder; "
-                    f"got {name!s:.200}, which is never run. Train again: ppl_vae.train(model or guide file)."
+                    f"got {name!s:.200}, which is never run. Put the old run.json back, or train again."
                 )
             continue
         digest = _hash_of_copy(role, file)

@@ -441,6 +441,6 @@ def test_a_run_is_trained_and_read_in_inference_mode_as_outside(whole, tmp_path)
         guide = MeanField(made)
     x = torch.rand(5, 6).round()
     for method in ("auto", "ais"):
-        with pytest.raises(InputError, match="made inside torch.inference_mode"):
+        with pytest.raises(InputError, match=r"made inside torch.inference_mode"):
             ppl_vae.estimate_evidence(made, guide, x, method=method)
     assert len(ppl_vae.estimate_evidence(made, guide, x, method="importance", num_samples=5)) == 5
