@@ -75,9 +75,7 @@ def compare(models: Mapping[str, Given | Sequence[Given]] | Iterable[Given]) -> 
                 "{'vae': [e1, e2]} for two seeds of one model."
             )
         if wrong := [one for one in given if not isinstance(one, Run | str | os.PathLike)]:
-            raise InputError(
-                f"Expected runs, or their folders; got {shown(wrong[0])}. Pass {{'vae': e1, 'mixture': e2}}."
-            )
+            raise InputError(f"Expected runs, or their folders; got {shown(wrong[0])}. Pass what train returns.")
         read = _by_model([run for one in given for run in _runs(one)])
     evidences = {name: [_evidence(run) for run in some] for name, some in read.items()}
     _check_data([run for some in read.values() for run in some if isinstance(run, Run)])
