@@ -57,9 +57,8 @@ def check_bound(
         )
         exact, source, error = annealed.log_px, "annealed from the prior", annealed.mcse
     if exact.shape != (len(evidence),):
-        raise InputError(
-            f"Expected log_px for each of the {len(evidence)} data; got shape {exact.shape}. Give one for each."
-        )
+        count = len(exact) if exact.ndim == 1 else f"shape {exact.shape}"
+        raise InputError(f"Expected log_px for each of the {len(evidence)} data; got {count}. Give one for each.")
     curve = evidence.curve
     assert curve is not None
     name, truth = f"IWAE_{num_samples}", f"log P(x) ({source})"

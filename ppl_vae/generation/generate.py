@@ -15,14 +15,14 @@ from ppl_vae.compilation.capture import check_compile
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.data.as_source import as_source
 from ppl_vae.distributions.unwrap import family_of
-from ppl_vae.errors import InputError, positive_int, reason, true_or_false
+from ppl_vae.errors import InputError, positive_int, reason, shown, true_or_false
 from ppl_vae.generation.ancestral import Ancestral, check_range
 from ppl_vae.generation.programs import as_generator, generated
 from ppl_vae.traces.handlers import Regenerated
 from ppl_vae.traces.pair import Pair, Program, program_name
 from ppl_vae.traces.plates import data_name, latents, samples
 from ppl_vae.traces.sites import Kind, Site, of_kind
-from ppl_vae.utils.arrays import tensor_of
+from ppl_vae.utils.arrays import is_array, tensor_of
 from ppl_vae.utils.chunks import run_sizes
 from ppl_vae.utils.memory import check_memory
 from ppl_vae.utils.rng import seeded
@@ -255,7 +255,9 @@ def _as_given(pair: Pair, conditions: dict[str, Any]) -> dict[str, Tensor]:
         try:
             given[name] = tensor_of(value, position=1).to(pair.device)
         except InputError as problem:
-            raise InputError(f"{problem} (This is of the condition {name}.)") from None
+            said = f"{problem} (This is of the condition {name}.)"
+            plain = f"Expected {name} as numbers; got {type(value).__name__} {shown(value)}. Give a tensor of them."
+            raise InputError(said if is_array(value) else plain) from None
         if not given[name].numel():
             raise InputError(f"Expected at least one {name}; got none. Give one, or leave {name} out.")
     model = pair.modules.get("model")

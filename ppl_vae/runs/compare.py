@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ppl_vae.criticism.comparison import Comparison, compare_evidence
-from ppl_vae.errors import InputError, check_path
+from ppl_vae.errors import InputError, check_path, shown
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.runs.run import Run, load
 from ppl_vae.utils.files import is_there
@@ -76,6 +76,8 @@ def compare(models: Mapping[str, Given | Sequence[Given]] | Iterable[Given], *, 
                 "Expected evidence with the names of its models; got a list. Pass {'vae': e1, 'mixture': e2}, or "
                 "{'vae': [e1, e2]} for two seeds of one model."
             )
+        if wrong := [one for one in given if not isinstance(one, Run | str | os.PathLike)]:
+            raise InputError(f"Expected runs, or their folders; got {shown(wrong[0])}. Pass what train returns.")
         read = _by_model([run for one in given for run in _runs(one, trust)])
     evidences = {name: [_evidence(run) for run in some] for name, some in read.items()}
     _check_data([run for some in read.values() for run in some if isinstance(run, Run)])
@@ -104,10 +106,12 @@ def data_in_words(data: Mapping[str, Any]) -> str:
 
 
 def _runs(one: Any, trust: bool) -> list[Any]:
-    """Return the runs of a folder; a run, or evidence, stays as it is."""
-    if isinstance(one, Run | Evidence):
-        return [one]
-    return [load(path, trust=trust) for path in seed_folders(one) or [Path(one)]]
+    """Return the runs of a folder; what is no path stays as it is, and is looked at later."""
+    return (
+        [load(path, trust=trust) for path in (seed_folders(one) or [Path(one)])]
+        if isinstance(one, str | os.PathLike)
+        else [one]
+    )
 
 
 def _by_model(runs: Sequence[Run]) -> dict[str, list[Run]]:
