@@ -11,7 +11,6 @@ import contextlib
 import io
 import random
 import resource
-import signal
 import tempfile
 import traceback
 import warnings
@@ -29,9 +28,10 @@ from ppl_vae.architectures import Concatenated
 from ppl_vae.conditions import Label
 
 from . import values
+from .outcomes import GIGABYTES, SECONDS, Hang, limited
 from .values import DIM, X
 
-SECONDS, LETTERS, MEMORY = 10, 600, 2 * 2**30
+LETTERS, MEMORY = 600, int(GIGABYTES * 2**30)
 SENTENCES = (ppl_vae.InputError, ppl_vae.NonFiniteLossError)
 NET = partial(networks.MLP, hidden=(8,))
 Y = torch.arange(12) % 3
@@ -288,10 +288,6 @@ def every():
     return [Case(c, ((n, v),)) for c in CALLS for n, pool in CALLS[c].pools.items() for v in pool]
 
 
-class TooLong(BaseException):
-    """A call has taken too long."""
-
-
 def judged(case):
     """Make a call; return what is wrong with how it ends, or None."""
     call = CALLS[case.call]
@@ -315,7 +311,7 @@ def judged(case):
                 if _is_pythons_own(problem):
                     return None
                 return _in_short(problem)
-            except TooLong:
+            except Hang:
                 return f"more than {SECONDS} s"
             except Exception as problem:
                 return _in_short(problem)
@@ -362,22 +358,12 @@ def _quietly():
 @contextlib.contextmanager
 def _limited():
     """Within it, a call has so many seconds and so much memory more than there is already."""
-
-    def stop(*_):
-        raise TooLong
-
-    handlers = {kind: signal.signal(kind, stop) for kind in (signal.SIGPROF, signal.SIGALRM)}
     most = resource.getrlimit(resource.RLIMIT_AS)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if Path("/proc").exists() else 0
     if now:
         resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, most[1]))
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    signal.alarm(6 * SECONDS)
     try:
-        yield
+        with limited():
+            yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.alarm(0)
-        for kind, handler in handlers.items():
-            signal.signal(kind, handler)
         resource.setrlimit(resource.RLIMIT_AS, most)
