@@ -229,7 +229,9 @@ def _example_trace(model: Model) -> poutine.Trace:
 
 def _check_part(cls: type[Checked], name: str, value: Any, usual: Any) -> None:
     """Refuse a class where an object is meant, an object where a class is, and parts of another kind."""
-    if name == "model" and not isinstance(value, type) and not hasattr(value, "example"):
+    if name == "model":
+        check_object("model", value)
+    if name == "model" and not hasattr(value, "example"):
         raise InputError(f"Expected a Model for {cls.__name__}; got {type(value).__name__}. Make a model, and pass it.")
     if name == "posterior" and isinstance(value, Posterior):
         family = type(value).__name__

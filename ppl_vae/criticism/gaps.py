@@ -28,6 +28,8 @@ from ppl_vae.utils.rng import seeded
 
 HELD_WEIGHTS = 2**21  # log-weights held at once, of both guides: 32 MB in double precision
 
+LARGEST_RATE = 1e30  # a step in single precision is finite
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Gap(Reported):
@@ -180,6 +182,8 @@ def explain_gap(
         "learning_rate": positive_number("learning_rate", learning_rate),
     }
     num_particles = steps["num_particles"]
+    if steps["learning_rate"] > LARGEST_RATE:
+        raise InputError(f"Expected learning_rate of at most {LARGEST_RATE:.0e}; got {learning_rate}. Lower it.")
     if chunk_size is not None:
         chunk_size = positive_int("chunk_size", chunk_size)
     check_vectorize(vectorize)

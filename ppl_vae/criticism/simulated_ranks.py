@@ -34,6 +34,7 @@ from ppl_vae.traces.plates import (
 from ppl_vae.traces.run import copies_of, enumerating, fixed, one_more_plate, parted, run_pair
 from ppl_vae.traces.sites import Kind, Site, counted, of_kind
 from ppl_vae.utils.chunks import run_sizes
+from ppl_vae.utils.faults import expecting
 from ppl_vae.utils.report import Array
 from ppl_vae.utils.rng import seeded
 
@@ -254,7 +255,8 @@ def _labels(name: str, shape: torch.Size) -> list[str]:
 
 def _called(name: str, function: Function, z: dict[str, Tensor], data: Args, rows: int) -> Tensor:
     """Return a test function of all draws, [R]."""
-    found: Any = function({site: value.flatten(0, 1) for site, value in z.items()}, *data)
+    with expecting(f"the test function {name!r} to be called with z by site, and the data"):
+        found: Any = function({site: value.flatten(0, 1) for site, value in z.items()}, *data)
     if not isinstance(found, Tensor) or found.shape != (rows,):
         got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise InputError(

@@ -35,7 +35,8 @@ def given_mask(given: Any, num_data: int, event_shape: Sequence[int]) -> Tensor:
         found = tensor_of(given)
         mask = torch.broadcast_to(found.detach().cpu(), shape)
     except (InputError, RuntimeError):
-        got = tuple(given.shape) if hasattr(given, "shape") else f"{type(given).__name__} {shown(given)}"
+        plain = not isinstance(given, Tensor) or not given.is_nested
+        got = tuple(given.shape) if plain and hasattr(given, "shape") else f"{type(given).__name__} {shown(given)}"
         raise InputError(
             f"Expected given to be a mask of the shape of a datum, {tuple(event_shape)}, or of all data, {shape}; got "
             f"{got}. Mark what is given with True."

@@ -24,6 +24,7 @@ from ppl_vae.traces.plates import data_name, latents, samples
 from ppl_vae.traces.sites import Kind, Site, of_kind
 from ppl_vae.utils.arrays import is_array, tensor_of
 from ppl_vae.utils.chunks import run_sizes
+from ppl_vae.utils.faults import expecting
 from ppl_vae.utils.memory import check_memory
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
@@ -170,8 +171,9 @@ def reconstruct(model: Program, guide: Program, data: Any, *, mean: bool = True,
     with _running(pair, seed):
         for batch in as_source(data, pair, ordered=True).batches(CHUNK):
             args = pair.to_device(batch)
-            guide_trace = poutine.trace(guide).get_trace(*args)
-            x, sites = generated(pair, poutine.replay(Regenerated()(model), trace=guide_trace), mean, *args)
+            with expecting("a program that runs to its end"):
+                guide_trace = poutine.trace(guide).get_trace(*args)
+                x, sites = generated(pair, poutine.replay(Regenerated()(model), trace=guide_trace), mean, *args)
             _check_answered(pair, samples(guide_trace), sites)
             parts.append(x)
     return torch.cat(parts)

@@ -191,7 +191,7 @@ def _calls():
     yield "manifold", Call(ppl_vae.manifold, lambda: {"model": vae()[0], "grid": 3}, {"model": THING} | numbers("grid", "seed"))  # fmt: skip
     yield "impute", Call(ppl_vae.impute, of_pair(num_draws=2, **QUICK), PAIR | numbers("num_samples", "num_draws"))
     yield "impute, data", Call(ppl_vae.impute, of_pair(num_draws=2, **QUICK), {"data": DATA})
-    yield "explain_gap", Call(ppl_vae.explain_gap, of_pair(num_steps=2, num_particles=2, **QUICK), PAIR | {"vectorize": WORD} | numbers("num_samples", "num_steps", "num_particles", "learning_rate", "chunk_size"))  # fmt: skip
+    yield "explain_gap", Call(ppl_vae.explain_gap, of_pair(data=lambda: X[:4], num_steps=2, num_particles=2, **QUICK), PAIR | {"vectorize": WORD} | numbers("num_samples", "num_steps", "num_particles", "learning_rate", "chunk_size"))  # fmt: skip
     yield "latent_use", Call(ppl_vae.latent_use, of_pair(**QUICK), PAIR | numbers("num_samples", "chunk_size"))
     yield "calibrate", Call(ppl_vae.calibrate, of_pair(num_simulated=20, **QUICK), PAIR | {"functions": FUNCTIONS} | numbers("num_simulated", "num_samples", "level", "chunk_size"))  # fmt: skip
     yield "check_bound", Call(ppl_vae.check_bound, of_pair(log_px=np.zeros(12), **QUICK), PAIR | {"log_px": {k: v for k, v in {**LABELS, **values.NUMBERS}.items() if k != "None"}} | numbers("num_samples"))  # fmt: skip
