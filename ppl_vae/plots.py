@@ -16,7 +16,7 @@ from ppl_vae.criticism.difference import PARTS, Difference
 from ppl_vae.criticism.ranks import LEAST as LEAST_RANKS
 from ppl_vae.criticism.ranks import Ranks
 from ppl_vae.criticism.uniformity import PLACES, counts_below, simultaneous_band
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.errors import InputError, positive_int, true_or_false
 from ppl_vae.errors import shown as shown_as
 from ppl_vae.evidence.diagnostics import MIN_SAMPLES
 from ppl_vae.evidence.evidence import Evidence
@@ -146,6 +146,7 @@ def _canvas(x: Any, columns: int, smooth: bool | None) -> np.ndarray[Any, Any]:
     if missing.any():
         values, missing = (v[:, None] if v.ndim == 3 else v for v in (values, missing))
         values = np.where(missing.any(-3, keepdims=True), np.reshape(MISSING, (3, 1, 1)), np.nan_to_num(values))
+    smooth = None if smooth is None else true_or_false("smooth", smooth)
     if smooth or (smooth is None and min(values.shape[-2:]) < SMALL):
         *others, height, width = values.shape
         flat = [Image.fromarray(image) for image in values.astype(np.float32).reshape(-1, height, width)]
@@ -204,6 +205,8 @@ def series(sets: Mapping[str, Any], *, columns: int = 4) -> Figure:
 def _over_time(x: Any) -> np.ndarray[Any, Any]:
     """Return series [N, T, channels], with time along the longest axis of each."""
     values = array_of("what is drawn", x)
+    if values.ndim < 2 or not values.size:
+        raise InputError(f"Expected series [N, *event_shape]; got shape {values.shape}. Pass [N, T], say.")
     values = np.moveaxis(values, 1 + int(np.argmax(values.shape[1:])), 1)
     return values.reshape(*values.shape[:2], -1)
 

@@ -28,7 +28,8 @@ def autoregressive(kind: str, features: int, context: int, transforms: int, hidd
     if not is_one_of(kind, KINDS):
         raise InputError(f"Unknown kind of flow {shown(kind)}: {did_you_mean(kind, KINDS)}.")
     make = getattr(_import_zuko(), KINDS[kind])
-    options = {"transforms": positive_int("transforms", transforms), "hidden_features": hidden}
+    transforms = positive_int("transforms", transforms)
+    options = {"transforms": transforms, "hidden_features": hidden}
     sizes = [features + context, *hidden, features]
     check_memory("layers of a flow", transforms * sum(a * b for a, b in itertools.pairwise(sizes)), "Make it smaller.")
     with warnings.catch_warnings():
