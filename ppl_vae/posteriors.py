@@ -60,10 +60,11 @@ class MultivariateNormal(Posterior):
     def __init__(self, latent_dim: int) -> None:
         super().__init__(latent_dim)
         size = self.latent_dim
-        check_memory("covariances", size**2, "Make latent_dim smaller.")
+        check_memory("covariances", 3 * size**2, "Make latent_dim smaller.")
         places = torch.full((size, size), self.h_dim - size)  # where in (d, l, 0) each number of L stands
-        places[torch.arange(size), torch.arange(size)] = torch.arange(size)
-        places[tuple(torch.tril_indices(size, size, -1))] = torch.arange(size, self.h_dim - size)
+        places.diagonal().copy_(torch.arange(size))
+        below = torch.ones(size, size, dtype=torch.bool).tril_(-1)
+        places.masked_scatter_(below, torch.arange(size, self.h_dim - size))
         self.places = nn.Buffer(places, persistent=False)
 
     @property

@@ -19,15 +19,7 @@ from ppl_vae.utils.files import written_whole
 from ppl_vae.utils.report import Array, Mean, Report, Reported
 
 Index = NDArray[np.int64]  # of some data
-NESTED = (
-    "diagnostics",
-    "settings",
-    "is_exact",
-    "curve",
-    "sandwich",
-    "draws",
-    "tried",
-)  # what a file holds in another shape
+NESTED = ("diagnostics", "settings", "is_exact", "curve", "sandwich", "draws", "tried")  # in another shape in a file
 
 
 class Trial(NamedTuple):
@@ -248,7 +240,7 @@ class Numbers:
                 attrs[name] = kind(**own) if own else None
             checked(attrs | arrays)
             return cls(**arrays, **attrs)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as problem:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, MemoryError) as problem:
             raise InputError(
                 f"Expected an evidence file in {path}; got none that can be read ({said_of(problem)}). "
                 f"Make it anew, by ppl_vae.evaluate.",

@@ -78,6 +78,9 @@ def _check_layout(file: Any, size: int) -> None:
         values = file[name]
         if not isinstance(values, h5py.Dataset) or values.external or values.is_virtual:
             raise ValueError(f"{name:.40}, which is no array in the file")
+        chunk = np.prod(values.chunks or (), dtype=float) * values.dtype.itemsize
+        if values.dtype.kind not in "fiub" or chunk > size + CONTAINER:
+            raise ValueError(f"{name:.40}, which is no array of numbers, or larger than the file")
         total += int(np.prod(values.shape, dtype=float)) * values.dtype.itemsize
     if total > size + CONTAINER:
         raise ValueError(f"arrays of {total:.2g} bytes in a file of {size:.2g}")

@@ -19,6 +19,9 @@ import io
 import json
 import math
 import os
+import pickletools
+import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import fields
@@ -34,19 +37,32 @@ from ppl_vae.fitting.identity import differing, shown
 from ppl_vae.fitting.schemas import FORMAT, Configuration, State, checked, digest_of_json
 from ppl_vae.utils.digests import digest_of
 from ppl_vae.utils.files import opened, read_file, written_whole
+from ppl_vae.utils.memory import check_memory
 
 ROLES = ("model", "guide")
-MOST_TEXT, MOST_WEIGHTS = 2**25, 2**40  # bytes of run.json or history.csv, and of a file of weights
+MOST_JSON, MOST_HISTORY, MOST_BESIDE = 2**22, 2**24, 2**25  # bytes of run.json, history.csv, and beside weights
 PAIR = "pair"  # in the head of a file of weights: the digest of those of model and guide
+PLAIN_TENSORS = re.compile(  # what a pickle of tensors and numbers is made of
+    r"torch (\w+Storage|Size|device|b?float\d+|u?int\d+|bool)|torch\._utils _rebuild_(tensor_v2|parameter)|"
+    r"torch\.storage (Untyped|Typed)Storage|collections (OrderedDict|defaultdict)|builtins (set|dict|list|int|float)"
+)
 Shapes = dict[str, tuple[int, ...]]
 
 
+class Head(NamedTuple):
+    """What a file of weights says of them: their shapes by name, and the digest of the pair, "" in older files."""
+
+    shapes: Shapes
+    pair: str
+
+
 class Best(NamedTuple):
-    """The best weights of a run, by role and name, their digest, and the history."""
+    """The best weights of a run, by role and name, their digest, the history, and whether an older version wrote it."""
 
     weights: dict[str, dict[str, Tensor]]
     digest: str
     history: History
+    is_old: bool
 
 
 class RunFolder:
@@ -74,7 +90,7 @@ class RunFolder:
         """Read run.json; whether it is as it was written, `check_unchanged` says."""
         path = self / "run.json"
         try:
-            content: dict[str, Any] = json.loads(read_file(path, MOST_TEXT))
+            content: dict[str, Any] = json.loads(read_file(path, MOST_JSON))
         except (OSError, ValueError, RecursionError) as problem:
             raise InputError(
                 f"Expected a run folder in {self.path}; got {self._why_unread(path, problem)}. Make one: "
@@ -149,11 +165,12 @@ class RunFolder:
         """Return last.pt, of a pair whose weights have so many bytes, as it was written."""
         path = self / "last.pt"
         try:
-            content = read_file(path, 32 * size + MOST_TEXT)  # optimizers keep a few numbers for each
+            content = read_file(path, 32 * size + MOST_BESIDE)  # optimizers keep a few numbers for each
             _check_stored(content)
             state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
             checked(State, state, f"{path} to hold a state")
-            if state.get("digest") not in (None, digest_of({k: v for k, v in state.items() if k != "digest"})):
+            digest = digest_of({k: v for k, v in state.items() if k != "digest"})  # which refuses values without end
+            if state.get("digest") not in (None, digest):
                 raise ValueError("its digest is of other numbers")
             if not _shapes(state["weights"]) == _shapes(state["best"]) == _asked(state["settings"]["shapes"]):
                 raise ValueError("parameters are missing")
@@ -165,28 +182,24 @@ class RunFolder:
             ) from None
         return state
 
-    def shapes_of_weights(self, role: str) -> Shapes:
-        """Return the shapes of the best weights of the model or the guide by name, from the head of their file."""
+    def head_of_weights(self, role: str) -> Head:
+        """Return what the file of the best weights of the model or the guide says at its head; nothing else is read."""
         from safetensors import SafetensorError, safe_open
 
         path = self / f"{role}.safetensors"
         try:
-            opened(path, MOST_WEIGHTS).close()
+            opened(path, sys.maxsize).close()
             with safe_open(path, framework="pt") as file:
-                return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+                return Head(shapes, (file.metadata() or {}).get(PAIR, ""))
         except (OSError, SafetensorError) as problem:
             raise self._half_written(role, problem) from None
 
     def digest_of_weights(self) -> str:
         """Return the digest that the weights in the folder now have by their head; "" where it says none."""
-        from safetensors import SafetensorError, safe_open
-
-        path = self / "model.safetensors"
         try:
-            opened(path, MOST_WEIGHTS).close()
-            with safe_open(path, framework="pt") as file:
-                return str((file.metadata() or {}).get(PAIR, ""))
-        except (OSError, SafetensorError):
+            return self.head_of_weights("model").pair
+        except InputError:
             return ""
 
     def read_best(self) -> Best:
@@ -194,29 +207,26 @@ class RunFolder:
 
         Where another process is writing, or was killed at it, the files may be of two moments: then last.pt has both.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
-        weights, said, size = {}, set(), 0
+        heads, weights = {role: self.head_of_weights(role) for role in ROLES}, {}
+        size = 8 * sum(math.prod(shape) for head in heads.values() for shape in head.shapes.values())
+        check_memory("weights", size // 4, "Train again into another folder.")
         for role in ROLES:
-            path, shapes = self / f"{role}.safetensors", self.shapes_of_weights(role)
-            size += 8 * sum(map(math.prod, shapes.values()))
             try:
-                content = read_file(path, 2 * size + MOST_TEXT)
-                weights[role] = load(content)
-                with safe_open(path, framework="pt") as file:
-                    said.add((file.metadata() or {}).get(PAIR, ""))
+                weights[role] = load(read_file(self / f"{role}.safetensors", size + MOST_BESIDE))
             except (OSError, SafetensorError) as problem:
                 raise self._half_written(role, problem) from None
-        digest = digest_of(weights)
+        digest, said = digest_of(weights), {head.pair for head in heads.values()}
         if said in ({digest}, {""}):  # older ones say nothing
-            return Best(weights, digest, self.read_history())
+            return Best(weights, digest, self.read_history(), said == {""})
         try:
             state = self._load_state(size)
         except InputError as problem:
             raise self._half_written("model and guide", "files that are no pair") from problem
         weights = _by_role(state["best"])
-        return Best(weights, digest_of(weights), History.of(state["rows"]))
+        return Best(weights, digest_of(weights), History.of(state["rows"]), False)
 
     def _half_written(self, whose: str, problem: object) -> InputError:
         path = self / (f"{whose}.safetensors" if whose in ROLES else "")
@@ -230,7 +240,7 @@ class RunFolder:
     def read_history(self) -> History:
         """Read history.csv."""
         try:
-            lines = read_file(self / "history.csv", MOST_TEXT).decode().splitlines()
+            lines = read_file(self / "history.csv", MOST_HISTORY).decode().splitlines()
             rows = [tuple(map(float, line.split(","))) for line in lines[1:]]
             if {len(row) for row in rows} - {len(fields(History))}:
                 raise ValueError("rows of another length")
@@ -240,9 +250,9 @@ class RunFolder:
             raise InputError(f"Expected a history in {self / 'history.csv'}; got {found}. Resume the run.") from None
 
 
-def check_unchanged(config: Mapping[str, Any], path: Path) -> None:
-    """Refuse a run.json that is not as it was written; older versions wrote no digest."""
-    if config.get("digest") not in (None, digest_of_json(dict(config))):
+def check_unchanged(config: Mapping[str, Any], path: Path, *, is_new: bool) -> None:
+    """Refuse a run.json that is not as it was written; only older versions wrote no digest."""
+    if config.get("digest") not in (None if not is_new else "", digest_of_json(dict(config))):
         raise InputError(
             f"Expected {path / 'run.json'} as it was written; got one that has been changed since (its digest is "
             f"another). Put the old one back, or train again."
@@ -270,9 +280,19 @@ def _bytes_of(shapes: Mapping[str, Any]) -> int:
 
 
 def _check_stored(content: bytes) -> None:
-    """Refuse an archive that would grow when it is read."""
+    """Refuse an archive that would grow when it is read, by its packing or by what its pickle would make."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
-    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if packed or sum(entry.file_size for entry in entries) > len(content):
-        raise ValueError("an archive of another kind")
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > len(content):
+            raise ValueError("an archive of another kind")
+        pickles = [archive.read(entry) for entry in entries if entry.filename.endswith(".pkl")]
+    for pickle in pickles:
+        words: list[str] = []  # a global comes by its two names, or as the last two words
+        for operation, value, _ in pickletools.genops(pickle):
+            if isinstance(value, str):
+                words.append(value)
+            if operation.name == "STACK_GLOBAL" or (operation.name == "GLOBAL" and isinstance(value, str)):
+                name = " ".join(words[-2:]) if operation.name == "STACK_GLOBAL" else str(value)
+                if not PLAIN_TENSORS.fullmatch(name):
+                    raise ValueError(f"{name:.60}, which is no part of a state")

@@ -8,9 +8,11 @@ import copy
 import functools
 import hashlib
 import math
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from types import CodeType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,15 +23,23 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ppl_vae.fitting.options import FitOptions
+from ppl_vae.traces.pair import Pair
+from ppl_vae.traces.programs import core
 from ppl_vae.utils.rng import seeded
 
 LARGE = 1000  # numbers in a tensor that is no option any more
-FOUND_OUT = (
-    "max_plate_nesting",
-    "num_particles",
-)  # by Pyro, from the programs; the other is part of an objective's name
+MOST_EPOCHS = 10_000  # for which a schedule is asked
+LIBRARIES = ("torch", "pyro", "zuko", "ppl_vae", "builtins", "typing", "collections", "abc")  # known by their versions
+OF_MODULE = ("training", "call_super_init", "dump_patches", "T_destination")
+FOUND_OUT = ("max_plate_nesting", "num_particles")  # by Pyro; the other is part of an objective's name
 OF_OPTIMIZER = ("params", "param_groups", "state", "defaults")
-SINCE = ("validation", "plate_sizes", "dtypes", "patience")  # which older states do not hold; nor what has a dot
+SINCE = (
+    "validation",
+    "plate_sizes",
+    "dtypes",
+    "patience",
+    "batches",
+)  # which older states do not hold; nor what has a dot
 SAID_BY = {"optimizer.lr": "learning_rate", "optimizer.weight_decay": "weight_decay"}
 SHOWN = 60  # characters of a value in a message
 
@@ -46,6 +56,9 @@ def differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for key in {**now, **was}:
         is_new = key in SINCE or "." in key
         if (is_new and not (key in was and key in now)) or was.get(key) == now.get(key):
+            continue
+        versions = {str(some.get(key)).partition(":")[0] for some in (was, now)}
+        if key.endswith(".code") and len(versions) > 1:  # compiled by another Python, which says nothing
             continue
         if key != "patience" or _patience(now) < _patience(was):
             found.append(key)
@@ -66,28 +79,113 @@ def objective_settings(objective: Any) -> dict[str, Any]:
     """Return the options of an objective as it is before the first epoch."""
     if hasattr(objective, "set_epoch"):
         objective.set_epoch(0)
-    found = _values_of(objective)
-    with suppress(TypeError):  # one that cannot be hashed
-        found = {name: value for name, value in found.items() if name not in _changed.get(objective, ())}
-    return found
+    return _without_changed(objective, _values_of(objective))
 
 
 @contextmanager
-def noting_changes(objective: Any) -> Iterator[None]:
-    """Note what is another value at the end: what an objective counts or finds out while fitting is no option of it."""
-    before = objective_settings(objective)
+def noting_changes(objective: Any, pair: Pair) -> Iterator[None]:
+    """Note what is another value at the end: what is counted or found out while fitting is no option."""
+    asked = {id(objective): (objective, lambda: _values_of(objective))}
+    for role, program in pair.programs.items():
+        owner = core(program).owner
+        asked[id(owner)] = (owner, functools.partial(_values_of_program, role, owner))
+    objective_settings(objective)
+    before = {key: ask() for key, (_, ask) in asked.items()}
     try:
         yield
     finally:
-        with suppress(TypeError):
-            after = _values_of(objective)
-            names = {name for name in {**before, **after} if before.get(name) != after.get(name)}
-            _changed.setdefault(objective, set()).update(names)
+        for key, (thing, ask) in asked.items():
+            was, now = before[key], ask()
+            with suppress(TypeError):  # one that cannot be hashed, or referred to weakly
+                names = {name for name in {**was, **now} if was.get(name) != now.get(name)}
+                _changed.setdefault(thing, set()).update(names)
+
+
+def _without_changed(thing: Any, values: dict[str, Any]) -> dict[str, Any]:
+    with suppress(TypeError):
+        return {name: value for name, value in values.items() if name not in _changed.get(thing, ())}
+    return values
+
+
+def program_settings(pair: Pair) -> dict[str, Any]:
+    """Return the plain attributes of all modules of a pair, and the code of what is no library's."""
+    found: dict[str, Any] = {}
+    for role, program in pair.programs.items():
+        owner = core(program).owner
+        found |= _without_changed(owner, _values_of_program(role, owner))
+    return found
+
+
+def _values_of_program(role: str, owner: Any) -> dict[str, Any]:
+    is_module = isinstance(owner, nn.Module)
+    found: dict[str, Any] = {} if is_module else {f"{role}.code": _code_of(owner)}
+    for path, module in owner.named_modules() if is_module else ():
+        place = f"{role}.{path}" if path else role
+        if not _is_of_a_library(type(module)):
+            found[f"{place}.code"] = _code_of(type(module))
+        values = {k: v for k, v in vars(module).items() if not k.startswith("_") and k not in OF_MODULE}
+        found |= _plain_ones(values, place)
+    return found
+
+
+def _is_of_a_library(cls: type[Any]) -> bool:
+    return cls.__module__.partition(".")[0] in LIBRARIES
+
+
+def _code_of(thing: Any) -> str:
+    """Return a hash of what a function does, or all methods of a class, with the version of Python that compiled it."""
+    found = hashlib.sha256()
+    classes = [c for c in getattr(thing, "__mro__", ()) if not _is_of_a_library(c)]
+    for function in [f for c in classes for _, f in sorted(vars(c).items())] or [thing]:
+        for part in _parts_of(getattr(function, "fget", None) or getattr(function, "__func__", None) or function):
+            found.update(repr(part).encode(errors="backslashreplace"))
+    return f"{sys.version_info.major}.{sys.version_info.minor}:{found.hexdigest()[:16]}"
+
+
+def _parts_of(function: Any) -> Iterator[Any]:
+    """Yield the code of a function, its defaults, and what is plain in its closure; of a function there, its code."""
+    if not isinstance(getattr(function, "__code__", None), CodeType):
+        return
+    yield _parts_of_code(function.__code__)
+    cells = [_contents(cell) for cell in function.__closure__ or ()]
+    for value in (function.__defaults__, function.__kwdefaults__, *cells):
+        if isinstance(getattr(value, "__code__", None), CodeType):
+            yield _parts_of_code(value.__code__)
+        else:
+            with suppress(ValueError):
+                yield _plain(value)
+
+
+def _parts_of_code(code: CodeType) -> tuple[Any, ...]:
+    inner = [
+        _parts_of_code(one) if isinstance(one, CodeType)
+        else sorted(map(repr, one)) if isinstance(one, frozenset)  # whose order is another in each process
+        else repr(one)
+        for one in code.co_consts
+    ]  # fmt: skip
+    return code.co_code, inner, code.co_names
+
+
+def _contents(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty
+        return None
+
+
+def _plain_ones(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    found = {}
+    for name, value in values.items():
+        with suppress(ValueError):
+            found[f"{prefix}.{name}"] = _plain(value)
+    return found
 
 
 def _values_of(thing: Any, prefix: str = "objective") -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, value in vars(thing).items():
+    own = [cls for cls in reversed(type(thing).__mro__) if not _is_of_a_library(cls)]
+    of_class = {k: v for cls in own for k, v in vars(cls).items() if not callable(v) and not k.startswith("_")}
+    for name, value in (of_class | vars(thing)).items():
         if name in FOUND_OUT or name.startswith("__"):
             continue
         if isinstance(value, ELBO):  # one inside of another
@@ -105,7 +203,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, functools.partial):
         value = value.func, value.args, value.keywords
     if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
-        value = f"{value.__module__}.{value.__qualname__}"
+        code = f" {_code_of(value)}" if hasattr(value, "__code__") else ""
+        value = f"{value.__module__}.{value.__qualname__}{code}"
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -154,7 +253,7 @@ def schedule_settings(options: FitOptions, optimizer: Optimizer, groups: list[Gr
         with warnings.catch_warnings(), seeded(0):
             warnings.simplefilter("ignore")  # of steps of the schedule without those of the optimizer
             scheduler = options.scheduler_of(twin)
-            for _ in range(options.epochs):
+            for _ in range(min(options.epochs, MOST_EPOCHS)):
                 rows.append([_numbers(group) for group in twin.param_groups])
                 scheduler.step()
     except Exception:  # one that cannot be asked aside is compared by its name

@@ -12,10 +12,9 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from torch import Tensor
 
-from ppl_vae.errors import InputError
+from ppl_vae.errors import LARGEST, InputError
 
 FORMAT = 1
-LARGEST = 2**63 - 1
 Role = Literal["model", "guide"]
 
 

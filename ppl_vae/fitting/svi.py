@@ -31,6 +31,7 @@ from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.traces.plates import data_plate
 from ppl_vae.utils.faults import got, warn
 from ppl_vae.utils.locks import held
+from ppl_vae.utils.one_at_a_time import others_turn
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
@@ -145,7 +146,7 @@ def fit(
             if unknown := note_unobserved(model, source):
                 warn(f"{unknown}: nothing is learned of them; do not impute them.")
             check_batches(pair, source, held_out, batch_size)
-            digests = {} if out is None else _digests(source, held_out)
+            digests = {} if out is None else _digests(source, held_out, batch_size)
         _warn_of_untrained(pair)
         if not pair.parameters():
             raise InputError("Expected something to fit; got a model and a guide without parameters. Add a network.")
@@ -158,7 +159,7 @@ def fit(
         complete = checked.num_missing + validated.num_missing == 0
         with (
             _quietly(complete),
-            noting_changes(objective),
+            noting_changes(objective, pair),
             progress_bar(epochs, "fit", "epoch", progress, initial=training.epoch) as bar,
         ):
             training.run(keep, bar)
@@ -167,7 +168,8 @@ def fit(
 
 def _begin(on_start: Callable[[], None]) -> None:
     try:
-        on_start()
+        with others_turn():
+            on_start()
     except TypeError as problem:
         raise ProgramError(f"Expected on_start to be a function without arguments; {got(problem)}") from problem
 
@@ -196,10 +198,11 @@ def _quietly(complete: bool) -> Iterator[None]:
         yield
 
 
-def _digests(source: Source, held_out: Source | None) -> dict[str, Any]:
-    """Return what tells the data of a fit from others."""
+def _digests(source: Source, held_out: Source | None, batch_size: int) -> dict[str, Any]:
+    """Return what tells the data of a fit, and their batches, from others."""
     validation = None if held_out is None else fingerprint(held_out, exact=True)
-    return {"data": fingerprint(source, exact=True), "validation": validation}
+    batches = f"{type(source).__name__} of {len(next(source.batches(batch_size))[0])}"
+    return {"data": fingerprint(source, exact=True), "validation": validation, "batches": batches}
 
 
 def _kept_in(folder: RunFolder, training: Training, digests: dict[str, Any], resume: bool) -> Keep:

@@ -18,7 +18,13 @@ from ppl_vae.data.arrays import Batch
 from ppl_vae.data.sources import Source
 from ppl_vae.errors import NonFiniteLossError, reason
 from ppl_vae.fitting.history import Fit, History, Row
-from ppl_vae.fitting.identity import groups_of, objective_settings, optimizer_settings, schedule_settings
+from ppl_vae.fitting.identity import (
+    groups_of,
+    objective_settings,
+    optimizer_settings,
+    program_settings,
+    schedule_settings,
+)
 from ppl_vae.fitting.options import FitOptions, name_of
 from ppl_vae.fitting.steps import Steps, bound_of
 from ppl_vae.traces.log_weights import non_finite_site
@@ -27,9 +33,7 @@ from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
 Snapshot = dict[str, Tensor]
-Keep = Callable[
-    ..., None
-]  # writes the state of a fit; or, given the best weights, these into the state that was written
+Keep = Callable[..., None]  # writes the state of a fit; given the best weights, these into the one that was written
 TRAINING, VALIDATION, SETUP = range(3)  # what a random stream is for
 VALIDATION_BATCH = 1000
 KEPT = ("rows", "best", "best_epoch", "best_score", "stale", "seconds", "compiled", "earlier")  # of a training
@@ -99,6 +103,7 @@ class Training:
             "dtypes": sorted({str(value.dtype) for value in self.best.values()}),
             "plate_sizes": list(self.plate_sizes),
             "patience": self.options.patience,
+            **program_settings(self.pair),
             **objective_settings(self.objective),
             **optimizer_settings(self.optimizer, self._groups),
             **schedule_settings(self.options, self.optimizer, self._groups),

@@ -20,7 +20,7 @@ from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.fitting.checkpoint import ROLES, RunFolder, check_unchanged
 from ppl_vae.fitting.history import History
 from ppl_vae.runs.recipe import Recipe
-from ppl_vae.runs.trusted import check_programs, check_sizes, no_larger_than
+from ppl_vae.runs.trusted import check_programs, check_shapes, check_sizes, no_larger_than
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.run import get_traces
 from ppl_vae.utils.digests import digest_of
@@ -42,6 +42,7 @@ class Run(Reported):
         recipe: what was run.
         config: run.json: the recipe, versions, and how the fit ended.
         weights: the digest of the weights: an estimate of others is none of this run.
+        is_old: whether a version wrote it that did not say of which weights an estimate is.
         loaded: the data set, once it has been loaded.
         sources: whole splits of it, with what was found in them, as far as they have been asked for.
     """
@@ -53,6 +54,7 @@ class Run(Reported):
     recipe: Recipe
     config: dict[str, Any]
     weights: str = ""
+    is_old: bool = False
     loaded: datasets.Data | None = None
     sources: dict[str, Source] = field(default_factory=dict)
 
@@ -84,7 +86,7 @@ class Run(Reported):
         if self._evidence is None or self._evidence[0] != written:
             self._evidence = written, Evidence.load(self._file)
         found = self._evidence[1]
-        return found if found.weights in ("", self.weights) else None  # older files do not say of which
+        return found if found.weights == self.weights or (self.is_old and not found.weights) else None
 
     def keep(self, evidence: Evidence) -> None:
         """Write the bound check on the test split."""
@@ -135,14 +137,16 @@ def load(path: Run | str | os.PathLike[str], *, trust: bool = False) -> Run:
     folder = RunFolder(path)
     config = folder.read_json()
     check_programs(config, folder.path, trust)
-    shapes = {role: folder.shapes_of_weights(role) for role in ROLES}
+    shapes = {role: folder.head_of_weights(role).shapes for role in ROLES}
     check_sizes(config, folder.path, shapes)
+    check_unchanged(config, folder.path, is_new=bool(folder.digest_of_weights()))
     for place in (folder.path, folder / "figures"):
         remove_leftovers(place)
     recipe = Recipe.from_json(config, folder.path)
-    with usual_modes(), seeded(0), no_larger_than(shapes, folder.path):
+    with usual_modes(), seeded(0), no_larger_than(shapes, folder.path, any_size=bool(recipe.copied)):
         model, guide = recipe.make(folder.path)
-    weights, digest, history = folder.read_best()
+    check_shapes(shapes, {"model": model, "guide": guide}, folder.path)
+    weights, digest, history, is_old = folder.read_best()
     check_parts(config, folder.path, digest, history)
     learned = _learned(weights, model, guide)
     for role, module in (("model", model), ("guide", guide)):
@@ -154,8 +158,7 @@ def load(path: Run | str | os.PathLike[str], *, trust: bool = False) -> Run:
                 f"({str(problem).splitlines()[-1].strip()}). The program has changed since: go back, or train again."
             ) from None
         module.eval()
-    check_unchanged(config, folder.path)
-    return Run(folder.path, model, guide, history, recipe, config | recipe.to_json(), digest)
+    return Run(folder.path, model, guide, history, recipe, config | recipe.to_json(), digest, is_old)
 
 
 def check_parts(config: Mapping[str, Any], path: Path, weights: str, history: History) -> None:
@@ -172,7 +175,7 @@ def check_parts(config: Mapping[str, Any], path: Path, weights: str, history: Hi
 
 def digest_of_history(history: History) -> str:
     """Return the digest of the rows of a history."""
-    return digest_of([values.tolist() for values in vars(history).values()])
+    return digest_of(list(vars(history).values()))
 
 
 def check_same(data: datasets.Data, config: Mapping[str, Any], path: Path) -> None:

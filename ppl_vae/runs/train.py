@@ -43,6 +43,7 @@ from ppl_vae.traces.plates import structure_of
 from ppl_vae.utils.faults import got
 from ppl_vae.utils.files import is_there
 from ppl_vae.utils.locks import held
+from ppl_vae.utils.one_at_a_time import others_turn
 from ppl_vae.utils.precision import usual_modes
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
@@ -123,7 +124,8 @@ def train(
                 _fit(run, chosen, asked["fit"], resume=resume, progress=progress)
                 evaluate(run, num_samples=num_samples, threads=threads, progress=progress)
                 if on_evaluated is not None:
-                    on_evaluated(run)
+                    with others_turn():
+                        on_evaluated(run)
                 draw_figures(run)
     return runs[0] if seeds is None else runs
 
@@ -217,7 +219,7 @@ def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, pro
         on_start=write_what_is_run,
         progress=progress,
     )
-    run.weights = folder.digest_of_weights()
+    run.weights, run.is_old = folder.digest_of_weights(), False
     _write_result(run, fitted, folder)
     run.model.eval()
     run.guide.eval()
@@ -230,7 +232,8 @@ def _name_the_weights(folder: RunFolder) -> None:
     with contextlib.suppress(InputError):
         weights = folder.read_best().digest
         for file in folder.path.glob("evidence*.nc"):
-            replace(Evidence.load(file), weights=weights).save(file)
+            with contextlib.suppress(InputError):  # one that cannot be read
+                replace(Evidence.load(file), weights=weights).save(file)
 
 
 def _is_done(before: Mapping[str, Any], recipe: Recipe) -> bool:

@@ -1,12 +1,15 @@
 """Digests: one short word for a tree of numbers, by which it is known again."""
 
 import hashlib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+MOST = 2_000_000  # values in values; what is shared in many places counts in each
 
 
 def digest_of(value: Any) -> str:
@@ -14,26 +17,31 @@ def digest_of(value: Any) -> str:
 
     The order of a dict does not count; a tuple is a list.
 
+    Raises:
+        ValueError: there are more than two million values.
+
     >>> digest_of({"a": torch.zeros(2), "b": 1}) == digest_of({"b": 1, "a": torch.zeros(2)})
     True
     >>> digest_of([1, 2]) == digest_of([[1], 2])
     False
     """
     found = hashlib.sha256()
-    _add(found, value)
+    _add(found, value, itertools.count())
     return found.hexdigest()
 
 
-def _add(found: Any, value: Any) -> None:
+def _add(found: Any, value: Any, count: Iterator[int]) -> None:
+    if next(count) > MOST:
+        raise ValueError(f"more than {MOST} values")
     if isinstance(value, Mapping):
         _head(found, "dict", len(value))
         for key in sorted(value, key=lambda key: (type(key).__name__, key)):
-            _add(found, key)
-            _add(found, value[key])
+            _add(found, key, count)
+            _add(found, value[key], count)
     elif isinstance(value, list | tuple):
         _head(found, "list", len(value))
         for one in value:
-            _add(found, one)
+            _add(found, one, count)
     elif isinstance(value, Tensor):
         _head(found, str(value.dtype), tuple(value.shape))
         found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -30,9 +30,18 @@ from ppl_vae.errors import InputError, reason
 Array = np.ndarray[Any, Any]
 IN_MEMORY = 2**30  # bytes; a larger .npy file is memory-mapped
 DAY = 86400.0  # seconds
-HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]  # a process number means something on its own host
 LEFTOVER = re.compile(r"\.ppl-vae-([0-9a-f]{8})-(\d{1,10})-[0-9a-f]{16}\.tmp")
 
+
+def _place_of_processes() -> str:
+    """Return a word for where a process number means something: this boot of this machine, or this container of it."""
+    known = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        known += [str(Path("/proc/self/ns/pid").readlink()), Path("/proc/sys/kernel/random/boot_id").read_text()]
+    return hashlib.sha256("".join(known).encode()).hexdigest()[:8]
+
+
+HOST = _place_of_processes()
 _tidied: set[Path] = set()  # folders that this process has looked through
 UNREADABLE = (  # what numpy and zipfile raise for broken files
     ValueError, OSError, EOFError, KeyError, AttributeError, TypeError, NotImplementedError, RuntimeError, MemoryError,
@@ -89,7 +98,7 @@ def _sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     if os.name == "nt" and path.is_dir():  # which has no way to do so
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as problem:
@@ -103,6 +112,8 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of processes that are no more, as far as that can be done and told."""
     _tidied.add(folder)
     with contextlib.suppress(OSError):
+        if folder.is_symlink() and (folder.parent / "run.json").exists():
+            return  # it may lead anywhere
         for entry in list(os.scandir(folder)):
             found = LEFTOVER.fullmatch(entry.name)
             if found and not entry.is_dir(follow_symlinks=False) and _is_dead(entry, found[1], int(found[2])):
@@ -111,7 +122,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _is_dead(entry: os.DirEntry[str], host: str, process: int) -> bool:
-    if host == HOST and process != os.getpid():
+    if host == HOST and process != os.getpid() and os.name != "nt":  # there it would be Ctrl-C
         try:
             os.kill(process, 0)
         except ProcessLookupError:
@@ -144,7 +155,7 @@ def read_file(path: Path, most: int, *, follow: bool = True) -> bytes:
         OSError: as `opened`.
     """
     with opened(path, most, follow=follow) as file:
-        return file.read(most)
+        return file.read(os.fstat(file.fileno()).st_size)  # `most` at once would be taken from memory
 
 
 def opened(path: Path, most: int, *, follow: bool = True) -> BinaryIO:

@@ -10,6 +10,11 @@ from pathlib import Path
 from ppl_vae.errors import InputError
 from ppl_vae.utils.files import is_there
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _held: dict[tuple[int, int], tuple[int, int]] = {}  # folders by device and number: the thread, and how often
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_held.clear)  # they are the parent's
@@ -25,6 +30,9 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         InputError: somebody else holds it, or it cannot be made.
     """
+    if fcntl is None:
+        yield
+        return
     missing = [place for place in (folder, *folder.parents) if not is_there(place)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,12 +44,14 @@ def held(folder: Path) -> Iterator[None]:
         ) from None
     try:
         with _turn(folder, descriptor):
-            yield
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # one that was made for nothing goes again, before it is free
+                    for place in missing:
+                        place.rmdir()
     finally:
         os.close(descriptor)
-        with contextlib.suppress(OSError):  # one that was made for nothing goes again
-            for place in missing:
-                place.rmdir()
 
 
 @contextmanager
@@ -63,15 +73,15 @@ def _turn(folder: Path, descriptor: int) -> Iterator[None]:
         _held[key] = thread, count
         if not count:
             del _held[key]
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # not by closing it: forked workers have it open, too
 
 
 def _locks(descriptor: int) -> bool:
     try:
-        import fcntl
-
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except (ImportError, OSError):  # there are no such locks
+    except OSError:  # a file system without such locks
         return True
     return True

@@ -55,6 +55,23 @@ class _Turns:
                     self._holder = None
                     self._changed.notify()
 
+    def leave(self) -> int:
+        """Give a whole turn back for a while; return how deep it is."""
+        with self._changed:
+            if self._holder is not threading.current_thread():
+                return 0
+            depth, self._holder, self._depth = self._depth, None, 0
+            self._changed.notify()
+            return depth
+
+    def come_back(self, depth: int) -> None:
+        """Take a turn that was left up again, as deep as it was, under the number that it had."""
+        if depth:
+            number = self._number
+            self.take()
+            with self._changed:
+                self._depth, self._number = depth, number
+
     def begin_anew(self) -> bool:
         """In a forked child: end the turn of another thread, which is not there; return whether there was one."""
         self._changed = threading.Condition()  # another thread may have been looking at it
@@ -80,6 +97,16 @@ def one_at_a_time() -> Iterator[None]:
         yield
     finally:
         _turns.give_back(number)
+
+
+@contextmanager
+def others_turn() -> Iterator[None]:
+    """Within it, in a turn, other threads may have theirs: a person's own function may wait for one of them."""
+    depth = _turns.leave()
+    try:
+        yield
+    finally:
+        _turns.come_back(depth)
 
 
 def after_fork(forget: Callable[[], None]) -> Callable[[], None]:
