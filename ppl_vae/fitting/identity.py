@@ -10,7 +10,7 @@ import hashlib
 import math
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import CodeType
 from typing import Any
@@ -85,7 +85,9 @@ def objective_settings(objective: Any) -> dict[str, Any]:
 @contextmanager
 def noting_changes(objective: Any, pair: Pair) -> Iterator[None]:
     """Note what is another value at the end: what is counted or found out while fitting is no option."""
-    asked = {id(objective): (objective, lambda: _values_of(objective))}
+    asked: dict[int, tuple[Any, Callable[[], dict[str, Any]]]] = {
+        id(objective): (objective, functools.partial(_values_of, objective))
+    }
     for role, program in pair.programs.items():
         owner = core(program).owner
         asked[id(owner)] = (owner, functools.partial(_values_of_program, role, owner))
