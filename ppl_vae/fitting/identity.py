@@ -29,7 +29,7 @@ from ppl_vae.utils.rng import seeded
 
 LARGE = 1000  # numbers in a tensor that is no option any more
 MOST_EPOCHS = 10_000  # for which a schedule is asked
-LIBRARIES = ("torch", "pyro", "zuko", "ppl_vae", "builtins", "typing", "collections", "abc")  # known by their versions
+LIBRARIES = ("torch", "pyro", "zuko", "ppl_vae", "builtins", "typing", "collections")  # known by their versions
 OF_MODULE = ("training", "call_super_init", "dump_patches", "T_destination")
 FOUND_OUT = ("max_plate_nesting", "num_particles")  # by Pyro; the other is part of an objective's name
 OF_OPTIMIZER = ("params", "param_groups", "state", "defaults")
