@@ -6,13 +6,23 @@ import shutil
 import subprocess
 import sys
 import threading
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import h5py
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from ppl_vae.guides import MeanField, mean_field
 from ppl_vae.models import VAE
+from ppl_vae.models import vae as vae_file
+from pyro.nn import PyroModule
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader, TensorDataset
 
 import ppl_vae
 from ppl_vae import InputError, cli
@@ -444,3 +454,206 @@ def test_a_run_is_trained_and_read_in_inference_mode_as_outside(whole, tmp_path)
         with pytest.raises(InputError, match=r"made inside torch.inference_mode"):
             ppl_vae.estimate_evidence(made, guide, x, method=method)
     assert len(ppl_vae.estimate_evidence(made, guide, x, method="importance", num_samples=5)) == 5
+
+
+# What a stranger may have made to grow
+
+
+class Grows:
+    def __reduce__(self):
+        return bytearray, (10**11,)
+
+
+def shared(depth=40):
+    """Return lists of the same two lists, as many as 2^depth for who goes through them."""
+    values = []
+    for _ in range(depth):
+        values = [values, values]
+    return values
+
+
+def torn(folder):
+    """Let the weights be no pair, so that last.pt is asked; a right digest stands in run.json."""
+    edited(folder, result=None)
+    path = folder / "guide.safetensors"
+    save_file(load_file(path), path, metadata={"pair": "0" * 64})
+
+
+@pytest.mark.parametrize("what", ["grows", "shared", "packed"])
+def test_a_state_that_would_grow_is_refused(run, what):
+    torn(run)
+    state = torch.load(run / "last.pt", weights_only=True)
+    del state["digest"]
+    state["settings"]["x"] = Grows() if what == "grows" else shared() if what == "shared" else 1
+    torch.save(state, run / "last.pt")
+    if what == "packed":
+        with zipfile.ZipFile(run / "last.pt") as archive:
+            entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+        with zipfile.ZipFile(run / "last.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in entries.items():
+                archive.writestr(name, content)
+    with pytest.raises(InputError, match="no pair"):
+        ppl_vae.load(run)
+
+
+def test_a_chunk_that_would_grow_is_refused(run):
+    count = 2**26
+    chunk = zlib.compress(bytes(8 * count), 1)
+    with h5py.File(run / "evidence.nc", "w") as file:
+        made = file.create_dataset("log_px", (10,), "f8", maxshape=(None,), chunks=(count,), compression="gzip")
+        made.id.write_direct_chunk((0,), chunk)
+    with pytest.raises(InputError, match="larger than the file"):
+        ppl_vae.load(run).evidence  # noqa: B018
+
+
+def test_weights_that_no_program_has_are_not_read(run, monkeypatch):
+    path = run / "model.safetensors"
+    whole = load_file(path)
+    save_file(whole | {"junk": torch.zeros(3_000_000)}, path, metadata={"pair": "0" * 64})
+    monkeypatch.setattr(RunFolder, "read_best", lambda self: pytest.fail("they were read"))
+    with pytest.raises(InputError, match="3000000 numbers of which they know nothing"):
+        ppl_vae.load(run)
+
+
+def test_a_run_json_names_no_files_to_be_read(run, tmp_path):
+    np.save(tmp_path / "outside.npy", np.ones((8, 8)))
+    config = json.loads((run / "run.json").read_text())
+    settings = config["build"]["settings"] | {"condition.visible": str(tmp_path / "outside.npy")}
+    edited(run, build=config["build"] | {"settings": settings})
+    with pytest.raises(InputError, match=r"condition\.visible = .*where a word or a number stands"):
+        ppl_vae.load(run)
+
+
+def test_a_new_run_json_without_its_digest_is_refused(run):
+    config = json.loads((run / "run.json").read_text())
+    del config["digest"]
+    (run / "run.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="has been changed since"):
+        ppl_vae.load(run)
+
+
+def test_an_estimate_that_does_not_say_of_which_weights_it_is_is_none_of_a_new_run(run):
+    loaded = ppl_vae.load(run)
+    ppl_vae.estimate_evidence(loaded.model, loaded.guide, loaded.source("test"), num_samples=50).save(
+        run / "evidence.nc"
+    )
+    assert ppl_vae.load(run).evidence is None
+
+
+# What people do
+
+
+def test_ones_own_program_may_have_large_numbers(tmp_path):
+    mine = tmp_path / "mine.py"
+    text = Path(vae_file.__file__).read_text()
+    mine.write_text(
+        text.replace("likelihood: Likelihood | None = None,", "likelihood: Likelihood | None = None, big=5_000_000,")
+    )
+    assert "big" in mine.read_text()
+    ppl_vae.train(**COMMAND | {"model": str(mine)}, prior="standard_normal", out=tmp_path / "r")
+    assert ppl_vae.load(tmp_path / "r", trust=True).evidence is not None
+
+
+def test_what_another_thread_makes_while_a_run_is_read_is_its_own(whole):
+    made, stop = [], threading.Event()
+
+    def make():
+        while not stop.is_set():
+            made.append(torch.nn.Linear(5000, 4000, device="meta"))
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    for _ in range(3):
+        ppl_vae.load(whole)
+    stop.set()
+    thread.join()
+    assert made
+
+
+def test_a_lock_does_not_outlive_its_training_in_forked_workers(tmp_path):
+    x = torch.rand(64, 6).round()
+    workers = dict(num_workers=1, persistent_workers=True, multiprocessing_context="fork")
+    loader = DataLoader(TensorDataset(x), batch_size=16, **workers)
+    model = VAE((6,))
+    guide = MeanField(model)
+    first = fit(model, guide, loader, epochs=1, out=tmp_path / "r", compile=False)
+    again = fit(model, guide, loader, epochs=1, out=tmp_path / "r", compile=False, resume=True)
+    assert (first.history.train_elbo == again.history.train_elbo).all()
+
+
+def test_a_callback_may_wait_for_another_thread():
+    model = VAE((6,))
+    x, drawn = torch.rand(20, 6).round(), []
+    with ThreadPoolExecutor(1) as pool:
+
+        def ask():
+            drawn.append(pool.submit(ppl_vae.sample, model, 2).result(timeout=60))
+
+        fit(model, MeanField(model), x, epochs=1, on_start=ask)
+    assert drawn[0].shape == (2, 6)
+
+
+class Own(PyroModule):
+    def __init__(self, sigma):
+        super().__init__()
+        self.sigma, self.net, self.calls = sigma, torch.nn.Linear(2, 6), 0
+
+    def forward(self, x):
+        self.calls += 1  # what is counted is no option
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.net(z), self.sigma).to_event(1), obs=x)
+
+
+class Other(Own):
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.net(z) + 1, self.sigma).to_event(1), obs=x)
+
+
+class OwnGuide(PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(6, 4)
+
+    def forward(self, x):
+        loc, scale = self.net(x).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, scale.exp()).to_event(1))
+
+
+class Scaled(pyro.infer.Trace_ELBO):
+    factor = 1.0
+
+    def __init__(self, of=abs):
+        super().__init__()
+        self.of = of
+
+
+class ScaledMore(Scaled):
+    factor = 2.0
+
+
+def test_resuming_compares_what_a_program_does_and_holds(tmp_path):
+    x = torch.rand(64, 6).round()
+
+    def go(model=None, data=x, **options):
+        torch.manual_seed(0)
+        return fit(model or Own(1.0), OwnGuide(), data, epochs=2, compile=False, out=tmp_path / "r", **options)
+
+    model = Own(1.0)
+    whole = go(model, objective=Scaled(lambda v: v))
+    for again in (model, Own(1.0)):
+        found = go(again, objective=Scaled(lambda v: v), resume=True)
+        assert (found.history.train_elbo == whole.history.train_elbo).all()
+    for named, options in {
+        "model.sigma=1.0": dict(model=Own(0.1)),
+        "model.code": dict(model=Other(1.0)),
+        "batches=": dict(data=DataLoader(TensorDataset(x), batch_size=8)),
+        "objective.of": dict(objective=Scaled(lambda v: 2 * v)),
+        "objective": dict(objective=ScaledMore(lambda v: v)),
+    }.items():
+        asked = dict(objective=Scaled(lambda v: v)) | options
+        with pytest.raises(InputError, match=rf"with its own settings.*{named}"):
+            go(**asked, resume=True)
