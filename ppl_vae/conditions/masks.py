@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import InputError, did_you_mean
-from ppl_vae.utils.files import read_arrays
+from ppl_vae.utils.array_files import read_arrays
 
 
 def _middle_column(height: int, width: int) -> Tensor:

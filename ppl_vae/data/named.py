@@ -20,7 +20,8 @@ from ppl_vae.data.own_files import checked_part, own_data, split_at_random
 from ppl_vae.data.sources import SplitSource
 from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
 from ppl_vae.errors import InputError, check_path, did_you_mean, is_one_of, positive_int, shown
-from ppl_vae.utils.files import is_there, read_arrays
+from ppl_vae.utils.array_files import read_arrays
+from ppl_vae.utils.files import is_there
 from ppl_vae.utils.report import Report, Reported
 
 SPLITS = ("train", "validation", "test")

@@ -13,8 +13,9 @@ import torch
 from ppl_vae.data.splits import Split, hidden_in_words, is_known, whole_labels
 from ppl_vae.errors import InputError, reason
 from ppl_vae.missing import with_mask
+from ppl_vae.utils.array_files import Array, read_arrays
 from ppl_vae.utils.faults import warn
-from ppl_vae.utils.files import Array, kind_of, read_arrays, regular_file
+from ppl_vae.utils.files import kind_of, regular_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 GREY = ("1", "L", "LA")

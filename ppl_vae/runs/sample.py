@@ -18,7 +18,8 @@ from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.generate import sample
 from ppl_vae.runs.figures import NUM_ANSWERS, NUM_CONDITIONS, NUM_PICTURES, answers, labelled, save_figure
 from ppl_vae.runs.run import Run, load
-from ppl_vae.utils.files import check_can_write, kind_of, read_arrays, write_array
+from ppl_vae.utils.array_files import read_arrays, write_array
+from ppl_vae.utils.files import check_can_write, kind_of
 from ppl_vae.utils.memory import check_memory
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from ppl_vae import InputError, data
 from ppl_vae.data import sources, splits
 from ppl_vae.data.splits import Split
-from ppl_vae.utils import files
+from ppl_vae.utils import array_files
 
 X = np.ones((20, 5))
 
@@ -283,7 +283,7 @@ def test_large_files_are_mapped_not_read(tmp_path, monkeypatch):
     x = np.random.default_rng(0).random((300, 1, 4, 4), dtype=np.float32)
     np.save(tmp_path / "large.npy", x)
     in_memory = data.load(tmp_path / "large.npy", binarize="dynamic")
-    monkeypatch.setattr(files, "IN_MEMORY", 100)
+    monkeypatch.setattr(array_files, "IN_MEMORY", 100)
     mapped = data.load(tmp_path / "large.npy", binarize="dynamic")
     assert isinstance(mapped.train.values, np.memmap)
     assert isinstance(in_memory.train.values, torch.Tensor)
