@@ -153,6 +153,8 @@ def opened(path: Path, most: int, *, follow: bool = True) -> BinaryIO:
             says which.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    if not follow and path.is_symlink():
+        raise OSError(errno.ELOOP, "a symbolic link, which may lead anywhere")
     descriptor = os.open(path, flags | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
     try:
         status = os.fstat(descriptor)

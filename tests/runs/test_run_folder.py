@@ -339,7 +339,7 @@ def test_nothing_outside_of_the_folder_is_run(run, tmp_path):
     own(run, mark, "model")
     (run / "model.py").rename(tmp_path / "model.py")
     (run / "model.py").symlink_to(tmp_path / "model.py")
-    with pytest.raises(InputError, match=r"symbolic links|Too many levels"):
+    with pytest.raises(InputError, match="got: a symbolic link, which may lead anywhere"):
         ppl_vae.load(run, trust=True)
     assert not mark.exists()
 
