@@ -39,7 +39,7 @@ def held(folder: Path) -> Iterator[None]:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as problem:
         raise InputError(
-            f"Expected a folder in {folder}; got: {problem.strerror or problem}. Choose another one (out).",
+            f"Expected to write into {folder}; got: {problem.strerror or problem}. Choose another folder (out).",
             options="--out DIR",
         ) from None
     try:
