@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tiny import QUICK
 
 import ppl_vae
+from ppl_vae.fitting.schemas import digest_of_json
 
 
 def test_help_is_quick_and_heavy_things_stay_out():
@@ -272,6 +273,8 @@ def test_broken_run_folders(run):
         assert "Expected a whole run.json" in with_file("run.json", damaged), broken
     other = json.loads(whole["run.json"])
     other["build"]["settings"]["prior.latent_dim"] = 3
+    assert "has been changed since" in with_file("run.json", json.dumps(other).encode())
+    other["digest"] = digest_of_json(other)
     assert "Expected weights in" in with_file("run.json", json.dumps(other).encode())
 
 
