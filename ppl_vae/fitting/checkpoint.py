@@ -44,7 +44,7 @@ MOST_JSON, MOST_HISTORY, MOST_BESIDE = 2**22, 2**24, 2**25  # bytes of run.json,
 PAIR = "pair"  # in the head of a file of weights: the digest of those of model and guide
 PLAIN_TENSORS = re.compile(  # what a pickle of tensors and numbers is made of
     r"torch (\w+Storage|Size|device|b?float\d+|u?int\d+|bool)|torch\._utils _rebuild_(tensor_v2|parameter)|"
-    r"torch\.storage (Untyped|Typed)Storage|collections (OrderedDict|defaultdict)|builtins (set|dict|list|int|float)"
+    r"torch\.storage (Untyped|Typed)Storage|collections (OrderedDict|Counter|defaultdict)|builtins set"
 )
 Shapes = dict[str, tuple[int, ...]]
 
@@ -252,7 +252,8 @@ class RunFolder:
 
 def check_unchanged(config: Mapping[str, Any], path: Path, *, is_new: bool) -> None:
     """Refuse a run.json that is not as it was written; only older versions wrote no digest."""
-    if config.get("digest") not in (None if not is_new else "", digest_of_json(dict(config))):
+    said = config.get("digest")
+    if is_new if said is None else said != digest_of_json(dict(config)):
         raise InputError(
             f"Expected {path / 'run.json'} as it was written; got one that has been changed since (its digest is "
             f"another). Put the old one back, or train again."
@@ -288,11 +289,7 @@ def _check_stored(content: bytes) -> None:
             raise ValueError("an archive of another kind")
         pickles = [archive.read(entry) for entry in entries if entry.filename.endswith(".pkl")]
     for pickle in pickles:
-        words: list[str] = []  # a global comes by its two names, or as the last two words
         for operation, value, _ in pickletools.genops(pickle):
-            if isinstance(value, str):
-                words.append(value)
-            if operation.name == "STACK_GLOBAL" or (operation.name == "GLOBAL" and isinstance(value, str)):
-                name = " ".join(words[-2:]) if operation.name == "STACK_GLOBAL" else str(value)
-                if not PLAIN_TENSORS.fullmatch(name):
-                    raise ValueError(f"{name:.60}, which is no part of a state")
+            named = operation.name in ("GLOBAL", "INST", "STACK_GLOBAL")  # the last is not written by PyTorch
+            if named and not PLAIN_TENSORS.fullmatch(str(value)):
+                raise ValueError(f"{value!s:.60}, which is no part of a state")
