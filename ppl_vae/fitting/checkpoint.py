@@ -176,6 +176,9 @@ class RunFolder:
                 raise ValueError("its digest is of other numbers")
             if not _shapes(state["weights"]) == _shapes(state["best"]) == _asked(state["settings"]["shapes"]):
                 raise ValueError("parameters are missing")
+            rows, best = state["rows"], state["best_epoch"]
+            if best > len(rows) or state["best_score"] not in (-math.inf, best, *(row[2] for row in rows[:best][-1:])):
+                raise ValueError("its best epoch is none of its epochs")
         except Exception as problem:  # torch.load raises half a dozen kinds for a broken file
             why = f"{type(problem).__name__}: {problem!s:.200}" if str(problem) else type(problem).__name__
             raise InputError(
