@@ -91,7 +91,6 @@ def noting_changes(objective: Any, pair: Pair) -> Iterator[None]:
     for role, program in pair.programs.items():
         owner = core(program).owner
         asked[id(owner)] = (owner, functools.partial(_values_of_program, role, owner))
-    objective_settings(objective)
     before = {key: ask() for key, (_, ask) in asked.items()}
     try:
         yield

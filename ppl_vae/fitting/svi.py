@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from ppl_vae.data.as_source import as_source, fingerprint
 from ppl_vae.data.batch_sizes import check_batches
 from ppl_vae.data.checks import Checked, check
+from ppl_vae.data.loaders import LoaderSource
 from ppl_vae.data.sources import Source
 from ppl_vae.data.unobserved import note_unobserved
 from ppl_vae.errors import InputError, ProgramError, shown
@@ -201,8 +202,16 @@ def _quietly(complete: bool) -> Iterator[None]:
 def _digests(source: Source, held_out: Source | None, batch_size: int) -> dict[str, Any]:
     """Return what tells the data of a fit, and their batches, from others."""
     validation = None if held_out is None else fingerprint(held_out, exact=True)
-    batches = f"{type(source).__name__} of {len(next(source.batches(batch_size))[0])}"
-    return {"data": fingerprint(source, exact=True), "validation": validation, "batches": batches}
+    own = (
+        f"a loader's, of {len(next(source.batches(batch_size))[0])}"
+        if getattr(source, "own_batches", False)
+        else "of batch_size"
+    )
+    return {"data": fingerprint(source, exact=True), "validation": validation, "batches": own}
+
+
+def _has_own_batches(source: Source) -> bool:
+    return isinstance(source, LoaderSource) and source.own_batches
 
 
 def _kept_in(folder: RunFolder, training: Training, digests: dict[str, Any], resume: bool) -> Keep:

@@ -650,7 +650,7 @@ def test_resuming_compares_what_a_program_does_and_holds(tmp_path):
     for named, options in {
         "model.sigma=1.0": dict(model=Own(0.1)),
         "model.code": dict(model=Other(1.0)),
-        "batches=": dict(data=DataLoader(TensorDataset(x), batch_size=8)),
+        "batches=of batch_size": dict(data=DataLoader(TensorDataset(x), batch_size=8)),
         "objective.of": dict(objective=Scaled(lambda v: 2 * v)),
         "objective": dict(objective=ScaledMore(lambda v: v)),
     }.items():
