@@ -65,6 +65,8 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
 
 def _check_header(file: IO[bytes], size: int) -> None:
     """Refuse an array whose header speaks of more bytes than there are."""
+    if size == 0:
+        raise EOFError("No data left in file")
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
