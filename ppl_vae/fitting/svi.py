@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -137,7 +136,7 @@ def fit(
     _check_jit(objective, (model, guide))
     pair = Pair(model, guide, fresh=True)
     pair.check_has_gradients()
-    keeping = nullcontext() if out is None else held(Path(out))
+    keeping = nullcontext() if out is None else held(RunFolder(out).path)
     with keeping, pair.running(), Threads(threads) as chosen:
         with seeded(seed, SETUP):  # programs may make their parameters, at random, when they first run
             source = as_source(data, pair)
