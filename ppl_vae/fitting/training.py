@@ -148,7 +148,7 @@ class Training:
             if not self.in_epoch:  # perhaps while it was written: else what there is, is of the epoch before, and whole
                 self.keep()
             self._choose_good()
-        except Exception:
+        except Exception:  # whatever it is goes on; but what is put back has to give a finite loss
             self._choose_good()
             raise
         finally:

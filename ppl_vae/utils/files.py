@@ -74,11 +74,15 @@ def _made(path: Path) -> int:
 
 def check_stays_inside(path: Path) -> None:
     """Refuse to write through a link in the folder of a run, which may lead to files of somebody else."""
-    if path.parent.is_symlink() and (path.parent.parent / "run.json").exists():
+    if _leads_out(path.parent):
         raise InputError(
             f"Expected {path.parent} to be a folder of its run; got a symbolic link, which may lead anywhere. "
             f"Remove it."
         )
+
+
+def _leads_out(folder: Path) -> bool:
+    return folder.is_symlink() and (folder.parent / "run.json").exists()
 
 
 def _sync(path: Path) -> None:
@@ -99,8 +103,8 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of processes that are no more, as far as that can be done and told."""
     _tidied.add(folder)
     with contextlib.suppress(OSError):
-        if folder.is_symlink() and (folder.parent / "run.json").exists():
-            return  # it may lead anywhere
+        if _leads_out(folder):
+            return
         for entry in list(os.scandir(folder)):
             found = LEFTOVER.fullmatch(entry.name)
             if found and not entry.is_dir(follow_symlinks=False) and _is_dead(entry, found[1], int(found[2])):
