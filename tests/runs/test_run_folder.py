@@ -29,6 +29,7 @@ from ppl_vae import InputError, cli
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.svi import fit
 from ppl_vae.runs import evaluate as evaluating
+from ppl_vae.runs.sample import sample_run
 from ppl_vae.utils import files
 from ppl_vae.utils.locks import held
 
@@ -402,11 +403,11 @@ def test_no_link_is_written_through(run, tmp_path):
     shutil.rmtree(run / "figures")
     (run / "figures").symlink_to(precious)
     with pytest.raises(InputError, match="a symbolic link, which may lead anywhere"):
-        ppl_vae.runs.sample.sample_run(run)
+        sample_run(run)
     (run / "figures").unlink()
     (run / "figures").mkdir()
     (run / "figures" / "samples-0.png").symlink_to(precious / "samples-0.png")
-    ppl_vae.runs.sample.sample_run(run)
+    sample_run(run)
     assert (precious / "samples-0.png").read_text() == "mine"
     assert not (run / "figures" / "samples-0.png").is_symlink()
 
