@@ -221,6 +221,6 @@ def test_a_run_folder_holds_what_pyro_param_gives(tmp_path):
     settings = {"fit.epochs": 2, "fit.learning_rate": 0.05, "data.binarize": None}
     run = ppl_vae.train(str(tmp_path / "own.py"), settings=settings, out=tmp_path / "run", num_samples=30)
     expected = ppl_vae.evaluate(run, num_samples=30).log_px
-    loaded = ppl_vae.load(tmp_path / "run")
+    loaded = ppl_vae.load(tmp_path / "run", trust=True)
     assert float(Pair(loaded.model, loaded.guide).learned["scale"].min()) > 0
     assert ppl_vae.evaluate(loaded, num_samples=30).log_px == pytest.approx(expected)
