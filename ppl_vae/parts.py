@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.missing import Observed
-from ppl_vae.utils.memory import check_memory
+from ppl_vae.utils.memory import BATCH, check_memory
 from ppl_vae.utils.precision import full_precision
 
 
@@ -32,7 +32,7 @@ class Prior(nn.Module):
     def __init__(self, latent_dim: int = 8) -> None:
         super().__init__()
         self.latent_dim = positive_int("latent_dim", latent_dim)
-        check_memory("latents", self.latent_dim, "Make latent_dim smaller.")
+        check_memory("a batch of latents", BATCH * self.latent_dim, "Make latent_dim smaller.")
         self.zeros = nn.Buffer(torch.zeros(self.latent_dim), persistent=False)
 
     @property

@@ -21,6 +21,7 @@ from ppl_vae.conditions.masks import mask_of
 from ppl_vae.distributions.unwrap import is_improper
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.networks import MLP, Shape, Widths
+from ppl_vae.utils.memory import BATCH, check_memory
 
 
 class Condition(nn.Module, ABC):
@@ -138,7 +139,8 @@ class Label(Condition):
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
         self.num_classes = positive_int("num_classes", num_classes)
-        self.logits = nn.Buffer(torch.zeros(num_classes), persistent=False)
+        check_memory("a batch of labels, one-hot,", BATCH * self.num_classes, "Make num_classes smaller.")
+        self.logits = nn.Buffer(torch.zeros(self.num_classes), persistent=False)
 
     @property
     def c_shape(self) -> torch.Size:

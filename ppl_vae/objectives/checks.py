@@ -38,6 +38,7 @@ from ppl_vae.traces.sites import (
     why_no_bound,
 )
 from ppl_vae.utils.faults import warn
+from ppl_vae.utils.memory import check_memory
 
 # What Pyro's own objectives ask of a pair; ours say it themselves, by a method `meet`.
 NEED_PARAMETERS_SEEN = (Trace_ELBO, TraceEnum_ELBO, RenyiELBO)
@@ -46,6 +47,7 @@ NEED_ORDER = (TraceMeanField_ELBO,)
 
 def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: Args) -> None:
     """Raise an InputError if an objective is not for the pair, whose run on some data, `args`, gave the traces."""
+    check_room(objective, traces)
     if hasattr(objective, "meet"):
         objective.meet(*pair.programs.values(), args, {})
     name, (model, guide) = type(objective).__name__, map(samples, (traces[0], traces[-1]))
@@ -66,6 +68,13 @@ def check_objective(objective: ELBO, pair: Pair, traces: Sequence[Trace], args: 
         )
     if not hasattr(objective, "meet"):
         check_answered(model, guide, name, enumerates=isinstance(objective, TraceEnum_ELBO))
+
+
+def check_room(objective: ELBO, traces: Sequence[Trace]) -> None:
+    """Refuse more particles than fit into memory, where they are there at once."""
+    if hasattr(objective, "meet") or getattr(objective, "vectorize_particles", False):
+        drawn = sum(site["value"].numel() for trace in traces for site in samples(trace).values())
+        check_memory("particles", getattr(objective, "num_particles", 1) * drawn, "Ask for fewer (num_particles).")
 
 
 def check_answered(model: Sites, guide: Sites, name: str, *, enumerates: bool) -> None:

@@ -5,7 +5,8 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,7 @@ from ppl_vae.fitting.history import Fit, History
 from ppl_vae.fitting.options import FitOptions
 from ppl_vae.fitting.svi import fit
 from ppl_vae.generation.generate import takes_binary_data
-from ppl_vae.objectives.checks import check_batch_dims
+from ppl_vae.objectives.checks import check_batch_dims, check_room
 from ppl_vae.runs import kinds
 from ppl_vae.runs.build import choose, choose_objective, guide_for, hash_of, is_file, source, written_objective
 from ppl_vae.runs.compare import SEED, seed_folders
@@ -43,8 +44,10 @@ from ppl_vae.traces.plates import structure_of
 from ppl_vae.utils.faults import got
 from ppl_vae.utils.files import is_there
 from ppl_vae.utils.locks import held
+from ppl_vae.utils.memory import check_memory
 from ppl_vae.utils.one_at_a_time import others_turn
 from ppl_vae.utils.precision import usual_modes
+from ppl_vae.utils.registrations import watched
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
@@ -149,9 +152,9 @@ def _made(
     programs = choose(model, its_guide, settings=asked["programs"], defaults=_suggested(parts), **named)
     if NUM_CLASSES in programs.written()["settings"] and NUM_CLASSES not in asked["programs"]:
         parts.check_classes()
-    pairs = {}
+    pairs: dict[int, tuple[Model, Any]] = {}
     for seed in folders:
-        with seeded(seed):
+        with seeded(seed), _room_for_training(len(pairs)):
             pairs[seed] = programs.make(parts.event_shape)
     built, built_guide = next(iter(pairs.values()))
     own_files = [sys.modules[type(program).__module__] for program in (built_guide, built)]
@@ -173,6 +176,23 @@ def _made(
         config = recipe.to_json() | {"versions": _versions()}
         runs.append(Run(path, *pairs[seed], History.of([]), recipe, config, loaded=parts))
     return runs, chosen
+
+
+@contextmanager
+def _room_for_training(others: int) -> Iterator[None]:
+    """Within it, a pair is made that can be trained in this machine's memory, where so many like it are made already.
+
+    Training holds a pair's numbers, their gradients, and two moments of each.
+    """
+    made = 0
+
+    def add(numbers: int) -> None:
+        nonlocal made
+        made += numbers
+        check_memory("a model and a guide to train", (others + 4) * made, "Make them smaller.")
+
+    with watched(add):
+        yield
 
 
 def _refuse_both(path: Path, seeds: int | None) -> None:
@@ -280,7 +300,9 @@ def _ready(objective: Choice, pair: Pair, data: Source, *, seed: int) -> Any:
                 with contextlib.suppress(InputError):  # no plate is over the data: then Pyro may guess
                     options = {"max_plate_nesting": structure_of(traces, num_run).num_plates} | options
             args = pair.to_device(next(part.batches(num_run)))
-            _try(objective, kinds.make(objective.cls, options, "objective"), pair, args)
+            made = kinds.make(objective.cls, options, "objective")
+            check_room(made, traces)
+            _try(objective, made, pair, args)
     return kinds.make(objective.cls, options, "objective")
 
 

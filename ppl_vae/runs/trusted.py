@@ -6,19 +6,18 @@ when the run was trained; nothing outside of the folder is ever run. No part may
 
 import hashlib
 import math
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.modules import module as registration
+from torch import nn
 
 from ppl_vae.errors import InputError
 from ppl_vae.fitting.checkpoint import Shapes
 from ppl_vae.runs.build import MOST_SOURCE, ROLES, hash_of, names
 from ppl_vae.utils.files import read_file
+from ppl_vae.utils.registrations import watched
 
 FEW, LARGEST_DATUM = 1_000_000, 16_000_000  # numbers, which are always allowed
 NUMBERS, MODULES = 16, 50  # times as many numbers, and tensors or modules, as the weights have numbers and tensors
@@ -114,30 +113,20 @@ def no_larger_than(shapes: Mapping[str, Shapes], folder: Path, *, any_size: bool
     tensors = MODULES * max(100, sum(map(len, shapes.values())))
     made = {"numbers": 0, "tensors": 0, "modules": 0}
 
-    thread = threading.get_ident()
-
     def count(what: str, number: int, most: int) -> None:
-        made[what] += number if threading.get_ident() == thread else 0
+        made[what] += number
         if made[what] > most:
             raise InputError(
                 f"Expected weights in {folder} that fit its programs; got programs with more than {most} {what}, and "
                 f"weights of {_count(shapes)} numbers. Put the old run.json back, or train again."
             )
 
-    def tensor(_: nn.Module, __: str, value: Tensor | None) -> None:
-        count("numbers", 0 if value is None else value.numel(), numbers)
+    def tensor(size: int) -> None:
+        count("numbers", size, numbers)
         count("tensors", 1, tensors)
 
-    handles = (
-        registration.register_module_parameter_registration_hook(tensor),
-        registration.register_module_buffer_registration_hook(tensor),
-        registration.register_module_module_registration_hook(lambda *_: count("modules", 1, tensors)),
-    )
-    try:
+    with watched(tensor, lambda: count("modules", 1, tensors)):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _count(shapes: Mapping[str, Shapes]) -> int:

@@ -5,6 +5,7 @@ import os
 from ppl_vae.errors import InputError
 
 BYTES = 4  # of a number in single precision
+BATCH = 100  # data that there is to be room for at once
 
 
 def check_memory(what: str, numbers: int, fix: str = "Ask for fewer.") -> None:

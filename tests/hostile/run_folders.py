@@ -224,7 +224,7 @@ def edit_state(folder, _, random):
             value[inner] = value[inner].to_sparse() if value[inner].dim() else value[inner].to(torch.int64)
     else:
         state[key] = [value] if how == "one less" else "word" if how == "shape" else -1
-    honest = bool(random.random() < 0.5)
+    honest = bool(random.random() < 0.5) and not (how == "kind" and isinstance(value, dict))  # sparse: of no digest
     if honest:
         state["digest"] = digest_of({k: v for k, v in state.items() if k != "digest"}) if key != "scheduler" else ""
     torch.save(state, folder / "last.pt")

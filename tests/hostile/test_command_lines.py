@@ -364,6 +364,32 @@ def test_a_value_is_a_word_a_number_or_a_list_of_such(text):
     assert told_badly(code, err) is None and code == 2
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        [*READY["v"], "--set", f"prior.latent_dim={10**9}"],
+        [*READY["v"], "--objective", "iwae", "--set", f"objective.num_particles={10**9}"],
+        [*READY["c"], "--set", f"condition.num_classes={10**9}"],
+        [*READY["v"][:4], "--epochs", "1", "--set", f"decoder.hidden={10**9}"],
+        [*READY["w"], "--set", f"prior.num_components={10**9}"],
+    ],
+    ids=lambda line: line[-1],
+)
+def test_what_does_not_fit_into_memory_is_refused_before_memory_is_taken(ready, monkeypatch, line):
+    monkeypatch.setattr("ppl_vae.utils.memory._of_the_machine", lambda: 2**34)  # 16 GB
+    before = peak_memory()
+    code, out, err = call([*line, "--out", "n"])
+    assert code == 2 and out == "" and "that fit into memory" in err, err
+    assert peak_memory() - before < 0.3
+
+
+def test_training_needs_room_for_gradients_and_moments(ready, monkeypatch):
+    monkeypatch.setattr("ppl_vae.utils.memory._of_the_machine", lambda: 2**30)
+    line = [*READY["v"], "--set", "decoder.hidden=4000000", "--out", "n"]  # 84 million numbers, 0.3 GB
+    code, _, err = call(line)
+    assert code == 2 and "a model and a guide to train that fit into memory" in err
+
+
 NAMES = ["a$b", "$x^$ and $_", "$\\frac$", "a b", "\udcff", "🎉", "l" * 250, "new\nline", "-a"]
 
 
