@@ -214,10 +214,11 @@ class Laplace:
         every = torch.arange(n, device=scale.device)
         alive = height.isfinite()
         found = alive.any(0)
-        means, directions, roots, evidence, heights = [], [], [], [], []
+        means: list[Tensor] = []
+        directions, roots, evidence, heights = [], [], [], []
         for _ in range(min(MOST_MODES, len(position))):
             has = alive.any(0)
-            if not bool(has.any()):
+            if means and not bool(has.any()):
                 break
             best = torch.where(alive, height, -math.inf).argmax(0)
             mean, top = position[best, every], height[best, every]
@@ -251,6 +252,8 @@ class Laplace:
         count = size if size <= DENSE else STEEPEST
         vectors = torch.eye(size, count, dtype=scale.dtype, device=scale.device).expand(n, size, count).clone()
         values = torch.ones(n, count, dtype=scale.dtype, device=scale.device)
+        if not len(rows):
+            return vectors, values
         for some in rows.split(max(1, CURVATURE_ROWS // size)):
 
             def curved(v: Tensor, some: Tensor = some) -> Tensor:

@@ -139,7 +139,8 @@ def prepared(
     """
     check_program("model", model)
     pair = Pair(model if joint else GivenConditions()(model), guide)
-    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad():
+    watching = torch.autograd.set_detect_anomaly  # it is for training, and cannot look at batched gradients
+    with seeded(seed), pair.running(), pair.evaluating(), torch.no_grad(), watching(False):
         source = as_source(data, pair, ordered=True)
         traces, num_run, num_missing = check(pair, source, proposal=proposal)
         structure = structure_of(traces, num_run)

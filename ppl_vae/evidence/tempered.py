@@ -83,6 +83,7 @@ class Latents:
         self.names = [name for name, site in latent.items() if not is_discrete(site["fn"])]
         self.discrete = len(self.names) < len(latent)
         self.layouts: dict[str, torch.Size] = {}  # other plates and event of a site's u
+        self.dtypes: dict[str, torch.dtype] = {}
         _check(latent, guide if self.from_guide else None)
         self.flatten(model, 1)
 
@@ -92,18 +93,19 @@ class Latents:
 
     def flatten(self, sites: Mapping[str, Site], num_chains: int) -> Tensor:
         """Put the values of the latent sites of a run with so many chains into u, [C, N, D]."""
-        parts = [torch.zeros(num_chains, self.chunk.size, 0, device=self.pair.device)]
+        parts = []
         for name in self.names:
             transform = _to_support(sites[name]["fn"])
             u = to_kn(transform.inv(sites[name]["value"]), transform.domain.event_dim, self.structure)
             u = parted(u, num_chains, self.structure)
-            self.layouts[name] = u.shape[2:]
+            self.layouts[name], self.dtypes[name] = u.shape[2:], u.dtype
             parts.append(u.reshape(*u.shape[:2], -1))
-        return torch.cat(parts, dim=-1)
+        return torch.cat(parts, -1) if parts else torch.zeros(num_chains, self.chunk.size, 0, device=self.pair.device)
 
     def unflatten(self, u: Tensor) -> dict[str, Tensor]:
         """Return the unconstrained value of each site, [C, other plates and the data, event]; of copies [C N, ...]."""
         parts = u.split([rest.numel() for rest in self.layouts.values()], dim=-1)
+        parts = tuple(part.to(dtype) for part, dtype in zip(parts, self.dtypes.values(), strict=True))
         layouts = zip(self.layouts.items(), parts, strict=True)
         if self.structure.plated:
             return {name: from_kn(part.reshape(*u.shape[:2], *rest), self.structure) for (name, rest), part in layouts}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,19 +30,28 @@ def products_in(precision: str, device: torch.device) -> AbstractContextManager[
 
 @contextmanager
 def usual_modes() -> Iterator[None]:
-    """Within it PyTorch computes as it does where nothing was set: gradients are on, inference mode and autocast off.
+    """Within it PyTorch and NumPy compute as where nothing was set: gradients are on, inference mode and autocast off.
 
     Autocast keeps weights in low precision until its outermost end; those that are trained within must not stay, so its
     cache is off, too, and empty at the end.
+
+    Raises:
+        InputError: the default device is "meta", on which there are no numbers.
 
     >>> with torch.inference_mode(), usual_modes():
     ...     torch.ones(2, requires_grad=True).sum().requires_grad
     True
     """
+    if torch.get_default_device().type == "meta":
+        raise InputError(
+            "Expected a default device that holds numbers; got meta. Leave `with torch.device('meta')`, or call "
+            "torch.set_default_device('cpu')."
+        )
     casting = [device for device in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(device)]
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
         for device in casting:
             stack.enter_context(torch.autocast(device, enabled=False, cache_enabled=False))
         try:

@@ -482,3 +482,22 @@ def test_a_condition_that_only_the_last_data_have():
     truth = (torch.logsumexp(torch.stack(parts), 0) - math.log(2)).numpy()
     evidence = estimate_evidence(model, guide, (x, y))
     assert check_right_or_doubted(evidence, truth) == 0 and "simulated from the model" in evidence.verdict()
+
+
+def test_a_model_without_gradients_is_answered_by_samples():
+    """Where nothing can be climbed for any datum, as with a decoder of NumPy, log P(x) is right, or doubted."""
+    x = torch.linspace(-3, 3, 20)[:, None]
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            mean = torch.from_numpy(z.numpy().sum(-1, keepdims=True))  # NumPy refuses what asks for gradients
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.expand(-1, 2) / 3, 0.8).to_event(1))
+
+    evidence = estimate_evidence(model, guide, x)
+    check_right_or_doubted(evidence, dist.Normal(0.0, 3**0.5).log_prob(x)[:, 0].numpy(), by_datum=True)
+    assert evidence.log_px.mean() == pytest.approx(float(dist.Normal(0.0, 3**0.5).log_prob(x).mean()), abs=0.2)

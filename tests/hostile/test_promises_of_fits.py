@@ -186,16 +186,33 @@ def test_data_that_become_nan_cost_no_weights(compile):
         fit(programs, data=x, validation=None, epochs=8, compile=compile, schedule=schedule)
 
 
+@contextlib.contextmanager
+def set_to(set_it, value, back):
+    set_it(value)
+    try:
+        yield
+    finally:
+        set_it(back)
+
+
 MODES = {
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "autocast without a cache": lambda: torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False),
 }
+PLAIN_MODES = {  # where steps are not compiled, or otherwise: equal up to rounding
+    "anomalies are looked for": lambda: torch.autograd.set_detect_anomaly(True),
+    "deterministic algorithms": lambda: set_to(torch.use_deterministic_algorithms, True, False),
+    "double by default": lambda: set_to(torch.set_default_dtype, torch.float64, torch.float32),
+    "bfloat16 by default": lambda: set_to(torch.set_default_dtype, torch.bfloat16, torch.float32),
+    "NumPy raises": lambda: np.errstate(all="raise"),
+}
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize(
+    ("mode", "compile"), [*((mode, True) for mode in MODES), *((mode, False) for mode in MODES | PLAIN_MODES)]
+)
 def test_a_mode_of_the_caller_changes_no_number(mode, compile):
     def all_numbers(programs, x):
         history = fit(programs, data=x, validation=x[:50], compile=compile).history
@@ -204,9 +221,22 @@ def test_a_mode_of_the_caller_changes_no_number(mode, compile):
         return [*history.validation_elbo, *evidence.log_px, *(float(t.double().sum()) for t in drawn)]
 
     expected, programs = all_numbers(pair(), X), pair()
-    with MODES[mode]():
+    with (MODES | PLAIN_MODES)[mode]():
         assert all_numbers(programs, X.clone()) == expected
         assert torch.is_inference_mode_enabled() == (mode == "inference_mode")
+
+
+@pytest.mark.parametrize("on", [lambda: torch.device("meta"), lambda: set_to(torch.set_default_device, "meta", None)])
+def test_where_no_numbers_are_nothing_is_computed(on):
+    programs = pair()
+    with on():
+        for ask in (
+            lambda: fit(programs),
+            lambda: ppl_vae.estimate_evidence(*programs, X, num_samples=50),
+            lambda: ppl_vae.sample(programs[0], 3),
+        ):
+            with pytest.raises(ppl_vae.InputError, match="Expected a default device that holds numbers; got meta"):
+                ask()
 
 
 def test_programs_made_in_inference_mode_are_refused():
