@@ -14,6 +14,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from ppl_vae import data as datasets
 from ppl_vae.base import Model
@@ -182,14 +183,14 @@ def _made(
 def _room_for_training(others: int) -> Iterator[None]:
     """Within it, a pair is made that can be trained in this machine's memory, where so many like it are made already.
 
-    Training holds a pair's numbers, their gradients, and two moments of each.
+    Training holds a pair's parameters, their gradients, and two moments of each; buffers are there once.
     """
-    made = 0
+    needed = 0
 
-    def add(numbers: int) -> None:
-        nonlocal made
-        made += numbers
-        check_memory("a model and a guide to train", (others + 4) * made, "Make them smaller.")
+    def add(value: Tensor) -> None:
+        nonlocal needed
+        needed += (others + (4 if isinstance(value, nn.Parameter) else 1)) * value.numel()
+        check_memory("a model and a guide to train", needed, "Make them smaller.")
 
     with watched(add):
         yield

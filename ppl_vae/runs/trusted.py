@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ppl_vae.errors import InputError
 from ppl_vae.fitting.checkpoint import Shapes
@@ -121,8 +121,8 @@ def no_larger_than(shapes: Mapping[str, Shapes], folder: Path, *, any_size: bool
                 f"weights of {_count(shapes)} numbers. Put the old run.json back, or train again."
             )
 
-    def tensor(size: int) -> None:
-        count("numbers", size, numbers)
+    def tensor(value: Tensor) -> None:
+        count("numbers", value.numel(), numbers)
         count("tensors", 1, tensors)
 
     with watched(tensor, lambda: count("modules", 1, tensors)):

@@ -6,25 +6,26 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
+from torch.nn.parameter import is_lazy
 
 
 @contextmanager
-def watched(on_tensor: Callable[[int], object], on_module: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Within it, hear how many numbers each parameter or buffer has that this thread makes, and of each module.
+def watched(on_tensor: Callable[[Tensor], object], on_module: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Within it, hear of each parameter or buffer that this thread makes, lazy ones left out, and of each module.
 
     What `on_tensor` or `on_module` raises ends the making.
 
-    >>> sizes = []
-    >>> with watched(sizes.append):
+    >>> seen = []
+    >>> with watched(seen.append):
     ...     _ = nn.Linear(3, 2)
-    >>> sizes
+    >>> [value.numel() for value in seen]
     [6, 2]
     """
     thread = threading.get_ident()
 
     def tensor(_: nn.Module, __: str, value: Tensor | None) -> None:
-        if threading.get_ident() == thread:
-            on_tensor(0 if value is None else value.numel())
+        if threading.get_ident() == thread and value is not None and not is_lazy(value):
+            on_tensor(value)
 
     def module(*_: object) -> None:
         if threading.get_ident() == thread:

@@ -201,7 +201,7 @@ MODES = {
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "autocast without a cache": lambda: torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False),
 }
-PLAIN_MODES = {  # where steps are not compiled, or otherwise: equal up to rounding
+PLAIN_MODES = {  # compiled steps are recorded otherwise in them, and equal up to rounding only
     "anomalies are looked for": lambda: torch.autograd.set_detect_anomaly(True),
     "deterministic algorithms": lambda: set_to(torch.use_deterministic_algorithms, True, False),
     "double by default": lambda: set_to(torch.set_default_dtype, torch.float64, torch.float32),

@@ -224,3 +224,33 @@ def test_a_run_folder_holds_what_pyro_param_gives(tmp_path):
     loaded = ppl_vae.load(tmp_path / "run", trust=True)
     assert float(Pair(loaded.model, loaded.guide).learned["scale"].min()) > 0
     assert ppl_vae.evaluate(loaded, num_samples=30).log_px == pytest.approx(expected)
+
+
+LAZY = '''
+from torch import nn
+from ppl_vae.models import VAE
+from ppl_vae.networks import Network
+
+
+class Lazy(Network):
+    """Its first layer knows its size after its first call."""
+
+    def __init__(self, in_shape, out_shape):
+        super().__init__(in_shape, out_shape)
+        self.layers = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, out_shape.numel()))
+
+    def transform(self, x):
+        return self.layers(x)
+
+
+class Own(VAE):
+    pass
+'''
+
+
+def test_a_network_with_lazy_layers_is_trained_and_loaded(tmp_path):
+    (tmp_path / "own.py").write_text(LAZY)
+    options = {"decoder": "lazy", "settings": {"fit.epochs": 1}, "out": tmp_path / "run", "num_samples": 30}
+    run = ppl_vae.train(str(tmp_path / "own.py"), **options)
+    loaded = ppl_vae.load(tmp_path / "run", trust=True)
+    assert ppl_vae.evaluate(loaded, num_samples=30).log_px == pytest.approx(run.evidence.log_px)
