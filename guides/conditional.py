@@ -4,10 +4,11 @@ import pyro
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ppl_vae.base import Guide
+from ppl_vae.base import Guide, suited
 from ppl_vae.conditional import ConditionalModel, check_number
 from ppl_vae.conditions import Condition
 from ppl_vae.errors import InputError
+from ppl_vae.parts import Preprocessing
 from ppl_vae.posteriors import DiagonalNormal, Family, SitePosteriors
 
 
@@ -29,13 +30,18 @@ class Conditional(Guide):
 
     condition: Condition
 
-    def __init__(self, model: ConditionalModel, posterior: Family = DiagonalNormal) -> None:
+    def __init__(
+        self,
+        model: ConditionalModel,
+        posterior: Family = DiagonalNormal,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
         if not isinstance(model, ConditionalModel):
             self.refuse(model, "a conditional model, such as CVAE,")
-        super().__init__(model)
+        super().__init__(model, preprocessing or suited(model))
         self.refer_to(condition=model.condition)
         self.posteriors = SitePosteriors(self.real_latents(), posterior)
-        shapes = self.condition.x_shape, self.condition.c_shape, (self.posteriors.h_dim,)
+        shapes = self.preprocessing.out_shape, self.condition.c_shape, (self.posteriors.h_dim,)
         self.encoder = model.networks.encoder(*shapes, model.decoder)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
@@ -45,10 +51,12 @@ class Conditional(Guide):
             raise InputError("Expected labels y for Conditional; got none. Give them, or use guide semi_supervised.")
         with self.plate(x):
             check_number(given, len(x))
-            h = self.encoder(generated, self.condition.encode(given))
+            h = self.encoder(self.preprocessing(generated), self.condition.encode(given))
             return {name: pyro.sample(name, q) for name, q in self.posteriors(h).items()}
 
     def posterior_given(self, x: Tensor, c: Tensor) -> dict[str, TorchDistribution]:
         """Return Q(z_s | x_i, y) of each site, batch shape [..., I], for x [I, *event_shape] and c [..., *c_shape]."""
         generated, _ = self.condition.split(x, None) if self.condition.y_from_x else (x, None)
-        return self.posteriors(self.encoder(generated, c.unsqueeze(-1 - len(self.condition.c_shape))))
+        return self.posteriors(
+            self.encoder(self.preprocessing(generated), c.unsqueeze(-1 - len(self.condition.c_shape)))
+        )

@@ -5,10 +5,11 @@ from typing import Any
 import pyro
 from torch import Tensor
 
-from ppl_vae.base import Guide, Model
+from ppl_vae.base import Guide, Model, suited
 from ppl_vae.distributions.one_hot import one_hot
 from ppl_vae.errors import InputError, positive_number
 from ppl_vae.networks import MLP, NetworkFactory, network_of
+from ppl_vae.parts import Preprocessing
 
 
 class Discrete(Guide):
@@ -28,8 +29,14 @@ class Discrete(Guide):
     torch.Size([5, 10])
     """
 
-    def __init__(self, model: Model, encoder: NetworkFactory = MLP, temperature: float | None = None) -> None:
-        super().__init__(model)
+    def __init__(
+        self,
+        model: Model,
+        encoder: NetworkFactory = MLP,
+        temperature: float | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        super().__init__(model, preprocessing or suited(model, encoder))
         if not hasattr(model, "temperature"):
             self.refuse(model, "a model of categories, as Discrete,")
         if temperature is not None and model.temperature is None:
@@ -40,11 +47,11 @@ class Discrete(Guide):
         self.default_objective = "trace_enum_elbo" if self.temperature is None else None
         self.infer: Any = {"enumerate": "parallel"} if self.temperature is None else {}
         self.sizes = [shape.numel() for shape in self.latents.values()]
-        self.encoder = network_of(encoder, self.event_shape, (sum(self.sizes),))
+        self.encoder = network_of(encoder, self.preprocessing.out_shape, (sum(self.sizes),))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Sample each latent given x."""
         with self.plate(x):
-            parts = zip(self.latents, self.encoder(x).split(self.sizes, dim=-1), strict=True)
+            parts = zip(self.latents, self.encoder(self.preprocessing(x)).split(self.sizes, dim=-1), strict=True)
             categories = {name: one_hot(logits, self.temperature) for name, logits in parts}
             return {name: pyro.sample(name, q, infer=self.infer.copy()) for name, q in categories.items()}

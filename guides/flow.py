@@ -7,8 +7,9 @@ import pyro
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ppl_vae.base import Guide, Model
+from ppl_vae.base import Guide, Model, suited
 from ppl_vae.networks import MLP, NetworkFactory, network_of
+from ppl_vae.parts import Preprocessing
 from ppl_vae.posteriors import InverseAutoregressive, SitePosteriors
 
 
@@ -36,13 +37,14 @@ class Flow(Guide):
         transforms: int = 3,
         hidden: Sequence[int] | int = (64, 64),
         context_dim: int = 32,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, preprocessing or suited(model, encoder))
         family = functools.partial(
             InverseAutoregressive, kind=kind, transforms=transforms, hidden=hidden, context_dim=context_dim
         )
         self.posteriors = SitePosteriors(self.real_latents(), family)
-        self.encoder = network_of(encoder, self.event_shape, (self.posteriors.h_dim,))
+        self.encoder = network_of(encoder, self.preprocessing.out_shape, (self.posteriors.h_dim,))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Sample every latent site given x."""
@@ -51,4 +53,4 @@ class Flow(Guide):
 
     def posterior(self, x: Tensor) -> dict[str, TorchDistribution]:
         """Return Q(z_s | x) of each site, for x [..., *event_shape]."""
-        return self.posteriors(self.encoder(x))
+        return self.posteriors(self.encoder(self.preprocessing(x)))

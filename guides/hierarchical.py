@@ -5,10 +5,11 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ppl_vae.architectures import Concatenated
-from ppl_vae.base import Guide, Model
+from ppl_vae.base import Guide, Model, suited
 from ppl_vae.distributions.gaussian import diagonal_normal
 from ppl_vae.errors import InputError, did_you_mean, is_one_of, shown
 from ppl_vae.networks import MLP, NetworkFactory, is_maker, network_of
+from ppl_vae.parts import Preprocessing
 
 ORDERS = {"top_down": ("z2", "z1"), "bottom_up": ("z1", "z2")}
 
@@ -30,8 +31,14 @@ class Hierarchical(Guide):
     ['z1', 'z2']
     """
 
-    def __init__(self, model: Model, encoder: NetworkFactory = MLP, direction: str = "top_down") -> None:
-        super().__init__(model)
+    def __init__(
+        self,
+        model: Model,
+        encoder: NetworkFactory = MLP,
+        direction: str = "top_down",
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        super().__init__(model, preprocessing or suited(model, encoder))
         if not is_one_of(direction, ORDERS):
             raise InputError(f"Unknown direction {shown(direction)}: {did_you_mean(direction, ORDERS)}.")
         if set(self.latents) != {"z1", "z2"} or any(len(shape) != 1 for shape in self.latents.values()):
@@ -39,8 +46,8 @@ class Hierarchical(Guide):
             self.refuse(model, "a model with two latent vectors z1 and z2", f"{found} in {type(model).__name__}")
         self.first, self.second = ORDERS[direction]
         sizes = {name: shape.numel() for name, shape in self.latents.items()}
-        self.encoder = network_of(encoder, self.event_shape, (2 * sizes[self.first],))
-        shapes = self.event_shape, (sizes[self.first],), (2 * sizes[self.second],)
+        self.encoder = network_of(encoder, self.preprocessing.out_shape, (2 * sizes[self.first],))
+        shapes = self.preprocessing.out_shape, (sizes[self.first],), (2 * sizes[self.second],)
         second = encoder if is_maker(encoder) else MLP
         self.second_encoder = Concatenated(network=second).encoder(*shapes, None)
 
@@ -48,9 +55,9 @@ class Hierarchical(Guide):
         """Sample one latent given x, then the other given x and that one."""
         with self.plate(x):
             one = pyro.sample(self.first, self.posterior(x)[self.first])
-            other = pyro.sample(self.second, diagonal_normal(self.second_encoder(x, one)))
+            other = pyro.sample(self.second, diagonal_normal(self.second_encoder(self.preprocessing(x), one)))
             return {self.first: one, self.second: other}
 
     def posterior(self, x: Tensor) -> dict[str, TorchDistribution]:
         """Return Q of the site that is sampled first given x, for x [..., *event_shape]."""
-        return {self.first: diagonal_normal(self.encoder(x))}
+        return {self.first: diagonal_normal(self.encoder(self.preprocessing(x)))}

@@ -4,8 +4,9 @@ import pyro
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ppl_vae.base import Guide, Model
+from ppl_vae.base import Guide, Model, suited
 from ppl_vae.networks import MLP, NetworkFactory, network_of
+from ppl_vae.parts import Preprocessing
 from ppl_vae.posteriors import DiagonalNormal, Family, SitePosteriors
 
 
@@ -22,10 +23,16 @@ class MeanField(Guide):
     torch.Size([5, 8])
     """
 
-    def __init__(self, model: Model, encoder: NetworkFactory = MLP, posterior: Family = DiagonalNormal) -> None:
-        super().__init__(model)
+    def __init__(
+        self,
+        model: Model,
+        encoder: NetworkFactory = MLP,
+        posterior: Family = DiagonalNormal,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        super().__init__(model, preprocessing or suited(model, encoder))
         self.posteriors = SitePosteriors(self.real_latents(), posterior)
-        self.encoder = network_of(encoder, self.event_shape, (self.posteriors.h_dim,))
+        self.encoder = network_of(encoder, self.preprocessing.out_shape, (self.posteriors.h_dim,))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Sample every latent site given x."""
@@ -34,4 +41,4 @@ class MeanField(Guide):
 
     def posterior(self, x: Tensor) -> dict[str, TorchDistribution]:
         """Return Q(z_s | x) of each site, for x [..., *event_shape]."""
-        return self.posteriors(self.encoder(x))
+        return self.posteriors(self.encoder(self.preprocessing(x)))

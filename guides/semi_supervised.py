@@ -5,10 +5,11 @@ import pyro.distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ppl_vae.base import Guide
+from ppl_vae.base import Guide, suited
 from ppl_vae.conditional import ConditionalModel, check_number
 from ppl_vae.conditions import Label
 from ppl_vae.networks import MLP, NetworkFactory, network_of
+from ppl_vae.parts import Preprocessing
 from ppl_vae.posteriors import DiagonalNormal, Family, SitePosteriors
 
 
@@ -36,19 +37,22 @@ class SemiSupervised(Guide):
     condition: Label
 
     def __init__(
-        self, model: ConditionalModel, classifier: NetworkFactory = MLP, posterior: Family = DiagonalNormal
+        self,
+        model: ConditionalModel,
+        classifier: NetworkFactory = MLP,
+        posterior: Family = DiagonalNormal,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         condition = getattr(model, "condition", None)
         if not isinstance(condition, Label):
             got = "none" if condition is None else type(condition).__name__
             self.refuse(model, "a model whose condition is a Label", f"{got} in {type(model).__name__}")
-        super().__init__(model)
+        super().__init__(model, preprocessing or suited(model))
         self.refer_to(condition=condition)
         self.posteriors = SitePosteriors(self.real_latents(), posterior)
-        self.encoder = model.networks.encoder(
-            self.event_shape, condition.c_shape, (self.posteriors.h_dim,), model.decoder
-        )
-        self.classifier = network_of(classifier, self.event_shape, condition.c_shape)
+        shape = self.preprocessing.out_shape
+        self.encoder = model.networks.encoder(shape, condition.c_shape, (self.posteriors.h_dim,), model.decoder)
+        self.classifier = network_of(classifier, shape, condition.c_shape)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """Sample the label, if it is not given, and every other latent site given x and the label."""
@@ -57,15 +61,15 @@ class SemiSupervised(Guide):
         with self.plate(x):
             check_number(y, len(x))
             if y is None:
-                q = dist.Categorical(logits=self.classifier(x))
+                q = dist.Categorical(logits=self.classify(x))
                 drawn["y"] = y = pyro.sample("y", q, infer={"enumerate": "parallel"})
-            h = self.encoder(x, self.condition.encode(y))
+            h = self.encoder(self.preprocessing(x), self.condition.encode(y))
             return drawn | {name: pyro.sample(name, q) for name, q in self.posteriors(h).items()}
 
     def posterior_given(self, x: Tensor, c: Tensor) -> dict[str, TorchDistribution]:
         """Return Q(z_s | x_i, y) of each site, batch shape [..., I], for x [I, *event_shape] and c [..., *c_shape]."""
-        return self.posteriors(self.encoder(x, c.unsqueeze(-2)))
+        return self.posteriors(self.encoder(self.preprocessing(x), c.unsqueeze(-2)))
 
     def classify(self, x: Tensor) -> Tensor:
         """Return the logits of Q(y | x), [..., num_classes], for x [..., *event_shape]."""
-        return self.classifier(x)
+        return self.classifier(self.preprocessing(x))

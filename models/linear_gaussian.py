@@ -40,10 +40,10 @@ class LinearGaussian(Model):
             return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return W [D, latent_dim], b [D] and sigma^2 (a scalar)."""
+        """Return W [D, latent_dim], b [D] and sigma^2 (a scalar), in units of x."""
         zero = torch.zeros(1, *self.prior.event_shape).to(self.likelihood.log_sigma)
-        bias = self.decoder(zero).flatten()
-        columns = self.decoder(torch.eye(self.prior.latent_dim).to(zero)).flatten(1) - bias
+        bias = self.likelihood(self.decoder(zero)).mean.flatten()
+        columns = self.likelihood(self.decoder(torch.eye(self.prior.latent_dim).to(zero))).mean.flatten(1) - bias
         return columns.T, bias, self.likelihood.sigma**2
 
     def exact_log_px(self, x: Tensor) -> Tensor:

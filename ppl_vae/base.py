@@ -24,8 +24,9 @@ from ppl_vae.conditions import Condition
 from ppl_vae.distributions.unwrap import is_real
 from ppl_vae.errors import InputError, check_object, did_you_mean, positive_int, reason, shown, whole_number
 from ppl_vae.missing import filled, nothing_is_missing
-from ppl_vae.networks import shape_of
-from ppl_vae.parts import Likelihood, Posterior, Prior
+from ppl_vae.networks import is_maker, shape_of
+from ppl_vae.parts import Likelihood, Posterior, Preprocessing, Prior
+from ppl_vae.preprocessing import Identity
 from ppl_vae.traces.pair import Pair, check_observes
 from ppl_vae.traces.plates import latents, samples
 from ppl_vae.utils.one_at_a_time import one_at_a_time
@@ -36,6 +37,7 @@ PARTS: dict[str, type[Any]] = {
     "likelihood": Likelihood,
     "condition": Condition,
     "networks": Architecture,
+    "preprocessing": Preprocessing,
 }
 
 
@@ -45,6 +47,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "likelihood": ("bind",),
     "condition": ("shape", "split"),
     "networks": ("decoder",),
+    "preprocessing": ("bind", "transform"),
 }
 
 
@@ -87,6 +90,11 @@ class Program(Checked, PyroModule):
         with one_at_a_time(), nullcontext() if am_i_wrapped() or Pair.is_running() else Pair(self).own_store():
             return super().__call__(*args, **kwargs)
 
+    def generated(self, x: Tensor) -> Tensor:
+        """Return what is generated of x [N, *event_shape]: all of it, unless a part of it is the condition."""
+        condition = getattr(self, "condition", None)
+        return x if condition is None or not condition.y_from_x else condition.split(x, None)[0]
+
     def plate(self, x: Tensor | None = None, size: int | None = None) -> Any:
         """Return the plate over the data: as many as x, [N, *event_shape], holds, or `size` (default 1) without x."""
         if x is None:
@@ -124,7 +132,12 @@ class Guide(Program):
 
     `latents` names the model's latent sites with the event shape of each, read off the model's trace; those that
     Pyro can sum out are `enumerable`. A guide that can say Q of a site before anything is sampled has `posterior(x)`,
-    too, which `VampPrior` reads.
+    too, which `VampPrior` reads. Networks that read x read `self.preprocessing(x)`, of shape
+    `self.preprocessing.out_shape`, in a guide that hands a preprocessing on to this constructor.
+
+    Args:
+        model: the model whose latent sites it samples.
+        preprocessing: what its networks read of x; None leaves x as it is, with zeros where it is missing.
     """
 
     role = "guide"
@@ -139,7 +152,9 @@ class Guide(Program):
             if name in vars(cls):
                 setattr(cls, name, _of_what_there_is(vars(cls)[name]))
 
-    def __init__(self, model: Model) -> None:
+    preprocessing: Any  # a Preprocessing, where there is one
+
+    def __init__(self, model: Model, preprocessing: Preprocessing | None = None) -> None:
         check_object("model", model)
         if not hasattr(model, "example"):
             raise InputError(
@@ -147,6 +162,9 @@ class Guide(Program):
             )
         super().__init__(model.event_shape)
         self._check_takes(model)
+        if preprocessing is not None:
+            self.preprocessing = preprocessing.bind(shape_read(model))
+            self.reads_missing = True  # as its preprocessing does
         for part in model.modules():
             if hasattr(part, "meet"):
                 cast(Any, part).meet(self)
@@ -205,6 +223,28 @@ class Guide(Program):
         raise InputError(
             f"Expected a guide with a posterior_given(x, c) of each site; got {type(self).__name__}. Use conditional."
         )
+
+
+def suited(model: Model, encoder: Any = None) -> Preprocessing:
+    """Return the preprocessing that suits a model's likelihood: what networks read is on a unit scale.
+
+    An encoder that is made already is a person's own, and reads x as it is.
+
+    >>> from ppl_vae import likelihoods
+    >>> from ppl_vae.models import VAE
+    >>> [type(suited(VAE((3,), likelihood=one()))).__name__ for one in (likelihoods.Gaussian, likelihoods.Bernoulli)]
+    ['Standardize', 'Identity']
+    """
+    if encoder is not None and not is_maker(encoder):
+        return Identity()
+    suits = getattr(getattr(model, "likelihood", None), "preprocessing", None)
+    return (suits() if callable(suits) else None) or Identity()
+
+
+def shape_read(model: Model) -> torch.Size:
+    """Return the shape of what a guide's networks read of a datum: the whole, less a condition that is a part of it."""
+    condition = getattr(model, "condition", None)
+    return model.event_shape if condition is None else torch.Size(condition.x_shape)
 
 
 def _of_what_there_is(method: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The base classes of what can be swapped in a program: a prior, a likelihood, a posterior family.
+"""The base classes of what can be swapped in a program: a prior, a likelihood, a posterior family, a preprocessing.
 
 A part is a module whose `forward` returns a distribution. The base class does the shapes and the checks, a subclass
 is the mathematics. The command line finds a part on its shelf (`priors`, `likelihoods`, `posteriors`), or in a
@@ -13,9 +13,113 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from ppl_vae.errors import InputError, positive_int
-from ppl_vae.missing import Observed
+from ppl_vae.missing import Observed, filled, nothing_is_missing
 from ppl_vae.utils.memory import BATCH, check_memory
 from ppl_vae.utils.precision import full_precision
+
+
+class FromData(nn.Module):
+    """A part that starts from the data: `ppl_vae.fit` calls `start_from(x)` once, where nothing was trained before.
+
+    Subclasses implement `_start(x)`. What they take from the data is kept in buffers whose names begin with `data_`, so
+    that it is stored with the weights; before the start they say nothing (a mean of 0, a scale of 1).
+
+    Attributes:
+        started: whether it has started; set it, and it will not.
+    """
+
+    started = False
+
+    @property
+    def x_shape(self) -> torch.Size:
+        """The shape of the data that it starts from."""
+        raise TypeError(f"{type(self).__name__} has to define x_shape.")
+
+    def start_from(self, x: Tensor, *, free: bool = True) -> None:
+        """Start from the mean and the spread of x, [N, *x_shape], where NaN is missing.
+
+        Args:
+            x: the training data, or many of them.
+            free: whether what the part is given can be any number, as of a network that ends in a linear map. Where it
+                is not (a decoder that is known, or ends in a sigmoid), it keeps its unit.
+        """
+        if x.shape[1:] != self.x_shape:
+            raise InputError(
+                f"Expected data of shape [N, {', '.join(map(str, self.x_shape))}] to start {type(self).__name__} from; "
+                f"got {tuple(x.shape)}. Reshape them."
+            )
+        self.started = True
+        with torch.no_grad():
+            (self._start if free else self._start_bound)(x)
+
+    def _start(self, x: Tensor) -> None:
+        """Take from x what there is to take: by default nothing."""
+
+    def _start_bound(self, x: Tensor) -> None:
+        """Take from x what leaves the unit of h as it is: by default nothing."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load weights, also those of a version that took nothing from the data."""
+        self.started = True
+        for name, buffer in self._buffers.items():
+            if is_of_data(name):
+                state_dict.setdefault(f"{prefix}{name}", buffer)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def is_of_data(name: str) -> bool:
+    """Return whether a tensor of a module, by its name, was taken from the data; older weights are without it.
+
+    >>> is_of_data("likelihood.data_mean"), is_of_data("likelihood.log_sigma")
+    (True, False)
+    """
+    return name.rpartition(".")[2].startswith("data_")
+
+
+class Preprocessing(FromData):
+    """What the networks of a guide read of x: numbers on a unit scale, zeros where x is missing.
+
+    Subclasses implement `transform(x)`. A guide calls `bind(shape)` once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._x_shape: torch.Size | None = None
+
+    def bind(self, x_shape: Sequence[int]) -> Self:
+        """Say what shape x has, [*x_shape]; a preprocessing serves one shape only."""
+        shape = torch.Size(x_shape)
+        if self._x_shape not in (None, shape):
+            raise InputError(
+                f"Expected one preprocessing for each data shape; got one bound to {tuple(self.x_shape)} for "
+                f"{tuple(shape)}. Make a new {type(self).__name__}."
+            )
+        self._x_shape = shape
+        return self
+
+    @property
+    def x_shape(self) -> torch.Size:
+        """The shape of one x."""
+        if self._x_shape is None:
+            raise InputError(
+                f"Expected {type(self).__name__} to be bound to a data shape before use; got none. "
+                f"Call {type(self).__name__}().bind(event_shape)."
+            )
+        return self._x_shape
+
+    @property
+    def out_shape(self) -> torch.Size:
+        """The shape of what networks read of one x: by default that of x."""
+        return self.x_shape
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Return what networks read of x [..., *x_shape], [..., *out_shape]; NaN may stay NaN."""
+        raise TypeError(f"{type(self).__name__} has to define transform(x).")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what networks read of x [..., *x_shape], [..., *out_shape]; zeros where it is missing."""
+        read = self.transform(x)
+        return read if nothing_is_missing() else filled(read)
 
 
 class Prior(nn.Module):
@@ -49,10 +153,11 @@ class Prior(nn.Module):
         raise TypeError(f"{type(self).__name__} has to define forward() and return P(z).")
 
 
-class Likelihood(nn.Module):
+class Likelihood(FromData):
     """P(x | h) = prod_i p(x_i | h_i): subclasses implement `distribution(*params)`.
 
-    A model calls `bind(event_shape)` once, so that it knows which dimensions of h belong to one datum.
+    A model calls `bind(event_shape)` once, so that it knows which dimensions of h belong to one datum. Where x is on a
+    scale of its own, `_start(x)` takes it from the data, so that the h of a new network, near 0, is their mean.
     """
 
     num_params: int = 1
@@ -81,6 +186,15 @@ class Likelihood(nn.Module):
                 f"Call {type(self).__name__}().bind(event_shape)."
             )
         return self._event_shape
+
+    @property
+    def x_shape(self) -> torch.Size:
+        """The shape of the data that it starts from: of one datum."""
+        return self.event_shape
+
+    def preprocessing(self) -> Preprocessing | None:
+        """Return what suits the networks that read such x; None, where it is x as it is."""
+        return None
 
     @property
     def h_shape(self) -> torch.Size:

@@ -17,9 +17,10 @@ from ppl_vae.distributions.gaussian import GaussianMixture, diagonal_normal
 from ppl_vae.distributions.unwrap import elementwise
 from ppl_vae.errors import InputError, positive_int, positive_number, shown
 from ppl_vae.networks import MLP, Shape, Widths, widths
-from ppl_vae.parts import Prior
+from ppl_vae.parts import FromData, Prior
 from ppl_vae.utils.arrays import as_tensor
 from ppl_vae.utils.memory import check_memory
+from ppl_vae.utils.moments import mean_and_scale
 
 __all__ = ["ConditionalNormal", "Flow", "Laplace", "Mixture", "Prior", "StandardNormal", "StudentT", "VampPrior"]
 
@@ -145,7 +146,7 @@ class ConditionalNormal(Prior):
         return diagonal_normal(self.network(c))
 
 
-class VampPrior(Prior):
+class VampPrior(FromData, Prior):
     """A mixture of the guide's own posteriors at learned pseudo-inputs, P(z) = (1 / C) sum_c Q(z | u_c).
 
     In a conditional model P(z | y) = (1 / C) sum_c Q(z | u_c, y). The guide that is made for the model gives Q of its
@@ -154,7 +155,8 @@ class VampPrior(Prior):
 
     Args:
         latent_dim: the size of z.
-        num_components: C, the number of pseudo-inputs; they start at noise about 0.5.
+        num_components: C, the number of pseudo-inputs; they start at noise about 0.5, of other data than numbers in
+            [0, 1] at such noise about their mean, as wide as they are.
         inputs: a tensor: start at these instead, [C, *event_shape], for instance some training data.
 
     Raises:
@@ -176,6 +178,7 @@ class VampPrior(Prior):
             got = shown(inputs)
             raise InputError(f"Expected inputs to be a tensor of pseudo-inputs; got {got}. Or set num_components.")
         inputs = None if inputs is None else as_tensor(inputs)
+        self.given = inputs is not None
         self.num_components = positive_int("num_components", num_components) if inputs is None else len(inputs)
         self.inputs = None if inputs is None else nn.Parameter(_floats(inputs))
         self.guide: Any = None
@@ -190,6 +193,18 @@ class VampPrior(Prior):
         vars(self)["guide"] = guide  # not a part of the prior
         if self.inputs is None:
             self.inputs = nn.Parameter(torch.randn(self.num_components, *guide.event_shape).to(self.zeros) / 2 + 0.5)
+
+    @property
+    def x_shape(self) -> torch.Size:
+        """The shape of one pseudo-input."""
+        return torch.Size() if self.inputs is None else self.inputs.shape[1:]
+
+    def _start(self, x: Tensor) -> None:
+        known = x[~x.isnan()]
+        inside = bool(((known >= 0) & (known <= 1)).all())
+        if self.inputs is not None and not (self.given or inside):
+            mean, scale = mean_and_scale(x)
+            self.inputs.copy_(mean + scale * (2 * self.inputs - 1))
 
     def serves(self, guide: Any) -> bool:
         """Return whether P(z) is made of this guide, and not of another, as after a copy of the model alone."""

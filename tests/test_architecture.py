@@ -19,7 +19,7 @@ PACKAGE = ROOT / "ppl_vae"
 NAMED = re.compile(r"ppl_vae(\.[a-z_]+)+(:\w+)?")  # a module, or a module and a name in it
 FOR_PROGRAMS = {  # what a model or a guide file may import
     "architectures", "base", "conditional", "conditions", "distributions", "errors", "likelihoods", "missing",
-    "networks", "parts", "posteriors", "priors",
+    "networks", "parts", "posteriors", "preprocessing", "priors",
 }  # fmt: skip
 
 

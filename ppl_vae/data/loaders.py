@@ -58,6 +58,10 @@ class LoaderSource(Source):
                 return [len(batch) for batch in self._indices()]
             return [len(batch[0]) for batch in self._pass(self.loader)]
 
+    def num_batches(self, batch_size: int) -> int:
+        """Return how many batches the loader gives."""
+        return len(self.sizes)
+
     def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
         """Yield the loader's batches as they are to shuffle, else in parts of at most `batch_size`."""
         for tensors in self._pass(self.loader):
@@ -157,6 +161,10 @@ class StreamSource(LoaderSource):
     """A PyTorch IterableDataset of single data, in its own order, in batches of any size."""
 
     own_batches = False
+
+    def num_batches(self, batch_size: int) -> int:
+        """Return in how many batches the stream is gone through."""
+        return Source.num_batches(self, batch_size)
 
     def batches(self, batch_size: int, *, shuffle: bool = False) -> Iterator[Batch]:
         """Yield batches in the order of the stream."""

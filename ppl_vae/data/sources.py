@@ -55,6 +55,10 @@ class Source(ABC):
             if size and count:
                 yield next(self.batches(size)), count
 
+    def num_batches(self, batch_size: int) -> int:
+        """Return in how many batches the data are gone through."""
+        return -(-len(self) // batch_size)
+
     def to(self, device: torch.device) -> "Source":
         """Return the data held on a device; what comes in batches of its own goes there with each of them."""
         return self
@@ -168,6 +172,11 @@ class PartlyLabelled(Source):
         """Yield those of each kind."""
         for source, size in zip(self.kinds.values(), self._sizes(batch_size), strict=True):
             yield from source.examples(size)
+
+    def num_batches(self, batch_size: int) -> int:
+        """Return in how many batches both kinds are gone through."""
+        both = zip(self.kinds.values(), self._sizes(batch_size), strict=True)
+        return sum(source.num_batches(size) for source, size in both)
 
     def to(self, device: torch.device) -> "PartlyLabelled":
         """Return both kinds on a device."""

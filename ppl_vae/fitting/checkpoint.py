@@ -37,6 +37,7 @@ from ppl_vae.errors import InputError, check_path
 from ppl_vae.fitting.history import History
 from ppl_vae.fitting.identity import differing, shown
 from ppl_vae.fitting.schemas import FORMAT, Configuration, State, checked, digest_of_json
+from ppl_vae.parts import is_of_data
 from ppl_vae.utils.digests import digest_of
 from ppl_vae.utils.files import opened, read_file, written_whole
 from ppl_vae.utils.memory import check_memory
@@ -118,6 +119,11 @@ class RunFolder:
             pass
         return getattr(problem, "strerror", None) or f"a run.json that cannot be read ({problem!s:.100})"
 
+    @property
+    def has_state(self) -> bool:
+        """Whether there is a state to go on with."""
+        return (self / "last.pt").exists()
+
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Write last.pt, then the best weights, if they are others, and the history, which follow from it."""
         from safetensors.torch import save
@@ -150,6 +156,9 @@ class RunFolder:
             )
         state = self._load_state(_bytes_of(settings.get("shapes", {})))
         held = state["settings"]
+        asked = settings.get("shapes", {})  # older states have nothing that was taken from the data
+        added = {name: shape for name, shape in asked.items() if is_of_data(name) and name not in held["shapes"]}
+        held = {**held, "shapes": held["shapes"] | added}
         keys = differing(held, settings)
         if "shapes" in keys:
             raise InputError(

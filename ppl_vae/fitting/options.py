@@ -34,6 +34,8 @@ SCHEDULES: dict[str, Schedule] = {
     "constant": lambda optimizer, epochs: ConstantLR(optimizer, factor=1.0),
     "cosine": lambda optimizer, epochs: CosineAnnealingLR(optimizer, T_max=epochs),
 }
+STEPS = 3000  # that a fit takes where nothing is said
+EPOCHS = 20, 1000  # at least, and at most
 ADAM = partial(torch.optim.Adam, fused=True)  # one call for all parameters
 
 
@@ -41,7 +43,7 @@ ADAM = partial(torch.optim.Adam, fused=True)  # one call for all parameters
 class FitOptions:
     """How a pair is fitted; what each option means, and may be, stands at `fit`, whose defaults these are."""
 
-    epochs: int = 50
+    epochs: int = 1  # where nothing is said, `usual_epochs` of the data
     batch_size: int = 100
     learning_rate: float = 1e-3
     objective: ELBO = field(default_factory=Trace_ELBO)
@@ -138,6 +140,16 @@ class FitOptions:
         if self.schedule != "constant":
             found["epochs"] = self.epochs
         return found
+
+
+def usual_epochs(steps: int) -> int:
+    """Return how often to go through the data, in so many steps each, where nothing is said: 3,000 steps in all.
+
+    >>> usual_epochs(5), usual_epochs(600), usual_epochs(1)
+    (600, 20, 1000)
+    """
+    fewest, most = EPOCHS
+    return min(max(-(-STEPS // steps), fewest), most)
 
 
 def _made(what: str, kind: type[T], maker: Callable[[], Any]) -> T:

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pyro
@@ -22,9 +22,10 @@ from ppl_vae.errors import InputError, ProgramError, shown
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import Fit
 from ppl_vae.fitting.identity import noting_changes
-from ppl_vae.fitting.options import ADAM, FitOptions, Schedule
+from ppl_vae.fitting.options import ADAM, FitOptions, Schedule, usual_epochs
+from ppl_vae.fitting.start import parts_to_start, start_from
 from ppl_vae.fitting.training import SETUP, VALIDATION_BATCH, Keep, Training, is_warming_up
-from ppl_vae.missing import all_known
+from ppl_vae.missing import all_known, filled
 from ppl_vae.objectives.checks import check_batch_dims, check_draws, check_objective, check_plates, warn_of_no_bound
 from ppl_vae.objectives.pyro_own import check_weighed, reporting
 from ppl_vae.traces.pair import Pair, Program
@@ -43,7 +44,7 @@ def fit(
     data: Any,
     *,
     validation: Any = None,
-    epochs: int = 50,
+    epochs: int | None = None,
     batch_size: int = 100,
     learning_rate: float = 1e-3,
     objective: ELBO | None = None,
@@ -66,9 +67,10 @@ def fit(
 
     Of a conditional model with a P(y) this is the ELBO of log P(x, y), below that of log P(x | y) by -log P(y).
 
-    Modules continue from the weights they have; what plain functions keep in `pyro.param` starts anew. However it ends,
-    the weights of the best epoch are put back, and all modules that the programs call are in evaluation mode. Ctrl-C,
-    or the stop button of a notebook, ends it so after the epochs that are done.
+    Modules continue from the weights they have; what plain functions keep in `pyro.param` starts anew. Parts that were
+    never trained start from the mean and the spread of the data (likelihoods, preprocessings: `start_from`). However it
+    ends, the weights of the best epoch are put back, and all modules that the programs call are in evaluation mode.
+    Ctrl-C, or the stop button of a notebook, ends it so after the epochs that are done.
 
     Args:
         model: P(x, z), any Pyro program: a module, a function or a method, called as `model(*batch)`.
@@ -79,7 +81,7 @@ def fit(
             the programs run on the other only. What NumPy masks is missing. A label of -1, where -1 and 1 are not all
             there is, is none.
         validation: the same; its ELBO says which epoch was best. Without it the last one is.
-        epochs: how often to go through the data.
+        epochs: how often to go through the data; None takes about 3,000 steps, in 20 to 1,000 epochs.
         batch_size: data in one step; a DataLoader has its own.
         learning_rate: given to the optimizer as `lr`.
         objective: any Pyro ELBO, such as those in `ppl_vae.objectives`; `pyro.infer.Trace_ELBO()` by default. One with
@@ -128,24 +130,31 @@ def fit(
     given = locals()
     if on_start is not None and not callable(on_start):
         raise InputError(f"Expected on_start to be a function; got {shown(on_start)}. Pass one without arguments.")
+    given |= {} if epochs is not None else {"epochs": 1}  # until the data are known
     options = FitOptions(**{field.name: given[field.name] for field in fields(FitOptions)})
-    epochs, batch_size, seed, threads = options.epochs, options.batch_size, options.seed, options.threads
+    batch_size, seed, threads = options.batch_size, options.seed, options.threads
     if patience is not None and validation is None:
         raise InputError("Expected validation data to stop early by; got patience without validation. Give both.")
-    _warn_of_a_long_warm_up(objective, epochs)
     _check_jit(objective, (model, guide))
     pair = Pair(model, guide, fresh=True)
     pair.check_has_gradients()
+    fresh = parts_to_start(pair)
     keeping = nullcontext() if out is None else held(RunFolder(out).path)
     with keeping, pair.running(), Threads(threads) as chosen:
         with seeded(seed, SETUP):  # programs may make their parameters, at random, when they first run
             source = as_source(data, pair)
+            if epochs is None:
+                options = replace(options, epochs=usual_epochs(source.num_batches(batch_size)))
+            _warn_of_a_long_warm_up(objective, options.epochs)
             held_out = None if validation is None else as_source(validation, pair)
             checked = _checked(pair, objective, source, batch_size)
             validated = checked if held_out is None else check(pair, held_out, size=VALIDATION_BATCH)
             if unknown := note_unobserved(model, source):
                 warn(f"{unknown}: nothing is learned of them; do not impute them.")
             check_batches(pair, source, held_out, batch_size)
+            first = tuple(filled(t) for t in pair.to_device(next(source.batches(checked.num_run))))
+            if not (out is not None and resume and RunFolder(out).has_state):  # which it goes on with
+                start_from(fresh, pair, source, first)
             digests = {} if out is None else _digests(source, held_out, batch_size)
         _warn_of_untrained(pair)
         if not pair.parameters():
@@ -160,9 +169,11 @@ def fit(
         with (
             _quietly(complete),
             noting_changes(objective, pair),
-            progress_bar(epochs, "fit", "epoch", progress, initial=training.epoch) as bar,
+            progress_bar(options.epochs, "fit", "epoch", progress, initial=training.epoch) as bar,
         ):
             training.run(keep, bar)
+    for _, part in fresh:
+        part.started = True
     return training.result()
 
 

@@ -25,10 +25,12 @@ from ppl_vae.fitting.identity import (
     program_settings,
     schedule_settings,
 )
+from ppl_vae.fitting.moving import Moving, in_words
 from ppl_vae.fitting.options import FitOptions, name_of
 from ppl_vae.fitting.steps import Steps, bound_of
 from ppl_vae.traces.log_weights import non_finite_site
 from ppl_vae.traces.pair import Pair
+from ppl_vae.utils.faults import warn
 from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
@@ -71,6 +73,7 @@ class Training:
         self.rows: list[Row] = []
         self.best, self.best_epoch, self.best_score, self.stale = pair.snapshot(), 0, -math.inf, 0
         self.keep: Keep = lambda *_: None
+        self.moving = Moving(pair)
         self.earlier: list[tuple[int, Snapshot]] = []  # without validation data: the start, and the epoch before
 
     @property
@@ -143,6 +146,8 @@ class Training:
                 bar.set_postfix({k: f"{elbo:.2f}" for k, elbo in shown if not math.isnan(elbo)}, refresh=False)
                 bar.update()
             self._check_last()
+            if not self.out_of_patience and (moved := self.moving.found(self.optimizer)):
+                warn(in_words(moved))
         except KeyboardInterrupt:
             self.interrupted = True
             if not self.in_epoch:  # perhaps while it was written: else what there is, is of the epoch before, and whole
@@ -226,6 +231,7 @@ class Training:
             with self.pair.evaluating(), seeded(seed, VALIDATION), torch.no_grad():
                 batches = self.held_out.batches(VALIDATION_BATCH)
                 validation_elbo = self._mean_elbo(batches, self._evaluate, self.plate_sizes[1])
+        self.moving.note(learning_rate, self.source.num_batches(self.options.batch_size))
         self.rows.append((self.epoch + 1, train_elbo, validation_elbo, learning_rate))
         self._compare(float(self.epoch) if self.held_out is None else validation_elbo)
         self.seconds += time.monotonic() - started
@@ -308,7 +314,10 @@ class Training:
         )
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go back to where `state()` was taken."""
+        """Go back to where `state()` was taken; what an older version did not take from the data stays as it is."""
+        added = {name: value for name, value in self.pair.snapshot().items() if name not in state["weights"]}
+        for some in (state["weights"], state["best"], *(weights for _, weights in state.get("earlier", []))):
+            some.update(added)
         self.pair.restore(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])

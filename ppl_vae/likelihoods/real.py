@@ -16,7 +16,9 @@ from torch.nn.functional import softplus
 from ppl_vae.distributions import pixels
 from ppl_vae.errors import InputError, is_one_of, positive_number, shown
 from ppl_vae.networks import Shape
-from ppl_vae.parts import Likelihood
+from ppl_vae.parts import Likelihood, Preprocessing
+from ppl_vae.preprocessing import Standardize
+from ppl_vae.utils.moments import feature_shape, mean_and_scale
 
 FLOOR = 1e-3  # of initial_sigma: without one, the density of a pixel that never changes has no maximum
 
@@ -24,12 +26,15 @@ FLOOR = 1e-3  # of initial_sigma: without one, the density of a pixel that never
 class LocationScale(Likelihood):
     """A density of (x - m) / sigma, with m what the decoder gives: subclasses implement `density(m, sigma)`.
 
+    A network gives m on a unit scale: m = data_mean + data_scale h, with mean and standard deviation of each feature of
+    the training data (0 and 1 before `start_from`). The density is that of x as it is.
+
     Args:
         sigma, initial_sigma: as those of `Gaussian`.
         name: what a subclass calls sigma.
     """
 
-    def __init__(self, sigma: float | str | None, initial_sigma: float, name: str = "sigma") -> None:
+    def __init__(self, sigma: float | str | None, initial_sigma: float | None, name: str = "sigma") -> None:
         super().__init__()
         per_datum, self.per_dimension = is_one_of(sigma, ["per_datum"]), is_one_of(sigma, ["per_dimension"])
         learned = sigma is None or per_datum or self.per_dimension
@@ -37,26 +42,45 @@ class LocationScale(Likelihood):
             raise InputError(
                 f"Expected {name} to be a number above zero, 'per_dimension', 'per_datum' or None; got {shown(sigma)}."
             )
-        start = positive_number(f"initial_{name}", initial_sigma) if learned else positive_number(name, sigma)
+        self.relative = learned and initial_sigma is None  # sigma in units of the spread of each feature
+        usual = 1.0 if initial_sigma is None else initial_sigma
+        start = positive_number(f"initial_{name}", usual) if learned else positive_number(name, sigma)
         self.num_params = 2 if per_datum else 1
+        self.data_mean, self.data_scale = nn.Buffer(torch.zeros(())), nn.Buffer(torch.ones(()))
         log_sigma = torch.tensor(start).log()
         self.log_sigma = nn.Parameter(log_sigma) if learned and not per_datum else nn.Buffer(log_sigma)
 
     def bind(self, event_shape: Shape) -> Self:
         """Say what shape one datum has, and make a sigma for each dimension where that was asked for."""
         super().bind(event_shape)
+        if not self.data_mean.dim():
+            shape = feature_shape(self.event_shape)
+            self.data_mean = nn.Buffer(self.data_mean.expand(shape).clone())
+            self.data_scale = nn.Buffer(self.data_scale.expand(shape).clone())
         if self.per_dimension and self.log_sigma.shape != self.event_shape:
             self.log_sigma = nn.Parameter(self.log_sigma.detach().expand(self.event_shape).clone())
         return self
 
+    def preprocessing(self) -> Preprocessing | None:
+        return Standardize()
+
+    def _start(self, x: Tensor) -> None:
+        mean, scale = mean_and_scale(x)
+        self.data_mean.copy_(mean)
+        self.data_scale.copy_(scale)
+
+    def _start_bound(self, x: Tensor) -> None:
+        if self.relative:
+            self.log_sigma.fill_(mean_and_scale(x)[1].log().mean().item())
+
     @property
     def sigma(self) -> Tensor:
-        """The scale of P(x | h), a scalar or [*event_shape]; the unit of what the decoder gives, if it gives it."""
-        return self.log_sigma.exp()
+        """The scale of P(x | h) in units of x, broadcasting to [*event_shape]; if the decoder gives it, its unit."""
+        return self.log_sigma.exp() * self.data_scale if self.relative else self.log_sigma.exp()
 
-    def distribution(self, m: Tensor, r: Tensor | None = None) -> TorchDistribution:
+    def distribution(self, h: Tensor, r: Tensor | None = None) -> TorchDistribution:
         relative = 1.0 if r is None else softplus(r) / math.log(2) + FLOOR
-        return self.density(m, self.sigma * relative)
+        return self.density(self.data_mean + self.data_scale * h, self.sigma * relative)
 
     def density(self, m: Tensor, sigma: Tensor) -> TorchDistribution:
         """Return the elementwise density about m with scale sigma."""
@@ -67,10 +91,11 @@ class Gaussian(LocationScale):
     """Real-valued x, P(x | h) = prod_i N(x_i; m_i, sigma^2).
 
     Args:
-        sigma: the standard deviation: a number is a fixed hyperparameter; None lets one for all dimensions be
-            learned, "per_dimension" one for each; with "per_datum" the decoder gives one for each number of each
-            datum, sigma = initial_sigma (softplus(r) / ln 2 + 0.001) and (m, r) = h.
-        initial_sigma: where a sigma that is not fixed starts.
+        sigma: the standard deviation: a number is a fixed hyperparameter; None lets one be learned, in units of the
+            spread of each feature, "per_dimension" one for each dimension; with "per_datum" the decoder gives one for
+            each number of each datum, sigma = initial_sigma (softplus(r) / ln 2 + 0.001) and (m, r) = h.
+        initial_sigma: where a sigma that is not fixed starts, in units of x, the same for all dimensions; None starts
+            at the spread of each feature in the training data (at 1 before they are known).
 
     Raises:
         InputError: a sigma that is not above zero, nor one of these words.
@@ -84,7 +109,7 @@ class Gaussian(LocationScale):
     (torch.Size([3]), torch.Size([6]))
     """
 
-    def __init__(self, sigma: float | str | None = None, initial_sigma: float = 0.1) -> None:
+    def __init__(self, sigma: float | str | None = None, initial_sigma: float | None = None) -> None:
         super().__init__(sigma, initial_sigma)
 
     def density(self, m: Tensor, sigma: Tensor) -> TorchDistribution:
@@ -96,7 +121,7 @@ class Laplace(LocationScale):
 
     Args:
         scale: b, as sigma of `Gaussian`: a number, None, "per_dimension" or "per_datum".
-        initial_scale: where a b that is not fixed starts.
+        initial_scale: where a b that is not fixed starts, as initial_sigma of `Gaussian`.
 
     Raises:
         InputError: a scale that is not above zero, nor one of these words.
@@ -105,7 +130,7 @@ class Laplace(LocationScale):
     tensor(0.)
     """
 
-    def __init__(self, scale: float | str | None = None, initial_scale: float = 0.1) -> None:
+    def __init__(self, scale: float | str | None = None, initial_scale: float | None = None) -> None:
         super().__init__(scale, initial_scale, "scale")
 
     def density(self, m: Tensor, sigma: Tensor) -> TorchDistribution:
@@ -118,7 +143,7 @@ class StudentT(LocationScale):
     Args:
         scale: s, as sigma of `Gaussian`: a number, None, "per_dimension" or "per_datum".
         df: degrees of freedom, above 1, so that there is a mean.
-        initial_scale: where an s that is not fixed starts.
+        initial_scale: where an s that is not fixed starts, as initial_sigma of `Gaussian`.
 
     Raises:
         InputError: a scale that is not above zero, nor one of these words; df of 1 or less.
@@ -129,7 +154,7 @@ class StudentT(LocationScale):
     torch.Size([5, 3])
     """
 
-    def __init__(self, scale: float | str | None = None, df: float = 5.0, initial_scale: float = 0.1) -> None:
+    def __init__(self, scale: float | str | None = None, df: float = 5.0, initial_scale: float | None = None) -> None:
         super().__init__(scale, initial_scale, "scale")
         self.df = positive_number("df", df)
         if self.df <= 1:

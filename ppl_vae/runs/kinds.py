@@ -54,6 +54,7 @@ CONDITIONS = ("ppl_vae.conditions", "ppl_vae.conditions:Condition")
 ARCHITECTURES = ("ppl_vae.architectures", "ppl_vae.architectures:Architecture")
 NETWORKS = ("ppl_vae.networks", "ppl_vae.networks:Network")
 POSTERIORS = ("ppl_vae.posteriors", "ppl_vae.parts:Posterior")
+PREPROCESSINGS = ("ppl_vae.preprocessing", "ppl_vae.parts:Preprocessing")
 OBJECTIVES = ("ppl_vae.objectives", "pyro.infer:ELBO")
 
 # By name: that of the option, on the command line and of the program's constructor.
@@ -71,6 +72,9 @@ KINDS: dict[str, Kind] = {
     "encoder": Kind("guide", *NETWORKS, "The network from x to Q: mlp, gated_mlp, convolutional, residual.", shapes=2),
     "classifier": Kind("guide", *NETWORKS, "The network of Q(y | x): mlp, gated_mlp, ...", shapes=2),
     "posterior": Kind("guide", *POSTERIORS, "Where a guide ends: diagonal_normal, multivariate_normal, ...", shapes=1),
+    "preprocessing": Kind(
+        "guide", *PREPROCESSINGS, "What the guide's networks read of x: standardize, log1p, identity."
+    ),
     "objective": Kind("fit", *OBJECTIVES, "What is maximized: trace_elbo, iwae, beta_elbo, free_bits, ..."),
 }
 PARTS = {name: kind for name, kind in KINDS.items() if kind.whose in ("model", "guide")}

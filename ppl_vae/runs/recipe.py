@@ -39,23 +39,31 @@ SAME_PROGRAMS = {
     "38c69cb5e675": "5044100e0713",  # models/regressor.py
     "7c9028394f3f": "6a4367add1c9",  # models/vae.py
     "774ed92dc478": "6a4367add1c9",  # models/vae.py
-    "bf2b9842aa52": "d64706d389df",  # guides/conditional.py
-    "fc10d44d02f6": "2a15b94654cb",  # guides/discrete.py
-    "9ba4493c11d8": "2a15b94654cb",  # guides/discrete.py
-    "658b03c62ea3": "2a15b94654cb",  # guides/discrete.py
-    "249a1b25e26c": "773d3bd6889e",  # guides/flow.py
-    "04b205c6a990": "a72c5f1aabb4",  # guides/full_covariance.py
-    "21e72d2462b1": "3ee37c057636",  # guides/hierarchical.py
-    "b8e85cad8839": "3ee37c057636",  # guides/hierarchical.py
-    "b2772efa27f6": "3ee37c057636",  # guides/hierarchical.py
+    "bf2b9842aa52": "72fa24cfbea6",  # guides/conditional.py
+    "fc10d44d02f6": "d86f9d6c2458",  # guides/discrete.py
+    "9ba4493c11d8": "d86f9d6c2458",  # guides/discrete.py
+    "658b03c62ea3": "d86f9d6c2458",  # guides/discrete.py
+    "249a1b25e26c": "b7b3b26ada75",  # guides/flow.py
+    "04b205c6a990": "5a704cce7998",  # guides/full_covariance.py
+    "21e72d2462b1": "fbe8a8bc599c",  # guides/hierarchical.py
+    "b8e85cad8839": "fbe8a8bc599c",  # guides/hierarchical.py
+    "b2772efa27f6": "fbe8a8bc599c",  # guides/hierarchical.py
     "f0b9516ad68b": "ce5091299d26",  # guides/linear_gaussian.py
-    "cee63f7c3b75": "ff9a54aae3c5",  # guides/mean_field.py
-    "db646cfba60b": "ff9a54aae3c5",  # guides/mean_field.py
+    "cee63f7c3b75": "d2fbaa571b46",  # guides/mean_field.py
+    "db646cfba60b": "d2fbaa571b46",  # guides/mean_field.py
     "c34f7b79a973": "7a6ac65cf732",  # guides/no_latents.py
     "8655c99508dd": "536144cb8121",  # guides/quantile_map.py
-    "071fb9a3aaa4": "c8a9b2cbdd86",  # guides/semi_supervised.py
-    "b1ceaa6fcb61": "c8a9b2cbdd86",  # guides/semi_supervised.py
-    "d4ae55aab4f5": "c8a9b2cbdd86",  # guides/semi_supervised.py
+    "071fb9a3aaa4": "cbdb7746bce3",  # guides/semi_supervised.py
+    "b1ceaa6fcb61": "cbdb7746bce3",  # guides/semi_supervised.py
+    "d4ae55aab4f5": "cbdb7746bce3",  # guides/semi_supervised.py
+    "d64706d389df": "72fa24cfbea6",  # guides/conditional.py
+    "2a15b94654cb": "d86f9d6c2458",  # guides/discrete.py
+    "773d3bd6889e": "b7b3b26ada75",  # guides/flow.py
+    "a72c5f1aabb4": "5a704cce7998",  # guides/full_covariance.py
+    "3ee37c057636": "fbe8a8bc599c",  # guides/hierarchical.py
+    "ff9a54aae3c5": "d2fbaa571b46",  # guides/mean_field.py
+    "c8a9b2cbdd86": "cbdb7746bce3",  # guides/semi_supervised.py
+    "125f8504c281": "d876e5dd3c87",  # models/linear_gaussian.py
 }
 
 

@@ -20,6 +20,7 @@ from ppl_vae import data as datasets
 from ppl_vae.base import Model
 from ppl_vae.conditions.masks import REGIONS, read_mask
 from ppl_vae.criticism.accuracy import accuracy
+from ppl_vae.data.as_source import as_source
 from ppl_vae.data.checks import check
 from ppl_vae.data.named import SPLITS
 from ppl_vae.data.sources import Source
@@ -27,7 +28,7 @@ from ppl_vae.errors import InputError, ProgramError, did_you_mean, positive_int
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import Fit, History
-from ppl_vae.fitting.options import FitOptions
+from ppl_vae.fitting.options import FitOptions, usual_epochs
 from ppl_vae.fitting.svi import fit
 from ppl_vae.generation.generate import takes_binary_data
 from ppl_vae.objectives.checks import check_batch_dims, check_room
@@ -162,6 +163,9 @@ def _made(
     chosen = choose_objective(built_guide, objective, asked["objective"], own_files)
     parts = _as_wanted(built, parts, asked["data"])
     fit_options = OPTIONS["fit"] | _of("fit", parts.settings) | asked["fit"]
+    if fit_options["epochs"] is None:
+        source = as_source(parts.train, Pair(built, built_guide))
+        fit_options["epochs"] = usual_epochs(source.num_batches(positive_int("batch_size", fit_options["batch_size"])))
     FitOptions(**fit_options)  # refuse what is out of range before anything is held against another run
     runs = []
     for seed, path in folders.items():

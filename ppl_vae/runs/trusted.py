@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ppl_vae.errors import InputError
 from ppl_vae.fitting.checkpoint import Shapes
+from ppl_vae.parts import is_of_data
 from ppl_vae.runs.build import MOST_SOURCE, ROLES, hash_of, names
 from ppl_vae.utils.files import read_file
 from ppl_vae.utils.registrations import watched
@@ -88,7 +89,8 @@ def check_shapes(shapes: Mapping[str, Shapes], modules: Mapping[str, nn.Module],
     beside = 0
     for role, module in modules.items():
         known = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-        wrong = [name for name, shape in known.items() if shapes[role].get(name) != shape]
+        older = {name for name in known if is_of_data(name) and name not in shapes[role]}
+        wrong = [name for name, shape in known.items() if shapes[role].get(name) != shape and name not in older]
         if wrong:
             found = shapes[role].get(wrong[0], "none")
             raise InputError(
