@@ -20,7 +20,7 @@ from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.run import get_traces
 from ppl_vae.utils.rng import seeded
 
-MOST_NUMBERS = 2**24  # that are looked at, evenly spaced where there are more
+MOST_NUMBERS = 2**22  # that are looked at, evenly spaced where there are more
 AT_ONCE = 1000
 OURS = {
     cls
