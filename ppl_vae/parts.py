@@ -23,12 +23,18 @@ class FromData(nn.Module):
 
     Subclasses implement `_start(x)`. What they take from the data is kept in buffers whose names begin with `data_`, so
     that it is stored with the weights; before the start they say nothing (a mean of 0, a scale of 1).
-
-    Attributes:
-        started: whether it has started; set it, and it will not.
     """
 
-    started = False
+    _started = False
+
+    @property
+    def started(self) -> bool:
+        """Whether it has started; set it, and `fit` leaves it as it is."""
+        return self._started
+
+    @started.setter
+    def started(self, started: bool) -> None:
+        self._started = started
 
     @property
     def x_shape(self) -> torch.Size:

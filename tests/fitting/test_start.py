@@ -258,3 +258,17 @@ def test_epochs_follow_the_number_of_steps(monkeypatch):
     monkeypatch.setattr(options, "STEPS", 300)
     fit = ppl_vae.fit(*pair(likelihoods.Gaussian()), table(60), batch_size=5, **FIT)
     assert len(fit.history.epoch) == 25  # of 12 steps
+
+
+def test_a_run_that_is_resumed_is_the_one_that_was_not_interrupted(tmp_path):
+    x, fits = table(), {}
+    for name, epochs in (("whole", (3,)), ("in parts", (1, 3))):
+        for last in epochs:
+            torch.manual_seed(0)
+            model, guide = pair(likelihoods.Gaussian())
+            options = dict(epochs=last, schedule="constant", out=tmp_path / name, resume=True)
+            fits[name] = ppl_vae.fit(model, guide, x, **options, **FIT), model, guide
+    for (_, *whole), (_, *parts) in [fits.values()]:
+        for one, other in zip(whole, parts, strict=True):
+            torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+    assert list(fits["whole"][0].history.train_elbo) == list(fits["in parts"][0].history.train_elbo)
