@@ -64,6 +64,22 @@ def filled(x: Tensor, value: float = 0.0) -> Tensor:
     return torch.where(x.isnan(), value, x) if x.is_floating_point() else x
 
 
+def filled_by_others(x: Tensor) -> Tensor:
+    """Return x [N, ...] with its missing values replaced by the first of another datum, 1 if none has one there.
+
+    It is what programs are tried with: a value of the data is inside the support of its site, and 0 may not be.
+
+    >>> filled_by_others(torch.tensor([[1.0, math.nan], [math.nan, 5.0]]))
+    tensor([[1., 5.],
+            [1., 5.]])
+    """
+    if not x.is_floating_point() or not len(x):
+        return x
+    missing = x.isnan()
+    first = (~missing).int().argmax(0, keepdim=True)
+    return torch.where(missing, x.gather(0, first).nan_to_num(1.0), x)
+
+
 def with_mask(x: Any, mask: Any) -> Tensor:
     """Return x [N, ...] with NaN, a missing value, where a mask of the same shape is 0 and not 1.
 
@@ -142,7 +158,7 @@ class Observed(Independent):
             return sum_rightmost(self.base_dist.log_prob(value), self.reinterpreted_batch_ndims)
         missing = value.isnan()
         # What is left out is evaluated inside the support, else its gradient would be 0 times infinity.
-        log_prob = self.base_dist.log_prob(torch.where(missing, _inside(self.base_dist.support), value))
+        log_prob = self.base_dist.log_prob(torch.where(missing, _inside(self.base_dist.support, value), value))
         return sum_rightmost(torch.where(missing, 0.0, log_prob), self.reinterpreted_batch_ndims)
 
 
@@ -165,8 +181,17 @@ biject_to.register(OrMissing, lambda constraint: biject_to(_as_independent(const
 transform_to.register(OrMissing, lambda constraint: transform_to(_as_independent(constraint)))
 
 
-def _inside(support: Any) -> float:
-    """Return a number well inside a support."""
+def _inside(support: Any, like: Tensor) -> Tensor:
+    """Return a number well inside a support, or one for each column where each has a support of its own."""
+    return like.new_tensor(getattr(support, "inside", None) or a_number_inside(support))
+
+
+def a_number_inside(support: Any) -> float:
+    """Return a number well inside a support.
+
+    >>> a_number_inside(constraints.positive), a_number_inside(constraints.integer_interval(1, 5))
+    (0.5, 1.0)
+    """
     for value in INSIDE:
         try:
             if bool(torch.as_tensor(support.check(torch.tensor(value))).all()):

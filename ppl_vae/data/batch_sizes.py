@@ -16,7 +16,7 @@ from ppl_vae.data.arrays import Batch
 from ppl_vae.data.loaders import LoaderSource
 from ppl_vae.data.sources import Source
 from ppl_vae.errors import InputError
-from ppl_vae.missing import filled
+from ppl_vae.missing import filled_by_others
 from ppl_vae.traces.pair import Pair, Program, program_name
 from ppl_vae.utils.rng import seeded
 
@@ -93,7 +93,7 @@ def runs(model: Program, guide: Program | None, args: Batch) -> bool:
 def _takes(pair: Pair, args: Batch, size: int, *, with_guide: bool = True) -> bool:
     """Return whether programs run on so many data, of these, over and over."""
     index = torch.arange(size) % len(args[0])
-    batch: Any = pair.to_device(filled(t[index.to(t.device)]) for t in args)
+    batch: Any = pair.to_device(filled_by_others(t[index.to(t.device)]) for t in args)
     return runs(pair.model, pair.guide if with_guide else None, batch)
 
 

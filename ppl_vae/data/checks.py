@@ -18,7 +18,7 @@ from ppl_vae.data.probes import (
 from ppl_vae.data.sources import Source
 from ppl_vae.data.supports import check_supports
 from ppl_vae.errors import InputError, ProgramError
-from ppl_vae.missing import all_known, filled
+from ppl_vae.missing import all_known, filled_by_others
 from ppl_vae.traces.log_weights import check_same_plates, check_sites
 from ppl_vae.traces.pair import Pair, check_observes, program_name
 from ppl_vae.traces.plates import Args, is_ambiguous, samples
@@ -60,7 +60,7 @@ def check(pair: Pair, source: Source, *, size: int | None = None, proposal: str 
     holes = find_holes(source)
 
     def first(count: int) -> tuple[Tensor, ...]:
-        return tuple(filled(t) for t in pair.to_device(next(source.batches(count))))
+        return tuple(filled_by_others(t) for t in pair.to_device(next(source.batches(count))))
 
     # An automatic guide that was never run makes parameters for each of the data that it first sees.
     anew = any(isinstance(m, AutoGuide) and m.prototype_trace is None for m in pair.all_modules())

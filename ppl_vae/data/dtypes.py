@@ -13,7 +13,7 @@ import torch
 from ppl_vae.data.arrays import Batch
 from ppl_vae.data.batch_sizes import runs
 from ppl_vae.data.sources import Source, converted
-from ppl_vae.missing import filled
+from ppl_vae.missing import filled_by_others
 from ppl_vae.traces.pair import Pair
 from ppl_vae.utils.rng import seeded
 
@@ -32,7 +32,7 @@ def cast_to_fit(source: Source, first: Batch, pair: Pair, free: Sequence[bool]) 
     own = tuple(t.dtype for t in first)
     chosen = _in_turn(own, (*free, *[False] * len(own))[: len(own)], pair)
     if len(chosen) > 1:
-        args = tuple(filled(t) for t in first)
+        args = tuple(filled_by_others(t) for t in first)
         chosen = [dtypes for dtypes in chosen if _runs(pair, converted(args, dtypes))][:1] or chosen
     return source if chosen[0] == own else source.cast(chosen[0])
 

@@ -21,10 +21,12 @@ from torch.distributions import constraints
 
 from ppl_vae.data.holes import CHECK_SIZE
 from ppl_vae.data.sources import Source
+from ppl_vae.distributions.columns import EachColumn
 from ppl_vae.distributions.supports import support_of
 from ppl_vae.distributions.unwrap import elementwise_support, family_of, in_words
 from ppl_vae.errors import InputError, snake_case
 from ppl_vae.likelihoods import that_take
+from ppl_vae.likelihoods.columns import kinds_for
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import Args, samples
 from ppl_vae.traces.sites import Site
@@ -165,6 +167,8 @@ def _watched(trace: poutine.Trace, args: Args, source: Source) -> Iterator[_Watc
 def outside(name: str, fn: Any, x: Tensor, values: Tensor | None = None) -> InputError:
     """Return what to raise for data x outside the support of a site; `values`: all that a likelihood has to take."""
     fn, support = family_of(fn), elementwise_support(_support(fn))
+    if isinstance(support, EachColumn):
+        return _outside_columns(name, fn, support, x)
     inside, options = _inside(support, x), ""
     wrong = x[~inside] if inside.shape == x.shape else x[~x.isnan()]
     seen = x[~x.isnan()] if values is None else values
@@ -183,6 +187,23 @@ def outside(name: str, fn: Any, x: Tensor, values: Tensor | None = None) -> Inpu
         f"Expected {name} in {in_words(support)}{of}; got values from {float(wrong.min()):.3g} to "
         f"{float(wrong.max()):.3g}. {fix}",
         options=options,
+    )
+
+
+def _outside_columns(name: str, fn: Any, support: EachColumn, x: Tensor) -> InputError:
+    """Return what to raise for rows [..., D] of which some columns are outside: the first of them, and how many."""
+    wrong = [index for index, inside in enumerate(_inside(support, x).unbind(-1)) if not bool(inside.all())]
+    first, own = wrong[0], support.supports[wrong[0]]
+    column, family = x[..., first], type(family_of(fn.column(first))).__name__
+    bad, seen = column[~_inside(own, column)], column[~column.isnan()]
+    if _counts_from_one(own, seen):
+        bad, fix = seen, "They count from 0: subtract 1."
+    else:
+        fix = f"Mend them, leave them missing (NaN), or let the column be {' or '.join(map(repr, kinds_for(seen)))}."
+    others = f"; {len(wrong) - 1} more columns are outside of theirs" if wrong[1:] else ""
+    return InputError(
+        f"Expected column {support.names[first]} of {name} in {in_words(own)} for {family}; got values from "
+        f"{float(bad.min()):.3g} to {float(bad.max()):.3g} in {len(bad)} of {len(column)} rows{others}. {fix}"
     )
 
 

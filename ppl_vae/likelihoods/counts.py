@@ -1,23 +1,38 @@
 """Likelihoods of counts, x in {0, 1, 2, ...}: photons, reads of genes, words in a document."""
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 
 from ppl_vae.distributions import counts
 from ppl_vae.errors import positive_int
-from ppl_vae.parts import Likelihood
+from ppl_vae.likelihoods.starts import FEWEST, StartsFromFeatures
+from ppl_vae.parts import Preprocessing
+from ppl_vae.preprocessing import Log1p
+from ppl_vae.utils.moments import mean_and_scale
 
 SMALLEST_R = 1e-6  # of the r of a negative binomial
+MOST_R = 1e3  # to start from: nearly Poisson
+UNLIKELY, LIKELY = 0.01, 0.9  # of a zero that is not the count's own, to start from
 
 
-class Binomial(Likelihood):
-    """Counts out of a known number n, P(x | h) = prod_i Binomial(x_i; n, sigmoid(h_i)), x in {0, ..., n}.
+class OfCounts(StartsFromFeatures):
+    """A likelihood of counts: guides read log(1 + x)."""
+
+    def preprocessing(self) -> Preprocessing | None:
+        return Log1p()
+
+
+class Binomial(OfCounts):
+    """Counts out of a known number n, P(x | h) = prod_i Binomial(x_i; n, sigmoid(a_i + h_i)), x in {0, ..., n}.
+
+    a is that of the mean of each feature in the data, 0 before `start_from`.
 
     Args:
         total_count: n.
@@ -32,6 +47,11 @@ class Binomial(Likelihood):
     def __init__(self, total_count: int = 1) -> None:
         super().__init__()
         self.total_count = positive_int("total_count", total_count)
+        self.data_logit = nn.Buffer(torch.zeros(()))
+
+    def start(self, x: Tensor) -> dict[str, Tensor]:
+        some = 0.5 / (len(x) * self.total_count)  # no share is 0 or 1
+        return {"data_logit": (mean_and_scale(x)[0] / self.total_count).clamp(some, 1 - some).logit()}
 
     @classmethod
     def options_for(cls, x: Tensor) -> dict[str, Any] | None:
@@ -40,25 +60,35 @@ class Binomial(Likelihood):
         return {"total_count": max(1, int(x.max()))} if fits else None
 
     def distribution(self, logits: Tensor) -> TorchDistribution:
-        return counts.Binomial(torch.full_like(logits, self.total_count), logits=logits)
+        return counts.Binomial(torch.full_like(logits, self.total_count), logits=self.data_logit + logits)
 
 
-class Poisson(Likelihood):
-    """Counts, P(x | h) = prod_i Poisson(x_i; exp(h_i)): their variance is their mean.
+class Poisson(OfCounts):
+    """Counts, P(x | h) = prod_i Poisson(x_i; mu_i exp(h_i)): their variance is their mean.
+
+    mu is the mean of each feature in the data, 1 before `start_from`.
 
     >>> Poisson().bind((3,))(torch.zeros(3)).mean
     tensor([1., 1., 1.])
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.data_log_mean = nn.Buffer(torch.zeros(()))
+
+    def start(self, x: Tensor) -> dict[str, Tensor]:
+        return {"data_log_mean": _mean(x).log()}
+
     def distribution(self, log_rate: Tensor) -> TorchDistribution:
-        return dist.Poisson(log_rate.exp())
+        return dist.Poisson((self.data_log_mean + log_rate).exp())
 
 
-class NegativeBinomial(Likelihood):
-    """Counts that vary more than Poisson's, P(x | h) = prod_i NB(x_i; mean exp(a_i), r_i), with (a, b) = h.
+class NegativeBinomial(OfCounts):
+    """Counts that vary more than Poisson's, P(x | h) = prod_i NB(x_i; mean m_i, r_i), with (a, b) = h.
 
-    The variance is mu + mu^2 / r with mu = exp(a) and r = softplus(b) + 1e-6: a Poisson distribution whose rate
-    has a gamma distribution.
+    The variance is m + m^2 / r with m = mu exp(a) and r = s softplus(b) + 1e-6: a Poisson distribution whose rate has
+    a gamma distribution. mu is the mean of each feature in the data, and s what makes the r of b = 0 that of their
+    variance; both are 1 before `start_from`.
 
     Source: Lopez et al., Deep generative modeling for single-cell transcriptomics, Nature Methods 15 (2018).
 
@@ -68,12 +98,21 @@ class NegativeBinomial(Likelihood):
 
     num_params = 2
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.data_log_mean, self.data_r = nn.Buffer(torch.zeros(())), nn.Buffer(torch.ones(()))
+
+    def start(self, x: Tensor) -> dict[str, Tensor]:
+        return {"data_log_mean": _mean(x).log(), "data_r": _r(x) / math.log(2)}
+
     def distribution(self, a: Tensor, b: Tensor) -> TorchDistribution:
-        return _negative_binomial(a, b)
+        return _negative_binomial(self.data_log_mean + a, self.data_r * softplus(b) + SMALLEST_R)
 
 
-class ZeroInflatedPoisson(Likelihood):
-    """Counts with more zeros than Poisson's: zero with probability sigmoid(g), else Poisson(exp(a)), (g, a) = h.
+class ZeroInflatedPoisson(OfCounts):
+    """Counts with more zeros than Poisson's: zero with probability sigmoid(c + g), else Poisson(mu exp(a)), (g, a) = h.
+
+    Both start from the data, where c are the zeros beyond a Poisson's of the same mean; before, c = 0 and mu = 1.
 
     Source: Lambert, Zero-inflated Poisson regression, Technometrics 34 (1992).
 
@@ -83,12 +122,24 @@ class ZeroInflatedPoisson(Likelihood):
 
     num_params = 2
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.data_log_mean, self.data_gate = nn.Buffer(torch.zeros(())), nn.Buffer(torch.zeros(()))
+
+    def start(self, x: Tensor) -> dict[str, Tensor]:
+        mean = _mean(x)
+        gate = _more_zeros(x, torch.exp(-mean))
+        return {"data_log_mean": (mean / (1 - gate)).log(), "data_gate": gate.logit()}
+
     def distribution(self, gate: Tensor, log_rate: Tensor) -> TorchDistribution:
-        return counts.ZeroInflated(dist.Poisson(log_rate.exp()), gate_logits=gate)
+        rate = (self.data_log_mean + log_rate).exp()
+        return counts.ZeroInflated(dist.Poisson(rate), gate_logits=self.data_gate + gate)
 
 
-class ZeroInflatedNegativeBinomial(Likelihood):
-    """Counts with more zeros than `NegativeBinomial`: zero with probability sigmoid(g), (g, a, b) = h.
+class ZeroInflatedNegativeBinomial(OfCounts):
+    """Counts with more zeros than `NegativeBinomial`: zero with probability sigmoid(c + g), (g, a, b) = h.
+
+    All start from the data, where c are the zeros beyond a negative binomial's of the same mean and variance.
 
     Source: Lopez et al., Deep generative modeling for single-cell transcriptomics, Nature Methods 15 (2018).
 
@@ -98,16 +149,28 @@ class ZeroInflatedNegativeBinomial(Likelihood):
 
     num_params = 3
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.data_log_mean, self.data_r = nn.Buffer(torch.zeros(())), nn.Buffer(torch.ones(()))
+        self.data_gate = nn.Buffer(torch.zeros(()))
+
+    def start(self, x: Tensor) -> dict[str, Tensor]:
+        mean, r = _mean(x), _r(x)
+        gate = _more_zeros(x, (r / (r + mean)) ** r)
+        return {"data_log_mean": (mean / (1 - gate)).log(), "data_r": r / math.log(2), "data_gate": gate.logit()}
+
     def distribution(self, gate: Tensor, a: Tensor, b: Tensor) -> TorchDistribution:
-        return counts.ZeroInflated(_negative_binomial(a, b), gate_logits=gate)
+        inner = _negative_binomial(self.data_log_mean + a, self.data_r * softplus(b) + SMALLEST_R)
+        return counts.ZeroInflated(inner, gate_logits=self.data_gate + gate)
 
 
-class Multinomial(Likelihood):
-    """A bag of words: how often each of D words stands in a document of n, P(x | h, n) = Multinomial(x; n, softmax(h)).
+class Multinomial(OfCounts):
+    """A bag of words: how often each of D words stands in a document of n, P(x | h, n) = Multinomial(x; n, p).
 
-        log P(x | h, n) = log n! - sum_i log x_i! + sum_i x_i log softmax(h)_i,    n = sum_i x_i
+        log P(x | h, n) = log n! - sum_i log x_i! + sum_i x_i log p_i,    p = softmax(log mu + h),    n = sum_i x_i
 
-    n is read from x: the length of a document is given, not modelled.
+    mu is the mean of each feature in the data, 1 before `start_from`. n is read from x: the length of a document is
+    given, not modelled.
 
     Args:
         total_count: n of what is generated.
@@ -124,16 +187,37 @@ class Multinomial(Likelihood):
     def __init__(self, total_count: int = 100) -> None:
         super().__init__()
         self.total_count = positive_int("total_count", total_count)
+        self.data_log_mean = nn.Buffer(torch.zeros(()))
+
+    def start(self, x: Tensor) -> dict[str, Tensor]:
+        return {"data_log_mean": _mean(x).log()}
 
     @property
     def support(self) -> Any:
         return constraints.nonnegative_integer
 
     def distribution(self, logits: Tensor) -> TorchDistribution:
-        return counts.Multinomial(logits, self.total_count, len(self.event_shape))
+        return counts.Multinomial(self.data_log_mean + logits, self.total_count, len(self.event_shape))
 
 
-def _negative_binomial(a: Tensor, b: Tensor) -> TorchDistribution:
-    """Return the negative binomial of mean exp(a): its odds are exp(a) / r."""
-    r = softplus(b) + SMALLEST_R
-    return dist.NegativeBinomial(r, logits=a - r.log())
+def _negative_binomial(log_mean: Tensor, r: Tensor) -> TorchDistribution:
+    """Return the negative binomial of a mean: its odds are mean / r."""
+    return dist.NegativeBinomial(r, logits=log_mean - r.log())
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Return the mean of each feature of counts x [N, *event_shape], of half a count in all where there is none."""
+    return mean_and_scale(x)[0].clamp(min=0.5 / len(x))
+
+
+def _r(x: Tensor) -> Tensor:
+    """Return the r of a negative binomial with the mean and the variance of each feature."""
+    mean, scale = mean_and_scale(x)
+    more = scale.square() - mean
+    return torch.where(more > 0, mean.square() / more, MOST_R).clamp(FEWEST, MOST_R)
+
+
+def _more_zeros(x: Tensor, expected: Tensor) -> Tensor:
+    """Return the share of zeros in each feature beyond an expected one, of all that are not expected to be zero."""
+    zeros = mean_and_scale(torch.where(x.isnan(), x, (x == 0).to(x)))[0]
+    return ((zeros - expected) / (1 - expected)).clamp(UNLIKELY, LIKELY)

@@ -1,4 +1,4 @@
-"""Likelihoods of pixels with a fixed number of grey levels: the probability of each level.
+"""Likelihoods of black and white pixels, and of those with a fixed number of grey levels: the probability of each.
 
 With L levels (256 for 8-bit pixels) x is in {0, 1 / (L - 1), ..., 1}, as `ppl_vae.data` gives it.
 """
@@ -14,6 +14,21 @@ from ppl_vae.distributions import pixels
 from ppl_vae.distributions.pixels import Levels
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.parts import Likelihood
+
+
+class Bernoulli(Likelihood):
+    """Black and white pixels, P(x | h) = prod_i Bernoulli(x_i; sigmoid(h_i)), x in {0, 1}.
+
+    Grey pixels are refused (`fit` and `estimate_evidence` check): binarize them, or use a likelihood
+    for grey levels.
+
+    >>> import torch
+    >>> Bernoulli().bind((1, 8, 8))(torch.zeros(5, 1, 8, 8)).log_prob(torch.ones(1, 8, 8)).shape
+    torch.Size([5])
+    """
+
+    def distribution(self, logits: Tensor) -> TorchDistribution:
+        return dist.Bernoulli(logits=logits)
 
 
 class OfLevels(Likelihood):

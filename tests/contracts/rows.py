@@ -47,15 +47,21 @@ PRIORS = {
 }
 LIKELIHOODS = {
     "bernoulli": Row(),
+    "beta": Row(),
     "binomial": Row([{"total_count": 4}]),
     "categorical": Row([{"num_levels": 4}]),
+    "columns": Row(needs="a table", alone=False),  # tests/parts/test_columns.py
     "continuous_bernoulli": Row(),
     "discretized_logistic": Row([{"num_levels": 5}, {}]),
     "discretized_logistic_mixture": Row([{"num_components": 2, "num_levels": 5}]),
+    "gamma": Row(),
     "gaussian": Row([{"initial_sigma": 0.7}, {"sigma": 0.3}, {"sigma": "per_dimension"}, {"sigma": "per_datum"}]),
     "laplace": Row([{"initial_scale": 0.7}, {"scale": "per_datum"}]),
+    "log_normal": Row([{"initial_sigma": 0.7}, {"sigma": "per_dimension"}, {"sigma": "per_datum"}]),
     "multinomial": Row([{"total_count": 5}]),
     "negative_binomial": Row(),
+    "nominal": Row([{"num_levels": 4}]),
+    "ordinal": Row([{"num_levels": 4}, {"num_levels": 2}]),
     "poisson": Row(),
     "student_t": Row([{"initial_scale": 0.7}, {"scale": "per_dimension", "df": 3.0}]),
     "zero_inflated_negative_binomial": Row(),

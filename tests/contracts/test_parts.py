@@ -19,8 +19,10 @@ from contracts.rows import (
     alone,
 )
 from safetensors.torch import load, save
+from torch.distributions import constraints
 
 from ppl_vae import InputError, priors
+from ppl_vae.distributions.bounded import OPEN_UNIT_INTERVAL
 from ppl_vae.likelihoods import Bernoulli, Gaussian, Multinomial
 from ppl_vae.networks import MLP, Convolutional, Residual
 from ppl_vae.posteriors import DiagonalNormal, InverseAutoregressive
@@ -148,9 +150,17 @@ def test_likelihood_sums_to_one(make):
     support = likelihood.support
     if isinstance(likelihood, Multinomial):
         pytest.skip("the probabilities of a multinomial sum to one for each total: test_likelihoods.py")
-    if not support.is_discrete:
+    if support is constraints.positive:  # what is infinite at an end is not on the grid
+        u = torch.linspace(-300, 300, 600_001, dtype=torch.double)
+        total = torch.trapezoid((likelihood(h[:, None]).log_prob(u.exp()[:, None]) + u).exp(), u)
+    elif support is OPEN_UNIT_INTERVAL:  # from 0 to a half, and from there to 1: numbers are not fine enough near 1
+        u = torch.linspace(-300, 0, 300_001, dtype=torch.double)
+        x = u.sigmoid()
+        halves = (likelihood(each[:, None]).log_prob(x[:, None]) for each in (h, h * torch.tensor([-1, 1])))
+        total = sum(torch.trapezoid(half.exp() * x * (1 - x), u) for half in halves)
+    elif not support.is_discrete:
         x = torch.linspace(0, 1, 600_001, dtype=torch.double)
-        if support is not torch.distributions.constraints.unit_interval:  # from -300 to 300, finest about zero
+        if support is not constraints.unit_interval:  # from -300 to 300, finest about zero
             x = 300 * (14 * x - 7).sinh() / math.sinh(7)
         total = torch.trapezoid(likelihood(h[:, None]).log_prob(x[:, None]).exp(), x, dim=-1)
     else:

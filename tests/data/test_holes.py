@@ -134,7 +134,9 @@ def test_only_what_occurs_has_to_be_understood():
     assert ppl_vae.fit(model_of(of_means), guide, x, epochs=1, compile=False)
 
 
-SHELF = [getattr(likelihoods, name) for name in likelihoods.__all__ if name not in ("Likelihood", "that_take")]
+SHELF = [
+    getattr(likelihoods, name) for name in likelihoods.__all__ if name not in ("Columns", "Likelihood", "that_take")
+]
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -148,7 +150,7 @@ def test_values_outside_the_support_are_refused_beside_missing_ones(cls, missing
     if cls().support is torch.distributions.constraints.real:
         assert ppl_vae.fit(model, MeanField(model), x, epochs=1, compile=False)
         return
-    with pytest.raises(InputError, match=r"Expected x in .* for .*; got values from -2\.5 to [12]\.5"):
+    with pytest.raises(InputError, match=r"Expected x in .* for .*; got values from -2\.5 to (1|2|-0)\.5"):
         ppl_vae.fit(model, MeanField(model), x, epochs=1)
 
 

@@ -1,5 +1,6 @@
 """Each likelihood against an independent formula, and what it says to data that it does not take."""
 
+import copy
 import itertools
 import math
 from functools import partial
@@ -41,11 +42,24 @@ def inflated(x, gate, log_prob):
     return np.log(g * (x == 0) + (1 - g) * np.exp(log_prob))
 
 
+def gamma(x, a, b):
+    shape = softplus(b) / np.log(2) + 1e-6
+    return stats.gamma.logpdf(x, shape, scale=np.exp(a) / shape)
+
+
+def beta(x, a, b):
+    total = 2 * (softplus(b) / np.log(2) + 1e-6)
+    return stats.beta.logpdf(x, total * sigmoid(a), total * sigmoid(-a))
+
+
 def given_scale(start, b):
     return start * (softplus(b) / np.log(2) + 1e-3)
 
 
 FORMULAS = {
+    "beta": (likelihoods.Beta(), UNIT, beta),
+    "gamma": (likelihoods.Gamma(), 1 + COUNTS, gamma),
+    "log_normal": (likelihoods.LogNormal(0.3), UNIT, lambda x, a: stats.lognorm.logpdf(x, 0.3, scale=np.exp(a))),
     "binomial": (likelihoods.Binomial(9), COUNTS, lambda x, a: stats.binom.logpmf(x, 9, sigmoid(a))),
     "gaussian": (likelihoods.Gaussian(0.3), UNIT, lambda x, a: stats.norm.logpdf(x, a, 0.3)),
     "gaussian_learned": (likelihoods.Gaussian(), UNIT, lambda x, a: stats.norm.logpdf(x, a, 0.1)),
@@ -175,6 +189,32 @@ def test_categorical_reads_the_level():
     torch.testing.assert_close(likelihood(h).log_prob(level / 16), expected)
 
 
+def test_nominal_reads_the_code():
+    likelihood = likelihoods.Nominal(num_levels=5).bind((2, 2))
+    h = torch.randn(10, 2)
+    codes = torch.tensor([[0, 3], [4, 1]])
+    expected = sum(torch.log_softmax(h[i::2, j], 0)[codes[i, j]] for i in range(2) for j in range(2))
+    torch.testing.assert_close(likelihood(h).log_prob(codes.float()), expected)
+
+
+@pytest.mark.parametrize("num_levels", [2, 3, 12])
+def test_ordinal_is_a_rounded_logistic_variable(num_levels):
+    """P(k) as differences of sigmoids of the thresholds, with sixty digits; in single precision, far out too."""
+    likelihood = likelihoods.Ordinal(num_levels).bind((1,))
+    for spread in (1.0, 8.0):
+        h = spread * torch.randn(num_levels - 1)
+        with mpmath.workdps(60):
+            cuts = [mpmath.mpf(math.log(k / (num_levels - k))) for k in range(1, num_levels)]
+            t = [cuts[0] - float(h[0])]
+            for k in range(1, num_levels - 1):
+                stretch = mpmath.log(1 + mpmath.exp(float(h[k]))) / mpmath.log(2) + mpmath.mpf("1e-6")
+                t.append(t[-1] + (cuts[k] - cuts[k - 1]) * stretch)
+            below = [0, *(1 / (1 + mpmath.exp(-each)) for each in t), 1]
+            expected = [float(mpmath.log(b - a)) for a, b in itertools.pairwise(below)]
+        found = likelihood(h).log_prob(torch.arange(num_levels)[:, None])
+        torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("total", [0, 1, 4])
 def test_multinomial(total):
     likelihood = likelihoods.Multinomial(total_count=4).double().bind((1, 3))
@@ -208,6 +248,11 @@ REFUSALS = [
     (likelihoods.ZeroInflatedPoisson(), GREY, "from 0 on for ZeroInflated; "),
     (likelihoods.ZeroInflatedNegativeBinomial(), GREY, "from 0 on for ZeroInflated; "),
     (likelihoods.Multinomial(), GREY, "from 0 on for Multinomial; "),
+    (likelihoods.LogNormal(), GREY, r"above 0 for LogNormal; got values from 0 to 0\..* ContinuousBernoulli"),
+    (likelihoods.Gamma(), -GREY * 255, r"above 0 for Gamma; got values from -15 to -?0\..*: Gaussian"),
+    (likelihoods.Beta(), GREY * 17, r"above 0 and below 1 for Beta; got values from 0 to 1\..* ContinuousBernoulli"),
+    (likelihoods.Nominal(15), GREY * 255, r"from 0 to 14 for Nominal; got .* 15 to 15\..*Nominal\(num_levels=16\)"),
+    (likelihoods.Ordinal(15), 1 + GREY * 254, r"from 0 to 14 for Ordinal; got values from 2 to 15\.9\..* Gamma, "),
 ]
 
 
@@ -237,6 +282,70 @@ def test_all_data_decide_which_likelihoods_are_named():
         fit(model, MeanField(model, encoder=network), x, epochs=1)
 
 
+def test_positive_numbers_and_shares_and_codes_have_likelihoods_of_their_own():
+    def named(*values):
+        return {cls.__name__ for cls in likelihoods.that_take(torch.tensor(values))}
+
+    assert {"LogNormal", "Gamma", "Beta"} <= named(0.1, 0.25)
+    assert {"LogNormal", "Gamma", "Beta"} & named(0.1, 1.0) == {"LogNormal", "Gamma"}
+    assert {"LogNormal", "Gamma", "Beta"} & named(0.0, 0.3) == set()
+    assert {"Nominal", "Ordinal"} <= named(0.0, 1.0, 2.0)
+    assert {"Nominal", "Ordinal"} & (named(0.0, 2.0) | named(0.0, 1.0) | named(1.0, 2.0, 3.0)) == set()
+
+
+COUNTED = torch.tensor([[0.0, 0, 5], [3, 0, 5], [1, 0, 4], [math.nan, 0, 2], [12, 0, 3]])
+POSITIVE = torch.tensor([[3.0, 500, 7], [0.2, 100, 7], [5.0, math.nan, 7], [0.7, 333, 7]])
+SHARES = torch.tensor([[0.1, 0.998, 0.5], [0.2, 0.999, 0.5], [0.6, math.nan, 0.5], [0.05, 0.9985, 0.5]])
+CODES = torch.tensor([[0.0, 2, 1], [1, 2, 1], [2, math.nan, 1], [0, 2, 0], [0, 2, 1]])
+STARTS = [
+    (likelihoods.Poisson(), COUNTED),
+    (likelihoods.NegativeBinomial(), COUNTED),
+    (likelihoods.ZeroInflatedPoisson(), COUNTED),
+    (likelihoods.ZeroInflatedNegativeBinomial(), COUNTED),
+    (likelihoods.Binomial(12), COUNTED),
+    (likelihoods.Gamma(), POSITIVE),
+    (likelihoods.Beta(), SHARES),
+    (likelihoods.Nominal(3), CODES),
+    (likelihoods.Ordinal(3), CODES),
+]
+
+
+@pytest.mark.parametrize(("likelihood", "x"), STARTS, ids=[type(row[0]).__name__ for row in STARTS])
+def test_a_likelihood_starts_from_the_mean_of_each_column(likelihood, x):
+    """h = 0 is the mean of what is observed in each column, also where all are zero, or the same."""
+    likelihood = copy.deepcopy(likelihood).bind((3,))
+    likelihood.start_from(x)
+    mean = x.nanmean(0).clamp(min=0.5 / len(x) if x is COUNTED else 0.0)
+    found = likelihood(torch.zeros(likelihood.h_shape))
+    torch.testing.assert_close(found.mean, mean, rtol=0, atol=0.03 if x is CODES else 1e-4 * float(mean.max()))
+    assert torch.isfinite(found.log_prob(x)).all()
+    saved = copy.deepcopy(likelihood)
+    other = type(likelihood)(**OPTIONS.get(type(likelihood), {})).bind((3,))
+    other.load_state_dict(saved.state_dict())
+    torch.testing.assert_close(other(torch.zeros(likelihood.h_shape)).mean, found.mean)
+
+
+OPTIONS = {
+    likelihoods.Binomial: {"total_count": 12},
+    likelihoods.Nominal: {"num_levels": 3},
+    likelihoods.Ordinal: {"num_levels": 3},
+}
+
+
+def test_a_spread_starts_from_that_of_each_column():
+    """Of h = 0 the variance is that of what is observed."""
+    counted = COUNTED[:, [0]] * torch.tensor([1.0, 10.0])
+    for likelihood, x in ((likelihoods.NegativeBinomial(), counted), (likelihoods.Gamma(), POSITIVE[:, :2])):
+        likelihood.bind((2,)).start_from(x)
+        variance = torch.stack([column[~column.isnan()].var(correction=0) for column in x.unbind(1)])
+        torch.testing.assert_close(likelihood(torch.zeros(4)).base_dist.variance, variance, rtol=1e-4, atol=0)
+    likelihood = likelihoods.LogNormal().bind((2,))
+    likelihood.start_from(POSITIVE[:, :2])
+    log_x = POSITIVE[:, 0].log()
+    torch.testing.assert_close(likelihood(torch.zeros(2)).base_dist.loc[0], log_x.mean())
+    torch.testing.assert_close(likelihood(torch.zeros(2)).base_dist.scale[0].detach(), log_x.std(correction=0))
+
+
 def test_counts_are_for_counts():
     named = {cls.__name__: options for cls, options in likelihoods.that_take(torch.tensor([0.0, 4, 12])).items()}
     counts = {"Poisson", "NegativeBinomial", "ZeroInflatedPoisson", "ZeroInflatedNegativeBinomial", "Multinomial"}
@@ -254,6 +363,9 @@ def test_counts_are_for_counts():
         (lambda: likelihoods.Binomial(0), "total_count.*got 0"),
         (lambda: likelihoods.Multinomial(2.5), "total_count.*got 2.5"),
         (lambda: likelihoods.Categorical(1), "num_levels.*got 1"),
+        (lambda: likelihoods.Nominal(1), "num_levels.*got 1"),
+        (lambda: likelihoods.Ordinal(2.5), "num_levels.*got 2.5"),
+        (lambda: likelihoods.LogNormal(-1.0), "sigma.*got -1"),
         (lambda: likelihoods.DiscretizedLogistic(0), "num_levels.*got 0"),
         (lambda: likelihoods.DiscretizedLogisticMixture(num_components=0), "num_components.*got 0"),
     ],
