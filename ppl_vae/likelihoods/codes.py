@@ -15,6 +15,7 @@ from ppl_vae.parts import Preprocessing
 from ppl_vae.preprocessing import OneHot, Standardize
 from ppl_vae.utils.moments import mean_and_scale
 
+NOT_THERE = 1e-9  # in the place of the probability of a code that a column does not have: its logarithm is finite
 UNSEEN = 0.01  # of the probability that a start shares evenly among all categories, seen or not
 MOST_LEVELS = 100  # for whole numbers to be taken for codes
 
@@ -42,7 +43,9 @@ class OfCodes(StartsFromFeatures):
         """Return the share of each code in x [N, *event_shape], a little of it shared by all, [*feature_shape, C]."""
         of_each = [torch.where(x.isnan(), x, (x == code).to(x)) for code in range(self.num_levels)]
         shares = torch.stack([mean_and_scale(one)[0] for one in of_each], -1)
-        shares = shares * (1 - UNSEEN) + UNSEEN / self.num_levels
+        own = torch.as_tensor(self.num_levels if self.levels is None else self.levels)
+        there = torch.arange(self.num_levels) < own.unsqueeze(-1)
+        shares = torch.where(there.to(x.device), shares * (1 - UNSEEN) + (UNSEEN / own.unsqueeze(-1)).to(x), NOT_THERE)
         return shares / shares.sum(-1, keepdim=True)
 
     def among_its_own(self, log_probs: Tensor) -> Tensor:
@@ -115,7 +118,7 @@ class Ordinal(OfCodes):
         return Standardize()
 
     def start(self, x: Tensor) -> dict[str, Tensor]:
-        return {"data_thresholds": self.frequencies(x).double().cumsum(-1)[..., :-1].logit()}
+        return {"data_thresholds": self.frequencies(x).double().cumsum(-1)[..., :-1].clamp(max=1 - NOT_THERE).logit()}
 
     def distribution(self, shift: Tensor, *steps: Tensor) -> TorchDistribution:
         first = self.data_thresholds[..., 0] - shift
