@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,8 +101,15 @@ class Data(Reported):
         table = replace(table, where=self.table.where)
         return options | {"table": table, "stored": table.parts()}
 
-    def summary(self) -> str:
-        """Return in a line what was understood: "500 rows, 13 columns: 11 real, 2 categories; 3.1% missing"."""
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the labels 0, 1, ..., where they have some."""
+        labels = None if self.schema is None else self.schema.labels
+        return None if labels is None or labels.type not in BY_NAME else labels.categories
+
+    @cached_property
+    def understood(self) -> str:
+        """What was understood, in one line: "500 rows, 13 columns: 11 real, 2 categories; 3.1% missing"."""
         if self.table is not None:
             return summary(self.table)
         total = sum(map(len, (self.train, self.validation, self.test)))
@@ -113,7 +121,7 @@ class Data(Reported):
         said = {name: repr(part).partition(" of ")[2].removesuffix(">") for name, part in parts.items()}
         suited = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
         lines = [f"suits it where nothing else is said: {suited}"] if suited else []
-        lines += [] if self.table is None else [self.summary()]
+        lines += [] if self.table is None else [self.understood]
         rows = [("part", "data"), *said.items()]
         return Report(f"Data set {self.name}: x of shape {tuple(self.event_shape)}", words=rows, lines=lines)
 
@@ -232,10 +240,14 @@ def _of_table(name: Any, schema: Any, label: str | None, *, binarize: Any, **opt
     """Return a table as a data set."""
     if label is not None and not isinstance(label, str):
         raise InputError(f"Expected label to be the name of a column; got {shown(label)}.")
+    of_pictures = {"binarize": None if binarize == "default" else binarize, **options}
+    for option in ("binarize", "dequantize", "strings"):
+        if of_pictures[option] is not None:
+            raise InputError(f"Expected {option} of pictures; got a table, {shown(name)}. Leave {option} out.")
     table = read_table(name, schema, label)
     train, validation, test = stored = table.parts()
     key = os.fspath(name) if isinstance(name, str | os.PathLike) else table.where
-    options |= {"binarize": None if is_one_of(binarize, ["default"]) else binarize, "settings": {}, "stored": stored}
+    options |= {"binarize": None, "settings": {}, "stored": stored}
     return _made(Data(key, train, validation, test, num_classes=None, table=table, **options))
 
 
@@ -264,8 +276,8 @@ def _made(data: Data) -> Data:
     train, validation, test = (replace(part, **how) for part in data.stored)
     labels = whole_labels(train.known().y)
     num_classes = None if labels is None or not len(labels) or bool((labels < 0).any()) else int(labels.max()) + 1
-    if data.schema is not None and data.schema.labels is not None and data.schema.labels.type in BY_NAME:
-        num_classes = len(data.schema.labels.categories)
+    if data.classes is not None:
+        num_classes = len(data.classes)
     if data.num_labels is not None:
         train = train.hide_labels(data.num_labels)
     parts: dict[str, Any] = {"train": train, "validation": validation.frozen(), "test": test.frozen()}

@@ -1,14 +1,15 @@
 """A person's own table, a file or a frame of pandas, Polars or Arrow: its schema, guessed or given, and its parts."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ppl_vae.data.cells import frame_of, is_frame
+from ppl_vae.data.cells import frame_of, is_frame, text_of
 from ppl_vae.data.column_types import as_label, completed, guess
 from ppl_vae.data.own_files import split_at_random
 from ppl_vae.data.schema import Column, Schema, check_names
@@ -106,6 +107,54 @@ def summary(table: Table) -> str:
     missing = float(table.schema.encode(table.frame, table.where).isnan().float().mean())
     rows = f"{len(table)} row{'s' * (len(table) != 1)}"
     return f"{rows}, {table.schema.in_words()}; {missing:.1%} missing"
+
+
+def completed_frame(rows: Any, schema: Schema, x: Tensor, missing: Tensor) -> Any:
+    """Return a pandas table with some cells of the columns of x filled in, and all others as they are.
+
+    Args:
+        rows: a pandas table of N rows.
+        schema: of its columns.
+        x: numbers for the columns of x, [N, D].
+        missing: which of them are to be filled in, [N, D].
+
+    >>> import pandas as pd
+    >>> table = read_table(pd.DataFrame({"id": list("abc"), "n": ["1.50", "", "2"], "s": ["f", "m", None]}),
+    ...                    {"id": "left out", "n": "real", "s": "categorical"})
+    >>> x = torch.tensor([[0.0, 0.0], [7.25, 0.0], [0.0, 1.0]])
+    >>> completed_frame(table.frame, table.schema, x, table.split().x.isnan()).to_dict("list")
+    {'id': ['a', 'b', 'c'], 'n': ['1.50', '7.25', '2'], 's': ['f', 'm', 'm']}
+    """
+    filled = rows.copy()
+    for index, column in enumerate(schema.modelled):
+        holes = missing[:, index].numpy()
+        if not holes.any():
+            continue
+        own = rows[column.name]
+        values = column.decode(x[:, index].double().numpy()[holes])
+        is_text = own.dtype == object and any(isinstance(each, str) for each in own)
+        cells = own.astype(object).to_numpy(copy=True)
+        cells[holes] = [text_of(value) for value in values] if is_text else values
+        filled[column.name] = _as_it_was(cells, own)
+    return filled
+
+
+def _as_it_was(cells: Any, own: Any) -> Any:
+    """Return cells as a column of the type that it had, if they are of it."""
+    import pandas as pd
+
+    column = pd.Series(cells, index=own.index, dtype=object)
+    try:
+        return column.astype(own.dtype)
+    except (TypeError, ValueError):
+        return column.infer_objects()
+
+
+def concatenated(frames: Sequence[Any]) -> Any:
+    """Return pandas tables of the same columns below each other."""
+    import pandas as pd
+
+    return pd.concat(frames, ignore_index=True)
 
 
 def _column(frame: Any, name: str, given: Schema, where: str) -> Column:

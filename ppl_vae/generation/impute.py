@@ -6,16 +6,18 @@ among them with probability proportional to w_k. Source: Mattei & Frellsen, arXi
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import constraints
 
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.data.unobserved import warn_of_unobserved
-from ppl_vae.distributions.unwrap import mean_of
+from ppl_vae.distributions.unwrap import elementwise, family_of, mean_of
 from ppl_vae.errors import InputError, positive_int, whole_from
 from ppl_vae.evidence.diagnostics import LOW_ESS, MIN_SAMPLES, doubtful_weights, estimates, khat_threshold, pareto
 from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
@@ -41,6 +43,8 @@ from ppl_vae.utils.memory import check_memory
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, Report, Reported, counted, number
 
+MOST_CODES = 1000  # values of which the most probable is found
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Imputation(Reported):
@@ -51,6 +55,8 @@ class Imputation(Reported):
         mean: E[x_mis | x_obs] where x is missing, and x where it is observed, [N, *event_shape].
         mcse: the Monte Carlo standard error of the mean, 0 where x is observed, [N, *event_shape].
         draws: S draws of x_mis given x_obs, and x where it is observed, [S, N, *event_shape].
+        mode: the most probable value of what is missing where x has one of few, 0 .. C - 1, else the mean; and x where
+            it is observed, [N, *event_shape].
         ess: effective sample size of the weights of each datum, between 1 and K, [N].
         khat: Pareto's k of their tail, [N]; NaN for fewer than 25 samples.
         num_samples: K.
@@ -61,6 +67,7 @@ class Imputation(Reported):
     mean: Tensor
     mcse: Tensor
     draws: Tensor
+    mode: Tensor
     ess: Array
     khat: Array
     num_samples: int
@@ -152,8 +159,8 @@ def impute(
         for chunk in pair_and_data.chunks(max(1, pair_and_data.rows(None) // num_samples)):
             parts.append(_impute(pair_and_data, chunk, num_samples, num_draws))
             bar.update(chunk.num_data)
-    x, mean, mcse, draws, ess, khat = zip(*parts, strict=True)
-    tensors = torch.cat(x), torch.cat(mean), torch.cat(mcse), torch.cat(draws, 1)
+    x, mean, mcse, draws, mode, ess, khat = zip(*parts, strict=True)
+    tensors = torch.cat(x), torch.cat(mean), torch.cat(mcse), torch.cat(draws, 1), torch.cat(mode)
     return Imputation(*tensors, np.concatenate(ess), np.concatenate(khat), num_samples, seed)
 
 
@@ -163,8 +170,8 @@ def _median(values: Tensor) -> float:
 
 def _impute(
     prepared: Prepared, chunk: Chunk, num_samples: int, num_draws: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Array, Array]:
-    """Return of some data x, mean, mcse, draws, ess and khat, as `Imputation` has them."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Array, Array]:
+    """Return of some data x, mean, mcse, draws, mode, ess and khat, as `Imputation` has them."""
     pair, x, n = prepared.pair, chunk.part(chunk.args[0]), chunk.num_data
     # A discrete latent that is summed out elsewhere is drawn from its prior here: E[x | z] depends on it.
     structure = replace(prepared.structure, enumerated=False)
@@ -172,23 +179,42 @@ def _impute(
     runs = [_weighted(pair, chunk, count, structure) for count in counts]
     log_weights = torch.cat([weights for weights, _ in runs])
 
-    def whole(latents: dict[str, Tensor], values: Callable[[Site], Tensor], count: int) -> Tensor:
-        """Return what the model says of x at these latents, [count, N, *event_shape]."""
+    def site_at(latents: dict[str, Tensor], count: int) -> Site:
+        """Return what the model says of x at these latents, `count` for each datum."""
         z = {name: from_kn(value, structure) for name, value in latents.items()}
         with fixed(structure, chunk.subsample), plate_of(count, structure):
-            site = _data_site(samples(poutine.trace(Substitute(z)(pair.model)).get_trace(*chunk.args)))
+            return _data_site(samples(poutine.trace(Substitute(z)(pair.model)).get_trace(*chunk.args)))
+
+    def whole(site: Site, values: Callable[[Site], Tensor], count: int) -> Tensor:
+        """Return values of a site as whole data, [count, N, *event_shape]."""
         return _whole(pair, site, values(site), structure, x).expand(count, *x.shape)
 
-    mean, mcse = weighted_mean(log_weights, (whole(z, _mean, len(weights)) for weights, z in runs))
+    sizes = [len(weights) for weights, _ in runs]
+    mean, mcse = weighted_mean(
+        log_weights, (whole(site_at(z, k), _mean, k) for k, (_, z) in zip(sizes, runs, strict=True))
+    )
     index = choose(log_weights, num_draws, n)
     chosen = {name: pick(torch.cat([z[name] for _, z in runs]), index) for name in runs[0][1]}
-    draws = whole(chosen, lambda site: site["fn"].sample(), num_draws)
+    drawn_from = site_at(chosen, num_draws)
+    draws = whole(drawn_from, lambda site: site["fn"].sample(), num_draws)
+    mode, largest = mean, _largest_codes(drawn_from)
+    if largest is not None and bool((x.isnan() & (largest >= 0)).any()):
+        sites = [site_at(z, k) for k, (_, z) in zip(sizes, runs, strict=True)]
+
+        def probability(code: int) -> Tensor:
+            """Return P(x_i = code | x_obs) of each number of x, [N, *event_shape]."""
+            each = (whole(site, partial(_probability, code), k) for k, site in zip(sizes, sites, strict=True))
+            return torch.where(code <= largest, weighted_mean(log_weights, each)[0], -1.0)
+
+        codes = torch.stack([probability(code) for code in range(int(largest.max()) + 1)]).argmax(0)
+        mode = torch.where(largest >= 0, codes.to(mean), mean)
     missing, numbers = x.isnan(), log_weights[:, :n].double().cpu().numpy()
     return (
         x[:n].cpu(),
         torch.where(missing, mean, x)[:n].cpu(),
         torch.where(missing, mcse, 0.0)[:n].cpu(),
         torch.where(missing, draws, x)[:, :n].cpu(),
+        torch.where(missing, mode, x)[:n].cpu(),
         estimates(numbers)["ess"],
         pareto(numbers)["khat"],
     )
@@ -264,6 +290,31 @@ def _mean(site: Site) -> Tensor:
             f"which has none. Use another likelihood."
         )
     return mean
+
+
+def _largest_codes(site: Site) -> Tensor | None:
+    """Return the largest value of each column that has one of few, 0 .. C - 1, [D]; -1 of others; None if x has none.
+
+    Columns are what has a support each.
+    """
+    supports = getattr(family_of(site["fn"]).support, "supports", None)
+    if supports is None:
+        return None
+    bounds = [1 if each is constraints.boolean else getattr(each, "upper_bound", -1) for each in supports]
+    whole = [each is constraints.boolean or isinstance(each, constraints.integer_interval) for each in supports]
+    kept = [
+        float(bound) if is_whole and bound < MOST_CODES else -1.0 for bound, is_whole in zip(bounds, whole, strict=True)
+    ]
+    return torch.tensor(kept).to(site["value"])
+
+
+def _probability(code: int, site: Site) -> Tensor:
+    """Return the probability of a value of each column that can have it; of others anything."""
+    fn, largest = site["fn"], _largest_codes(site)
+    assert largest is not None
+    inside = torch.tensor(family_of(fn).support.inside).to(largest)
+    value = torch.where(largest >= 0, largest.clamp(max=float(code)), inside)
+    return elementwise(fn).log_prob(value.expand(site["value"].shape)).exp()
 
 
 def _whole(pair: Pair, site: Site, values: Tensor, structure: Structure, x: Tensor) -> Tensor:
