@@ -107,11 +107,12 @@ class Column:
 
     def _numbers(self, cells: Cells, where: str) -> np.ndarray[Any, Any]:
         values, observed = cells.numbers, ~cells.missing
+        is_count = (values >= 0) & (values == np.floor(values))
         wrong = {
             "numbers": observed & np.isnan(values),
             "finite numbers": observed & np.isinf(values),
             "numbers above zero": (values <= 0) & (self.type == "positive"),
-            "whole numbers from 0 on": ((values < 0) | (values != np.floor(values))) & (self.type == "count"),
+            "whole numbers from 0 on": observed & ~is_count & (self.type == "count"),
         }
         for what, bad in wrong.items():
             if bad.any():
