@@ -18,7 +18,7 @@ from ppl_vae.errors import InputError, shown
 
 ENOUGH = 10  # cells that differ by chance no more
 FEW = 20  # values of a scale; categories that stand among numbers
-ON_A_SCALE = 10  # data for each of its values, at least
+ON_A_SCALE = 5  # data for each of its values, at least
 MOST_CATEGORIES = 100
 MOST_LABELS = 1000
 LARGE = 1e6  # a count above it is a quantity

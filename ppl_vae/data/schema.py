@@ -29,7 +29,7 @@ TYPES = (*NUMBERS, *BY_NAME, LEFT_OUT)
 PARTS = ("type", "categories", "missing")  # of what a schema says of a column
 ALL = "*"  # columns
 EXAMPLE = f'Write "{ALL}" = {{ missing = ["-999"] }}.'
-IN_WORDS = {"count": "counts", "categorical": "categories"}
+IN_WORDS = {"count": ("count", "counts"), "categorical": ("of categories", "of categories")}
 BARE = re.compile(r"[A-Za-z0-9_-]+")  # a name that TOML takes without quotes
 MOST_TEXT = 2**26  # bytes of a schema
 DIGITS = 6  # of a number that a model gave: those of single precision
@@ -328,11 +328,11 @@ class Schema:
         """Return how many columns there are of each type.
 
         >>> Schema.of({"a": "real", "b": "real", "c": "count", "id": "left out"}).in_words()
-        '4 columns: 2 real, 1 counts, 1 left out'
+        '4 columns: 2 real, 1 count, 1 left out'
         """
         types = [column.type for column in self.columns if column.name != self.label]
         counts = {t: types.count(t) for t in TYPES if t in types}
-        said = ", ".join(f"{count} {IN_WORDS.get(t, t)}" for t, count in counts.items())
+        said = ", ".join(f"{count} {IN_WORDS.get(t, (t, t))[count > 1]}" for t, count in counts.items())
         label = "" if self.label is None else f"{', ' if said else ''}label {self.label}"
         return f"{len(self.columns)} columns: {said}{label}"
 

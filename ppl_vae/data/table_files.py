@@ -7,7 +7,6 @@ looked for; numbers in the first line mean that the columns have no names.
 import csv
 import io
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,22 +60,36 @@ def _read_text(path: Path, names: frozenset[str], say: bool) -> Any:
     if not text.strip():
         raise InputError(f"Expected a table in {path}; got an empty file. Write it again.")
     separator = _separator(text, TEXT[path.suffix.lower()])
-    one_column = separator not in text
+    return _named(path, pd.DataFrame(_rows(path, text, separator), dtype=object), names, say)
+
+
+def _rows(path: Path, text: str, separator: str) -> list[list[str]]:
+    """Return the cells of each line; blank lines are none, but of a table of one column, where a cell may be empty."""
+    reader = csv.reader(
+        io.StringIO(text.rstrip("\r\n"), newline=""),
+        delimiter=separator,
+        skipinitialspace=separator != "\t",
+        strict=True,
+    )
+    rows: list[list[str]] = []
     try:
-        frame = pd.read_csv(
-            io.StringIO(text), header=None, dtype=str, keep_default_na=False, sep=separator, index_col=False,
-            skipinitialspace=separator != "\t", skip_blank_lines=not one_column,
-        )  # fmt: skip
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, ValueError) as problem:
-        raise _not_rectangular(path, separator, reason(problem)) from None
-    if (short := frame.isna().to_numpy()).any():
-        row = int(short.any(1).argmax())
+        for row in reader:
+            if len(row) > 1 or (row and row[0].strip()):
+                rows.append(row)
+            elif rows and len(rows[0]) == 1:
+                rows.append([""])
+            if rows and len(rows[-1]) != len(rows[0]):
+                raise InputError(
+                    f"Expected {len(rows[0])} cells in each line of {path}, as in the first; got {len(rows[-1])} in "
+                    f"line {reader.line_num} (separator {separator!r}). Mend that line: an empty cell needs its "
+                    f"separator, and a cell with the separator in it stands in quotes."
+                )
+    except csv.Error as problem:
         raise InputError(
-            f"Expected {frame.shape[1]} cells in each line of {path}, as in the first; got "
-            f"{int((~short[row]).sum())} in line {row + 1} (separator {separator!r}). Mend that line; an empty cell "
-            f"needs its separator."
-        )
-    return _named(path, frame, names, say)
+            f"Expected a table in {path}; got one that cannot be read ({reason(problem)}, line {reader.line_num}). "
+            f"Mend that line; a quote inside a quoted cell is written twice."
+        ) from None
+    return rows
 
 
 def _named(path: Path, frame: Any, names: frozenset[str], say: bool) -> Any:
@@ -126,7 +139,8 @@ def _separator(text: str, candidates: str) -> str:
     for separator in candidates:
         lengths = []
         try:
-            for line in csv.reader(io.StringIO(start, newline=""), delimiter=separator, skipinitialspace=True):
+            lines = io.StringIO(start, newline="")
+            for line in csv.reader(lines, delimiter=separator, skipinitialspace=separator != "\t"):
                 if line:
                     lengths.append(len(line))
                 if len(lengths) == LINES:
@@ -137,16 +151,6 @@ def _separator(text: str, candidates: str) -> str:
         if most > 1:
             best = max(best, (lengths.count(most) / len(lengths), most, separator))
     return best[2]
-
-
-def _not_rectangular(path: Path, separator: str, says: str) -> InputError:
-    if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", says):
-        expected, line, got = found.groups()
-        return InputError(
-            f"Expected {expected} cells in each line of {path}, as in the first; got {got} in line {line} (separator "
-            f"{separator!r}). Mend that line; a cell with the separator in it stands in quotes."
-        )
-    return InputError(f"Expected a table in {path}; got one that cannot be read ({says}). Write it again.")
 
 
 def _read_columnar(path: Path) -> Any:

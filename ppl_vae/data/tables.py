@@ -161,7 +161,7 @@ def _column(frame: Any, name: str, given: Schema, where: str) -> Column:
     """Return what a column is, given or guessed."""
     cells = given.cells(frame, name)
     column = completed(given[name], cells, where) if name in given else guess(name, cells, where)
-    return as_label(column, cells, where) if name == given.label and name not in given else column
+    return as_label(column, cells, where) if name == given.label else column
 
 
 def _each(frame: Any, make: Callable[[str], Column]) -> list[Column]:

@@ -6,7 +6,6 @@ among them with probability proportional to w_k. Source: Mattei & Frellsen, arXi
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -179,42 +178,30 @@ def _impute(
     runs = [_weighted(pair, chunk, count, structure) for count in counts]
     log_weights = torch.cat([weights for weights, _ in runs])
 
-    def site_at(latents: dict[str, Tensor], count: int) -> Site:
-        """Return what the model says of x at these latents, `count` for each datum."""
+    def whole(latents: dict[str, Tensor], values: Callable[[Site], Tensor], count: int) -> Tensor:
+        """Return what the model says of x at these latents, [count, N, *event_shape]."""
         z = {name: from_kn(value, structure) for name, value in latents.items()}
         with fixed(structure, chunk.subsample), plate_of(count, structure):
-            return _data_site(samples(poutine.trace(Substitute(z)(pair.model)).get_trace(*chunk.args)))
-
-    def whole(site: Site, values: Callable[[Site], Tensor], count: int) -> Tensor:
-        """Return values of a site as whole data, [count, N, *event_shape]."""
+            site = _data_site(samples(poutine.trace(Substitute(z)(pair.model)).get_trace(*chunk.args)))
         return _whole(pair, site, values(site), structure, x).expand(count, *x.shape)
 
-    sizes = [len(weights) for weights, _ in runs]
-    mean, mcse = weighted_mean(
-        log_weights, (whole(site_at(z, k), _mean, k) for k, (_, z) in zip(sizes, runs, strict=True))
-    )
+    codes = Codes(log_weights, x)
+
+    def mean_of_x(site: Site) -> Tensor:
+        codes.add(site, lambda values: _whole(pair, site, values, structure, x))
+        return _mean(site)
+
+    mean, mcse = weighted_mean(log_weights, (whole(z, mean_of_x, len(weights)) for weights, z in runs))
     index = choose(log_weights, num_draws, n)
     chosen = {name: pick(torch.cat([z[name] for _, z in runs]), index) for name in runs[0][1]}
-    drawn_from = site_at(chosen, num_draws)
-    draws = whole(drawn_from, lambda site: site["fn"].sample(), num_draws)
-    mode, largest = mean, _largest_codes(drawn_from)
-    if largest is not None and bool((x.isnan() & (largest >= 0)).any()):
-        sites = [site_at(z, k) for k, (_, z) in zip(sizes, runs, strict=True)]
-
-        def probability(code: int) -> Tensor:
-            """Return P(x_i = code | x_obs) of each number of x, [N, *event_shape]."""
-            each = (whole(site, partial(_probability, code), k) for k, site in zip(sizes, sites, strict=True))
-            return torch.where(code <= largest, weighted_mean(log_weights, each)[0], -1.0)
-
-        codes = torch.stack([probability(code) for code in range(int(largest.max()) + 1)]).argmax(0)
-        mode = torch.where(largest >= 0, codes.to(mean), mean)
+    draws = whole(chosen, lambda site: site["fn"].sample(), num_draws)
     missing, numbers = x.isnan(), log_weights[:, :n].double().cpu().numpy()
     return (
         x[:n].cpu(),
         torch.where(missing, mean, x)[:n].cpu(),
         torch.where(missing, mcse, 0.0)[:n].cpu(),
         torch.where(missing, draws, x)[:, :n].cpu(),
-        torch.where(missing, mode, x)[:n].cpu(),
+        torch.where(missing, codes.most_probable(mean), x)[:n].cpu(),
         estimates(numbers)["ess"],
         pareto(numbers)["khat"],
     )
@@ -292,29 +279,53 @@ def _mean(site: Site) -> Tensor:
     return mean
 
 
-def _largest_codes(site: Site) -> Tensor | None:
-    """Return the largest value of each column that has one of few, 0 .. C - 1, [D]; -1 of others; None if x has none.
+class Codes:
+    """P(x_i = c | x_obs) of each column of x that has one of few values c = 0 .. C - 1, from weighted runs of a model.
 
-    Columns are what has a support each.
+    Columns are what has a support each; of any other x nothing is computed.
+
+    Args:
+        log_weights: those of all samples, [K, N].
+        x: the data, [N, *event_shape].
     """
-    supports = getattr(family_of(site["fn"]).support, "supports", None)
-    if supports is None:
-        return None
-    bounds = [1 if each is constraints.boolean else getattr(each, "upper_bound", -1) for each in supports]
-    whole = [each is constraints.boolean or isinstance(each, constraints.integer_interval) for each in supports]
-    kept = [
-        float(bound) if is_whole and bound < MOST_CODES else -1.0 for bound, is_whole in zip(bounds, whole, strict=True)
-    ]
-    return torch.tensor(kept).to(site["value"])
+
+    def __init__(self, log_weights: Tensor, x: Tensor) -> None:
+        self.shares, self.start, self.x = log_weights.softmax(0), 0, x
+        self.largest: Tensor | None = None
+        self.sums: list[Tensor] = []
+
+    def add(self, site: Site, whole: Callable[[Tensor], Tensor]) -> None:
+        """Add the next run: its site of x, and what makes whole data [k or 1, N, *event_shape] of values there."""
+        support = family_of(site["fn"]).support
+        if not hasattr(support, "supports"):
+            return
+        if self.largest is None:
+            self.largest = torch.tensor(list(map(_largest, support.supports))).to(self.x)
+            self.sums = [torch.zeros_like(self.x) for _ in range(int(self.largest.max()) + 1)]
+        if not bool((self.x.isnan() & (self.largest >= 0)).any()):
+            return
+        inside = torch.tensor(support.inside).to(self.largest)
+        for code in range(len(self.sums)):
+            value = torch.where(self.largest >= 0, self.largest.clamp(max=code), inside)
+            p = whole(elementwise(site["fn"]).log_prob(value.expand(site["value"].shape)).exp())
+            shares = self.shares[self.start : self.start + len(p)] if len(p) > 1 else self.shares.sum(0, keepdim=True)
+            self.sums[code] = self.sums[code] + torch.einsum("kn,knd->nd", shares, p)
+        self.start += len(p)
+
+    def most_probable(self, mean: Tensor) -> Tensor:
+        """Return the most probable value of each of these columns, and of others what is given, [N, *event_shape]."""
+        if self.largest is None or not self.sums:
+            return mean
+        possible = [torch.where(code <= self.largest, total, -1.0) for code, total in enumerate(self.sums)]
+        return torch.where(self.largest >= 0, torch.stack(possible).argmax(0).to(mean), mean)
 
 
-def _probability(code: int, site: Site) -> Tensor:
-    """Return the probability of a value of each column that can have it; of others anything."""
-    fn, largest = site["fn"], _largest_codes(site)
-    assert largest is not None
-    inside = torch.tensor(family_of(fn).support.inside).to(largest)
-    value = torch.where(largest >= 0, largest.clamp(max=float(code)), inside)
-    return elementwise(fn).log_prob(value.expand(site["value"].shape)).exp()
+def _largest(support: Any) -> float:
+    """Return the largest value of a column that has one of few, 0 .. C - 1; -1 of others."""
+    if support is constraints.boolean:
+        return 1.0
+    is_code = isinstance(support, constraints.integer_interval) and support.lower_bound == 0
+    return float(support.upper_bound) if is_code and support.upper_bound < MOST_CODES else -1.0
 
 
 def _whole(pair: Pair, site: Site, values: Tensor, structure: Structure, x: Tensor) -> Tensor:
