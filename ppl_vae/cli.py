@@ -136,7 +136,8 @@ def _as_click(option: Option, letters: list[str], usual: str) -> Callable[[Any],
     name, kinds = f"--{option.name.replace('_', '-')}", option.kinds
     text = f"{option.help}  [default: {usual}]" if usual else option.help
     if kinds == {"bool"}:
-        switch = f"{name}/--no-{name[2:]}" if option.default else name
+        both = option.default or "None" in option.type  # what is neither is the function's to choose
+        switch = f"{name}/--no-{name[2:]}" if both else name
         return click.option(
             switch, *letters, is_flag=True, help=text.replace("[default: True]", f"[default: {name[2:]}]")
         )
@@ -201,6 +202,7 @@ def train(settings: Sequence[tuple[str, Any]] = (), **given: Any) -> None:
     ppl-vae train image_completion --data mnist --networks tutorial --set condition.visible=quadrant
     ppl-vae train cvae --set data.num_labels=100
     ppl-vae train vae --seeds 5
+    ppl-vae train vae --data patients.csv --schema patients.toml
     """  # noqa: D301  (click reads the control character)
     shorthand = {f"{part}.{name}": given.pop(name) for part in SET_BY_NAME for name in settable(part) if name in given}
     several = given.get("seeds") is not None
@@ -209,7 +211,7 @@ def train(settings: Sequence[tuple[str, Any]] = (), **given: Any) -> None:
         click.echo(f"seed {run.recipe.seed}: {_told(run)}\n" if several else _told(run))
 
     try:
-        trained = ppl_vae.train(**given, settings=dict(settings) | shorthand, on_evaluated=tell)
+        trained = ppl_vae.train(**given, settings=dict(settings) | shorthand, on_data=_tell_of_data, on_evaluated=tell)
     except KeyboardInterrupt:
         click.echo("\nInterrupted. Go on with the same command and --resume.", err=True)
         sys.exit(130)
@@ -217,6 +219,17 @@ def train(settings: Sequence[tuple[str, Any]] = (), **given: Any) -> None:
     click.echo("\n".join(map(_files, runs)) if several else f"\n{_files(trained)}")
     if several:
         click.echo(f"\n{ppl_vae.compare(runs)}")
+
+
+def _tell_of_data(data: Any) -> None:
+    """Print what was understood of a person's own data; of a table what its columns are, to be edited and kept."""
+    if data.name not in ppl_vae.data.NAMED:
+        click.echo(f"{Path(data.name).name}: {data.understood}\n")
+    if data.schema is not None:
+        click.echo(
+            f"{data.schema}\n\nThese lines are kept in schema.toml of the run folder. To change what a column "
+            "is, edit them in a file,\nand train with --schema FILE.\n"
+        )
 
 
 def _told(run: Any) -> str:

@@ -7,8 +7,9 @@ taken (`ppl_vae.data.splits`). Nothing in ppl-vae chooses anything by the test s
 import inspect
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +18,10 @@ import torch
 from ppl_vae.data.as_source import fingerprint
 from ppl_vae.data.digit_strings import Part, with_strings
 from ppl_vae.data.own_files import checked_part, own_data, split_at_random
+from ppl_vae.data.schema import BY_NAME, Schema
 from ppl_vae.data.sources import SplitSource
 from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
+from ppl_vae.data.tables import Table, is_table, read_table, summary
 from ppl_vae.errors import InputError, check_path, did_you_mean, is_one_of, positive_int, shown
 from ppl_vae.utils.array_files import read_arrays
 from ppl_vae.utils.files import is_there
@@ -39,6 +42,7 @@ class Data(Reported):
         num_classes: the largest label of the training data + 1, those included that `num_labels` hides; None without
             labels that are whole numbers from 0 on.
         stored: the three parts before all of this.
+        table: the table that they are rows of, with its `schema`, if it is one.
     """
 
     name: str
@@ -53,6 +57,17 @@ class Data(Reported):
     missing: float | None
     num_classes: int | None
     stored: Sequence[Split] = field(repr=False)
+    table: Table | None = field(default=None, repr=False)
+
+    @property
+    def schema(self) -> Schema | None:
+        """What the columns of a table are: it reads further rows (`encode`), and makes a table of x (`to_frame`)."""
+        return None if self.table is None else self.table.schema
+
+    @property
+    def label(self) -> str | None:
+        """The column of a table that is y."""
+        return None if self.table is None else self.table.schema.label
 
     @property
     def event_shape(self) -> torch.Size:
@@ -62,15 +77,43 @@ class Data(Reported):
     @property
     def options(self) -> dict[str, Any]:
         """The options of `load` that give these data."""
-        return {name: getattr(self, name) for name in inspect.signature(load).parameters if name != "name"}
+        options = {name: getattr(self, name) for name in inspect.signature(load).parameters if name != "name"}
+        return options | {"schema": None if self.schema is None else self.schema.to_json()}
 
     def changed(self, **options: Any) -> "Data":
         """Return the same data with other options of `load`; nothing is read again."""
         if unknown := options.keys() - self.options.keys():
             raise TypeError(f"Unknown options of data.load: {', '.join(sorted(unknown))}.")
+        options = self._with_table(options)
         if options.get("binarize") == "default":
             options["binarize"] = _usual(self.name, options.get("dequantize", self.dequantize))
         return _made(replace(self, **options)) if options else self
+
+    def _with_table(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return options of `load` with the table read anew, and what is stored of it, in the place of its own two."""
+        asked = {name: options.pop(name) for name in ("schema", "label") if name in options}
+        if asked.get("schema") is None and "schema" in asked:  # as it is
+            del asked["schema"]
+        if not asked or self.table is None:
+            return options
+        schema, label = (asked.get(name, getattr(self, name)) for name in ("schema", "label"))
+        table = read_table(self.table.frame, schema, label)
+        table = replace(table, where=self.table.where)
+        return options | {"table": table, "stored": table.parts()}
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the labels 0, 1, ..., where they have some."""
+        labels = None if self.schema is None else self.schema.labels
+        return None if labels is None or labels.type not in BY_NAME else labels.categories
+
+    @cached_property
+    def understood(self) -> str:
+        """What was understood, in one line: "500 rows, 13 columns: 11 real, 2 categories; 3.1% missing"."""
+        if self.table is not None:
+            return summary(self.table)
+        total = sum(map(len, (self.train, self.validation, self.test)))
+        return f"{total} data of shape {tuple(self.event_shape)}"
 
     def report(self) -> Report:
         """Return what is printed: the parts, and what was made of them."""
@@ -78,6 +121,7 @@ class Data(Reported):
         said = {name: repr(part).partition(" of ")[2].removesuffix(">") for name, part in parts.items()}
         suited = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
         lines = [f"suits it where nothing else is said: {suited}"] if suited else []
+        lines += [] if self.table is None else [self.understood]
         rows = [("part", "data"), *said.items()]
         return Report(f"Data set {self.name}: x of shape {tuple(self.event_shape)}", words=rows, lines=lines)
 
@@ -88,6 +132,8 @@ class Data(Reported):
 
     def check_classes(self) -> None:
         """Refuse labels that do not say how many classes there are: not 0, 1, .., C - 1, each of which occurs."""
+        if self.label is not None:  # its schema says it
+            return
         known = [y[part.labelled] for part in self.stored if (y := whole_labels(part.y)) is not None]
         labels = torch.cat(known).unique() if known else torch.arange(0)
         if torch.equal(labels, torch.arange(len(labels))):
@@ -104,7 +150,7 @@ class Data(Reported):
 
     def as_stored(self) -> "Data":
         """Return the data with all values and labels, as they are stored."""
-        return self.changed(**dict.fromkeys(self.options))
+        return self.changed(**dict.fromkeys(self.options.keys() - {"schema", "label"}))
 
 
 def folder() -> Path:
@@ -115,22 +161,25 @@ def folder() -> Path:
 
 
 def load(
-    name: str | os.PathLike[str],
+    name: Any,
     *,
     binarize: Binarize | Literal["default"] = "default",
     dequantize: Dequantize = None,
     strings: int | None = None,
     num_labels: int | None = None,
     missing: float | None = None,
+    schema: str | os.PathLike[str] | Mapping[str, Any] | Schema | None = None,
+    label: str | None = None,
 ) -> Data:
-    """Load a named data set, or a person's own `.npy`, `.npz` or folder of images, in three parts with `.x` and `.y`.
+    """Load a named data set, a person's own `.npy`, `.npz`, table or folder of images, in three parts, `.x` and `.y`.
 
     Args:
         name: digits, mnist, binarized_mnist, freyfaces, or a path. A `.npy` file or a folder is split
             80 / 10 / 10 at random, always the same way; a `.npz` file may hold `train`, `validation` and
             `test` itself (and `train_y` and so on), else `x` (and `y`). Labels become integers if all of them are
             whole numbers, however they are stored. NaN in x is a missing value, and so is what a mask of zeros and
-            ones in the file, `x_mask` (or `train_mask` and so on), marks with 0.
+            ones in the file, `x_mask` (or `train_mask` and so on), marks with 0. Or a table: a `.csv`, `.tsv`,
+            `.parquet` or `.feather` file, or a frame of pandas, Polars or Arrow; empty cells are missing.
         binarize: "dynamic", "random_threshold", "threshold" (at one half), or None; "default" is "dynamic" for
             digits and mnist, if they are not dequantized, else None.
         dequantize: "uniform" makes (level + u) / L of L grey levels, 256 of 8-bit pixels, with u uniform in [0, 1):
@@ -140,16 +189,35 @@ def load(
         num_labels: hide the labels of the training data, by -1, but for so many, balanced over the classes and the
             same every time: see `Split.hide_labels`. The other parts keep theirs.
         missing: hide each value of x in all parts, by NaN, with this probability, the same every time.
+        schema: of a table, a file that says what its columns are, a mapping or a `Schema` of it; what it does not name
+            is guessed; None guesses all of them.
+        label: of a table, the column that is y, the label.
 
     Raises:
         InputError: an unknown name, or a file that is missing, corrupt, empty or not numbers; data or labels that
-            do not take an option.
+            do not take an option; a table with a column of which nobody can tell what it is.
 
     >>> digits = load("digits")
     >>> digits.event_shape, len(digits.train), len(digits.validation), len(digits.test)
     (torch.Size([1, 8, 8]), 1297, 200, 300)
     """
+    if is_table(name):
+        return _of_table(
+            name,
+            schema,
+            label,
+            binarize=binarize,
+            dequantize=dequantize,
+            strings=strings,
+            num_labels=num_labels,
+            missing=missing,
+        )
     check_path("name", name)
+    if schema is not None or label is not None:
+        option = "schema" if schema is not None else "label"
+        raise InputError(
+            f"Expected a table (.csv, .tsv, .parquet, ...) to have a {option}; got {shown(name)}. Leave it out."
+        )
     key = os.fspath(name)
     if not key:
         raise InputError(f"Expected the name of a data set or a path; got nothing. Names: {', '.join(NAMED)}.")
@@ -166,6 +234,21 @@ def load(
     options: dict[str, Any] = {"binarize": binarize, "dequantize": dequantize, "strings": strings}
     options |= {"num_labels": num_labels, "missing": missing, "settings": dict(settings), "stored": stored}
     return _made(Data(key, train, validation, test, num_classes=None, **options))
+
+
+def _of_table(name: Any, schema: Any, label: str | None, *, binarize: Any, **options: Any) -> Data:
+    """Return a table as a data set."""
+    if label is not None and not isinstance(label, str):
+        raise InputError(f"Expected label to be the name of a column; got {shown(label)}.")
+    of_pictures = {"binarize": None if binarize == "default" else binarize, **options}
+    for option in ("binarize", "dequantize", "strings"):
+        if of_pictures[option] is not None:
+            raise InputError(f"Expected {option} of pictures; got a table, {shown(name)}. Leave {option} out.")
+    table = read_table(name, schema, label)
+    train, validation, test = stored = table.parts()
+    key = os.fspath(name) if isinstance(name, str | os.PathLike) else table.where
+    options |= {"binarize": None, "settings": {}, "stored": stored}
+    return _made(Data(key, train, validation, test, num_classes=None, table=table, **options))
 
 
 def _usual(name: str, dequantize: Dequantize) -> Binarize:
@@ -193,6 +276,8 @@ def _made(data: Data) -> Data:
     train, validation, test = (replace(part, **how) for part in data.stored)
     labels = whole_labels(train.known().y)
     num_classes = None if labels is None or not len(labels) or bool((labels < 0).any()) else int(labels.max()) + 1
+    if data.classes is not None:
+        num_classes = len(data.classes)
     if data.num_labels is not None:
         train = train.hide_labels(data.num_labels)
     parts: dict[str, Any] = {"train": train, "validation": validation.frozen(), "test": test.frozen()}

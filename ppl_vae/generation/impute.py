@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import constraints
 
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.data.unobserved import warn_of_unobserved
-from ppl_vae.distributions.unwrap import mean_of
+from ppl_vae.distributions.unwrap import elementwise, family_of, mean_of
 from ppl_vae.errors import InputError, positive_int, whole_from
 from ppl_vae.evidence.diagnostics import LOW_ESS, MIN_SAMPLES, doubtful_weights, estimates, khat_threshold, pareto
 from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
@@ -41,6 +42,8 @@ from ppl_vae.utils.memory import check_memory
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array, Report, Reported, counted, number
 
+MOST_CODES = 1000  # values of which the most probable is found
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Imputation(Reported):
@@ -51,6 +54,8 @@ class Imputation(Reported):
         mean: E[x_mis | x_obs] where x is missing, and x where it is observed, [N, *event_shape].
         mcse: the Monte Carlo standard error of the mean, 0 where x is observed, [N, *event_shape].
         draws: S draws of x_mis given x_obs, and x where it is observed, [S, N, *event_shape].
+        mode: the most probable value of what is missing where x has one of few, 0 .. C - 1, else the mean; and x where
+            it is observed, [N, *event_shape].
         ess: effective sample size of the weights of each datum, between 1 and K, [N].
         khat: Pareto's k of their tail, [N]; NaN for fewer than 25 samples.
         num_samples: K.
@@ -61,6 +66,7 @@ class Imputation(Reported):
     mean: Tensor
     mcse: Tensor
     draws: Tensor
+    mode: Tensor
     ess: Array
     khat: Array
     num_samples: int
@@ -152,8 +158,8 @@ def impute(
         for chunk in pair_and_data.chunks(max(1, pair_and_data.rows(None) // num_samples)):
             parts.append(_impute(pair_and_data, chunk, num_samples, num_draws))
             bar.update(chunk.num_data)
-    x, mean, mcse, draws, ess, khat = zip(*parts, strict=True)
-    tensors = torch.cat(x), torch.cat(mean), torch.cat(mcse), torch.cat(draws, 1)
+    x, mean, mcse, draws, mode, ess, khat = zip(*parts, strict=True)
+    tensors = torch.cat(x), torch.cat(mean), torch.cat(mcse), torch.cat(draws, 1), torch.cat(mode)
     return Imputation(*tensors, np.concatenate(ess), np.concatenate(khat), num_samples, seed)
 
 
@@ -163,8 +169,8 @@ def _median(values: Tensor) -> float:
 
 def _impute(
     prepared: Prepared, chunk: Chunk, num_samples: int, num_draws: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Array, Array]:
-    """Return of some data x, mean, mcse, draws, ess and khat, as `Imputation` has them."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Array, Array]:
+    """Return of some data x, mean, mcse, draws, mode, ess and khat, as `Imputation` has them."""
     pair, x, n = prepared.pair, chunk.part(chunk.args[0]), chunk.num_data
     # A discrete latent that is summed out elsewhere is drawn from its prior here: E[x | z] depends on it.
     structure = replace(prepared.structure, enumerated=False)
@@ -179,7 +185,13 @@ def _impute(
             site = _data_site(samples(poutine.trace(Substitute(z)(pair.model)).get_trace(*chunk.args)))
         return _whole(pair, site, values(site), structure, x).expand(count, *x.shape)
 
-    mean, mcse = weighted_mean(log_weights, (whole(z, _mean, len(weights)) for weights, z in runs))
+    codes = Codes(log_weights, x)
+
+    def mean_of_x(site: Site) -> Tensor:
+        codes.add(site, lambda values: _whole(pair, site, values, structure, x))
+        return _mean(site)
+
+    mean, mcse = weighted_mean(log_weights, (whole(z, mean_of_x, len(weights)) for weights, z in runs))
     index = choose(log_weights, num_draws, n)
     chosen = {name: pick(torch.cat([z[name] for _, z in runs]), index) for name in runs[0][1]}
     draws = whole(chosen, lambda site: site["fn"].sample(), num_draws)
@@ -189,6 +201,7 @@ def _impute(
         torch.where(missing, mean, x)[:n].cpu(),
         torch.where(missing, mcse, 0.0)[:n].cpu(),
         torch.where(missing, draws, x)[:, :n].cpu(),
+        torch.where(missing, codes.most_probable(mean), x)[:n].cpu(),
         estimates(numbers)["ess"],
         pareto(numbers)["khat"],
     )
@@ -264,6 +277,55 @@ def _mean(site: Site) -> Tensor:
             f"which has none. Use another likelihood."
         )
     return mean
+
+
+class Codes:
+    """P(x_i = c | x_obs) of each column of x that has one of few values c = 0 .. C - 1, from weighted runs of a model.
+
+    Columns are what has a support each; of any other x nothing is computed.
+
+    Args:
+        log_weights: those of all samples, [K, N].
+        x: the data, [N, *event_shape].
+    """
+
+    def __init__(self, log_weights: Tensor, x: Tensor) -> None:
+        self.shares, self.start, self.x = log_weights.softmax(0), 0, x
+        self.largest: Tensor | None = None
+        self.sums: list[Tensor] = []
+
+    def add(self, site: Site, whole: Callable[[Tensor], Tensor]) -> None:
+        """Add the next run: its site of x, and what makes whole data [k or 1, N, *event_shape] of values there."""
+        support = family_of(site["fn"]).support
+        if not hasattr(support, "supports"):
+            return
+        if self.largest is None:
+            self.largest = torch.tensor(list(map(_largest, support.supports))).to(self.x)
+            self.sums = [torch.zeros_like(self.x) for _ in range(int(self.largest.max()) + 1)]
+        if not bool((self.x.isnan() & (self.largest >= 0)).any()):
+            return
+        inside = torch.tensor(support.inside).to(self.largest)
+        for code in range(len(self.sums)):
+            value = torch.where(self.largest >= 0, self.largest.clamp(max=code), inside)
+            p = whole(elementwise(site["fn"]).log_prob(value.expand(site["value"].shape)).exp())
+            shares = self.shares[self.start : self.start + len(p)] if len(p) > 1 else self.shares.sum(0, keepdim=True)
+            self.sums[code] = self.sums[code] + torch.einsum("kn,knd->nd", shares, p)
+        self.start += len(p)
+
+    def most_probable(self, mean: Tensor) -> Tensor:
+        """Return the most probable value of each of these columns, and of others what is given, [N, *event_shape]."""
+        if self.largest is None or not self.sums:
+            return mean
+        possible = [torch.where(code <= self.largest, total, -1.0) for code, total in enumerate(self.sums)]
+        return torch.where(self.largest >= 0, torch.stack(possible).argmax(0).to(mean), mean)
+
+
+def _largest(support: Any) -> float:
+    """Return the largest value of a column that has one of few, 0 .. C - 1; -1 of others."""
+    if support is constraints.boolean:
+        return 1.0
+    is_code = isinstance(support, constraints.integer_interval) and support.lower_bound == 0
+    return float(support.upper_bound) if is_code and support.upper_bound < MOST_CODES else -1.0
 
 
 def _whole(pair: Pair, site: Site, values: Tensor, structure: Structure, x: Tensor) -> Tensor:

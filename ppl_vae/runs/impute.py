@@ -1,4 +1,4 @@
-"""The imputation of a run's data, or of a file, as files: arrays, and a picture with the truth where it is known."""
+"""The imputation of a run's data, or of a file, as files: arrays or tables, and a picture with the truth if known."""
 
 import os
 from collections.abc import Callable
@@ -13,7 +13,10 @@ from torch import Tensor
 from ppl_vae import plots
 from ppl_vae.data.holes import find_holes
 from ppl_vae.data.own_files import read
+from ppl_vae.data.schema import Schema
 from ppl_vae.data.splits import Split, evenly
+from ppl_vae.data.table_files import SUFFIXES, check_can_write_frame, write_frame
+from ppl_vae.data.tables import Table, completed_frame, concatenated, is_table, new_rows
 from ppl_vae.data.unobserved import note_unobserved
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.impute import Imputation, impute
@@ -29,7 +32,7 @@ KEPT = ("mean", "mcse", "draws", "ess", "khat")  # in a .npz file
 def impute_run(
     run: Run | str | os.PathLike[str],
     *,
-    data: str | os.PathLike[str] | None = None,
+    data: Any = None,
     num_data: int | None = None,
     out: str | os.PathLike[str] | None = None,
     trust: bool = False,
@@ -40,29 +43,39 @@ def impute_run(
 
     Args:
         run: a run, or the path of its folder.
-        data: a .npy or .npz file (see `ppl_vae.data.load`), or a folder; None takes the run's test data.
+        data: a file as `ppl_vae.data.load` takes, or a folder; of a run on a table also a frame of pandas, Polars or
+            Arrow; None takes the run's test data.
         num_data: use this many of them, evenly spaced; None uses all.
-        out: a .npy file for the mean, or a .npz file for mean, mcse, draws, ess and khat; None writes RUN/imputed.npz.
+        out: a .npy file for the mean, or a .npz file for mean, mcse, draws, ess and khat; of a table a .csv, .tsv,
+            .parquet or .feather file; None writes RUN/imputed.npz, or RUN/imputed.csv of a table.
         trust: run the Python files in the folder: a model or guide that does not come with ppl-vae.
         on_found: called with the imputation before it is written.
         options: of `ppl_vae.impute`.
 
     Returns:
-        The `Imputation`, and the files: `out` and, of images, RUN/figures/imputed.png if it could be drawn.
+        The `Imputation`, and the files: `out`; of a table one with the draws, as many complete tables below each other
+        (multiple imputation), too; of images RUN/figures/imputed.png if it could be drawn.
 
     Raises:
         InputError: no run there, data without missing values or that do not fit, or an unknown kind of file.
     """
     run = load(run, trust=trust)
-    path = Path(out or run.path / "imputed.npz")
-    if path.suffix not in (".npy", ".npz"):
-        raise InputError(f"Expected a .npy or .npz file; got {path}. Name one (out).", options="--out FILE")
+    table = _table(run, data)
+    path = Path(out or run.path / ("imputed.npz" if table is None else "imputed.csv"))
+    kinds = (".npy", ".npz", *(SUFFIXES if table is not None else ()))
+    if path.suffix not in kinds:
+        raise InputError(f"Expected a file {' or '.join(kinds)}; got {path}. Name one (out).", options="--out FILE")
     check_can_write(path)
-    whole = run.data().test if data is None else _as_in_training(read(data), run)
+    if path.suffix in SUFFIXES:
+        check_can_write_frame(path)
+    if table is not None:
+        whole = run.data().test if data is None else table.split()
+    else:
+        whole = run.data().test if data is None else _as_in_training(read(data), run)
     count = len(whole) if num_data is None else positive_int("num_data", num_data)
     chosen = evenly(whole, count)
     if not is_missing_in(chosen.x):
-        which = f"the test data of {run.path}" if data is None else data
+        which = f"the test data of {run.path}" if data is None else table.where if table is not None else data
         raise InputError(
             f"Expected data of which some values are missing (NaN); got {which} without. Give a file (data), or train "
             f"with data.missing=0.3.",
@@ -73,6 +86,8 @@ def impute_run(
     found = impute(run.model, run.guide, chosen, **options)
     if on_found is not None:
         on_found(found)
+    if table is not None and path.suffix in SUFFIXES:
+        return found, _write_tables(path, found, table, chosen)
     with written_whole(path) as temporary, temporary.open("wb") as file:
         if path.suffix == ".npy":
             np.save(file, found.mean.numpy())
@@ -88,6 +103,50 @@ def impute_run(
             save_figure(picture(found, truth), figure)
             paths.append(figure)
     return found, paths
+
+
+def _table(run: Run, data: Any) -> Table | None:
+    """Return the table whose rows are imputed, if the run is of one: that of the run, or new rows read by its schema.
+
+    Raises:
+        InputError: a table for a run that is of none, or something else for a run on a table.
+    """
+    if run.schema is None and is_table(data):
+        raise InputError(
+            f"Expected data as those of {run.path}, which are no table; got one. Give an array (.npy, .npz)."
+        )
+    if data is None or run.schema is None:
+        return run.data().table
+    if not is_table(data):
+        raise InputError(
+            f"Expected a table ({', '.join(SUFFIXES[:3])}, ...), as {run.path} was trained on; got {data}. Write its "
+            f"columns to one."
+        )
+    return new_rows(data, run.schema)
+
+
+def _write_tables(path: Path, found: Imputation, table: Table, chosen: Split) -> list[Path]:
+    """Write the rows with what was missing filled in, and as many complete tables as there are draws in a second file.
+
+    Numbers are filled by their mean, categories by the most probable one. What is observed stays as it was written.
+    """
+    rows = table.frame.iloc[chosen.rows.numpy()].reset_index(drop=True)
+    missing = found.x.isnan()
+    filled = completed_frame(rows, table.schema, best_guess(found, table.schema), missing)
+    draws = [completed_frame(rows, table.schema, draw, missing) for draw in found.draws]
+    name = next(n for n in ("draw", "imputation", ".draw") if n not in rows.columns)
+    for number, frame in enumerate(draws, 1):
+        frame.insert(0, name, number)
+    beside = path.with_name(f"{path.stem}-draws{path.suffix}")
+    write_frame(path, filled)
+    write_frame(beside, concatenated(draws))
+    return [path, beside]
+
+
+def best_guess(found: Imputation, schema: Schema) -> Tensor:
+    """Return the mean of numbers and of ordered categories, and the most probable of the others, [N, D]."""
+    unordered = torch.tensor([column.type in ("binary", "categorical") for column in schema.modelled])
+    return torch.where(unordered, found.mode, found.mean)
 
 
 def _as_in_training(split: Split, run: Run) -> Split:

@@ -13,6 +13,7 @@ from ppl_vae import data as datasets
 from ppl_vae.base import Guide, Model
 from ppl_vae.data.as_source import as_source
 from ppl_vae.data.named import SPLITS
+from ppl_vae.data.schema import Schema
 from ppl_vae.data.sources import Source
 from ppl_vae.data.splits import evenly
 from ppl_vae.errors import InputError, did_you_mean, positive_int
@@ -92,6 +93,12 @@ class Run(Reported):
         """Write the bound check on the test split."""
         evidence.save(self._file)
         self._evidence = self._file.stat().st_mtime_ns, evidence
+
+    @property
+    def schema(self) -> Schema | None:
+        """What the columns are of the table that the run was trained on: it reads new rows, and makes tables of x."""
+        said, label = (self.recipe.data.get(name) for name in ("schema", "label"))
+        return None if said is None else Schema.of(said, label)
 
     def data(self, **changed: Any) -> datasets.Data:
         """Return the data set the run was trained on, with some options of `ppl_vae.data.load` changed.

@@ -1,4 +1,4 @@
-"""Samples of a run as a file: a picture or an array, for no condition, a label, or conditions read from a file."""
+"""Samples of a run as a file: a picture, a table or an array, for no condition, a label, or conditions from a file."""
 
 import os
 from collections.abc import Sequence
@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from ppl_vae import plots
+from ppl_vae.base import Model
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.criticism.answers import given
+from ppl_vae.data.cells import text_of
 from ppl_vae.data.own_files import read_images
 from ppl_vae.data.splits import evenly
-from ppl_vae.errors import InputError, positive_int
+from ppl_vae.data.table_files import SUFFIXES, check_can_write_frame, write_frame
+from ppl_vae.errors import InputError, did_you_mean, positive_int, shown, whole_number
 from ppl_vae.generation.generate import sample
 from ppl_vae.runs.figures import NUM_ANSWERS, NUM_CONDITIONS, NUM_PICTURES, answers, labelled, save_figure
 from ppl_vae.runs.run import Run, load
@@ -22,14 +25,16 @@ from ppl_vae.utils.array_files import read_arrays, write_array
 from ppl_vae.utils.files import check_can_write, kind_of
 from ppl_vae.utils.memory import check_memory
 
+NUM_ROWS = 1000  # of a table
+
 
 def sample_run(
     run: Run | str | os.PathLike[str],
     *,
     size: int | None = None,
-    label: int | Sequence[int] | None = None,
+    label: int | str | Sequence[int] | Sequence[str] | None = None,
     condition: str | os.PathLike[str] | None = None,
-    mean: bool = True,
+    mean: bool | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     trust: bool = False,
@@ -39,13 +44,16 @@ def sample_run(
 
     Args:
         run: a run, or the path of its folder.
-        size: how many, of a conditional model for each condition; None takes what fills a picture.
-        label: what a model of labels is given; one or several; None gives each label.
+        size: how many, of a conditional model for each condition; None takes what fills a picture, or 1000 rows of a
+            table.
+        label: what a model of labels is given, a number or, where they have some, its name; one or several; None gives
+            each label.
         condition: a file with what a conditional model is given; None takes test data. See `read_conditions`.
-        mean: E[x | z], or draws of x.
+        mean: E[x | z], or draws of x; None is E[x | z], but draws of a table.
         seed: of the draws.
-        out: a .png or .npy file; None writes a picture into RUN/figures, or an array of what is none. An array is
-            [size, *event_shape], or [M, size, *event_shape] for M conditions.
+        out: a .png or .npy file, or .csv, .tsv, .parquet or .feather of a table; None writes a picture into
+            RUN/figures, an array of what is none, or a table RUN/samples-SEED.csv. An array is [size, *event_shape], or
+            [M, size, *event_shape] for M conditions.
         trust: run the Python files in the folder: a model or guide that does not come with ppl-vae.
         options: of `ppl_vae.sample`, for instance compile.
 
@@ -55,12 +63,23 @@ def sample_run(
     if size is not None:
         positive_int("size", size)
     run = load(run, trust=trust)
+    schema = run.schema
+    mean = schema is None if mean is None else mean
     model, options = run.model, {"mean": mean, "seed": seed} | options
-    labels = [] if label is None else np.atleast_1d(label).tolist()
+    labels = [] if label is None else _codes(run, label)
     of = "".join([*(f"-label{one}" for one in labels), "" if condition is None else f"-{Path(condition).stem}"])
     picture = plots.is_picture(model.event_shape)
-    name = f"{'samples' if mean else 'draws'}{of}-{seed}.{'png' if picture else 'npy'}"
-    path = Path(out or run.path / "figures" / name)
+    name = f"{'samples' if mean or schema is not None else 'draws'}{of}-{seed}"
+    if schema is not None:
+        path = Path(out or run.path / f"{name}.csv")
+        if path.suffix in SUFFIXES:
+            check_can_write_frame(check_can_write(path))
+            if not isinstance(model, ConditionalModel):
+                _refuse_given(model, labels, condition)
+            y = _conditions(run, model, labels, condition) if isinstance(model, ConditionalModel) else None
+            write_frame(path, _sampled_rows(run, y, size, options))
+            return path
+    path = Path(out or run.path / "figures" / f"{name}.{'png' if picture else 'npy'}")
     if path.suffix not in (".npy", ".png") or (path.suffix == ".png" and not picture):
         raise InputError(
             f"Expected a .npy file{' or a .png picture' if picture else ', as these data are no pictures'}; "
@@ -69,12 +88,7 @@ def sample_run(
         )
     check_can_write(path)
     if not isinstance(model, ConditionalModel):
-        if labels or condition is not None:
-            raise InputError(
-                f"Expected a conditional model to give a {'label' if condition is None else 'condition'}; got "
-                f"{type(model).__name__}. Leave it out, or train one: ppl_vae.train('cvae').",
-                options="ppl-vae train cvae",
-            )
+        _refuse_given(model, labels, condition)
         check_memory("draws", (size or NUM_PICTURES) * model.event_shape.numel())
         return _written(path, sample(model, size or NUM_PICTURES, **options))
     y = _conditions(run, model, labels, condition)
@@ -132,6 +146,46 @@ def _conditions(run: Run, model: ConditionalModel, labels: list[int], file: str 
     if every is not None:
         return torch.tensor(labels) if labels else every
     return given(model, evenly(run.data().test, NUM_CONDITIONS))
+
+
+def _refuse_given(model: Model, labels: list[int], condition: str | os.PathLike[str] | None) -> None:
+    """Refuse what is given to a model that takes no condition."""
+    if labels or condition is not None:
+        raise InputError(
+            f"Expected a conditional model to give a {'label' if condition is None else 'condition'}; got "
+            f"{type(model).__name__}. Leave it out, or train one: ppl_vae.train('cvae').",
+            options="ppl-vae train cvae",
+        )
+
+
+def _codes(run: Run, label: int | str | Sequence[int] | Sequence[str]) -> list[int]:
+    """Return labels as the codes that the model knows them by."""
+    several = list(label) if isinstance(label, Sequence) and not isinstance(label, str) else [label]
+    labelled = None if run.schema is None else run.schema.labels
+    names = (run.data().classes if run.schema is None else labelled and labelled.categories) or None
+    return [_code(one, names) for one in np.asarray(several, dtype=object).reshape(-1).tolist()]
+
+
+def _code(label: Any, names: Sequence[str] | None) -> int:
+    if names is not None:
+        if text_of(label) not in names:
+            raise InputError(f"Unknown label {text_of(label)!r}: {did_you_mean(text_of(label), names)}.")
+        return names.index(text_of(label))
+    if (number := whole_number(label)) is None:
+        raise InputError(f"Expected a label as a number, as those of this run have no names; got {shown(label)}.")
+    return number
+
+
+def _sampled_rows(run: Run, y: Tensor | None, size: int | None, options: dict[str, Any]) -> Any:
+    """Return samples as a table with the person's own columns; what the model says nothing of is left empty."""
+    schema: Any = run.schema
+    if y is not None:
+        y = y.repeat_interleave(size or max(1, NUM_ROWS // len(y)), dim=0)
+    count = (size or NUM_ROWS) if y is None else len(y)
+    check_memory("draws", count * run.model.event_shape.numel())
+    x = sample(run.model, count, **options | ({} if y is None else {"y": y}))
+    frame = schema.to_frame(x, y if y is None or y.dim() == 1 else None)
+    return frame.reindex(columns=[column.name for column in schema.columns])
 
 
 def _written(path: Path, x: Tensor) -> Path:

@@ -33,7 +33,17 @@ from ppl_vae.fitting.svi import fit
 from ppl_vae.generation.generate import takes_binary_data
 from ppl_vae.objectives.checks import check_batch_dims, check_room
 from ppl_vae.runs import kinds
-from ppl_vae.runs.build import choose, choose_objective, guide_for, hash_of, is_file, source, written_objective
+from ppl_vae.runs.build import (
+    Programs,
+    choose,
+    choose_objective,
+    find,
+    guide_for,
+    hash_of,
+    is_file,
+    source,
+    written_objective,
+)
 from ppl_vae.runs.compare import SEED, seed_folders
 from ppl_vae.runs.evaluate import evaluate
 from ppl_vae.runs.figures import draw_figures
@@ -43,7 +53,7 @@ from ppl_vae.runs.run import Run, check_same, digest_of_history
 from ppl_vae.runs.signature import settable
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import structure_of
-from ppl_vae.utils.faults import got
+from ppl_vae.utils.faults import got, warn
 from ppl_vae.utils.files import is_there
 from ppl_vae.utils.locks import held
 from ppl_vae.utils.memory import check_memory
@@ -54,6 +64,8 @@ from ppl_vae.utils.rng import seeded
 from ppl_vae.utils.threads import Threads
 
 NUM_CLASSES = "condition.num_classes"
+COLUMNS = "columns"  # the likelihood of tables
+SCHEMA = "schema.toml"  # what the columns of a table are, in the run folder
 MOST_SEEDS = 1000
 
 
@@ -74,6 +86,7 @@ def train(
     seeds: int | None = None,
     num_samples: int = 1000,
     progress: bool | None = None,
+    on_data: Callable[[datasets.Data], object] | None = None,
     on_evaluated: Callable[[Run], object] | None = None,
     **named: str | None,
 ) -> Run | list[Run]:
@@ -83,8 +96,8 @@ def train(
         model: a name (`vae`) or a Python file with one `Model`.
         guide: the name or the file of a guide; by default the one that goes with the model and, where labels are
             missing, with that.
-        data: "digits", "mnist", "binarized_mnist", "freyfaces", or your own .npy, .npz or folder of images, see
-            `ppl_vae.data.load`.
+        data: "digits", "mnist", "binarized_mnist", "freyfaces", or your own .npy, .npz, table (.csv, .tsv, .parquet) or
+            folder of images, see `ppl_vae.data.load`.
         objective: a class name in snake case, for instance `iwae`; by default the guide's own, or else the plain ELBO.
         settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are model,
             guide, objective, the kinds of `named`, data (see `ppl_vae.data.load`) and fit (see `ppl_vae.fit`).
@@ -95,9 +108,11 @@ def train(
             `ppl_vae.compare` knows luck in training; by default one run.
         num_samples: K of the bound check.
         progress: show progress bars; None shows them in a terminal and in a notebook.
+        on_data: called with the data as they were read, before any work.
         on_evaluated: called with each run once it is evaluated, before its figures are drawn.
         named: class names in snake case by kind: prior, likelihood, condition, networks, decoder, encoder, classifier.
-            `ppl_vae.list_parts` lists them with their options.
+            `ppl_vae.list_parts` lists them with their options. A table has a likelihood for each of its columns
+            (`columns`) where none is named.
 
     Returns:
         `Run`, with the trained pair, its history and its evidence, and the accuracy of a guide that classifies; with
@@ -120,6 +135,7 @@ def train(
         folders = {seed + i: path / f"{SEED}{seed + i}" for i in range(seeds)}
     _refuse_both(path, seeds)
     programs: dict[str, Any] = {"guide": guide, "data": data, "objective": objective, "asked": asked, "named": named}
+    programs["on_data"] = on_data
     with usual_modes(), Threads(threads):
         runs, chosen = _made(model, **programs, folders=folders)
         for run in runs:  # before the first is trained
@@ -144,14 +160,19 @@ def _made(
     asked: dict[str, dict[str, Any]],
     named: Mapping[str, str | None],
     folders: Mapping[int, Path],
+    on_data: Callable[[datasets.Data], object] | None,
 ) -> tuple[list[Run], Choice]:
     """Make the programs of a run for each seed, and their objective; nothing is trained or written yet."""
     data = _resolved(data) if data and data not in datasets.NAMED and is_there(Path(data)) else data
     parts = datasets.load(data, **asked["data"])
+    if on_data is not None:
+        on_data(parts)
     model = _resolved(model) if is_file(model) else model
     usual_guide = guide_for(model, partly_labelled=parts.train.partly_labelled)
     its_guide = _resolved(guide) if guide and is_file(guide) else guide or usual_guide
+    named = _with_columns(model, named, parts)
     programs = choose(model, its_guide, settings=asked["programs"], defaults=_suggested(parts), **named)
+    _say_what_is_read_as_numbers(programs, parts)
     if NUM_CLASSES in programs.written()["settings"] and NUM_CLASSES not in asked["programs"]:
         parts.check_classes()
     pairs: dict[int, tuple[Model, Any]] = {}
@@ -228,6 +249,8 @@ def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, pro
     def write_what_is_run() -> None:
         for role in recipe.copied:
             folder.write(f"{role}.py", source(role, recipe.build[role]))
+        if (schema := run.data().schema) is not None:
+            folder.write(SCHEMA, f"{schema}\n".encode())
         folder.write_json(run.config)
         _name_the_weights(folder)
 
@@ -384,8 +407,29 @@ def _suggested(parts: datasets.Data) -> dict[str, Any]:
     """Return what suits the data, as settings of the programs' parts."""
     suits = {key: value for key, value in parts.settings.items() if not key.startswith("fit.")}
     levels = parts.stored[0].num_levels  # a likelihood of levels takes them before they are binarized
-    known = {NUM_CLASSES: parts.num_classes, "likelihood.num_levels": levels}
+    known: dict[str, Any] = {NUM_CLASSES: parts.num_classes, "likelihood.num_levels": levels}
+    if parts.schema is not None:
+        known |= {"likelihood.columns": parts.schema.codes}
+        known |= {"likelihood.names": [column.name for column in parts.schema.modelled]}
     return suits | {key: value for key, value in known.items() if value is not None}
+
+
+def _with_columns(model: str, named: Mapping[str, str | None], parts: datasets.Data) -> dict[str, str | None]:
+    """Return the parts asked for, with a likelihood for each column of a table where none is named."""
+    takes = not is_file(model) and "likelihood" in kinds.parameters_of(find("model", model)[0])
+    usual = {"likelihood": COLUMNS} if parts.table is not None and takes and not named.get("likelihood") else {}
+    return dict(named) | usual
+
+
+def _say_what_is_read_as_numbers(programs: Programs, parts: datasets.Data) -> None:
+    """Say which categories go into a likelihood of numbers as 0, 1, 2, ..: an order that they do not have."""
+    of_columns = "likelihood" in programs.chosen and programs.chosen["likelihood"].name == COLUMNS
+    names = [column.name for column in parts.schema.modelled if column.type == "categorical"] if parts.schema else []
+    if names and not of_columns:
+        warn(
+            f"The categories of {', '.join(names[:5])}{', ...' * (len(names) > 5)} are taken for numbers 0, 1, 2, ... "
+            f"by this likelihood. Leave it out, to have one for each column, or leave these columns out."
+        )
 
 
 def _resolved(name: str) -> str:

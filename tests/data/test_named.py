@@ -328,7 +328,7 @@ CASES = {
     "labels in words": (lambda t: spoil(t, "a.npz", x=X, y=np.array(["a"] * 20)), "'y' of dtype <U1"),
     "three shapes": (lambda t: spoil(t, "a.npz", train=X, valid=X, test=X[:, :3]), "one shape"),
     "16 bits": (lambda t: deep(t / "i"), "mode I"),
-    "text": (lambda t: (t / "x.csv").write_text("1,2") and t / "x.csv", "npy or .npz"),
+    "text": (lambda t: (t / "x.dat").write_text("1,2") and t / "x.dat", "npy or .npz"),
 }
 
 

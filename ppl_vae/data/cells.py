@@ -1,0 +1,178 @@
+"""The cells of one column of a table: what stands there as text and as a number, and which of them are missing."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ppl_vae.errors import InputError, shown
+
+# What people and programs write where they know nothing.
+MISSING = frozenset(
+    (
+        "",
+        "NA",
+        "N/A",
+        "n/a",
+        "na",
+        "#N/A",
+        "NaN",
+        "nan",
+        "-nan",
+        "NULL",
+        "null",
+        "Null",
+        "<NA>",
+        "NaT",
+        "?",
+        "-",
+        "–",
+        ".",
+    )
+)
+# ... and what may be a category, but means nothing else among numbers.
+MISSING_NUMBERS = frozenset(("None", "none", "missing", "Missing", "unknown", "Unknown", "nil"))
+
+Array = np.ndarray[Any, Any]
+
+
+class Cells:
+    """The cells of a pandas column, its place in the table being `row` 1, 2, ..
+
+    Attributes:
+        series: the column.
+        missing: which cells are missing, [N].
+    """
+
+    def __init__(self, series: Any, missing: Array | None = None) -> None:
+        self.series = series
+        self.missing: Array = self._empty() if missing is None else missing
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    @cached_property
+    def is_typed(self) -> bool:
+        """Whether the column was stored as numbers, not as text."""
+        kind = getattr(self.series.dtype, "kind", "O")
+        return kind in "iuf" and not hasattr(self.series.dtype, "categories")
+
+    @cached_property
+    def words(self) -> Array:
+        """What stands in each cell, as text, [N]; "" where it is missing."""
+        return np.array(
+            ["" if gone else text_of(each) for each, gone in zip(self.series, self.missing, strict=True)], dtype=object
+        )
+
+    @cached_property
+    def numbers(self) -> Array:
+        """The number in each cell, [N]; NaN where there is none, or it is missing."""
+        import pandas as pd
+
+        if self.is_typed:
+            values = self.series.to_numpy(dtype=float, na_value=np.nan)
+        else:
+            values = np.asarray(pd.to_numeric(pd.Series(self.words, dtype=object), errors="coerce"), dtype=float)
+        return np.where(self.missing, np.nan, values)
+
+    def without(self, codes: Sequence[str]) -> "Cells":
+        """Return the cells of which those that hold one of these codes are missing, too."""
+        if not codes:
+            return self
+        return Cells(self.series, self.missing | ~np.isnan(self.lookup(dict.fromkeys(codes, 0.0))))
+
+    def lookup(self, places: Mapping[str, float]) -> Array:
+        """Return what a mapping says of the text of each cell, or of its number as `text_of` writes it; else NaN."""
+        import pandas as pd
+
+        found = np.array(pd.Series(self.words, dtype=object).map(dict(places)), dtype=float)
+        rest = np.isnan(found) & ~np.isnan(self.numbers)
+        found[rest] = [places.get(text_of(number), np.nan) for number in self.numbers[rest].tolist()]
+        found[self.missing] = np.nan
+        return found
+
+    def at(self, chosen: Array) -> str:
+        """Return the first of some chosen cells in words, with its row: '12.3x' in row 17."""
+        row = int(chosen.argmax())
+        return f"{shown(self.words[row])} in row {row + 1}"
+
+    def _empty(self) -> Array:
+        import pandas as pd
+
+        missing: Array = np.asarray(pd.isna(self.series), dtype=bool).copy()
+        if getattr(self.series.dtype, "kind", "O") in "biufmM" and not hasattr(self.series.dtype, "categories"):
+            return missing
+        values = self.series.astype(object)
+        missing |= np.array([isinstance(each, str) and each.strip() in MISSING for each in values], dtype=bool)
+        vague = np.array([isinstance(each, str) and each.strip() in MISSING_NUMBERS for each in values], dtype=bool)
+        if (vague & ~missing).any():
+            rest = Cells(self.series, missing | vague)
+            if not rest.missing.all() and not np.isnan(rest.numbers[~rest.missing]).any():
+                return missing | vague
+        return missing
+
+
+def text_of(value: Any) -> str:
+    """Return what stands in a cell as text; a whole number without a point.
+
+    >>> text_of(" a "), text_of(3.0), text_of(0.5), text_of(True)
+    ('a', '3', '0.5', 'True')
+    """
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        return str(int(number)) if number.is_integer() and abs(number) < 2**63 else repr(number)
+    return str(value).strip()
+
+
+def is_frame(thing: Any) -> bool:
+    """Return whether something is a table of pandas, Polars or Arrow."""
+    kind = type(thing)
+    return (kind.__module__.partition(".")[0], kind.__name__) in (
+        ("pandas", "DataFrame"), ("polars", "DataFrame"), ("polars", "LazyFrame"), ("pyarrow", "Table"),
+    )  # fmt: skip
+
+
+def frame_of(thing: Any) -> Any:
+    """Return a table of pandas, Polars or Arrow as one of pandas, its columns named by text.
+
+    Raises:
+        InputError: no table, one that is not computed yet, or one whose columns have names in several levels.
+    """
+    import pandas as pd
+
+    kind = type(thing).__name__
+    if not is_frame(thing):
+        raise InputError(f"Expected a table of pandas, Polars or Arrow; got {kind}. Make one: pandas.DataFrame(...).")
+    if kind == "LazyFrame":
+        raise InputError("Expected a table with its rows; got a LazyFrame. Pass frame.collect().")
+    if kind == "Table":
+        return thing.to_pandas()
+    if not isinstance(thing, pd.DataFrame):
+        return pd.DataFrame({name: _of_polars(thing[name]) for name in thing.columns})
+    if thing.columns.nlevels > 1:
+        raise InputError(
+            f"Expected one name for each column; got names in {thing.columns.nlevels} levels. Join them: "
+            f"frame.columns = ['-'.join(map(str, name)) for name in frame.columns]."
+        )
+    names = [text_of(name) for name in thing.columns]
+    return thing if names == list(thing.columns) else thing.set_axis(names, axis=1)
+
+
+def _of_polars(series: Any) -> Any:
+    """Return a column of Polars as one of pandas, without the package that joins them."""
+    import pandas as pd
+
+    kind = str(series.dtype)
+    if series.dtype.is_numeric() and not kind.startswith("Decimal"):
+        return (
+            pd.Series(series.to_numpy())
+            if series.null_count() == 0 or series.dtype.is_float()
+            else pd.Series(series.to_list(), dtype="Int64" if kind.startswith("Int") else "UInt64")
+        )
+    values = series.to_list()
+    if kind.startswith("Enum"):
+        return pd.Series(pd.Categorical(values, categories=series.dtype.categories.to_list()))
+    if kind.startswith(("Date", "Time")) and not kind.startswith("Time("):
+        return pd.Series(values, dtype=object) if kind == "Time" else pd.to_datetime(pd.Series(values), errors="coerce")
+    return pd.Series(values, dtype=object)
