@@ -208,8 +208,12 @@ def train(settings: Sequence[tuple[str, Any]] = (), **given: Any) -> None:
     def tell(run: Any) -> None:  # before the figures, which may fail
         click.echo(f"seed {run.recipe.seed}: {_told(run)}\n" if several else _told(run))
 
+    def understood(data: Any) -> None:
+        click.echo(f"{data.name}: {data.understood}")
+
     try:
-        trained = ppl_vae.train(**given, settings=dict(settings) | shorthand, on_evaluated=tell)
+        told: dict[str, Any] = {"on_data": understood, "on_evaluated": tell}
+        trained = ppl_vae.train(**given, settings=dict(settings) | shorthand, **told)
     except KeyboardInterrupt:
         click.echo("\nInterrupted. Go on with the same command and --resume.", err=True)
         sys.exit(130)

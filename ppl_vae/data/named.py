@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,14 @@ import torch
 from ppl_vae.data.as_source import fingerprint
 from ppl_vae.data.digit_strings import Part, with_strings
 from ppl_vae.data.own_files import checked_part, own_data, split_at_random
+from ppl_vae.data.shapes import Kind
 from ppl_vae.data.sources import SplitSource
 from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
+from ppl_vae.data.understood import understood
 from ppl_vae.errors import InputError, check_path, did_you_mean, is_one_of, positive_int, shown
 from ppl_vae.utils.array_files import read_arrays
 from ppl_vae.utils.files import is_there
+from ppl_vae.utils.formats import is_known
 from ppl_vae.utils.report import Report, Reported
 
 SPLITS = ("train", "validation", "test")
@@ -34,7 +38,7 @@ class Data(Reported):
     Attributes:
         name: how it was asked for.
         train, validation, test: its parts.
-        binarize, dequantize, strings, num_labels, missing: what was made of it, as in `load`.
+        kind, binarize, dequantize, strings, num_labels, missing: what was made of it, as in `load`.
         settings: what `ppl_vae.train` uses for it where nothing else is said.
         num_classes: the largest label of the training data + 1, those included that `num_labels` hides; None without
             labels that are whole numbers from 0 on.
@@ -45,6 +49,7 @@ class Data(Reported):
     train: Part
     validation: Part
     test: Part
+    kind: Kind
     binarize: Binarize
     dequantize: Dequantize
     settings: dict[str, Any]
@@ -60,16 +65,28 @@ class Data(Reported):
         return self.train.event_shape
 
     @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the labels 0, 1, ..., where they have some: those of folders, or of labels that are words."""
+        return next((part.classes for part in self.stored if part.classes), None)
+
+    @cached_property
+    def understood(self) -> str:
+        """What the data were understood to be, in one line: how many of which shape, their numbers, their labels."""
+        return understood(self.stored)
+
+    @property
     def options(self) -> dict[str, Any]:
         """The options of `load` that give these data."""
         return {name: getattr(self, name) for name in inspect.signature(load).parameters if name != "name"}
 
     def changed(self, **options: Any) -> "Data":
-        """Return the same data with other options of `load`; nothing is read again."""
+        """Return the same data with other options of `load`; nothing is read again but for another kind."""
         if unknown := options.keys() - self.options.keys():
             raise TypeError(f"Unknown options of data.load: {', '.join(sorted(unknown))}.")
         if options.get("binarize") == "default":
             options["binarize"] = _usual(self.name, options.get("dequantize", self.dequantize))
+        if options.get("kind", self.kind) != self.kind:
+            return load(self.name, **self.options | options)
         return _made(replace(self, **options)) if options else self
 
     def report(self) -> Report:
@@ -79,7 +96,8 @@ class Data(Reported):
         suited = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
         lines = [f"suits it where nothing else is said: {suited}"] if suited else []
         rows = [("part", "data"), *said.items()]
-        return Report(f"Data set {self.name}: x of shape {tuple(self.event_shape)}", words=rows, lines=lines)
+        headline = f"Data set {self.name}: x of shape {tuple(self.event_shape)}"
+        return Report(headline, words=rows, lines=[self.understood, *lines])
 
     def fingerprints(self) -> dict[str, str]:
         """Return a hash of each part as it is stored, with its labels, by name."""
@@ -104,7 +122,7 @@ class Data(Reported):
 
     def as_stored(self) -> "Data":
         """Return the data with all values and labels, as they are stored."""
-        return self.changed(**dict.fromkeys(self.options))
+        return self.changed(**dict.fromkeys(self.options) | {"kind": self.kind})
 
 
 def folder() -> Path:
@@ -117,6 +135,7 @@ def folder() -> Path:
 def load(
     name: str | os.PathLike[str],
     *,
+    kind: Kind = None,
     binarize: Binarize | Literal["default"] = "default",
     dequantize: Dequantize = None,
     strings: int | None = None,
@@ -128,9 +147,14 @@ def load(
     Args:
         name: digits, mnist, binarized_mnist, freyfaces, or a path. A `.npy` file or a folder is split
             80 / 10 / 10 at random, always the same way; a `.npz` file may hold `train`, `validation` and
-            `test` itself (and `train_y` and so on), else `x` (and `y`). Labels become integers if all of them are
-            whole numbers, however they are stored. NaN in x is a missing value, and so is what a mask of zeros and
-            ones in the file, `x_mask` (or `train_mask` and so on), marks with 0.
+            `test` itself (and `train_y` and so on), else `x` (and `y`), and a folder may have such folders. Labels
+            become integers if all of them are whole numbers, however they are stored; those that are words, or the
+            names of folders of images, are coded in sorted order, with `.classes` to name them. NaN in x is a missing
+            value, and so is what a mask of zeros and ones in the file, `x_mask` (or `train_mask` and so on), marks
+            with 0. What was understood stands in `.understood`.
+        kind: "images" or "series", which an array [N, A, B] is; None reads images of A x B pixels if A = B, or of
+            bytes and numbers in [0, 1] if no side is more than ten times the other, else series of A steps of B
+            numbers. Channels that come last, [N, H, W, 3], are put first. "as_stored" moves, names and mends nothing.
         binarize: "dynamic", "random_threshold", "threshold" (at one half), or None; "default" is "dynamic" for
             digits and mnist, if they are not dequantized, else None.
         dequantize: "uniform" makes (level + u) / L of L grey levels, 256 of 8-bit pixels, with u uniform in [0, 1):
@@ -154,16 +178,24 @@ def load(
     if not key:
         raise InputError(f"Expected the name of a data set or a path; got nothing. Names: {', '.join(NAMED)}.")
     if key in NAMED:
+        if kind is not None:
+            raise InputError(f"Expected kind of a file of your own; got {key}, of which it is known. Leave it out.")
         loader, _, settings = NAMED[key]
         stored = loader()
-    elif os.sep in key or key.startswith(".") or is_there(Path(key)) or Path(key).suffix in (".npy", ".npz"):
-        stored, settings = own_data(Path(key)), {}
+    elif (
+        os.sep in key
+        or key.startswith(".")
+        or is_there(Path(key))
+        or Path(key).suffix in (".npy", ".npz")
+        or is_known(Path(key))
+    ):
+        stored, settings = own_data(Path(key), kind), {}
     else:
         raise InputError(f"Unknown data set {key!r}: {did_you_mean(key, NAMED)}, or give a path to your own.")
     if is_one_of(binarize, ["default"]):
         binarize = _usual(key, dequantize)
     train, validation, test = stored
-    options: dict[str, Any] = {"binarize": binarize, "dequantize": dequantize, "strings": strings}
+    options: dict[str, Any] = {"kind": kind, "binarize": binarize, "dequantize": dequantize, "strings": strings}
     options |= {"num_labels": num_labels, "missing": missing, "settings": dict(settings), "stored": stored}
     return _made(Data(key, train, validation, test, num_classes=None, **options))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ppl_vae import plots
 from ppl_vae.data.holes import find_holes
 from ppl_vae.data.own_files import read
+from ppl_vae.data.shapes import Kind
 from ppl_vae.data.splits import Split, evenly
 from ppl_vae.data.unobserved import note_unobserved
 from ppl_vae.errors import InputError, positive_int
@@ -58,7 +59,7 @@ def impute_run(
     if path.suffix not in (".npy", ".npz"):
         raise InputError(f"Expected a .npy or .npz file; got {path}. Name one (out).", options="--out FILE")
     check_can_write(path)
-    whole = run.data().test if data is None else _as_in_training(read(data), run)
+    whole = run.data().test if data is None else _as_in_training(_read(data, run), run)
     count = len(whole) if num_data is None else positive_int("num_data", num_data)
     chosen = evenly(whole, count)
     if not is_missing_in(chosen.x):
@@ -88,6 +89,13 @@ def impute_run(
             save_figure(picture(found, truth), figure)
             paths.append(figure)
     return found, paths
+
+
+def _read(path: str | os.PathLike[str], run: Run) -> Split:
+    """Read a person's own file as what the data of the run are: images, or series, with labels of the same names."""
+    data = run.data()
+    kinds: dict[int, Kind] = {2: "series", 3: "images"}
+    return read(path, data.kind or kinds.get(len(data.event_shape)), data.classes)
 
 
 def _as_in_training(split: Split, run: Run) -> Split:

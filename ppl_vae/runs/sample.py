@@ -12,7 +12,8 @@ from torch import Tensor
 from ppl_vae import plots
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.criticism.answers import given
-from ppl_vae.data.own_files import read_images
+from ppl_vae.data.categories import code_of
+from ppl_vae.data.image_files import read_images
 from ppl_vae.data.splits import evenly
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.generate import sample
@@ -27,7 +28,7 @@ def sample_run(
     run: Run | str | os.PathLike[str],
     *,
     size: int | None = None,
-    label: int | Sequence[int] | None = None,
+    label: int | str | Sequence[int] | Sequence[str] | None = None,
     condition: str | os.PathLike[str] | None = None,
     mean: bool = True,
     seed: int = 0,
@@ -40,7 +41,8 @@ def sample_run(
     Args:
         run: a run, or the path of its folder.
         size: how many, of a conditional model for each condition; None takes what fills a picture.
-        label: what a model of labels is given; one or several; None gives each label.
+        label: what a model of labels is given, a number or, where they have some, its name; one or several; None gives
+            each label.
         condition: a file with what a conditional model is given; None takes test data. See `read_conditions`.
         mean: E[x | z], or draws of x.
         seed: of the draws.
@@ -56,7 +58,7 @@ def sample_run(
         positive_int("size", size)
     run = load(run, trust=trust)
     model, options = run.model, {"mean": mean, "seed": seed} | options
-    labels = [] if label is None else np.atleast_1d(label).tolist()
+    labels = [] if label is None else _codes(run, label)
     of = "".join([*(f"-label{one}" for one in labels), "" if condition is None else f"-{Path(condition).stem}"])
     picture = plots.is_picture(model.event_shape)
     name = f"{'samples' if mean else 'draws'}{of}-{seed}.{'png' if picture else 'npy'}"
@@ -111,6 +113,13 @@ def read_conditions(model: ConditionalModel, path: str | os.PathLike[str]) -> Te
     if values.dtype.kind not in "buif" or not values.size:
         raise InputError(f"Expected numbers in {path}; got an array of dtype {values.dtype} and shape {values.shape}.")
     return model.condition.read(values, path)
+
+
+def _codes(run: Run, label: int | str | Sequence[int] | Sequence[str]) -> list[int]:
+    """Return labels as the codes that the model knows them by."""
+    several = list(label) if isinstance(label, Sequence) and not isinstance(label, str) else [label]
+    names = run.config["data"].get("classes")
+    return [code_of(one, names) for one in np.asarray(several, dtype=object).reshape(-1).tolist()]
 
 
 def _conditions(run: Run, model: ConditionalModel, labels: list[int], file: str | os.PathLike[str] | None) -> Tensor:

@@ -73,6 +73,7 @@ def train(
     seeds: int | None = None,
     num_samples: int = 1000,
     progress: bool | None = None,
+    on_data: Callable[[datasets.Data], object] | None = None,
     on_evaluated: Callable[[Run], object] | None = None,
     **named: str | None,
 ) -> Run | list[Run]:
@@ -94,6 +95,7 @@ def train(
             `ppl_vae.compare` knows luck in training; by default one run.
         num_samples: K of the bound check.
         progress: show progress bars; None shows them in a terminal and in a notebook.
+        on_data: called with the data once they are read, before anything else is made.
         on_evaluated: called with each run once it is evaluated, before its figures are drawn.
         named: class names in snake case by kind: prior, likelihood, condition, networks, decoder, encoder, classifier.
             `ppl_vae.list_parts` lists them with their options.
@@ -119,6 +121,7 @@ def train(
         folders = {seed + i: path / f"{SEED}{seed + i}" for i in range(seeds)}
     _refuse_both(path, seeds)
     programs: dict[str, Any] = {"guide": guide, "data": data, "objective": objective, "asked": asked, "named": named}
+    programs["on_data"] = on_data
     with usual_modes(), Threads(threads):
         runs, chosen = _made(model, **programs, folders=folders)
         for run in runs:  # before the first is trained
@@ -143,10 +146,13 @@ def _made(
     asked: dict[str, dict[str, Any]],
     named: Mapping[str, str | None],
     folders: Mapping[int, Path],
+    on_data: Callable[[datasets.Data], object] | None = None,
 ) -> tuple[list[Run], Choice]:
     """Make the programs of a run for each seed, and their objective; nothing is trained or written yet."""
     data = _resolved(data) if data and data not in datasets.NAMED and is_there(Path(data)) else data
     parts = datasets.load(data, **asked["data"])
+    if on_data is not None:
+        on_data(parts)
     model = _resolved(model) if is_file(model) else model
     usual_guide = guide_for(model, partly_labelled=parts.train.partly_labelled)
     its_guide = _resolved(guide) if guide and is_file(guide) else guide or usual_guide
@@ -167,14 +173,14 @@ def _made(
     for seed, path in folders.items():
         recipe = Recipe(
             programs.written(),
-            {"name": data, "event_shape": parts.event_shape} | parts.options,
+            {"name": data, "event_shape": parts.event_shape} | parts.options | _names_of(parts),
             {option: value for option, value in fit_options.items() if option not in FOR_SPEED},
             written_objective(chosen),
             seed,
             {role: hash_of(role, name) for role, name in programs.names.items()},
             [role for role, name in programs.names.items() if is_file(name)],
         )
-        config = recipe.to_json() | {"versions": _versions()}
+        config = recipe.to_json() | {"versions": _versions(), "understood": parts.understood}
         runs.append(Run(path, *pairs[seed], History.of([]), recipe, config, loaded=parts))
     return runs, chosen
 
@@ -382,6 +388,10 @@ def _suggested(parts: datasets.Data) -> dict[str, Any]:
     levels = parts.stored[0].num_levels  # a likelihood of levels takes them before they are binarized
     known = {NUM_CLASSES: parts.num_classes, "likelihood.num_levels": levels}
     return suits | {key: value for key, value in known.items() if value is not None}
+
+
+def _names_of(parts: datasets.Data) -> dict[str, Any]:
+    return {} if parts.classes is None else {"classes": list(parts.classes)}
 
 
 def _resolved(name: str) -> str:
