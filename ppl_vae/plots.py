@@ -76,13 +76,14 @@ def is_picture(event_shape: Sequence[int]) -> bool:
 
 
 def is_series(event_shape: Sequence[int]) -> bool:
-    """Say whether data of this shape are series, [1, T, channels] or [channels, 1, T], far longer than they are wide.
+    """Say whether data of this shape are series, [T, D], or [1, T, D] or [D, 1, T], far longer than they are wide.
 
-    >>> is_series((1, 300, 1)), is_series((1, 300, 3)), is_series((1, 28, 28)), is_series((300,))
+    >>> is_series((24, 20)), is_series((1, 300, 3)), is_series((1, 28, 28)), is_series((300,))
     (True, True, False, False)
     """
     length = max(event_shape, default=0)
-    return len(event_shape) in (2, 3) and length > 1 and length**2 > NARROW * math.prod(event_shape)
+    narrow = len(event_shape) == 3 and length**2 > NARROW * math.prod(event_shape)
+    return length > 1 and (len(event_shape) == 2 or narrow)
 
 
 def tile(images: Any, columns: int) -> np.ndarray[Any, Any]:

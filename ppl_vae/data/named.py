@@ -19,12 +19,15 @@ from ppl_vae.data.as_source import fingerprint
 from ppl_vae.data.digit_strings import Part, with_strings
 from ppl_vae.data.own_files import checked_part, own_data, split_at_random
 from ppl_vae.data.schema import BY_NAME, Schema
+from ppl_vae.data.shapes import Kind
 from ppl_vae.data.sources import SplitSource
 from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
 from ppl_vae.data.tables import Table, is_table, read_table, summary
+from ppl_vae.data.understood import understood
 from ppl_vae.errors import InputError, check_path, did_you_mean, is_one_of, positive_int, shown
 from ppl_vae.utils.array_files import read_arrays
 from ppl_vae.utils.files import is_there
+from ppl_vae.utils.formats import is_known
 from ppl_vae.utils.report import Report, Reported
 
 SPLITS = ("train", "validation", "test")
@@ -37,7 +40,7 @@ class Data(Reported):
     Attributes:
         name: how it was asked for.
         train, validation, test: its parts.
-        binarize, dequantize, strings, num_labels, missing: what was made of it, as in `load`.
+        kind, binarize, dequantize, strings, num_labels, missing: what was made of it, as in `load`.
         settings: what `ppl_vae.train` uses for it where nothing else is said.
         num_classes: the largest label of the training data + 1, those included that `num_labels` hides; None without
             labels that are whole numbers from 0 on.
@@ -49,6 +52,7 @@ class Data(Reported):
     train: Part
     validation: Part
     test: Part
+    kind: Kind
     binarize: Binarize
     dequantize: Dequantize
     settings: dict[str, Any]
@@ -75,18 +79,36 @@ class Data(Reported):
         return self.train.event_shape
 
     @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the labels 0, 1, ..., where they have some: those of folders, or of labels that are words."""
+        if self.schema is not None:
+            labels = self.schema.labels
+            return None if labels is None or labels.type not in BY_NAME else labels.categories
+        return next((part.classes for part in self.stored if part.classes), None)
+
+    @cached_property
+    def understood(self) -> str:
+        """What the data were understood to be, in one line: how many of which shape, their numbers, their labels.
+
+        Of a table: "500 rows, 13 columns: 11 real, 2 categories; 3.1% missing".
+        """
+        return understood(self.stored) if self.table is None else summary(self.table)
+
+    @property
     def options(self) -> dict[str, Any]:
         """The options of `load` that give these data."""
         options = {name: getattr(self, name) for name in inspect.signature(load).parameters if name != "name"}
         return options | {"schema": None if self.schema is None else self.schema.to_json()}
 
     def changed(self, **options: Any) -> "Data":
-        """Return the same data with other options of `load`; nothing is read again."""
+        """Return the same data with other options of `load`; nothing is read again but for another kind."""
         if unknown := options.keys() - self.options.keys():
             raise TypeError(f"Unknown options of data.load: {', '.join(sorted(unknown))}.")
         options = self._with_table(options)
         if options.get("binarize") == "default":
             options["binarize"] = _usual(self.name, options.get("dequantize", self.dequantize))
+        if options.get("kind", self.kind) != self.kind:
+            return load(self.name, **self.options | options)
         return _made(replace(self, **options)) if options else self
 
     def _with_table(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -101,29 +123,15 @@ class Data(Reported):
         table = replace(table, where=self.table.where)
         return options | {"table": table, "stored": table.parts()}
 
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """The names of the labels 0, 1, ..., where they have some."""
-        labels = None if self.schema is None else self.schema.labels
-        return None if labels is None or labels.type not in BY_NAME else labels.categories
-
-    @cached_property
-    def understood(self) -> str:
-        """What was understood, in one line: "500 rows, 13 columns: 11 real, 2 categories; 3.1% missing"."""
-        if self.table is not None:
-            return summary(self.table)
-        total = sum(map(len, (self.train, self.validation, self.test)))
-        return f"{total} data of shape {tuple(self.event_shape)}"
-
     def report(self) -> Report:
         """Return what is printed: the parts, and what was made of them."""
         parts: dict[str, Part] = {"train": self.train, "validation": self.validation, "test": self.test}
         said = {name: repr(part).partition(" of ")[2].removesuffix(">") for name, part in parts.items()}
         suited = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
         lines = [f"suits it where nothing else is said: {suited}"] if suited else []
-        lines += [] if self.table is None else [self.understood]
         rows = [("part", "data"), *said.items()]
-        return Report(f"Data set {self.name}: x of shape {tuple(self.event_shape)}", words=rows, lines=lines)
+        headline = f"Data set {self.name}: x of shape {tuple(self.event_shape)}"
+        return Report(headline, words=rows, lines=[self.understood, *lines])
 
     def fingerprints(self) -> dict[str, str]:
         """Return a hash of each part as it is stored, with its labels, by name."""
@@ -150,7 +158,7 @@ class Data(Reported):
 
     def as_stored(self) -> "Data":
         """Return the data with all values and labels, as they are stored."""
-        return self.changed(**dict.fromkeys(self.options.keys() - {"schema", "label"}))
+        return self.changed(**dict.fromkeys(self.options.keys() - {"schema", "label"}) | {"kind": self.kind})
 
 
 def folder() -> Path:
@@ -163,6 +171,7 @@ def folder() -> Path:
 def load(
     name: Any,
     *,
+    kind: Kind = None,
     binarize: Binarize | Literal["default"] = "default",
     dequantize: Dequantize = None,
     strings: int | None = None,
@@ -176,10 +185,15 @@ def load(
     Args:
         name: digits, mnist, binarized_mnist, freyfaces, or a path. A `.npy` file or a folder is split
             80 / 10 / 10 at random, always the same way; a `.npz` file may hold `train`, `validation` and
-            `test` itself (and `train_y` and so on), else `x` (and `y`). Labels become integers if all of them are
-            whole numbers, however they are stored. NaN in x is a missing value, and so is what a mask of zeros and
-            ones in the file, `x_mask` (or `train_mask` and so on), marks with 0. Or a table: a `.csv`, `.tsv`,
-            `.parquet` or `.feather` file, or a frame of pandas, Polars or Arrow; empty cells are missing.
+            `test` itself (and `train_y` and so on), else `x` (and `y`), and a folder may have such folders. Labels
+            become integers if all of them are whole numbers, however they are stored; those that are words, or the
+            names of folders of images, are coded in sorted order, with `.classes` to name them. NaN in x is a missing
+            value, and so is what a mask of zeros and ones in the file, `x_mask` (or `train_mask` and so on), marks
+            with 0. Or a table: a `.csv`, `.tsv`, `.parquet` or `.feather` file, or a frame of pandas, Polars or Arrow;
+            empty cells are missing. What was understood stands in `.understood`.
+        kind: "images" or "series", which an array [N, A, B] is; None reads images of A x B pixels if A = B, or of
+            bytes and numbers in [0, 1] if no side is more than ten times the other, else series of A steps of B
+            numbers. Channels that come last, [N, H, W, 3], are put first. "as_stored" moves, names and mends nothing.
         binarize: "dynamic", "random_threshold", "threshold" (at one half), or None; "default" is "dynamic" for
             digits and mnist, if they are not dequantized, else None.
         dequantize: "uniform" makes (level + u) / L of L grey levels, 256 of 8-bit pixels, with u uniform in [0, 1):
@@ -202,6 +216,8 @@ def load(
     (torch.Size([1, 8, 8]), 1297, 200, 300)
     """
     if is_table(name):
+        if kind is not None:
+            raise InputError(f"Expected kind of an array; got a table, {shown(name)}. Leave it out.")
         return _of_table(
             name,
             schema,
@@ -222,16 +238,24 @@ def load(
     if not key:
         raise InputError(f"Expected the name of a data set or a path; got nothing. Names: {', '.join(NAMED)}.")
     if key in NAMED:
+        if kind is not None:
+            raise InputError(f"Expected kind of a file of your own; got {key}, of which it is known. Leave it out.")
         loader, _, settings = NAMED[key]
         stored = loader()
-    elif os.sep in key or key.startswith(".") or is_there(Path(key)) or Path(key).suffix in (".npy", ".npz"):
-        stored, settings = own_data(Path(key)), {}
+    elif (
+        os.sep in key
+        or key.startswith(".")
+        or is_there(Path(key))
+        or Path(key).suffix in (".npy", ".npz")
+        or is_known(Path(key))
+    ):
+        stored, settings = own_data(Path(key), kind), {}
     else:
         raise InputError(f"Unknown data set {key!r}: {did_you_mean(key, NAMED)}, or give a path to your own.")
     if is_one_of(binarize, ["default"]):
         binarize = _usual(key, dequantize)
     train, validation, test = stored
-    options: dict[str, Any] = {"binarize": binarize, "dequantize": dequantize, "strings": strings}
+    options: dict[str, Any] = {"kind": kind, "binarize": binarize, "dequantize": dequantize, "strings": strings}
     options |= {"num_labels": num_labels, "missing": missing, "settings": dict(settings), "stored": stored}
     return _made(Data(key, train, validation, test, num_classes=None, **options))
 
@@ -247,7 +271,7 @@ def _of_table(name: Any, schema: Any, label: str | None, *, binarize: Any, **opt
     table = read_table(name, schema, label)
     train, validation, test = stored = table.parts()
     key = os.fspath(name) if isinstance(name, str | os.PathLike) else table.where
-    options |= {"binarize": None, "settings": {}, "stored": stored}
+    options |= {"kind": None, "binarize": None, "settings": {}, "stored": stored}
     return _made(Data(key, train, validation, test, num_classes=None, table=table, **options))
 
 

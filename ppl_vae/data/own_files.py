@@ -1,7 +1,6 @@
 """What a file holds, checked, as the parts of a data set: a person's own arrays and images, and fixed splits."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,71 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from ppl_vae.data.array_names import key_of_all, labels_of, split_keys, usual_names
+from ppl_vae.data.categories import coded
+from ppl_vae.data.image_files import read_image_folder
+from ppl_vae.data.shapes import BYTE, Kind, Numbers, look_at, reading_of, together
 from ppl_vae.data.splits import Split, hidden_in_words, is_known, whole_labels
-from ppl_vae.errors import InputError, reason
+from ppl_vae.errors import InputError
 from ppl_vae.missing import with_mask
 from ppl_vae.utils.array_files import Array, read_arrays
 from ppl_vae.utils.faults import warn
-from ppl_vae.utils.files import kind_of, regular_file
+from ppl_vae.utils.files import kind_of
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-GREY = ("1", "L", "LA")
-AT_ONCE = 10_000  # data that are looked at
 _SEED = 19  # of the fixed splits
-
-
-def check_finite(path: Path, x: Array) -> None:
-    """Refuse data with infinite values, or with none that is observed; NaN is a missing value."""
-    observed = False
-    for start in range(0, len(x), AT_ONCE):
-        part = x[start : start + AT_ONCE]
-        bad = np.isinf(part).reshape(len(part), -1).any(1)
-        if bad.any():
-            raise InputError(
-                f"Expected finite numbers in {path}; got infinity in {bad.sum()} data, first in row "
-                f"{start + int(bad.argmax())}. Remove or replace them; NaN marks what is missing."
-            )
-        observed = observed or not bool(np.isnan(part).all())
-    if not observed:
-        raise InputError(f"Expected numbers in {path}; got NaN only. Write the file again.")
-
-
-def read_images(path: Path) -> Array:
-    """Return all images of a folder and its subfolders in order of their names, or one image, [N, C, H, W] of bytes."""
-    single = kind_of(path, "an image, or a folder of images,") != "folder"
-    files = [path] if single else sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise InputError(f"Expected images ({', '.join(IMAGE_SUFFIXES[:3])}, ...) in {path}; got none.")
-    images: list[Array] = []
-    for file in files:
-        regular_file(file, "an image")
-        pixels = _pixels(file)
-        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        if images and pixels.shape != images[0].shape:
-            raise InputError(
-                f"Expected images of one size and kind in {path}; got {files[0].name} with (channels, height, width) "
-                f"= {images[0].shape} and {file.name} with {pixels.shape}. Resize them to one."
-            )
-        images.append(pixels)
-    return np.stack(images)
-
-
-def _pixels(file: Path) -> Array:
-    """Return one image, [H, W] or [H, W, 3] of bytes."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)  # of more pixels than anybody looks at
-            with Image.open(file) as image:
-                mode = image.mode
-                if mode in (*GREY, "P", "RGB", "RGBA"):
-                    return np.asarray(image.convert("L" if mode in GREY else "RGB"))
-    except Exception as problem:  # whatever the readers of twenty formats raise
-        raise InputError(f"Expected an image in {file}; got one that cannot be read ({reason(problem)}).") from None
-    raise InputError(
-        f"Expected 8-bit grey or colour images; got mode {mode} in {file}. Convert it, or save the numbers as .npy."
-    )
 
 
 def split_at_random(values: Any, sizes: tuple[int, int], y: Any = None, scale: float = 1.0) -> tuple[Split, ...]:
@@ -87,59 +33,69 @@ def split_at_random(values: Any, sizes: tuple[int, int], y: Any = None, scale: f
     return tuple(Split(values, r, None if labels is None else labels[r], scale) for r in order.split(counts))
 
 
-def own_data(path: Path) -> tuple[Split, ...]:
+def own_data(path: Path, kind: Kind = None) -> tuple[Split, ...]:
     """Return the three parts of a person's own file or folder."""
-    arrays = _arrays(path)
-    validation = next((key for key in ("validation", "valid", "val") if key in arrays), None)
-    if "train" in arrays and "test" in arrays and validation:
-        keys = ("train", validation, "test")
-        _say_unread(path, arrays, keys)
-        parts = [checked_part(path, arrays, key) for key in keys]
-        shapes = [tuple(part.event_shape) for part in parts]
-        if len(set(shapes)) > 1:
-            raise InputError(f"Expected data of one shape in {path}; got {shapes} in its three parts. Make them equal.")
-        scale = max(part.scale for part in parts)  # one scale for all three
-        return _with_whole_labels(path, [replace(part, scale=scale) for part in parts])
-    key = "x" if "x" in arrays else next((k for k, a in arrays.items() if a.ndim > 1), None)
-    if key is None or (len(arrays) > 1 and key != "x"):
-        raise InputError(
-            f"Expected {path} to hold x (and y), or train, validation and test; got {', '.join(arrays) or 'nothing'}. "
-            f"Rename its arrays."
-        )
-    _say_unread(path, arrays, [key])
-    whole = checked_part(path, arrays, key)
-    tenth = max(1, len(whole) // 10)
-    return _with_whole_labels(path, split_at_random(whole.values, (tenth, tenth), whole.y, whole.scale))
+    arrays, noted = _arrays(path, kind)
+    keys = split_keys(arrays)
+    if not keys or (len(keys) < 3 and "x" in arrays):
+        key = key_of_all(path, arrays)
+        _say_unread(path, arrays, [key])
+        whole = checked_parts(path, arrays, [key], kind=kind, noted=noted)[0]
+        tenth = max(1, len(whole) // 10)
+        chosen = split_at_random(whole.values, (tenth, tenth), whole.y, whole.scale)
+        return tuple(replace(whole, rows=part.rows, y=part.y) for part in chosen)
+    _say_unread(path, arrays, keys)
+    named = dict(zip(keys, checked_parts(path, arrays, keys, kind=kind, noted=noted), strict=True))
+    for lacking in (name for name in ("validation", "test") if name not in named):
+        named |= _held_out(named["train"], lacking)
+    return named["train"], named["validation"], named["test"]
 
 
-def read(path: str | os.PathLike[str]) -> Split:
-    """Read a person's own data without splitting them: `x` (with `x_mask` and `y`) of a file, or a folder of images."""
-    arrays = _arrays(Path(path))
+def _held_out(train: Split, lacking: str) -> dict[str, Split]:
+    """Take a tenth of the training data, always the same, for a part that a file does not hold."""
+    tenth = max(1, len(train) // 10)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(_SEED))
+    if len(train) - tenth < 1:
+        raise InputError(f"Expected at least 2 training data, of which one is for {lacking}; got {len(train)}.")
+    said = f"a tenth of train is taken for {lacking}"
+    train = replace(train, reading="; ".join(filter(None, (train.reading, said))))
+    return {"train": train[order[tenth:].sort().values], lacking: train[order[:tenth].sort().values]}
+
+
+def read(path: str | os.PathLike[str], kind: Kind = None, classes: Sequence[str] | None = None) -> Split:
+    """Read a person's own data without splitting them: `x` (with `x_mask` and `y`) of a file, or a folder of images.
+
+    Args:
+        path: the file or the folder.
+        kind: what its arrays are, as in `ppl_vae.data.load`.
+        classes: the names of labels that are known already, in the order of their codes.
+    """
+    arrays, noted = _arrays(Path(path), kind)
     if "x" not in arrays:
         raise InputError(f"Expected {path} to hold x; got {', '.join(arrays) or 'nothing'}. Rename its array.")
     _say_unread(Path(path), arrays, ["x"])
-    return _with_whole_labels(Path(path), [checked_part(Path(path), arrays, "x")])[0]
+    return checked_parts(Path(path), arrays, ["x"], kind=kind, noted=noted, classes=classes)[0]
 
 
 def _say_unread(path: Path, arrays: dict[str, Array], keys: Sequence[str]) -> None:
     """Say which arrays of a file count for nothing: a mask or labels under another name would be dropped unseen."""
-    read = {name for key in keys for name in (key, _labels_of(key), f"{key}_mask")}
+    read = {name for key in keys for name in (key, labels_of(key), f"{key}_mask")}
     if unread := [name for name in arrays if name not in read]:
         warn(
             f"{path} holds arrays that are not read: {', '.join(unread)}. Beside {', '.join(keys)}, "
-            f"{_labels_of(keys[0])} (labels) and {keys[0]}_mask (1 where a value is known) would be."
+            f"{labels_of(keys[0])} (labels) and {keys[0]}_mask (1 where a value is known) would be."
         )
 
 
-def _labels_of(key: str) -> str:
-    return "y" if key == "x" else f"{key}_y"
-
-
-def _arrays(path: Path) -> dict[str, Array]:
-    kind = kind_of(path, "a data file or folder")
-    if not kind:
+def _arrays(path: Path, kind: Kind) -> tuple[dict[str, Array], str]:
+    """Return the arrays of a file or a folder by their usual names, and what was done to images, in words."""
+    found = kind_of(path, "a data file or folder")
+    if not found:
         raise InputError(f"Expected a data file or folder; got {path}, which does not exist.")
-    return {"x": read_images(path)} if kind == "folder" else read_arrays(path)
+    if found == "folder":
+        return read_image_folder(path, as_stored=kind == "as_stored")
+    arrays = read_arrays(path)
+    return usual_names(arrays, plain=kind == "as_stored"), ""
 
 
 def _with_whole_labels(path: Path, parts: Sequence[Split]) -> tuple[Split, ...]:
@@ -158,8 +114,65 @@ def _with_whole_labels(path: Path, parts: Sequence[Split]) -> tuple[Split, ...]:
 
 
 def checked_part(path: Path, arrays: dict[str, Array], key: str) -> Split:
-    """Check one array of a file, and its labels, and make a split of it."""
-    x, y = arrays[key], arrays.get(_labels_of(key))
+    """Check one array of a file, and its labels, and make a split of it, as it is stored."""
+    return checked_parts(path, arrays, [key], kind="as_stored")[0]
+
+
+def checked_parts(
+    path: Path,
+    arrays: dict[str, Array],
+    keys: Sequence[str],
+    *,
+    kind: Kind = None,
+    noted: str = "",
+    classes: Sequence[str] | None = None,
+) -> tuple[Split, ...]:
+    """Check arrays of a file, and their labels, and make a split of each: all are read in the same way."""
+    labels, names = [arrays.get(labels_of(key)) for key in keys], None
+    if kind != "as_stored":
+        labels, names = coded(path, [_flat(y) for y in labels], classes)
+    for key, y in zip(keys, labels, strict=True):
+        _check_arrays(path, key, arrays[key], y)
+    xs = [_masked(arrays[key], arrays.get(f"{key}_mask")) for key in keys]
+    numbers = together(*(_checked_numbers(path, x) for x in xs))
+    shapes = [x.shape[1:] for x in xs]
+    if len(set(shapes)) > 1:
+        raise InputError(f"Expected data of one shape in {path}; got {shapes} in its parts. Make them equal.")
+    of_bytes = {arrays[key].dtype == np.uint8 for key in keys}
+    if len(of_bytes) > 1 and numbers.high > 1 and kind != "as_stored":
+        dtypes = ", ".join(dict.fromkeys(str(arrays[key].dtype) for key in keys))
+        raise InputError(
+            f"Expected numbers of one kind in the parts of {path}; got {dtypes}. Store all as bytes, or none."
+        )
+    levels = True in of_bytes and numbers.high > 1
+    reading = reading_of(path, shapes[0], numbers, is_bytes=False not in of_bytes, kind=kind)
+    how: dict[str, Any] = {
+        "scale": float(BYTE) if levels else 1.0,
+        "binary": bool(levels and numbers.black_and_white and kind != "as_stored"),
+        "classes": names,
+        "reading": "; ".join(filter(None, (noted, reading.why, _unscaled(reading.event_shape, levels, numbers)))),
+    }
+    parts = [
+        Split(_stored(reading.apply(x)), torch.arange(len(x)), None if y is None else _tensor(y), **how)
+        for x, y in zip(xs, labels, strict=True)
+    ]
+    return _with_whole_labels(path, parts)
+
+
+def _unscaled(event_shape: tuple[int, ...], levels: bool, numbers: Numbers) -> str:
+    """Return what is said of images whose numbers are whole, but are not stored as bytes: nobody scales them."""
+    if len(event_shape) != 3 or levels or not numbers.whole or not 1 < numbers.high <= BYTE or numbers.low < 0:
+        return ""
+    return "not divided by 255, as they are no bytes; save x.astype('uint8') for grey levels in [0, 1]"
+
+
+def _flat(y: Array | None) -> Array | None:
+    """Return labels [N, 1] as [N], if they are names or whole numbers."""
+    one = y is not None and y.ndim == 2 and y.shape[1] == 1 and y.dtype.kind in "buiUS"
+    return y.reshape(-1) if y is not None and one else y
+
+
+def _check_arrays(path: Path, key: str, x: Array, y: Array | None) -> None:
     for name, array in ((key, x), ("y", y)):
         if array is not None and (array.dtype.kind not in "buif" or array.ndim == 0):
             raise InputError(
@@ -170,12 +183,28 @@ def checked_part(path: Path, arrays: dict[str, Array], key: str) -> Split:
         raise InputError(f"Expected at least one datum in {path}; got an empty array {key!r} of shape {x.shape}.")
     if y is not None and len(y) != len(x):
         raise InputError(f"Expected as many labels as data in {path}; got {len(y)} for {len(x)}.")
-    scale = 255.0 if x.dtype == np.uint8 and x.max() > 1 else 1.0
-    if f"{key}_mask" in arrays:
-        x = with_mask(np.ascontiguousarray(x), arrays[f"{key}_mask"]).numpy()
-    check_finite(path, x)
-    shape = {1: (1,), 3: (1, *x.shape[1:])}.get(x.ndim, x.shape[1:])  # images [N, H, W] get their channel
-    values = x.reshape(len(x), *shape)
-    stored = values if isinstance(x, np.memmap) else torch.from_numpy(np.ascontiguousarray(values))
-    labels = None if y is None else torch.from_numpy(np.ascontiguousarray(y))
-    return Split(stored, torch.arange(len(x)), labels, scale)
+
+
+def _masked(x: Array, mask: Array | None) -> Array:
+    return x if mask is None else with_mask(np.ascontiguousarray(x), mask).numpy()
+
+
+def _checked_numbers(path: Path, x: Array) -> Numbers:
+    """Refuse data with infinite values, or with none that is observed; NaN is a missing value."""
+    numbers = look_at(x)
+    if numbers.infinite:
+        raise InputError(
+            f"Expected finite numbers in {path}; got infinity in {numbers.infinite} data, first in row "
+            f"{numbers.first_infinite}. Remove or replace them; NaN marks what is missing."
+        )
+    if numbers.missing == numbers.count:
+        raise InputError(f"Expected numbers in {path}; got NaN only. Write the file again.")
+    return numbers
+
+
+def _stored(values: Any) -> Any:
+    return values if isinstance(values, np.memmap) else _tensor(values)
+
+
+def _tensor(values: Array) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))

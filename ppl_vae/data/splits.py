@@ -36,6 +36,9 @@ class Split:
     dequantize: Dequantize = None
     missing: float | None = None  # the probability with which each value is hidden
     hidden: bool | None = None  # whether a label of -1 is one that is not known; None: as `is_known` reads them
+    binary: bool = False  # whether all that is stored is 0 or the scale, as in black and white
+    classes: tuple[str, ...] | None = None  # the names of the labels 0, 1, ..., where they have some
+    reading: str = ""  # what was made of the arrays of a file, in words
 
     num_images = 1  # that belong to a datum
 
@@ -79,9 +82,10 @@ class Split:
 
     @property
     def num_levels(self) -> int | None:
-        """How many grey levels x has, as stored: 256 of 8-bit pixels; None where it is not known, or binarized."""
+        """How many grey levels x has, as stored: 256 of 8-bit pixels; None where it is not known, or two of them."""
         is_bytes = str(self.values.dtype).removeprefix("torch.") == "uint8"
-        return int(self.scale) + 1 if is_bytes and self.scale > 1 and self.binarize is None else None
+        has_levels = is_bytes and self.scale > 1 and not self.binary
+        return int(self.scale) + 1 if has_levels and self.binarize is None else None
 
     @property
     def x(self) -> Tensor:
@@ -188,7 +192,7 @@ class Split:
             return self
         x = self.x  # a byte cannot be missing
         stored = x if bool(x.isnan().any()) else x.to(torch.uint8)
-        return Split(stored, torch.arange(len(self)), self.y, hidden=self.hidden)
+        return Split(stored, torch.arange(len(self)), self.y, hidden=self.hidden, classes=self.classes)
 
     def known(self) -> "Split":
         """Return the data whose labels are known, with them."""

@@ -14,6 +14,7 @@ from ppl_vae import plots
 from ppl_vae.data.holes import find_holes
 from ppl_vae.data.own_files import read
 from ppl_vae.data.schema import Schema
+from ppl_vae.data.shapes import Kind
 from ppl_vae.data.splits import Split, evenly
 from ppl_vae.data.table_files import SUFFIXES, check_can_write_frame, write_frame
 from ppl_vae.data.tables import Table, completed_frame, concatenated, is_table, new_rows
@@ -71,7 +72,7 @@ def impute_run(
     if table is not None:
         whole = run.data().test if data is None else table.split()
     else:
-        whole = run.data().test if data is None else _as_in_training(read(data), run)
+        whole = run.data().test if data is None else _as_in_training(_read(data, run), run)
     count = len(whole) if num_data is None else positive_int("num_data", num_data)
     chosen = evenly(whole, count)
     if not is_missing_in(chosen.x):
@@ -147,6 +148,13 @@ def best_guess(found: Imputation, schema: Schema) -> Tensor:
     """Return the mean of numbers and of ordered categories, and the most probable of the others, [N, D]."""
     unordered = torch.tensor([column.type in ("binary", "categorical") for column in schema.modelled])
     return torch.where(unordered, found.mode, found.mean)
+
+
+def _read(path: str | os.PathLike[str], run: Run) -> Split:
+    """Read a person's own file as what the data of the run are: images, or series, with labels of the same names."""
+    data = run.data()
+    kinds: dict[int, Kind] = {2: "series", 3: "images"}
+    return read(path, data.kind or kinds.get(len(data.event_shape)), data.classes)
 
 
 def _as_in_training(split: Split, run: Run) -> Split:

@@ -80,7 +80,7 @@ class Recipe:
 
     Attributes:
         build: model and guide by name or file, their parts by kind and name, and "settings": options by "part.option".
-        data: name, event_shape, and the options of `ppl_vae.data.load`.
+        data: name, event_shape, the options of `ppl_vae.data.load`, and the names of classes, if they have some.
         fit, objective, seed: those of `ppl_vae.fit`; of the objective its name and its options.
         programs: a hash of each program's file.
         copied: the programs whose files are a person's own, and are copied into the run folder.
@@ -109,7 +109,7 @@ class Recipe:
             objective = dict(config.get("objective", {}))
             build = {"model": config["build"]["model"]}
             build |= {part: name for part, name in config["build"].items() if name is not None}
-            data = {"event_shape": config["data"]["event_shape"]} | config["data"]
+            data = {"event_shape": config["data"]["event_shape"]} | _kind_of(config["data"]) | config["data"]
             copied, seed = list(config["copied"]), config["seed"]
             programs = {role: _of_today(role, build[role], digest) for role, digest in config["programs"].items()}
             own = {role: build[role] for role in copied}
@@ -142,6 +142,8 @@ class Recipe:
         unsaid = tuple(f"{part}." for part in PARTS if here.get(part) != there.get(part))
         names = [name for name in here | there if not name.startswith(unsaid)]
         values = [(name, here.get(name, "unset"), there.get(name, "unset")) for name in names]
+        # A file that is read as before without being told is the same: of others the fingerprints tell.
+        values = [one for one in values if one[0] != "data.kind" or {None, "as_stored"} - set(one[1:])]
         return ", ".join(f"{name} ({a!s:.20}, not {b!s:.20})" for name, a, b in values if a != b)
 
     def by_name(self) -> dict[str, Any]:
@@ -154,6 +156,11 @@ class Recipe:
             named |= {f"{section}.{name}": value for name, value in options.items()} if nested else {section: options}
         named.pop("fit.epochs", None)
         return named
+
+
+def _kind_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a version read files that did not yet know kinds of data."""
+    return {} if data["name"] in datasets.NAMED else {"kind": "as_stored"}
 
 
 def _of_today(role: str, name: str, digest: str) -> str:

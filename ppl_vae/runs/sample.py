@@ -13,11 +13,11 @@ from ppl_vae import plots
 from ppl_vae.base import Model
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.criticism.answers import given
-from ppl_vae.data.cells import text_of
-from ppl_vae.data.own_files import read_images
+from ppl_vae.data.categories import code_of
+from ppl_vae.data.image_files import read_images
 from ppl_vae.data.splits import evenly
 from ppl_vae.data.table_files import SUFFIXES, check_can_write_frame, write_frame
-from ppl_vae.errors import InputError, did_you_mean, positive_int, shown, whole_number
+from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.generate import sample
 from ppl_vae.runs.figures import NUM_ANSWERS, NUM_CONDITIONS, NUM_PICTURES, answers, labelled, save_figure
 from ppl_vae.runs.run import Run, load
@@ -127,6 +127,15 @@ def read_conditions(model: ConditionalModel, path: str | os.PathLike[str]) -> Te
     return model.condition.read(values, path)
 
 
+def _codes(run: Run, label: int | str | Sequence[int] | Sequence[str]) -> list[int]:
+    """Return labels as the codes that the model knows them by."""
+    several = list(label) if isinstance(label, Sequence) and not isinstance(label, str) else [label]
+    names = run.config["data"].get("classes")
+    if run.schema is not None:
+        names = None if run.schema.labels is None else run.schema.labels.categories or None
+    return [code_of(one, names) for one in np.asarray(several, dtype=object).reshape(-1).tolist()]
+
+
 def _conditions(run: Run, model: ConditionalModel, labels: list[int], file: str | os.PathLike[str] | None) -> Tensor:
     every = model.condition.every()
     if labels and (file is not None or every is None):
@@ -156,24 +165,6 @@ def _refuse_given(model: Model, labels: list[int], condition: str | os.PathLike[
             f"{type(model).__name__}. Leave it out, or train one: ppl_vae.train('cvae').",
             options="ppl-vae train cvae",
         )
-
-
-def _codes(run: Run, label: int | str | Sequence[int] | Sequence[str]) -> list[int]:
-    """Return labels as the codes that the model knows them by."""
-    several = list(label) if isinstance(label, Sequence) and not isinstance(label, str) else [label]
-    labelled = None if run.schema is None else run.schema.labels
-    names = (run.data().classes if run.schema is None else labelled and labelled.categories) or None
-    return [_code(one, names) for one in np.asarray(several, dtype=object).reshape(-1).tolist()]
-
-
-def _code(label: Any, names: Sequence[str] | None) -> int:
-    if names is not None:
-        if text_of(label) not in names:
-            raise InputError(f"Unknown label {text_of(label)!r}: {did_you_mean(text_of(label), names)}.")
-        return names.index(text_of(label))
-    if (number := whole_number(label)) is None:
-        raise InputError(f"Expected a label as a number, as those of this run have no names; got {shown(label)}.")
-    return number
 
 
 def _sampled_rows(run: Run, y: Tensor | None, size: int | None, options: dict[str, Any]) -> Any:

@@ -192,14 +192,14 @@ def _made(
     for seed, path in folders.items():
         recipe = Recipe(
             programs.written(),
-            {"name": data, "event_shape": parts.event_shape} | parts.options,
+            {"name": data, "event_shape": parts.event_shape} | parts.options | _names_of(parts),
             {option: value for option, value in fit_options.items() if option not in FOR_SPEED},
             written_objective(chosen),
             seed,
             {role: hash_of(role, name) for role, name in programs.names.items()},
             [role for role, name in programs.names.items() if is_file(name)],
         )
-        config = recipe.to_json() | {"versions": _versions()}
+        config = recipe.to_json() | {"versions": _versions(), "understood": parts.understood}
         runs.append(Run(path, *pairs[seed], History.of([]), recipe, config, loaded=parts))
     return runs, chosen
 
@@ -430,6 +430,10 @@ def _say_what_is_read_as_numbers(programs: Programs, parts: datasets.Data) -> No
             f"The categories of {', '.join(names[:5])}{', ...' * (len(names) > 5)} are taken for numbers 0, 1, 2, ... "
             f"by this likelihood. Leave it out, to have one for each column, or leave these columns out."
         )
+
+
+def _names_of(parts: datasets.Data) -> dict[str, Any]:
+    return {} if parts.classes is None else {"classes": list(parts.classes)}
 
 
 def _resolved(name: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ppl_vae.errors import InputError, reason
 from ppl_vae.utils.files import regular_file, written_whole
+from ppl_vae.utils.formats import lines_that_convert
 
 Array = np.ndarray[Any, Any]
 IN_MEMORY = 2**30  # bytes; a larger .npy file is memory-mapped
@@ -29,11 +30,15 @@ def read_arrays(path: Path) -> dict[str, Array]:
     Raises:
         InputError: the file is of another kind, corrupt or truncated, or holds Python objects or nothing.
     """
-    if path.suffix not in (".npy", ".npz"):
-        raise InputError(f"Expected a .npy or .npz file or a folder of images; got {path}.")
-    size = regular_file(path, f"a {path.suffix} file").stat().st_size
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".npz"):
+        raise InputError(
+            f"Expected a .npy or .npz file or a folder of images; got {path}. Two lines convert it: "
+            f"{lines_that_convert(path)}."
+        )
+    size = regular_file(path, f"a {suffix} file").stat().st_size
     try:
-        if path.suffix == ".npy":
+        if suffix == ".npy":
             with path.open("rb") as file:
                 _check_header(file, size)
             return {"x": _native(np.load(path, mmap_mode="r" if size > IN_MEMORY else None, allow_pickle=False))}
@@ -43,12 +48,18 @@ def read_arrays(path: Path) -> dict[str, Array]:
             found = {key: _native(arrays[key]) for key in arrays.files}
     except UNREADABLE as problem:
         raise InputError(
-            f"Expected {path} to be a whole {path.suffix} file of numbers; got one that cannot be read "
-            f"({reason(problem)}). Write it again with numpy.save{'z' * (path.suffix == '.npz')}."
+            f"Expected {path} to be a whole {suffix} file of numbers; got one that cannot be read "
+            f"({reason(problem)}). Write it again with numpy.save{'z' * (suffix == '.npz')}{_as_numbers(problem)}."
         ) from None
     if not found:
         raise InputError(f"Expected arrays in {path}; got none. Write it again with numpy.savez.")
     return found
+
+
+def _as_numbers(problem: Exception) -> str:
+    """Return what to do about arrays of Python objects, which are strings, mostly, or numbers among them."""
+    objects = "Python objects" in str(problem) or "Object arrays" in str(problem)
+    return ", with .astype(float) of numbers and .astype(str) of names" if objects else ""
 
 
 def _check_archive(archive: zipfile.ZipFile, size: int) -> None:

@@ -12,7 +12,7 @@ from ppl_vae.preprocessing import Log, Log1p, Logit, OneHot
 
 N = 500
 SCALED = {
-    "log": (Log, lambda: (3 * torch.randn(N, 2) + torch.tensor([0.0, 9.0])).exp()),
+    "log": (Log, (3 * torch.randn(N, 2) + torch.tensor([0.0, 9.0])).exp),
     "logit": (Logit, lambda: torch.sigmoid(2 * torch.randn(N, 2) + torch.tensor([0.0, 5.0]))),
     "log1p": (partial(Log1p, per_feature=True), lambda: torch.poisson(torch.tensor([[3.0, 9000.0]]).expand(N, 2))),
 }
