@@ -20,6 +20,7 @@ from ppl_vae.data.splits import hidden_in_words
 from ppl_vae.errors import InputError
 from ppl_vae.traces.pair import Pair, call_signature, program_name
 from ppl_vae.utils.arrays import is_array
+from ppl_vae.utils.digests import bytes_of
 from ppl_vae.utils.faults import reading, warn
 
 BY_NUMBERS = "numbers:"  # how a fingerprint begins that does not depend on shapes and dtypes
@@ -74,7 +75,7 @@ def fingerprint(source: Source, *, exact: bool = False) -> str:
             digests = [hashlib.sha256(form.encode()) for form in forms]
         for digest, tensor in zip(digests, batch, strict=True):
             numbers = tensor.detach().cpu() if exact else _plain(tensor.detach().cpu())
-            digest.update(numbers.contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(bytes_of(numbers))
     return ("" if exact else BY_NUMBERS) + "".join(digest.hexdigest()[:16] for digest in digests)
 
 

@@ -23,6 +23,7 @@ from torch.utils.data import (
 from ppl_vae.data.arrays import Batch, as_tuple, not_collated
 from ppl_vae.data.sources import Source, converted
 from ppl_vae.errors import InputError
+from ppl_vae.utils.digests import bytes_of
 from ppl_vae.utils.faults import reading
 from ppl_vae.utils.rng import seeded
 
@@ -189,5 +190,5 @@ def _digest(batches: Iterator[Batch]) -> str:
     digest = hashlib.sha256()
     for batch in batches:
         for tensor in batch:
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(bytes_of(tensor))
     return digest.hexdigest()

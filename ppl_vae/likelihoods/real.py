@@ -55,8 +55,8 @@ class LocationScale(Likelihood):
         super().bind(event_shape)
         if not self.data_mean.dim():
             shape = feature_shape(self.event_shape)
-            self.data_mean = nn.Buffer(self.data_mean.expand(shape).clone())
-            self.data_scale = nn.Buffer(self.data_scale.expand(shape).clone())
+            self.data_mean = nn.Buffer(self.data_mean + self.data_mean.new_zeros(shape))
+            self.data_scale = nn.Buffer(self.data_scale * self.data_scale.new_ones(shape))
         if self.per_dimension and self.log_sigma.shape != self.event_shape:
             self.log_sigma = nn.Parameter(self.log_sigma.detach().expand(self.event_shape).clone())
         return self

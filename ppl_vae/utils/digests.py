@@ -30,6 +30,14 @@ def digest_of(value: Any) -> str:
     return found.hexdigest()
 
 
+def bytes_of(value: Tensor) -> Any:
+    """Return the bytes of a tensor's numbers in their order, as an array; also where one number stands for all."""
+    numbers = value.detach().cpu().contiguous().reshape(-1)
+    if numbers.stride(0) != 1:  # a single number that was expanded
+        numbers = numbers.clone(memory_format=torch.contiguous_format)
+    return numbers.view(torch.uint8).numpy()
+
+
 def _add(found: Any, value: Any, count: Iterator[int]) -> None:
     if next(count) > MOST:
         raise ValueError(f"more than {MOST} values")
@@ -44,7 +52,7 @@ def _add(found: Any, value: Any, count: Iterator[int]) -> None:
             _add(found, one, count)
     elif isinstance(value, Tensor):
         _head(found, str(value.dtype), tuple(value.shape))
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(bytes_of(value))
     elif isinstance(value, np.ndarray):
         _head(found, str(value.dtype), value.shape)
         found.update(np.ascontiguousarray(value).tobytes())
