@@ -40,6 +40,7 @@ class Network(nn.Module):
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__()
         self.in_shape, self.out_shape = shape_of("in_shape", in_shape), shape_of("out_shape", out_shape)
+        self._noted: Tensor | None = None  # of the weights as they were made
 
     def transform(self, x: Tensor) -> Tensor:
         """Map x of shape [N, *in_shape] to [N, ...] in any form of out_shape.numel() numbers each."""
@@ -61,8 +62,25 @@ class Network(nn.Module):
             )
         return h.reshape(batch_shape + self.out_shape)
 
+    def note_weights(self) -> None:
+        """Take note of the weights as they are now, at the end of a constructor."""
+        self._noted = _sums(self)
+
+    @property
+    def is_as_made(self) -> bool:
+        """Whether the weights are those that the constructor drew: never trained, loaded or set."""
+        now, then = _sums(self), self._noted
+        return then is not None and now.shape == then.shape and bool(((now - then).abs() <= 1e-6 * now).all())
+
     def _name(self) -> str:
         return f"the network {type(self).__name__}"
+
+
+def _sums(module: nn.Module) -> Tensor:
+    """Return two sums over each tensor of a module, by which it is known again: in any precision, on any device."""
+    held = [value.detach() for value in module.state_dict().values() if not value.is_meta]
+    sums = [[float(v.abs().sum(dtype=torch.double)), float(v.square().sum(dtype=torch.double))] for v in held]
+    return torch.tensor(sums, dtype=torch.double)
 
 
 class MLP(Network):
@@ -86,6 +104,7 @@ class MLP(Network):
         super().__init__(in_shape, out_shape)
         made = activation_of(activation)
         self.layers = self._layers(hidden, lambda n_in, width: [nn.Linear(n_in, width), made()])
+        self.note_weights()
 
     def transform(self, x: Tensor) -> Tensor:
         return self.layers(vectors(x, self.in_shape))
@@ -120,6 +139,7 @@ class GatedMLP(MLP):
     def __init__(self, in_shape: Shape, out_shape: Shape, hidden: Widths = (300, 300)) -> None:
         Network.__init__(self, in_shape, out_shape)
         self.layers = self._layers(hidden, lambda n_in, width: [nn.Linear(n_in, 2 * width), nn.GLU(dim=-1)])
+        self.note_weights()
 
 
 class Convolutional(Network):
@@ -151,6 +171,7 @@ class Convolutional(Network):
         super().__init__(in_shape, out_shape)
         made = activation_of(activation)
         self.layers = self._layers(channels, lambda width: [made()])
+        self.note_weights()
 
     def transform(self, x: Tensor) -> Tensor:
         return self.layers(x)
@@ -210,6 +231,7 @@ class Residual(Convolutional):
         count = positive_int("blocks", blocks)
         check_memory("blocks", 18 * count * sum(width**2 for width in widths("channels", channels)), "Ask for fewer.")
         self.layers = self._layers(channels, lambda width: [*(Block(width, made) for _ in range(count)), made()])
+        self.note_weights()
 
 
 class Block(nn.Module):

@@ -37,6 +37,11 @@ class FromData(nn.Module):
         self._started = started
 
     @property
+    def is_as_made(self) -> bool:
+        """Whether its own numbers are those it was made with, and nobody has set them since."""
+        return True
+
+    @property
     def x_shape(self) -> torch.Size:
         """The shape of the data that it starts from."""
         raise TypeError(f"{type(self).__name__} has to define x_shape.")

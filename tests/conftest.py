@@ -44,6 +44,7 @@ def no_fit_is_known():
 def linear_gaussian():
     """A random linear-Gaussian model of 20 dimensions and 4 latents, with 64 data drawn from it."""
     model = LinearGaussian((20,), latent_dim=4, sigma=0.7)
+    model.likelihood.started = True  # the very model that draws the data; a fit goes on from it
     with torch.no_grad():
         return model, model(size=64)
 

@@ -43,7 +43,7 @@ ADAM = partial(torch.optim.Adam, fused=True)  # one call for all parameters
 class FitOptions:
     """How a pair is fitted; what each option means, and may be, stands at `fit`, whose defaults these are."""
 
-    epochs: int = 1  # where nothing is said, `usual_epochs` of the data
+    epochs: Any = None  # a number, or None until the data are known, and with them `usual_epochs`
     batch_size: int = 100
     learning_rate: float = 1e-3
     objective: ELBO = field(default_factory=Trace_ELBO)
@@ -57,7 +57,9 @@ class FitOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._keep(epochs=positive_int("epochs", self.epochs), batch_size=positive_int("batch_size", self.batch_size))
+        self._keep(batch_size=positive_int("batch_size", self.batch_size))
+        if self.epochs is not None:
+            self._keep(epochs=positive_int("epochs", self.epochs))
         self._keep(learning_rate=positive_number("learning_rate", self.learning_rate))
         self._keep(weight_decay=number_from_zero("weight_decay", self.weight_decay))
         self._keep(seed=whole_from(0, "a seed", self.seed), threads=check_threads(self.threads))

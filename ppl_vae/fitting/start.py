@@ -33,13 +33,17 @@ OURS = {
 def parts_to_start(pair: Pair) -> list[tuple[Any, FromData]]:
     """Return the parts that have not yet taken anything from data, each with its program.
 
-    Where something was trained before, by another loop, all are left as they are: the weights belong to them.
+    Those of a program whose weights were set, loaded, or trained by another loop, are left as they are: it goes on from
+    the weights that it has.
     """
-    trained = any(parameter.grad is not None for module in pair.all_modules() for parameter in module.parameters())
-    found = [(whole, part) for whole in pair.all_modules() for part in whole.modules() if isinstance(part, FromData)]
-    for _, part in found:
-        part.started = part.started or trained
-    return [(whole, part) for whole, part in found if not part.started]
+    found = []
+    for whole in pair.all_modules():
+        trained = any(isinstance(one, Network) and type(one) in OURS and not one.is_as_made for one in whole.modules())
+        for part in whole.modules():
+            if isinstance(part, FromData) and not part.started:
+                part.started = trained or not part.is_as_made
+                found += [] if part.started else [(whole, part)]
+    return found
 
 
 def start_from(parts: list[tuple[Any, FromData]], pair: Pair, source: Source, args: Batch) -> None:

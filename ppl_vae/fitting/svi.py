@@ -130,7 +130,6 @@ def fit(
     given = locals()
     if on_start is not None and not callable(on_start):
         raise InputError(f"Expected on_start to be a function; got {shown(on_start)}. Pass one without arguments.")
-    given |= {} if epochs is not None else {"epochs": 1}  # until the data are known
     options = FitOptions(**{field.name: given[field.name] for field in fields(FitOptions)})
     batch_size, seed, threads = options.batch_size, options.seed, options.threads
     if patience is not None and validation is None:
@@ -143,7 +142,7 @@ def fit(
     with keeping, pair.running(), Threads(threads) as chosen:
         with seeded(seed, SETUP):  # programs may make their parameters, at random, when they first run
             source = as_source(data, pair)
-            if epochs is None:
+            if options.epochs is None:
                 options = replace(options, epochs=usual_epochs(source.num_batches(batch_size)))
             _warn_of_a_long_warm_up(objective, options.epochs)
             held_out = None if validation is None else as_source(validation, pair)

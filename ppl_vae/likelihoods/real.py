@@ -48,6 +48,7 @@ class LocationScale(Likelihood):
         self.num_params = 2 if per_datum else 1
         self.data_mean, self.data_scale = nn.Buffer(torch.zeros(())), nn.Buffer(torch.ones(()))
         log_sigma = torch.tensor(start).log()
+        self._log_start = float(log_sigma)
         self.log_sigma = nn.Parameter(log_sigma) if learned and not per_datum else nn.Buffer(log_sigma)
 
     def bind(self, event_shape: Shape) -> Self:
@@ -63,6 +64,11 @@ class LocationScale(Likelihood):
 
     def preprocessing(self) -> Preprocessing | None:
         return Standardize()
+
+    @property
+    def is_as_made(self) -> bool:
+        """Whether nobody has set sigma."""
+        return bool((self.log_sigma.detach() - self._log_start).abs().max() < 1e-6)
 
     def _start(self, x: Tensor) -> None:
         mean, scale = mean_and_scale(x)

@@ -1,5 +1,6 @@
 """Where fits start: from the mean and the spread of the data, in densities of the data as given."""
 
+import copy
 import functools
 import math
 import warnings
@@ -112,8 +113,9 @@ def test_a_function_between_network_and_likelihood_keeps_its_unit():
 def test_what_was_trained_before_is_left_as_it_is():
     x = table()
     model, guide = pair(likelihoods.Gaussian())
-    with pyro.settings.context(module_local_params=True):
-        ppl_vae.objectives.IWAE(num_particles=2)(model, guide)(x).backward()  # a loop of one's own
+    with pyro.settings.context(module_local_params=True):  # a loop of one's own
+        ppl_vae.objectives.IWAE(num_particles=2)(model, guide)(x).backward()
+        torch.optim.Adam(model.parameters()).step()
     ppl_vae.fit(model, guide, x, epochs=1, learning_rate=1e-12, **FIT)
     assert model.likelihood.data_scale.unique().tolist() == [1.0]
 
@@ -127,6 +129,26 @@ def test_what_was_trained_before_is_left_as_it_is():
     its_guide.load_state_dict(guide.state_dict())
     ppl_vae.fit(other, its_guide, x + 100, epochs=1, **FIT)  # and so do weights that were loaded
     torch.testing.assert_close(other.likelihood.data_mean, taken)
+
+
+def test_what_was_set_by_hand_is_left_as_it_is():
+    """Modules continue from the weights they have: a model that is known stays the one that it is."""
+    x = table()
+    for change in (
+        lambda model: model.decoder.layers[0].bias.zero_(),
+        lambda model: model.decoder.layers[2].weight.data[0].fill_(1.0),
+        lambda model: model.likelihood.log_sigma.fill_(0.5),
+    ):
+        model, guide = pair(likelihoods.Gaussian())
+        with torch.no_grad():
+            change(model)
+        before = model.likelihood.sigma.clone()
+        ppl_vae.fit(model, guide, x, epochs=1, learning_rate=1e-12, **FIT)
+        torch.testing.assert_close(model.likelihood.sigma, before)
+        assert guide.preprocessing.data_mean.abs().max() > 0  # the guide is new
+    for same in (copy.deepcopy(pair(likelihoods.Gaussian())), [one.double() for one in pair(likelihoods.Gaussian())]):
+        ppl_vae.fit(*same, x.to(same[0].likelihood.data_mean.dtype), epochs=1, **FIT)
+        assert same[0].likelihood.data_mean.abs().max() > 0
 
 
 def test_weights_of_a_version_that_took_nothing_from_data():
