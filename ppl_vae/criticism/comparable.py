@@ -9,7 +9,7 @@ import numpy as np
 from ppl_vae.data.as_source import BY_NUMBERS
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.evidence import Evidence
-from ppl_vae.evidence.scale import DENSITY, DEQUANTIZED, GIVEN, MIXED, PROBABILITY, TRANSFORMED
+from ppl_vae.evidence.scale import COLUMNS, DENSITY, DEQUANTIZED, GIVEN, MIXED, PROBABILITY, TRANSFORMED
 
 Groups = Mapping[str, Sequence[Evidence]]
 NAMES = {
@@ -118,9 +118,14 @@ def _check_pair(first_name: str, first: Evidence, name: str, other: Evidence) ->
         )
     if together not in ({first.scored}, {PROBABILITY, DEQUANTIZED}):
         words = [
-            f"a {NAMES[one.scored.removesuffix(GIVEN)]} for {key!r}"
+            f"a {NAMES.get(kind := one.scored.removesuffix(GIVEN), kind)} for {key!r}"
             for key, one in ((first_name, first), (name, other))
         ]
+        if any(kind.startswith(COLUMNS) for kind in together):
+            raise InputError(
+                f"Expected log P(x) of one kind; got {words[0]} and {words[1]}. Let both models have densities of the "
+                f"same columns, and probabilities of the others."
+            )
         raise InputError(
             f"Expected log P(x) of one kind, or of levels and of dequantized levels; got {words[0]} and "
             f"{words[1]}. Train that of the density on dequantized data (data.load(..., dequantize='uniform')).",

@@ -23,6 +23,7 @@ from torch.distributions import Binomial, Multinomial
 
 from ppl_vae.data.sources import Source, SplitSource
 from ppl_vae.distributions import counts
+from ppl_vae.distributions.columns import EachColumn
 from ppl_vae.distributions.supports import is_discrete, support_of
 from ppl_vae.distributions.unwrap import elementwise_support
 from ppl_vae.missing import filled
@@ -31,6 +32,7 @@ from ppl_vae.traces.sites import Site
 
 PROBABILITY, DENSITY, DEQUANTIZED, MIXED = "probability", "density", "dequantized", "mixed"
 TRANSFORMED = "density of other numbers"  # than the data that the program is given
+COLUMNS = "density, with a probability of columns "  # which follow
 GIVEN = " given totals"  # at the end of one of them: totals of the data are given and not scored
 SUMS = (counts.Multinomial, Multinomial, DirichletMultinomial)  # they score x of any total, given the sum of x
 TRIALS = (Binomial, BetaBinomial)  # the bound of their support, whatever that says
@@ -43,6 +45,10 @@ def scored_as(sites: Iterable[Site], source: Source, args: Args) -> tuple[str, i
     split = source.split if isinstance(source, SplitSource) else None
     num_levels = (split and split.num_levels) or 0
     given = GIVEN if any(_is_given_totals(site, observed) for site in observed) else ""
+    columns = [support for s in observed if isinstance(support := elementwise_support(support_of(s["fn"])), EachColumn)]
+    if len(observed) == 1 and columns and len({own.is_discrete for own in columns[0].supports}) > 1:
+        counted = [name for name, own in zip(columns[0].names, columns[0].supports, strict=True) if own.is_discrete]
+        return f"{COLUMNS}{', '.join(counted)}{given}", num_levels
     if len(discrete) != 1:
         return MIXED + given, num_levels
     if True in discrete:

@@ -123,8 +123,7 @@ class Ordinal(OfCodes):
     def distribution(self, shift: Tensor, *steps: Tensor) -> TorchDistribution:
         first = self.data_thresholds[..., 0] - shift
         gaps = self.data_thresholds.diff(dim=-1)
-        stretched = [relative(step) for step in steps]
-        gaps = gaps * torch.stack(stretched, -1) if stretched else gaps.expand(*first.shape, 0)
+        gaps = gaps * relative(torch.stack(steps, -1)) if steps else gaps.expand(*first.shape, 0)
         if self.levels is not None:  # thresholds above the last of its own are at infinity
             above = torch.arange(1, self.num_levels - 1, device=gaps.device) >= self.levels.unsqueeze(-1) - 1
             gaps = gaps.masked_fill(above, AT_INFINITY)

@@ -137,12 +137,19 @@ def by_vae(seen, types, options):
     model = VAE((seen.shape[1],), StandardNormal(options.latent_dim), Columns(said), decoder=network)
     guide = MeanField(model, encoder=network)
     x = torch.as_tensor(seen, dtype=torch.float32)
-    known = ~x.isnan().all(1)
-    held_out = torch.rand(len(x)) < 0.1
+    known, aside = ~x.isnan().all(1), torch.rand(len(x)) < 0.1
     fitted = ppl_vae.fit(
-        model, guide, x[known & ~held_out], validation=x[known & held_out], epochs=options.epochs,
-        weight_decay=options.weight_decay, compile=options.compile, threads=1, progress=False,
-    )  # fmt: skip
+        model,
+        guide,
+        x[known & ~aside],
+        validation=x[known & aside],
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        compile=options.compile,
+        threads=1,
+        progress=False,
+    )
     imputed = ppl_vae.impute(model, guide, x, num_samples=200, num_draws=200, progress=False)
     values = imputed.mean.numpy().astype(float)
     for j, (kind, _) in enumerate(types):
@@ -213,6 +220,7 @@ def main():
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--latent-dim", type=int, default=10)
     parser.add_argument("--hidden", type=int, nargs="+", default=[100])
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--compile", type=lambda word: word == "yes", default="auto")
     parser.add_argument("--out", type=Path)

@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 import ppl_vae
 from ppl_vae import InputError, likelihoods
 from ppl_vae.compilation.record import record
+from ppl_vae.evidence.scale import COLUMNS
 from ppl_vae.likelihoods import Columns
 from ppl_vae.networks import MLP
 from ppl_vae.priors import StandardNormal
@@ -199,6 +200,23 @@ def test_columns_can_be_recorded():
     other[3, -D:] = math.nan
     torch.testing.assert_close(graph(other), log_prob(other), rtol=1e-4, atol=1e-3)
     assert torch.isfinite(graph(other)[0]).all()
+
+
+def test_what_is_scored_says_of_which_columns_it_is_a_probability():
+    """A count by a Gaussian has a density: log P(x) of it is of another kind."""
+    torch.manual_seed(0)
+    x, _ = table(20)
+
+    def evidence(columns, seed):
+        return ppl_vae.estimate_evidence(*pair(columns), x, num_samples=20, method="importance", seed=seed)
+
+    one, same = evidence(SMALL, 0), evidence(["real", "categorical:3", "poisson", "gamma"], 1)
+    other = evidence(["real", "categorical:3", "student_t", "positive"], 0)
+    assert (one.scored, other.scored) == (f"{COLUMNS}1, 2", f"{COLUMNS}1")
+    assert evidence(["real"] * 4, 0).scored == "density"
+    ppl_vae.compare({"one": one, "same": same})
+    with pytest.raises(InputError, match=r"a probability of columns 1, 2 for 'one' and .* of columns 1 for 'other'"):
+        ppl_vae.compare({"one": one, "other": other})
 
 
 @pytest.mark.parametrize(

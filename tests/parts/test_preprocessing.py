@@ -11,10 +11,11 @@ from ppl_vae import InputError
 from ppl_vae.preprocessing import Log, Log1p, Logit, OneHot
 
 N = 500
+MIDDLE = torch.tensor([0.0, 5.0])
 SCALED = {
-    "log": (Log, (3 * torch.randn(N, 2) + torch.tensor([0.0, 9.0])).exp),
-    "logit": (Logit, lambda: torch.sigmoid(2 * torch.randn(N, 2) + torch.tensor([0.0, 5.0]))),
-    "log1p": (partial(Log1p, per_feature=True), lambda: torch.poisson(torch.tensor([[3.0, 9000.0]]).expand(N, 2))),
+    "log": (Log, lambda: torch.normal(MIDDLE.expand(N, 2), 3.0).exp()),
+    "logit": (Logit, lambda: torch.normal(MIDDLE.expand(N, 2), 2.0).sigmoid()),
+    "log1p": (partial(Log1p, per_feature=True), lambda: torch.poisson((2 * MIDDLE).exp().expand(N, 2))),
 }
 
 
