@@ -181,9 +181,10 @@ biject_to.register(OrMissing, lambda constraint: biject_to(_as_independent(const
 transform_to.register(OrMissing, lambda constraint: transform_to(_as_independent(constraint)))
 
 
-def _inside(support: Any, like: Tensor) -> Tensor:
+def _inside(support: Any, like: Tensor) -> Tensor | float:
     """Return a number well inside a support, or one for each column where each has a support of its own."""
-    return like.new_tensor(getattr(support, "inside", None) or a_number_inside(support))
+    inside = getattr(support, "inside", None)
+    return a_number_inside(support) if inside is None else like.new_tensor(inside)
 
 
 def a_number_inside(support: Any) -> float:

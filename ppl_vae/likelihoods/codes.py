@@ -44,7 +44,7 @@ class OfCodes(StartsFromFeatures):
         of_each = [torch.where(x.isnan(), x, (x == code).to(x)) for code in range(self.num_levels)]
         shares = torch.stack([mean_and_scale(one)[0] for one in of_each], -1)
         own = torch.as_tensor(self.num_levels if self.levels is None else self.levels)
-        there = torch.arange(self.num_levels) < own.unsqueeze(-1)
+        there = torch.arange(self.num_levels, device=own.device) < own.unsqueeze(-1)
         shares = torch.where(there.to(x.device), shares * (1 - UNSEEN) + (UNSEEN / own.unsqueeze(-1)).to(x), NOT_THERE)
         return shares / shares.sum(-1, keepdim=True)
 

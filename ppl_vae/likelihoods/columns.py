@@ -138,7 +138,7 @@ class Columns(Likelihood):
             raise InputError(
                 f"Expected a name for each of {len(said)} columns; got {len(self.names)}. Name all, or none."
             )
-        self.said = said
+        self.types = said
         read = [_read(each, name) for each, name in zip(said, self.names, strict=True)]
         together: dict[tuple[Any, ...], list[int]] = {}
         for index, column in enumerate(read):

@@ -92,23 +92,21 @@ def by_columns(seen, types):
 
 
 def by_regressions(seen, types):
-    """scikit-learn's IterativeImputer, each column regressed on the others, of categories one-hot vectors."""
+    """scikit-learn's IterativeImputer, each column regressed on the others; a category is a number for all but one."""
+    widths = [levels - 1 if kind == "cat" else 1 for kind, levels in types]
     parts = []
     for column, (kind, levels) in zip(seen.T, types, strict=True):
-        hot = np.where(np.isnan(column)[:, None], np.nan, column[:, None] == np.arange(levels))
+        hot = np.where(np.isnan(column)[:, None], np.nan, column[:, None] == np.arange(1, max(levels, 2)))
         parts.append(hot if kind == "cat" else column[:, None])
     wide = np.hstack(parts).astype(float)
     mean, scale = np.nanmean(wide, 0), np.nanstd(wide, 0)
-    filled = IterativeImputer(max_iter=20, random_state=0, keep_empty_features=True).fit_transform(
-        (wide - mean) / np.where(scale > 0, scale, 1)
-    )
-    filled = filled * np.where(scale > 0, scale, 1) + mean
-    found, start = seen.copy(), 0
-    for j, (kind, levels) in enumerate(types):
-        width = levels if kind == "cat" else 1
-        values = filled[:, start : start + width]
-        start += width
-        value = values.argmax(1) if kind == "cat" else values[:, 0]
+    scale = np.where(scale > 0, scale, 1)
+    imputer = IterativeImputer(max_iter=20, random_state=0, keep_empty_features=True)
+    filled = imputer.fit_transform((wide - mean) / scale) * scale + mean
+    found = seen.copy()
+    for j, (part, (kind, levels)) in enumerate(zip(np.split(filled, np.cumsum(widths)[:-1], 1), types, strict=True)):
+        shares = np.column_stack([1 - part.sum(1), part])
+        value = shares.argmax(1) if kind == "cat" else part[:, 0]
         value = value.round().clip(0, levels - 1) if kind == "ordinal" else value
         found[np.isnan(seen[:, j]), j] = value[np.isnan(seen[:, j])]
     return found
@@ -165,7 +163,7 @@ def held_out(model, guide, x, hidden, rows):
     whole, given = torch.as_tensor(x[some], dtype=torch.float32), torch.as_tensor(~hidden[some])
     count = int((~given).sum())
     evidence = ppl_vae.estimate_evidence(model, guide, whole, given=given, num_samples=500, progress=False)
-    alone = Columns(model.likelihood.said).bind((x.shape[1],))
+    alone = Columns(model.likelihood.types).bind((x.shape[1],))
     alone.start_from(torch.as_tensor(np.where(hidden, np.nan, x), dtype=torch.float32))
     with torch.no_grad():
         apart = alone(torch.zeros(alone.h_shape)).log_prob(torch.where(given, torch.nan, whole))

@@ -182,7 +182,7 @@ def test_ones_own_parts_are_listed(x_npy, monkeypatch):
     code, out, _ = x_npy("parts", "prior")
     assert (code, "standard_normal" in out, "wide" in out, "likelihood" in out) == (0, True, False, False)
     table = list_parts("likelihood", model="own.py").set_index("name")
-    assert (table.module["logistic"], table.module["bernoulli"]) == ("own.py", "ppl_vae.likelihoods")
+    assert (table.module["logistic"], table.module["bernoulli"]) == ("own.py", "ppl_vae.likelihoods.pixels")
     for arguments, message in ((["priors"], "did you mean 'prior'"), (["--model", "no.py"], "no such file")):
         code, _, err = x_npy("parts", *arguments)
         assert (code, message in err) == (2, True)
