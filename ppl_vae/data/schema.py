@@ -29,7 +29,7 @@ TYPES = (*NUMBERS, *BY_NAME, LEFT_OUT)
 PARTS = ("type", "categories", "missing")  # of what a schema says of a column
 ALL = "*"  # columns
 EXAMPLE = f'Write "{ALL}" = {{ missing = ["-999"] }}.'
-IN_WORDS = {"count": ("count", "counts"), "categorical": ("of categories", "of categories")}
+IN_WORDS = {"count": ("count", "counts"), "categorical": ("category", "categories")}
 BARE = re.compile(r"[A-Za-z0-9_-]+")  # a name that TOML takes without quotes
 MOST_TEXT = 2**26  # bytes of a schema
 DIGITS = 6  # of a number that a model gave: those of single precision

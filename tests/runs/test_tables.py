@@ -68,7 +68,7 @@ def trained(tmp_path_factory):
 def test_what_is_printed_before_any_work(trained):
     folder, said, warned = trained
     first, *lines = said.splitlines()
-    assert first.startswith("patients.csv: 160 rows, 40 columns: 11 real, 8 positive, 7 counts, 4 binary, 4 of categor")
+    assert first.startswith("patients.csv: 160 rows, 40 columns: 11 real, 8 positive, 7 counts, 4 binary, 4 categories")
     assert first.endswith("3 left out; 5.0% missing") or "% missing" in first
     schema = "\n".join(line for line in lines[: lines.index("", 1)] if line)
     assert Schema.of_text(schema) == Schema.of(folder / "run" / "schema.toml")  # it can be pasted into a file
