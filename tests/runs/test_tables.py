@@ -97,7 +97,9 @@ def test_a_typo_is_one_sentence_and_no_run(run, tmp_path):
 def test_impute_writes_the_persons_own_table(trained, tmp_path):
     folder, *_ = trained
     names, cells = rows()
-    _, (path, beside) = impute_run(folder / "run", data=folder / "patients.csv", out=tmp_path / "i.csv", num_samples=50)
+    _, (path, beside, *_) = impute_run(
+        folder / "run", data=folder / "patients.csv", out=tmp_path / "i.csv", num_samples=50
+    )
     with path.open(newline="", encoding="utf-8") as file:
         head, *filled = list(csv.reader(file))
     assert head == names and len(filled) == N
@@ -143,7 +145,7 @@ def test_frames_go_in_and_parquet_comes_out(trained, tmp_path):
     pytest.importorskip("pyarrow")
     folder, *_ = trained
     frame = pd.read_csv(folder / "patients.csv").iloc[:5]
-    _, (path, _) = impute_run(folder / "run", data=frame, out=tmp_path / "out.parquet", num_samples=20)
+    _, (path, *_) = impute_run(folder / "run", data=frame, out=tmp_path / "out.parquet", num_samples=20)
     found = pd.read_parquet(path)
     assert list(found.columns) == list(frame.columns) and found["real, 3"].dtype == float
     assert found.drop(columns=["site", "note"]).notna().all().all()
