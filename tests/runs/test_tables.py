@@ -13,7 +13,8 @@ from tiny import QUICK
 import ppl_vae
 from ppl_vae import InputError, cli
 from ppl_vae.data.schema import Schema
-from ppl_vae.runs.impute import impute_run
+from ppl_vae.generation.impute import Imputation
+from ppl_vae.runs.impute import best_guess, impute_run
 from ppl_vae.runs.sample import sample_run
 
 N = 160
@@ -247,3 +248,15 @@ def test_the_most_probable_category_is_that_of_the_posterior():
     expected = float(p @ torch.arange(3.0).double())
     assert (found.mean[:2, 1] - expected).abs().max() < 0.1 and round(expected) == 1
     assert torch.equal(found.mode[2:3], x[2:3]) and found.mode[3, 0] == found.mean[3, 0]  # numbers have their mean
+
+
+def test_numbers_and_scales_get_their_mean_and_words_the_most_probable():
+    schema = Schema.of({
+        "r": "real", "n": "count", "o": {"type": "ordinal", "categories": ["1", "2", "3"]},
+        "b": {"type": "binary", "categories": ["no", "yes"]}, "w": {"type": "categorical", "categories": ["a", "b", "c"]},
+    })  # fmt: skip
+    mean, mode = torch.tensor([[0.25, 2.6, 1.4, 0.6, 1.1]]), torch.tensor([[9.0, 9.0, 0.0, 0.0, 2.0]])
+    nothing = np.zeros(1)
+    found = Imputation(mean * torch.nan, mean, 0 * mean, mean[None], mode, nothing, nothing, 1, 0)
+    cells = schema.to_frame(best_guess(found, schema)).iloc[0].tolist()
+    assert cells == [0.25, 3, 2, "no", "c"]
