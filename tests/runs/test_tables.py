@@ -253,7 +253,8 @@ def test_the_most_probable_category_is_that_of_the_posterior():
 def test_numbers_and_scales_get_their_mean_and_words_the_most_probable():
     schema = Schema.of({
         "r": "real", "n": "count", "o": {"type": "ordinal", "categories": ["1", "2", "3"]},
-        "b": {"type": "binary", "categories": ["no", "yes"]}, "w": {"type": "categorical", "categories": ["a", "b", "c"]},
+        "b": {"type": "binary", "categories": ["no", "yes"]},
+        "w": {"type": "categorical", "categories": ["a", "b", "c"]},
     })  # fmt: skip
     mean, mode = torch.tensor([[0.25, 2.6, 1.4, 0.6, 1.1]]), torch.tensor([[9.0, 9.0, 0.0, 0.0, 2.0]])
     nothing = np.zeros(1)
