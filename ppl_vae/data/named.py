@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from ppl_vae.data.as_source import fingerprint
+from ppl_vae.data.cells import text_of
 from ppl_vae.data.digit_strings import Part, with_strings
 from ppl_vae.data.own_files import checked_part, own_data, split_at_random
 from ppl_vae.data.schema import BY_NAME, Schema
@@ -260,10 +261,9 @@ def load(
     return _made(Data(key, train, validation, test, num_classes=None, **options))
 
 
-def _of_table(name: Any, schema: Any, label: str | None, *, binarize: Any, **options: Any) -> Data:
+def _of_table(name: Any, schema: Any, label: Any, *, binarize: Any, **options: Any) -> Data:
     """Return a table as a data set."""
-    if label is not None and not isinstance(label, str):
-        raise InputError(f"Expected label to be the name of a column; got {shown(label)}.")
+    label = None if label is None else text_of(label)  # the name of a column may be a number
     of_pictures = {"binarize": None if binarize == "default" else binarize, **options}
     for option in ("binarize", "dequantize", "strings"):
         if of_pictures[option] is not None:

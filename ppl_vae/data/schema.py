@@ -29,7 +29,7 @@ TYPES = (*NUMBERS, *BY_NAME, LEFT_OUT)
 PARTS = ("type", "categories", "missing")  # of what a schema says of a column
 ALL = "*"  # columns
 EXAMPLE = f'Write "{ALL}" = {{ missing = ["-999"] }}.'
-IN_WORDS = {"count": ("count", "counts"), "categorical": ("of categories", "of categories")}
+IN_WORDS = {"count": ("count", "counts"), "categorical": ("category", "categories")}
 BARE = re.compile(r"[A-Za-z0-9_-]+")  # a name that TOML takes without quotes
 MOST_TEXT = 2**26  # bytes of a schema
 DIGITS = 6  # of a number that a model gave: those of single precision
@@ -211,7 +211,7 @@ class Schema:
             return cls(tuple(Column.of(name, said) for name, said in named.items()), label, missing)
         check_path("schema", given)
         try:
-            return cls.of(tomllib.loads(read_file(Path(given), MOST_TEXT).decode("utf-8-sig")), label)
+            return cls.of_text(read_file(Path(given), MOST_TEXT).decode("utf-8-sig"), label)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
             raise InputError(
                 f'Expected lines such as age = "count" in the schema {os.fspath(given)} (TOML); got: '
@@ -223,6 +223,11 @@ class Schema:
             raise InputError(
                 f"Expected a schema in {os.fspath(given)}; got: {problem.strerror or problem}. Name another file."
             ) from None
+
+    @classmethod
+    def of_text(cls, text: str, label: str | None = None) -> Self:
+        """Return the schema that a text is of, lines as those of `str(schema)`."""
+        return cls.of(tomllib.loads(text), label)
 
     @property
     def modelled(self) -> tuple[Column, ...]:

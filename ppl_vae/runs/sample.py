@@ -66,6 +66,8 @@ def sample_run(
     schema = run.schema
     mean = schema is None if mean is None else mean
     model, options = run.model, {"mean": mean, "seed": seed} | options
+    if not isinstance(model, ConditionalModel):
+        _refuse_given(model, label, condition)
     labels = [] if label is None else _codes(run, label)
     of = "".join([*(f"-label{one}" for one in labels), "" if condition is None else f"-{Path(condition).stem}"])
     picture = plots.is_picture(model.event_shape)
@@ -74,8 +76,6 @@ def sample_run(
         path = Path(out or run.path / f"{name}.csv")
         if path.suffix in SUFFIXES:
             check_can_write_frame(check_can_write(path))
-            if not isinstance(model, ConditionalModel):
-                _refuse_given(model, labels, condition)
             y = _conditions(run, model, labels, condition) if isinstance(model, ConditionalModel) else None
             write_frame(path, _sampled_rows(run, y, size, options))
             return path
@@ -88,7 +88,6 @@ def sample_run(
         )
     check_can_write(path)
     if not isinstance(model, ConditionalModel):
-        _refuse_given(model, labels, condition)
         check_memory("draws", (size or NUM_PICTURES) * model.event_shape.numel())
         return _written(path, sample(model, size or NUM_PICTURES, **options))
     y = _conditions(run, model, labels, condition)
@@ -157,9 +156,9 @@ def _conditions(run: Run, model: ConditionalModel, labels: list[int], file: str 
     return given(model, evenly(run.data().test, NUM_CONDITIONS))
 
 
-def _refuse_given(model: Model, labels: list[int], condition: str | os.PathLike[str] | None) -> None:
+def _refuse_given(model: Model, label: Any, condition: str | os.PathLike[str] | None) -> None:
     """Refuse what is given to a model that takes no condition."""
-    if labels or condition is not None:
+    if label not in (None, [], ()) or condition is not None:
         raise InputError(
             f"Expected a conditional model to give a {'label' if condition is None else 'condition'}; got "
             f"{type(model).__name__}. Leave it out, or train one: ppl_vae.train('cvae').",

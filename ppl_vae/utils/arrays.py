@@ -112,13 +112,21 @@ def _of_table(table: Any) -> Any:
     array = table.to_numpy()
     if array.dtype.kind in "biuf":
         return array
-    columns = dict(table.dtypes) if hasattr(table, "columns") else {}
-    words = [str(name) for name, dtype in columns.items() if getattr(dtype, "kind", "O") not in "biuf"]
+    columns = dict(zip(table.columns, table.dtypes, strict=True)) if hasattr(table, "columns") else {}
+    words = [str(name) for name, dtype in columns.items() if not _is_number(dtype)]
     try:
         return table.to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError):
         where = f"columns {', '.join(words[:5])} without" if words else f"{array.dtype}"
-        raise InputError(f"Expected a table of numbers; got {where}. Encode or drop what is no number.") from None
+        raise InputError(
+            f"Expected a table of numbers; got {where}. Encode or drop what is no number: table = "
+            f"ppl_vae.data.load(frame) does, with table.train to fit, and table.schema.encode(frame) for further rows."
+        ) from None
+
+
+def _is_number(dtype: Any) -> bool:
+    """Return whether a type of pandas or of Polars is one of numbers."""
+    return bool(dtype.is_numeric()) if hasattr(dtype, "is_numeric") else getattr(dtype, "kind", "O") in "biuf"
 
 
 def _unmasked(array: Any, position: int) -> Any:

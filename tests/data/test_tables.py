@@ -314,6 +314,24 @@ def test_polars_and_its_kinds_of_columns():
         data.load(frame.lazy())
 
 
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_fit_takes_frames_of_numbers_and_names_the_words(kind):
+    from ppl_vae.guides import MeanField
+    from ppl_vae.models import VAE
+
+    import ppl_vae
+    from ppl_vae import likelihoods
+
+    frame = pd.DataFrame({"a": [0.5, None, -2.0, 1.25], "n": [1, 2, 3, 4], "w": list("xyxy")})
+    make = pytest.importorskip("polars").from_pandas if kind == "polars" else (lambda frame: frame)
+    model = VAE((2,), likelihood=likelihoods.Gaussian())
+    guide = MeanField(model)
+    ppl_vae.fit(model, guide, make(frame[["a", "n"]]), epochs=1, progress=False)
+    assert ppl_vae.impute(model, guide, make(frame[["a", "n"]]), num_samples=20).x.isnan().sum() == 1
+    with pytest.raises(InputError, match=r"columns w without. Encode .* table.schema.encode\(frame\)"):
+        ppl_vae.fit(model, guide, make(frame), epochs=1, progress=False)
+
+
 def test_frames_come_back_from_numbers():
     frame, schema = mixed()
     again = schema.to_frame(schema.encode(frame))
