@@ -116,9 +116,11 @@ def _numbers(part: Any, position: int) -> Any:
 
 def _of_objects(array: Any) -> Any:
     """Return numbers kept as Python objects, None and pandas.NA of which are missing; None of anything else."""
-    values = [math.nan if v is None or type(v).__name__ == "NAType" else v for v in array.ravel().tolist()]
-    plain = all(isinstance(v, numbers.Real | Decimal) for v in values)
-    return np.array([float(v) for v in values]).reshape(array.shape) if plain and values else None
+    values = [None if type(v).__name__ == "NAType" else v for v in array.ravel().tolist()]
+    known = [v for v in values if v is not None]
+    if not known or not all(isinstance(v, numbers.Real | Decimal) for v in known):
+        return None
+    return np.array([math.nan if v is None else float(v) for v in values]).reshape(array.shape)
 
 
 def _of_table(table: Any) -> Any:
