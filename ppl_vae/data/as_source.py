@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,7 +98,7 @@ def _source(data: Any, pair: Pair) -> tuple[Source, tuple[bool, ...]]:
         return StreamSource(DataLoader(data), names), ()
     if isinstance(data, TensorDataset):
         data = data.tensors
-    elif isinstance(data, Dataset) and hasattr(data, "__len__"):
+    elif (isinstance(data, Dataset) and hasattr(data, "__len__")) or _is_like_a_dataset(data):
         data = collated(_items(data))
     elif isinstance(data, list):
         anything = any(p.kind == p.VAR_POSITIONAL for p in parameters)
@@ -106,6 +107,12 @@ def _source(data: Any, pair: Pair) -> tuple[Source, tuple[bool, ...]]:
         raise _not_data(data)
     parts = parts_of(data, names)
     return TensorSource(as_tuple(parts)), tuple(not isinstance(part, Tensor) for part in parts)
+
+
+def _is_like_a_dataset(data: Any) -> bool:
+    """Return whether something has items by number, as PyTorch's DataLoader asks of a data set."""
+    others = isinstance(data, tuple | list | Mapping | str | bytes) or is_array(data)
+    return not others and hasattr(data, "__len__") and hasattr(data, "__getitem__") and not hasattr(data, "train")
 
 
 def _items(dataset: Any) -> list[Any]:
@@ -134,6 +141,7 @@ def _not_data(data: Any) -> InputError:
         f"Expected data to be a split of ppl_vae.data, a tensor, an array, a table of numbers, a tuple of them, or a "
         f"PyTorch Dataset or DataLoader; got {type(data).__name__}."
         + (" Pass one of its splits: .train, .validation or .test." if hasattr(data, "train") else "")
+        + (" Read the file: ppl_vae.data.load(path).train." if isinstance(data, str | os.PathLike) else "")
     )
 
 
@@ -143,7 +151,11 @@ def _check_call(first: Batch, pair: Pair, data: Any) -> None:
     try:
         call.bind(*first)
     except TypeError as problem:
-        stacked = " Or stack them, if each is a datum: np.stack(data)." if isinstance(data, list) else ""
+        stacked = " Or stack them, if each is a datum: np.stack(data)." if isinstance(data, list | tuple) else ""
+        if isinstance(data, Dataset | DataLoader):
+            stacked = " Or let the data set return one tensor, if a datum is a list of numbers: torch.tensor(numbers)."
+        if len(first) == 2 and first[0].shape == first[1].shape and bool(((first[1] == 0) | (first[1] == 1)).all()):
+            stacked = " Or put a mask into x, if that is one: ppl_vae.missing.with_mask(x, mask)."
         raise InputError(
             f"Expected data that fits the model's call {program_name(pair.model)}{call}; got {len(first)} tensor(s) "
             f"for each datum ({problem}). Pass just the tensors it takes, x first.{stacked}"

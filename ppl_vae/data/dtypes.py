@@ -2,7 +2,8 @@
 
 x as an array of NumPy, pandas, ... is converted, and so are floats after it: 64 bits are NumPy's choice, not its
 owner's. Whole numbers and masks after x stay: they may be an index. A tensor keeps the dtype that its owner chose. The
-other of the two is taken only where the programs run on it, and not on the first.
+other of the two is taken only where the programs run on it, and not on the first; a guide whose networks read x by a
+`Preprocessing`, which would take any, is given that of the parameters.
 """
 
 import copy
@@ -14,6 +15,7 @@ from ppl_vae.data.arrays import Batch
 from ppl_vae.data.batch_sizes import runs
 from ppl_vae.data.sources import Source, converted
 from ppl_vae.missing import filled_by_others
+from ppl_vae.parts import Preprocessing
 from ppl_vae.traces.pair import Pair
 from ppl_vae.utils.rng import seeded
 
@@ -47,7 +49,10 @@ def _in_turn(own: Dtypes, free: Sequence[bool], pair: Pair) -> list[Dtypes]:
     usual = tuple(s if f else t for s, t, f in zip(suiting, own, free, strict=True))
     if known is not None and free[0] and own[0].is_floating_point:
         return [usual]
-    return list(dict.fromkeys([usual, suiting, plain]))
+    # Networks that read x by a part of ours would take any: then its dtype is not its owner's choice of an index.
+    parts = (part for module in pair.all_modules() for part in module.modules())
+    reads_any = any(isinstance(part, Preprocessing) for part in parts)
+    return list(dict.fromkeys([suiting, usual, plain] if reads_any else [usual, suiting, plain]))
 
 
 def _dtype_of_parameters(pair: Pair) -> torch.dtype | None:

@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from ppl_vae.distributions.unwrap import family_of
-from ppl_vae.errors import InputError
+from ppl_vae.errors import InputError, ProgramError
 from ppl_vae.traces.handlers import Substitute
+from ppl_vae.traces.log_weights import log_weights
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import Args, Structure, check_scores_all, log_prob_by_datum, samples, structure_of
 from ppl_vae.traces.sites import Kind, Site, at, is_computed, of_kind
-from ppl_vae.utils.faults import LAYOUT, line_now, warn
+from ppl_vae.utils.faults import LAYOUT, got, line_now, warn
 from ppl_vae.utils.rng import seeded
 
 ROUNDED = 0.1  # nats of a log-probability that rounding may take: from there on it is said
@@ -133,6 +134,33 @@ def left_as_they_are(pair: Pair, args: Args) -> Iterator[None]:
 
 def _same(value: Tensor, before: Tensor) -> bool:
     return value.shape == before.shape and torch.equal(value.nan_to_num(), before.nan_to_num())
+
+
+def warn_of_one_batch_dimension(pair: Pair, args: Args, traces: Sequence[poutine.Trace]) -> None:
+    """Say before a fit that its programs, or a part of them, do not run under one more plate, as K samples are drawn.
+
+    Two data are tried, and, as a program may take no others, those that the traces are of.
+    """
+    problem: BaseException | None = None
+    for count in dict.fromkeys((min(2, len(args[0])), len(args[0]))):
+        try:
+            structure = structure_of(traces, len(args[0]))
+            if structure.subsampled:
+                return
+            with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
+                log_weights(pair, tuple(arg[:count] for arg in args), 2, structure)
+            return
+        except ProgramError as found:
+            problem = found.__cause__ or found
+        except InputError:  # of its plates: others say so
+            return
+    if problem is not None:
+        who = " and ".join(map(program_name, pair.programs.values()))
+        warn(
+            f"{who} can be fitted, but do not run under one more plate to the left of theirs, in which K samples of "
+            f"each datum are drawn for log P(x): {got(problem)} Let them take any leading batch dimensions; else "
+            f"samples are drawn as copies of the data, if they can be."
+        )
 
 
 def check_one_by_one(pair: Pair, args: Args, traces: Sequence[poutine.Trace]) -> None:

@@ -22,6 +22,7 @@ from torch.distributions import constraints
 from ppl_vae.data.holes import CHECK_SIZE
 from ppl_vae.data.sources import Source
 from ppl_vae.distributions.columns import EachColumn
+from ppl_vae.distributions.pixels import Levels
 from ppl_vae.distributions.supports import support_of
 from ppl_vae.distributions.unwrap import elementwise_support, family_of, in_words
 from ppl_vae.errors import InputError, snake_case
@@ -31,6 +32,8 @@ from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import Args, samples
 from ppl_vae.traces.sites import Site
 from ppl_vae.utils.rng import seeded
+
+BYTE = 255
 
 # Those that are the same wherever they are used.
 FIXED = [each for each in vars(constraints).values() if isinstance(each, constraints.Constraint)]
@@ -174,6 +177,8 @@ def outside(name: str, fn: Any, x: Tensor, values: Tensor | None = None) -> Inpu
     seen = x[~x.isnan()] if values is None else values
     if _counts_from_one(support, seen):
         wrong, fix = seen, f"They count from 0: subtract 1 ({name} - 1)."
+    elif top := _levels_up_to(support, seen):
+        fix = f"They are grey levels up to {top:g}: divide by it ({name} / {top:g})."
     elif isinstance(fn, dist.Categorical):
         fix = "Mend the labels, or give the model more classes."
         options = "--set condition.num_classes=C"
@@ -213,6 +218,17 @@ def _counts_from_one(support: Any, values: Tensor) -> bool:
     if not support.is_discrete or top is None or torch.as_tensor(top).numel() > 1:
         return False
     return bool((values == values.round()).all()) and float(values.min()) == 1 and float(values.max()) == float(top) + 1
+
+
+def _levels_up_to(support: Any, values: Tensor) -> float:
+    """Return by what values are to be divided to be grey levels in [0, 1], or 0 and 1, if they are bytes; else 0."""
+    if support not in (constraints.boolean, constraints.unit_interval) and not isinstance(support, Levels):
+        return 0.0
+    low, high = float(values.min()), float(values.max())
+    two = bool(((values == low) | (values == high)).all())
+    if low != 0 or high <= 1 or bool((values != values.round()).any()):
+        return 0.0
+    return high if two or (high == BYTE and support is not constraints.boolean) else 0.0
 
 
 def _taking(x: Tensor) -> tuple[str, str]:

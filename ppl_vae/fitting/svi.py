@@ -16,6 +16,7 @@ from ppl_vae.data.as_source import as_source, fingerprint
 from ppl_vae.data.batch_sizes import check_batches
 from ppl_vae.data.checks import Checked, check
 from ppl_vae.data.loaders import LoaderSource
+from ppl_vae.data.probes import warn_of_one_batch_dimension
 from ppl_vae.data.sources import Source
 from ppl_vae.data.unobserved import note_unobserved
 from ppl_vae.errors import InputError, ProgramError, shown
@@ -197,6 +198,10 @@ def _checked(pair: Pair, objective: ELBO, source: Source, batch_size: int) -> Ch
     if type(objective).__name__.startswith("Jit"):
         _check_sizes(type(objective).__name__, [len(batch[0]) for batch, _ in source.examples(batch_size)])
     pair.see(checked.traces)
+    if not source.kinds:
+        with pair.evaluating():
+            first = pair.to_device(next(source.batches(checked.num_run)))
+            warn_of_one_batch_dimension(pair, tuple(map(filled, first)), checked.traces)
     return checked
 
 

@@ -5,6 +5,7 @@ among them with probability proportional to w_k. Source: Mattei & Frellsen, arXi
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from ppl_vae.conditional import ConditionalModel
 from ppl_vae.data.unobserved import warn_of_unobserved
 from ppl_vae.distributions.unwrap import elementwise, family_of, mean_of
 from ppl_vae.errors import InputError, positive_int, whole_from
+from ppl_vae.evidence.at_once import plated_or_copied
 from ppl_vae.evidence.diagnostics import LOW_ESS, MIN_SAMPLES, doubtful_weights, estimates, khat_threshold, pareto
 from ppl_vae.evidence.prepare import Chunk, Prepared, prepared
 from ppl_vae.evidence.resampling import choose, pick
@@ -34,7 +36,7 @@ from ppl_vae.traces.plates import (
     to_kn,
     value_by_datum,
 )
-from ppl_vae.traces.run import fixed, plate_of, run_pair
+from ppl_vae.traces.run import copies_of, fixed, one_more_plate, parted, plate_of, run_pair
 from ppl_vae.traces.sites import Site
 from ppl_vae.traces.sites import counted as counted_at
 from ppl_vae.utils.chunks import run_sizes
@@ -155,8 +157,10 @@ def impute(
         progress_bar(len(pair_and_data.source), "impute", "datum", progress) as bar,
     ):
         warn_of_unobserved(model)
-        for chunk in pair_and_data.chunks(max(1, pair_and_data.rows(None) // num_samples)):
-            parts.append(_impute(pair_and_data, chunk, num_samples, num_draws))
+        drawn = plated_or_copied(pair_and_data, "guide")
+        for chunk in drawn.chunks(max(1, drawn.rows(None) // num_samples)):
+            with one_more_plate("Mend that."):
+                parts.append(_impute(drawn, chunk, num_samples, num_draws))
             bar.update(chunk.num_data)
     x, mean, mcse, draws, mode, ess, khat = zip(*parts, strict=True)
     tensors = torch.cat(x), torch.cat(mean), torch.cat(mcse), torch.cat(draws, 1), torch.cat(mode)
@@ -180,9 +184,13 @@ def _impute(
 
     def whole(latents: dict[str, Tensor], values: Callable[[Site], Tensor], count: int) -> Tensor:
         """Return what the model says of x at these latents, [count, N, *event_shape]."""
+        args, plate = chunk.args, plate_of(count, structure)
+        if not structure.plated:
+            args, plate = copies_of(args, count), nullcontext()
+            latents = {name: value.reshape(1, -1, *value.shape[2:]) for name, value in latents.items()}
         z = {name: from_kn(value, structure) for name, value in latents.items()}
-        with fixed(structure, chunk.subsample), plate_of(count, structure):
-            site = _data_site(samples(poutine.trace(Substitute(z)(pair.model)).get_trace(*chunk.args)))
+        with fixed(structure, chunk.subsample), plate:
+            site = _data_site(samples(poutine.trace(Substitute(z)(pair.model)).get_trace(*args)))
         return _whole(pair, site, values(site), structure, x).expand(count, *x.shape)
 
     codes = Codes(log_weights, x)
@@ -209,13 +217,18 @@ def _impute(
 
 def _weighted(pair: Pair, chunk: Chunk, count: int, structure: Structure) -> tuple[Tensor, dict[str, Tensor]]:
     """Draw so many z; return their log-weights [count, N], and them as `to_kn` lays them out."""
+    copies = 1 if structure.plated else count
+    args = copies_of(chunk.args, copies)
     with fixed(structure, chunk.subsample):
-        traces = run_pair(pair.model, pair.guide, chunk.args, num_samples=count, structure=structure)
-    weighted = checked(weigh(*traces, count, structure, chunk.size), count)
+        size = count if structure.plated else None
+        traces = run_pair(pair.model, pair.guide, args, num_samples=size, structure=structure)
+    found = weigh(*traces, count // copies, structure, chunk.size * copies)
+    weighted = checked(found if structure.plated else found.of_copies(count), count)
     if structure.masked:
         _check_said(pair, chunk, samples(traces[0]), structure)
     sites = latents(samples(traces[0]))
-    values = {name: to_kn(site["value"], site["fn"].event_dim, structure) for name, site in sites.items()}
+    laid_out = {name: to_kn(site["value"], site["fn"].event_dim, structure) for name, site in sites.items()}
+    values = {name: parted(value, count, structure) for name, value in laid_out.items()}
     return weighted.log_weights, {name: z.expand(count, *z.shape[1:]) for name, z in values.items()}
 
 
@@ -225,7 +238,7 @@ def _check_said(pair: Pair, chunk: Chunk, sites: dict[str, Site], structure: Str
     seen = _whole(pair, site, counted_at(site).float(), structure, x)[0] > 0
     hidden = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for z in latents(sites).values():
-        hidden = hidden | numbers_by_datum(~counted_at(z), z["fn"].event_dim, structure)[0].any(-1)
+        hidden = hidden | numbers_by_datum(~counted_at(z), z["fn"].event_dim, structure)[0, : len(x)].any(-1)
     unsaid = x.isnan() & ~seen & hidden.reshape(-1, *(1,) * (x.dim() - 1))
     if bool(unsaid[: chunk.num_data].any()):
         raise InputError(
@@ -331,6 +344,7 @@ def _largest(support: Any) -> float:
 def _whole(pair: Pair, site: Site, values: Tensor, structure: Structure, x: Tensor) -> Tensor:
     """Return values of the data site as whole data, [K or 1, N, *event_shape]: with what is given, if that is of x."""
     values, model = value_by_datum(site | {"value": values}, structure), pair.modules.get("model")
+    values = parted(values, max(1, values.shape[1] // len(x)), structure)
     if isinstance(model, ConditionalModel) and model.y_from_x:
         _, given = model.condition.split(x, None)
         assert given is not None

@@ -108,7 +108,7 @@ def train(
             `ppl_vae.compare` knows luck in training; by default one run.
         num_samples: K of the bound check.
         progress: show progress bars; None shows them in a terminal and in a notebook.
-        on_data: called with the data as they were read, before any work.
+        on_data: called with data of a person's own once they are read, before anything else is made.
         on_evaluated: called with each run once it is evaluated, before its figures are drawn.
         named: class names in snake case by kind: prior, likelihood, condition, networks, decoder, encoder, classifier.
             `ppl_vae.list_parts` lists them with their options. A table has a likelihood for each of its columns
@@ -165,7 +165,7 @@ def _made(
     """Make the programs of a run for each seed, and their objective; nothing is trained or written yet."""
     data = _resolved(data) if data and data not in datasets.NAMED and is_there(Path(data)) else data
     parts = datasets.load(data, **asked["data"])
-    if on_data is not None:
+    if on_data is not None and parts.name not in datasets.NAMED:
         on_data(parts)
     model = _resolved(model) if is_file(model) else model
     usual_guide = guide_for(model, partly_labelled=parts.train.partly_labelled)

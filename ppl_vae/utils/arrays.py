@@ -1,5 +1,8 @@
 """Numbers as a person has them, as tensors: of NumPy (masked), pandas, SciPy, sparse tensors, nested lists."""
 
+import math
+import numbers
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from ppl_vae.utils.memory import check_memory
 DENSE = 2**28  # numbers that a sparse array is written out to, at most: 1 GB in single precision
 TORCH_LACKS = ("uint16", "uint32", "uint64")  # in most of its operations
 EIGHT_BITS = "float8"  # they are stored in, not computed with
+UNSTRUCTURED = "numpy.lib.recfunctions.structured_to_unstructured(x)"
 PICTURES = "transform=torchvision.transforms.ToTensor() (levels in [0, 1]) or PILToTensor() (levels as they are)"
 
 
@@ -100,11 +104,23 @@ def _numbers(part: Any, position: int) -> Any:
         ) from None
     if array.dtype.kind in "biuf":
         return array
+    if array.dtype == object and not hasattr(first, "getbands") and (known := _of_objects(array)) is not None:
+        return known
     if array.dtype == object:
         fix = f"Convert pictures as {PICTURES} does" if hasattr(first, "getbands") else "Convert them to numbers first"
         raise InputError(f"Expected tensors of numbers; got {type(part).__name__} of {type(first).__name__}. {fix}.")
     fix = "Pass its real and imaginary parts" if array.dtype.kind == "c" else "Convert it to float first"
+    fix = f"Pass its columns as {UNSTRUCTURED}" if array.dtype.names else fix
     raise InputError(f"Expected numbers; got an array of dtype {array.dtype}. {fix}.")
+
+
+def _of_objects(array: Any) -> Any:
+    """Return numbers kept as Python objects, None and pandas.NA of which are missing; None of anything else."""
+    values = [None if type(v).__name__ == "NAType" else v for v in array.ravel().tolist()]
+    known = [v for v in values if v is not None]
+    if not known or not all(isinstance(v, numbers.Real | Decimal) for v in known):
+        return None
+    return np.array([math.nan if v is None else float(v) for v in values]).reshape(array.shape)
 
 
 def _of_table(table: Any) -> Any:

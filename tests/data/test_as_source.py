@@ -2,6 +2,7 @@
 
 import math
 import re
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from ppl_vae import InputError, data, estimate_evidence, fit, likelihoods, prior
 from ppl_vae.data.as_source import as_source, fingerprint
 from ppl_vae.data.sources import TensorSource
 from ppl_vae.traces.pair import Pair
+from ppl_vae.utils.arrays import as_tensor
 
 COUNTS = np.random.default_rng(0).poisson(3, (30, 5))
 EXACT = torch.from_numpy(COUNTS).float()
@@ -270,3 +272,38 @@ def test_the_same_numbers_in_another_shape_or_dtype_are_the_same_data():
     assert len({fingerprint(TensorSource((zero,))) for zero in zeros}) == 1
     assert len({fingerprint(TensorSource((zero,)), exact=True) for zero in zeros}) == 4
     assert fingerprint(TensorSource((zeros[0],)), exact=True) == "79567d4793339b1a"  # as last.pt of old runs has it
+
+
+def test_numbers_as_objects_and_items_by_number_are_read():
+    """None and pandas.NA are missing; what has items by number is a data set, whatever its class."""
+
+    class Items:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return torch.full((2,), float(index))
+
+    with_none = [[None, 1.5], [Decimal("0.5"), 2], [1, 2]]
+    expected = torch.tensor([[torch.nan, 1.5], [0.5, 2.0], [1.0, 2.0]]).double()
+    for given in (with_none, np.array(with_none, dtype=object)):
+        torch.testing.assert_close(as_tensor(given), expected, equal_nan=True)
+    for wrong in ([["a", 1.5]], [[None, "1.5"]], [[1 + 2j, None]]):
+        with pytest.raises(InputError, match="numbers"):
+            as_tensor(np.array(wrong, dtype=object))
+    model = VAE((2,), likelihood=likelihoods.Gaussian())
+    source = as_source(Items(), Pair(model, MeanField(model)))
+    assert torch.equal(next(source.batches(3))[0][:, 0], torch.arange(3.0))
+
+
+def test_what_is_no_data_names_what_to_pass():
+    model = VAE((2,), likelihood=likelihoods.Gaussian())
+    pair, x = Pair(model, MeanField(model)), np.ones((9, 2))
+    for given, message in {
+        "path": ("mine.npy", r"got str\. Read the file: ppl_vae\.data\.load\(path\)\.train"),
+        "mask": ((x, np.eye(9, 2)), r"ppl_vae\.missing\.with_mask\(x, mask\)"),
+        "rows": (tuple(map(tuple, (x + 1).tolist())), r"np\.stack\(data\)"),
+        "columns": (np.array([(1.0, 2)], dtype=[("a", float), ("b", int)]), "structured_to_unstructured"),
+    }.values():
+        with pytest.raises(InputError, match=message):
+            as_source(given, pair)

@@ -1,5 +1,6 @@
 """All data are held against the support that their own batch has; what is outside is refused before any work."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -9,7 +10,7 @@ from ppl_vae.guides import MeanField
 from ppl_vae.models import VAE
 
 import ppl_vae
-from ppl_vae import InputError
+from ppl_vae import InputError, likelihoods
 
 
 def guide(x, *_):
@@ -205,3 +206,23 @@ def test_bounds_that_a_plate_has_expanded_hold_for_all_data(ask, row):
     y[row] = 7
     with pytest.raises(InputError, match=r"from 0 to 4 for Binomial; got values from 7 to 7"):
         ask(model, lambda y: None, y)
+
+
+@pytest.mark.parametrize("hole", [False, True])
+def test_bytes_are_to_be_divided(hole):
+    levels = np.random.default_rng(0).integers(0, 256, (60, 5)).astype("float32")
+    levels[0] = 0, 255, 0, 255, 255
+    two = np.where(levels > 99, 255, 0).astype("float32")
+    survey = np.where(levels > 99, 4, levels % 4).astype("float32")
+    for x, likelihood, message in (
+        (two, likelihoods.Bernoulli(), r"from 255 to 255\. They are grey levels up to 255: divide by it \(x / 255\)"),
+        (levels, likelihoods.ContinuousBernoulli(), r"divide by it \(x / 255\)"),
+        (levels, likelihoods.DiscretizedLogistic(), r"divide by it \(x / 255\)"),
+        (levels, likelihoods.Bernoulli(), "Rescale them, or use a likelihood"),  # these are grey, and no ones and zeros
+        (survey, likelihoods.ContinuousBernoulli(), "Rescale them, or use a likelihood"),
+    ):
+        model = VAE((5,), likelihood=likelihood)
+        given = x.copy()
+        given[1, 0] = np.nan if hole else given[1, 0]
+        with pytest.raises(InputError, match=message):
+            ppl_vae.fit(model, MeanField(model), given, epochs=1, progress=False)
