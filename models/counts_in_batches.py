@@ -15,8 +15,8 @@ from ppl_vae.priors import LibrarySize, Prior, StandardNormal
 class CountsInBatches(ConditionalModel):
     """P(x, z, l, y) = P(x | h = f(z, y), l) P(z) P(l) P(y): `Counts` in batches y.
 
-    The mean of x_i is l softmax(log mu + a)_i, with (a, ...) = h; log l = m + s u, P(u) = N(0, 1), with m and s those of
-    the totals of the training data.
+    The mean of x_i is l softmax(log mu + a)_i, with (a, ...) = h; log l = m + s u, P(u) = N(0, 1), with m and s those
+    of the totals of the training data.
     Shapes: y [N], u [N], z [N, latent_dim], h [N, *likelihood.h_shape], x [N, *event_shape].
     Args: likelihood: of counts, which takes l: negative binomial (the usual one), zero-inflated, Poisson.
     Source: Lopez et al., Deep generative modeling for single-cell transcriptomics, Nature Methods 15 (2018).

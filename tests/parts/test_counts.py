@@ -14,6 +14,7 @@ from ppl_vae import InputError, compare, estimate_evidence, fit, likelihoods, sa
 from ppl_vae.conditions import Label
 from ppl_vae.networks import MLP
 from ppl_vae.priors import LibrarySize, StandardNormal
+from ppl_vae.traces.pair import Pair
 
 SMALL = partial(MLP, hidden=(8,), activation="tanh")
 TAKE_SIZES = ("NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial", "ZeroInflatedPoisson")
@@ -122,6 +123,7 @@ def test_log_px_against_quadrature_over_z_and_l(kind):
         assert abs(found.log_px[n] - exact) < 6 * found.mcse[n] + 2e-3, n
 
 
+@pytest.mark.skipif(not hasattr(Pair, "conditions_on"), reason="needs quantities by name: the branch `questions`")
 def test_an_observed_size_is_given_and_another_quantity():
     x = cells()
     pairs = {}
@@ -167,7 +169,7 @@ def test_batches_are_a_condition():
     x[y == 1, 0] = torch.poisson(10 * x[y == 1, 0] + 50)
     model = CountsInBatches((5,), Label(2), StandardNormal(1), likelihoods.NegativeBinomial("per_dimension"))
     guide = Conditional(model)
-    fit(model, guide, (x, y), epochs=40, learning_rate=5e-3, progress=False)
+    fit(model, guide, (x, y), epochs=100, learning_rate=0.02, progress=False)
     found = estimate_evidence(model, guide, (x[:5], y[:5]), num_samples=50, method="importance", progress=False)
     assert found.quantity == "log P(x | y)"
     drawn = [sample(model, 2000, y=torch.full((2000,), one)) for one in (0, 1)]
