@@ -164,7 +164,7 @@ def independent() -> dict[str, Any]:
 def main() -> None:
     """Print a row for each model, and keep the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=200, help="of our model")
+    parser.add_argument("--epochs", type=int, default=100, help="of our model")
     parser.add_argument("--num-samples", type=int, default=1000)
     parser.add_argument("--library", nargs="*", choices=LIBRARIES, default=list(LIBRARIES))
     parser.add_argument("--out", type=Path, help="a file for the table")
