@@ -1,5 +1,7 @@
 """Generative programs P(x, z): one file a model, short enough to read whole and to edit."""
 
+from ppl_vae.models.counts import Counts
+from ppl_vae.models.counts_in_batches import CountsInBatches
 from ppl_vae.models.cvae import CVAE
 from ppl_vae.models.discrete import Discrete
 from ppl_vae.models.hierarchical import Hierarchical
@@ -13,6 +15,8 @@ from ppl_vae.models.vae import VAE
 __all__ = [
     "CVAE",
     "VAE",
+    "Counts",
+    "CountsInBatches",
     "Discrete",
     "Hierarchical",
     "ImageCompletion",

@@ -16,6 +16,7 @@ from ppl_vae.distributions.flows import Remembering, autoregressive
 from ppl_vae.distributions.gaussian import GaussianMixture, diagonal_normal
 from ppl_vae.distributions.unwrap import elementwise
 from ppl_vae.errors import InputError, positive_int, positive_number, shown
+from ppl_vae.missing import nothing_is_missing
 from ppl_vae.networks import MLP, Shape, Widths, widths
 from ppl_vae.parts import FromData, Prior
 from ppl_vae.utils.arrays import as_tensor
@@ -264,6 +265,66 @@ class Flow(Prior):
         f = self.flow()
         base = dist.Normal(self.zeros, torch.ones_like(self.zeros)).to_event(1)
         return dist.TransformedDistribution(base, [Remembering(f.inv, f)])
+
+
+class LibrarySize(FromData):
+    """A log-normal prior of the size l of a datum of counts, log l = m + s u with u ~ N(0, 1).
+
+    m and s are mean and standard deviation of the log totals of the data (0 and 1 before `start_from`). A model samples
+    u, so that its latents are on a unit scale.
+
+    Args:
+        x_shape: the shape of one datum.
+
+    Source: Lopez et al., Deep generative modeling for single-cell transcriptomics, Nature Methods 15 (2018).
+
+    >>> size = LibrarySize((2,))
+    >>> size.start_from(torch.tensor([[1.0, 0.0], [50.0, 50.0]]))
+    >>> size.log_size(size()).shape, size.log_size(torch.tensor(0.0)).exp()
+    (torch.Size([]), tensor(10.))
+    """
+
+    def __init__(self, x_shape: Shape) -> None:
+        super().__init__()
+        self._x_shape = torch.Size(x_shape)
+        self.data_mean, self.data_scale = nn.Buffer(torch.zeros(())), nn.Buffer(torch.ones(()))
+
+    @property
+    def x_shape(self) -> torch.Size:
+        """The shape of one datum."""
+        return self._x_shape
+
+    def _start(self, x: Tensor) -> None:
+        mean, scale = mean_and_scale(log_total(x, len(self.x_shape)).unsqueeze(-1))
+        self.data_mean.copy_(mean.squeeze())
+        self.data_scale.copy_(scale.squeeze())
+
+    def forward(self) -> TorchDistribution:
+        """Return P(u)."""
+        return dist.Normal(torch.zeros_like(self.data_mean), torch.ones_like(self.data_mean))
+
+    def log_size(self, u: Tensor) -> Tensor:
+        """Return log l of u [...]."""
+        return self.data_mean + self.data_scale * u
+
+    def observed(self, x: Tensor) -> Tensor:
+        """Return the log of the total of each x [..., *x_shape], where l is taken from the data.
+
+        Raises:
+            InputError: some of x are missing.
+        """
+        if not nothing_is_missing() and bool(x.isnan().any()):
+            raise InputError(
+                "Expected counts without missing values, whose total is their size; got some. Let the size be latent "
+                "(library='latent').",
+                options="--set model.library=latent",
+            )
+        return log_total(x, len(self.x_shape))
+
+
+def log_total(x: Tensor, num_dims: int) -> Tensor:
+    """Return the log of the total of what is known of counts x [..., *event_shape], of half a count where it is 0."""
+    return x.flatten(-num_dims).nansum(-1).clamp(min=0.5).log()
 
 
 def _floats(x: Tensor) -> Tensor:

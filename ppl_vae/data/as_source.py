@@ -17,6 +17,7 @@ from ppl_vae.data.digit_strings import Part
 from ppl_vae.data.dtypes import cast_to_fit
 from ppl_vae.data.loaders import LoaderSource, StreamSource
 from ppl_vae.data.sources import PartlyLabelled, Source, SplitSource, TensorSource
+from ppl_vae.data.sparse import counts_of_anndata, is_anndata
 from ppl_vae.data.splits import hidden_in_words
 from ppl_vae.errors import InputError
 from ppl_vae.traces.pair import Pair, call_signature, program_name
@@ -90,6 +91,8 @@ def _source(data: Any, pair: Pair) -> tuple[Source, tuple[bool, ...]]:
     """Return data as a source, and which of its tensors have a dtype that nobody chose: those of NumPy and the like."""
     parameters = call_signature(pair.model).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if is_anndata(data):
+        data = counts_of_anndata(data)
     if isinstance(data, Part):
         return SplitSource(data, with_y=pair.takes_labels()), ()
     if isinstance(data, DataLoader):

@@ -22,6 +22,7 @@ from ppl_vae.data.own_files import checked_part, own_data, split_at_random
 from ppl_vae.data.schema import BY_NAME, Schema
 from ppl_vae.data.shapes import Kind
 from ppl_vae.data.sources import SplitSource
+from ppl_vae.data.sparse import CountMatrix, is_counts, read_counts
 from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
 from ppl_vae.data.tables import Table, is_table, read_table, summary
 from ppl_vae.data.understood import understood
@@ -32,6 +33,7 @@ from ppl_vae.utils.formats import is_known
 from ppl_vae.utils.report import Report, Reported
 
 SPLITS = ("train", "validation", "test")
+OF_ANNDATA = ("label", "layer")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -63,16 +65,25 @@ class Data(Reported):
     num_classes: int | None
     stored: Sequence[Split] = field(repr=False)
     table: Table | None = field(default=None, repr=False)
+    counts: CountMatrix | None = field(default=None, repr=False)
 
     @property
     def schema(self) -> Schema | None:
         """What the columns of a table are: it reads further rows (`encode`), and makes a table of x (`to_frame`)."""
-        return None if self.table is None else self.table.schema
+        of = self.counts if self.table is None else self.table
+        return None if of is None else of.schema
 
     @property
     def label(self) -> str | None:
-        """The column of a table that is y."""
-        return None if self.table is None else self.table.schema.label
+        """The column of a table, or of the obs of AnnData, that is y."""
+        if self.table is not None:
+            return self.table.schema.label
+        return None if self.counts is None else self.counts.label
+
+    @property
+    def layer(self) -> str | None:
+        """The layer of AnnData that x is."""
+        return None if self.counts is None else self.counts.layer
 
     @property
     def event_shape(self) -> torch.Size:
@@ -82,7 +93,7 @@ class Data(Reported):
     @property
     def classes(self) -> tuple[str, ...] | None:
         """The names of the labels 0, 1, ..., where they have some: those of folders, or of labels that are words."""
-        if self.schema is not None:
+        if self.table is not None and self.schema is not None:
             labels = self.schema.labels
             return None if labels is None or labels.type not in BY_NAME else labels.categories
         return next((part.classes for part in self.stored if part.classes), None)
@@ -105,6 +116,8 @@ class Data(Reported):
         """Return the same data with other options of `load`; nothing is read again but for another kind."""
         if unknown := options.keys() - self.options.keys():
             raise TypeError(f"Unknown options of data.load: {', '.join(sorted(unknown))}.")
+        if self.counts is not None and any(options.get(n, getattr(self, n)) != getattr(self, n) for n in OF_ANNDATA):
+            return load(self.name, **self.options | {"schema": None} | options)
         options = self._with_table(options)
         if options.get("binarize") == "default":
             options["binarize"] = _usual(self.name, options.get("dequantize", self.dequantize))
@@ -159,7 +172,7 @@ class Data(Reported):
 
     def as_stored(self) -> "Data":
         """Return the data with all values and labels, as they are stored."""
-        return self.changed(**dict.fromkeys(self.options.keys() - {"schema", "label"}) | {"kind": self.kind})
+        return self.changed(**dict.fromkeys(self.options.keys() - {"schema", "label", "layer"}) | {"kind": self.kind})
 
 
 def folder() -> Path:
@@ -180,6 +193,7 @@ def load(
     missing: float | None = None,
     schema: str | os.PathLike[str] | Mapping[str, Any] | Schema | None = None,
     label: str | None = None,
+    layer: str | None = None,
 ) -> Data:
     """Load a named data set, a person's own `.npy`, `.npz`, table or folder of images, in three parts, `.x` and `.y`.
 
@@ -191,7 +205,8 @@ def load(
             names of folders of images, are coded in sorted order, with `.classes` to name them. NaN in x is a missing
             value, and so is what a mask of zeros and ones in the file, `x_mask` (or `train_mask` and so on), marks
             with 0. Or a table: a `.csv`, `.tsv`, `.parquet` or `.feather` file, or a frame of pandas, Polars or Arrow;
-            empty cells are missing. What was understood stands in `.understood`.
+            empty cells are missing. Or counts: an `.h5ad` file or AnnData object, a sparse matrix of SciPy, its `.npz`
+            file, or an `.mtx` file of rows x columns. What was understood stands in `.understood`.
         kind: "images" or "series", which an array [N, A, B] is; None reads images of A x B pixels if A = B, or of
             bytes and numbers in [0, 1] if no side is more than ten times the other, else series of A steps of B
             numbers. Channels that come last, [N, H, W, 3], are put first. "as_stored" moves, names and mends nothing.
@@ -206,7 +221,8 @@ def load(
         missing: hide each value of x in all parts, by NaN, with this probability, the same every time.
         schema: of a table, a file that says what its columns are, a mapping or a `Schema` of it; what it does not name
             is guessed; None guesses all of them.
-        label: of a table, the column that is y, the label.
+        label: of a table, or of the `obs` of AnnData, the column that is y, the label: a batch, a cell type.
+        layer: of AnnData, the layer that is x, counts; None takes its X.
 
     Raises:
         InputError: an unknown name, or a file that is missing, corrupt, empty or not numbers; data or labels that
@@ -216,6 +232,11 @@ def load(
     >>> digits.event_shape, len(digits.train), len(digits.validation), len(digits.test)
     (torch.Size([1, 8, 8]), 1297, 200, 300)
     """
+    pictures: dict[str, Any] = {"binarize": binarize, "dequantize": dequantize, "strings": strings, "kind": kind}
+    if is_counts(name):
+        return _of_counts(name, schema, label, layer, num_labels=num_labels, missing=missing, **pictures)
+    if layer is not None:
+        raise InputError(f"Expected AnnData (.h5ad) to have a layer; got {shown(name)}. Leave it out.")
     if is_table(name):
         if kind is not None:
             raise InputError(f"Expected kind of an array; got a table, {shown(name)}. Leave it out.")
@@ -273,6 +294,21 @@ def _of_table(name: Any, schema: Any, label: Any, *, binarize: Any, **options: A
     key = os.fspath(name) if isinstance(name, str | os.PathLike) else table.where
     options |= {"kind": None, "binarize": None, "settings": {}, "stored": stored}
     return _made(Data(key, train, validation, test, num_classes=None, table=table, **options))
+
+
+def _of_counts(name: Any, schema: Any, label: str | None, layer: str | None, **options: Any) -> Data:
+    """Return counts of AnnData, SciPy or Matrix Market as a data set."""
+    options["binarize"] = None if is_one_of(options["binarize"], ["default"]) else options["binarize"]
+    for option in ("binarize", "dequantize", "strings", "kind"):
+        if options[option] is not None:
+            raise InputError(f"Expected {option} of pictures; got counts, {shown(name)}. Leave {option} out.")
+    counts = read_counts(name, label, layer)
+    if schema is not None and counts.schema != Schema.of(schema, label):
+        raise InputError(f"Expected no schema, as all columns are counts; got one for {counts.where}. Leave it out.")
+    train, validation, test = stored = counts.parts()
+    key = os.fspath(name) if isinstance(name, str | os.PathLike) else counts.where
+    options |= {"settings": {}, "stored": stored, "counts": counts}
+    return _made(Data(key, train, validation, test, num_classes=None, **options))
 
 
 def _usual(name: str, dequantize: Dequantize) -> Binarize:

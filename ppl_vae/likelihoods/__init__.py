@@ -19,6 +19,7 @@ from ppl_vae.likelihoods.counts import (
     Poisson,
     ZeroInflatedNegativeBinomial,
     ZeroInflatedPoisson,
+    of_shares,
 )
 from ppl_vae.likelihoods.pixels import Bernoulli, Categorical, DiscretizedLogistic, DiscretizedLogisticMixture
 from ppl_vae.likelihoods.real import ContinuousBernoulli, Gaussian, Laplace, StudentT
@@ -46,6 +47,7 @@ __all__ = [
     "StudentT",
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",
+    "of_shares",
     "that_take",
 ]
 

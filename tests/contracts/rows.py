@@ -17,7 +17,7 @@ from tiny import IMAGES, LABELS, SHAPE, STRINGS
 from ppl_vae import guides, models
 from ppl_vae.architectures import Concatenated, Tutorial
 from ppl_vae.conditions import DigitString, Label, Visible
-from ppl_vae.likelihoods import Bernoulli, Gaussian
+from ppl_vae.likelihoods import Bernoulli, Gaussian, NegativeBinomial
 from ppl_vae.networks import MLP, GatedMLP
 from ppl_vae.priors import ConditionalNormal, Mixture, StandardNormal
 from ppl_vae.runs import build, kinds
@@ -59,12 +59,12 @@ LIKELIHOODS = {
     "laplace": Row([{"initial_scale": 0.7}, {"scale": "per_datum"}]),
     "log_normal": Row([{"initial_sigma": 0.7}, {"sigma": "per_dimension"}, {"sigma": "per_datum"}]),
     "multinomial": Row([{"total_count": 5}]),
-    "negative_binomial": Row(),
+    "negative_binomial": Row([{}, {"dispersion": "per_dimension"}]),
     "nominal": Row([{"num_levels": 4}]),
     "ordinal": Row([{"num_levels": 4}, {"num_levels": 2}]),
     "poisson": Row(),
     "student_t": Row([{"initial_scale": 0.7}, {"scale": "per_dimension", "df": 3.0}]),
-    "zero_inflated_negative_binomial": Row(),
+    "zero_inflated_negative_binomial": Row([{}, {"dispersion": "per_dimension"}]),
     "zero_inflated_poisson": Row(),
 }
 POSTERIORS = {
@@ -150,6 +150,10 @@ MODELS = {  # with their guides
             partial(guides.Hierarchical, encoder=TINY, direction="bottom_up"),
         ],
     ),
+    "counts": (
+        lambda: models.Counts(SHAPE, StandardNormal(2), NegativeBinomial("per_dimension"), decoder=TINY),
+        [partial(guides.MeanField, encoder=TINY)],
+    ),
     "discrete": (
         lambda: models.Discrete(SHAPE, decoder=TINY, num_variables=2, num_classes=3, temperature=0.5),
         [partial(guides.Discrete, encoder=TINY)],
@@ -160,6 +164,10 @@ CONDITIONAL = {  # with data
     "cvae": (lambda: models.CVAE(SHAPE, Label(3), StandardNormal(2), **EIGHT), (IMAGES, LABELS)),
     # Of few rectified units, some seeds leave none alive for any of the labels.
     "cvae, prior": (lambda: models.CVAE(SHAPE, Label(3), ConditionalNormal(2, 16), **EIGHT), (IMAGES, LABELS)),
+    "counts_in_batches": (
+        lambda: models.CountsInBatches(SHAPE, Label(3), StandardNormal(2), **EIGHT),
+        (IMAGES, LABELS),
+    ),
     "image_completion": (lambda: models.ImageCompletion(SHAPE, Visible(), StandardNormal(2), **EIGHT), (IMAGES,)),
     "image_completion, tutorial": (
         lambda: models.ImageCompletion(SHAPE, Visible("quadrant"), ConditionalNormal(2), networks=Tutorial(20)),

@@ -1,0 +1,194 @@
+"""Counts of a size l: shares of it, dispersions, the prior of l, and log P(x) over (z, l) against quadrature."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from ppl_vae.guides import Conditional, FullCovariance, MeanField
+from ppl_vae.models import VAE, Counts, CountsInBatches
+from scipy import stats
+
+from ppl_vae import InputError, compare, estimate_evidence, fit, likelihoods, sample
+from ppl_vae.conditions import Label
+from ppl_vae.networks import MLP
+from ppl_vae.priors import LibrarySize, StandardNormal
+from ppl_vae.traces.pair import Pair
+
+SMALL = partial(MLP, hidden=(8,), activation="tanh")
+TAKE_SIZES = ("NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial", "ZeroInflatedPoisson")
+
+
+def cells(num_data=60, num_genes=5):
+    """Counts whose sizes differ a hundredfold, and whose genes do a thousandfold."""
+    generator = torch.Generator().manual_seed(0)
+    size = 10 ** (2 + 2 * torch.rand(num_data, 1, generator=generator))
+    kind = torch.randn(num_data, 1, generator=generator) * torch.arange(num_genes).cos()
+    shares = torch.softmax(torch.linspace(0, math.log(1000), num_genes) + kind, -1)
+    return torch.poisson(size * shares, generator=generator)
+
+
+@pytest.mark.parametrize("name", TAKE_SIZES)
+def test_means_are_shares_of_the_size(name):
+    likelihood = likelihoods.of_shares(getattr(likelihoods, name)()).double().bind((4,))
+    likelihood.data_log_mean.copy_(torch.tensor([0.3, -1.0, 0.0, 2.0]))
+    h = torch.randn(3, likelihood.h_shape[0], dtype=torch.double)
+    log_l = torch.tensor([2.0, 5.0, -1.0], dtype=torch.double)
+    params = np.split(h.numpy(), likelihood.num_params, -1)
+    a = params[0] if len(params) == 1 or name == "NegativeBinomial" else params[1]
+    shares = np.exp(a + likelihood.data_log_mean.numpy())
+    mean = np.exp(log_l.numpy())[:, None] * shares / shares.sum(-1, keepdims=True)
+    if name.startswith("Zero"):
+        mean *= 1 / (1 + np.exp(params[0]))
+    with torch.no_grad():
+        np.testing.assert_allclose(likelihood(h, log_l).mean, mean, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["NegativeBinomial", "ZeroInflatedNegativeBinomial"])
+def test_a_dispersion_for_each_dimension(name):
+    """One r for each gene, learned, against SciPy; its gradient is not zero."""
+    likelihood = getattr(likelihoods, name)("per_dimension").double().bind((3,))
+    assert likelihood.h_shape == (3 if name == "NegativeBinomial" else 6,)
+    with torch.no_grad():
+        likelihood.log_r.copy_(torch.tensor([-1.0, 0.5, 2.0]))
+    h, x = torch.randn(likelihood.h_shape, dtype=torch.double), torch.tensor([0.0, 3, 11], dtype=torch.double)
+    r = math.log(2) * np.exp([-1.0, 0.5, 2.0]) + 1e-6
+    expected = stats.nbinom.logpmf(x, r, r / (r + np.exp(h[-3:].numpy())))
+    if name.startswith("Zero"):
+        gate = 1 / (1 + np.exp(-h[:3].numpy()))
+        expected = np.log(gate * (x.numpy() == 0) + (1 - gate) * np.exp(expected))
+    log_prob = likelihood(h).log_prob(x)
+    assert float(log_prob.detach()) == pytest.approx(expected.sum(), rel=1e-8)
+    log_prob.backward()
+    assert bool((likelihood.log_r.grad != 0).all())
+
+
+def test_a_start_tells_the_spread_of_genes_from_that_of_sizes():
+    """Poisson counts of sizes that differ: given the size they vary no more than that, so r is large."""
+    torch.manual_seed(0)
+    size = 10 ** (2 + torch.rand(4000, 1))
+    x = torch.poisson(size * torch.tensor([0.5, 0.3, 0.2]))
+    x[:, 2] = torch.poisson(x[:, 2] * torch.distributions.Gamma(2.0, 2.0).sample((4000,)))  # r = 2
+    alone, shares = likelihoods.NegativeBinomial("per_dimension"), likelihoods.NegativeBinomial("per_dimension")
+    for likelihood in (alone.bind((3,)), likelihoods.of_shares(shares).bind((3,))):
+        likelihood.start_from(x)
+    assert bool((alone.r(None) < 5).all())
+    assert bool((shares.r(None)[:2] > 8).all())
+    assert 1.0 < float(shares.r(None)[2].detach()) < 4.0
+    with torch.no_grad():
+        mean = shares(torch.zeros(4000, 3), x.sum(-1).log()).mean.sum(0)
+    torch.testing.assert_close(mean, x.sum(0), rtol=0.02, atol=0)
+
+
+def test_the_prior_of_the_size_is_that_of_the_totals():
+    x = cells()
+    x[3, 1] = math.nan
+    library = LibrarySize((5,))
+    library.start_from(x)
+    log_totals = np.log(np.nansum(x, 1))
+    np.testing.assert_allclose(library.data_mean, log_totals.mean(), rtol=1e-5)
+    np.testing.assert_allclose(library.data_scale, log_totals.std(), rtol=1e-5)
+    drawn = library.log_size(library().sample((4000,)))
+    assert abs(float(drawn.mean()) - log_totals.mean()) < 5 * log_totals.std() / 4000**0.5
+
+
+@pytest.mark.parametrize("kind", ["NegativeBinomial", "ZeroInflatedNegativeBinomial"])
+def test_log_px_against_quadrature_over_z_and_l(kind):
+    """log P(x) is the double sum over a grid of z and u, by SciPy's negative binomial; z has one dimension."""
+    x = cells(40)
+    likelihood = getattr(likelihoods, kind)("per_dimension")
+    model = Counts((5,), StandardNormal(1), likelihood, decoder=SMALL)
+    guide = FullCovariance(model, encoder=SMALL)
+    fit(model, guide, x, epochs=100, learning_rate=0.02, progress=False)
+    found = estimate_evidence(model, guide, x[:6], num_samples=20_000, method="importance", progress=False)
+    assert found.quantity == "log P(x)"
+
+    z, u = np.linspace(-7, 7, 281), np.linspace(-7, 7, 1401)
+    with torch.no_grad():
+        h = model.decoder(torch.tensor(z[:, None]).float()).double().numpy()
+        r = model.likelihood.r(None).double().numpy()
+    mu, m, s = (
+        t.double().numpy() for t in (model.likelihood.data_log_mean, model.library.data_mean, model.library.data_scale)
+    )
+    shares = np.exp(mu + h[:, -5:])
+    mean = np.exp(m + s * u)[None, :, None] * (shares / shares.sum(-1, keepdims=True))[:, None]
+    log_prior = stats.norm.logpdf(z)[:, None] + stats.norm.logpdf(u) + np.log((z[1] - z[0]) * (u[1] - u[0]))
+    for n, datum in enumerate(x[:6].double().numpy()):
+        log_p = stats.nbinom.logpmf(datum, r, r / (r + mean))
+        if kind.startswith("Zero"):
+            gate = 1 / (1 + np.exp(-(h[:, :5] + model.likelihood.data_gate.double().numpy())))[:, None]
+            log_p = np.logaddexp(np.where(datum == 0, np.log(gate), -np.inf), np.log1p(-gate) + log_p)
+        exact = np.logaddexp.reduce(log_prior + log_p.sum(-1), axis=(0, 1))
+        assert abs(found.log_px[n] - exact) < 6 * found.mcse[n] + 2e-3, n
+
+
+@pytest.mark.skipif(not hasattr(Pair, "conditions_on"), reason="needs quantities by name: the branch `questions`")
+def test_an_observed_size_is_given_and_another_quantity():
+    x = cells()
+    pairs = {}
+    for library in ("latent", "observed"):
+        model = Counts((5,), StandardNormal(2), decoder=SMALL, library=library)
+        pairs[library] = model, MeanField(model, encoder=SMALL)
+        fit(*pairs[library], x, epochs=3, progress=False)
+    found = {
+        n: estimate_evidence(*p, x[:9], num_samples=50, method="importance", progress=False) for n, p in pairs.items()
+    }
+    assert (found["latent"].quantity, found["observed"].quantity) == ("log P(x)", "log P(x | l)")
+    with pytest.raises(InputError, match=r"one quantity.*log P\(x \| l\)"):
+        compare(found)
+    assert sample(pairs["observed"][0], 7).shape == (7, 5)
+    holes = torch.where(x == x[0, 0], math.nan, x)
+    with pytest.raises(InputError, match=r"without missing values.*library='latent'"):
+        fit(*pairs["observed"], holes, epochs=1, progress=False)
+    fit(*pairs["latent"], holes, epochs=1, progress=False)
+
+
+def test_counts_of_a_large_range_train():
+    """Raw counts once ended in NaN in the first epoch, or far below genes on their own."""
+    x = cells(200, 8)
+    train, test = x[:150], x[150:]
+    mean, variance = train.double().numpy().mean(0), train.double().numpy().var(0)
+    r = np.clip(mean**2 / (variance - mean), 1e-2, 1e3)
+    alone = stats.nbinom.logpmf(test.numpy(), r, r / (r + mean)).sum(1).mean()
+    for model in (
+        VAE((8,), StandardNormal(2), likelihoods.NegativeBinomial(), decoder=SMALL),
+        Counts((8,), StandardNormal(2), decoder=SMALL),
+    ):
+        guide = MeanField(model, encoder=SMALL)
+        fitted = fit(model, guide, train, epochs=150, learning_rate=5e-3, progress=False)
+        assert np.isfinite(fitted.history.train_elbo).all()
+        found = estimate_evidence(model, guide, test, num_samples=200, method="importance", progress=False)
+        assert found.log_px.mean() > alone, (type(model).__name__, found.log_px.mean(), alone)
+
+
+def test_batches_are_a_condition():
+    """One batch reads its first gene ten times as often: given y, its mean is."""
+    torch.manual_seed(0)
+    x, y = cells(200), torch.arange(200) % 2
+    x[y == 1, 0] = torch.poisson(10 * x[y == 1, 0] + 50)
+    model = CountsInBatches((5,), Label(2), StandardNormal(1), likelihoods.NegativeBinomial("per_dimension"))
+    guide = Conditional(model)
+    fit(model, guide, (x, y), epochs=100, learning_rate=0.02, progress=False)
+    found = estimate_evidence(model, guide, (x[:5], y[:5]), num_samples=50, method="importance", progress=False)
+    assert found.quantity == "log P(x | y)"
+    drawn = [sample(model, 2000, y=torch.full((2000,), one)) for one in (0, 1)]
+    shares = [float((d[:, 0] / d.sum(1).clamp(min=1)).mean()) for d in drawn]
+    assert shares[1] > 3 * shares[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Counts((3,), library="both"), "'latent' or 'observed'; got 'both'"),
+        (
+            lambda: Counts((3,), likelihood=likelihoods.Bernoulli()),
+            "likelihood of counts by their means.*got Bernoulli",
+        ),
+        (lambda: CountsInBatches((3,), likelihood=likelihoods.Multinomial()), "got Multinomial"),
+        (lambda: likelihoods.NegativeBinomial("gene"), "'per_datum' or 'per_dimension'; got 'gene'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
