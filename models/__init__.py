@@ -1,6 +1,7 @@
 """Generative programs P(x, z): one file a model, short enough to read whole and to edit."""
 
 from ppl_vae.models.cvae import CVAE
+from ppl_vae.models.deep_markov import DeepMarkov
 from ppl_vae.models.discrete import Discrete
 from ppl_vae.models.hierarchical import Hierarchical
 from ppl_vae.models.image_completion import ImageCompletion
@@ -13,6 +14,7 @@ from ppl_vae.models.vae import VAE
 __all__ = [
     "CVAE",
     "VAE",
+    "DeepMarkov",
     "Discrete",
     "Hierarchical",
     "ImageCompletion",
