@@ -54,11 +54,11 @@ class DeepMarkov(Guide):
         """Sample z given x."""
         with self.plate(x):
             future, some = self.read(x)
+            start, combine, to_h, posteriors = self.start, self.combine, self.to_h, self.posteriors  # asked for once
 
             def step(before: Tensor | None, at: slice) -> Any:
-                z = self.start if before is None else before
-                h = (self.combine(z).tanh() + future[:, at]) / 2
-                q = self.posteriors(self.to_h(h))["z"]
+                h = (combine(start if before is None else before).tanh() + future[:, at]) / 2
+                q = posteriors(to_h(h))["z"]
                 return q if some is None else Where(some[:, at], q, self.prior(before))
 
             return pyro.sample("z", Chain(step, x.shape[1]))
@@ -66,10 +66,10 @@ class DeepMarkov(Guide):
     def read(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return r_t, [N, T, hidden], and whether anything of x_t, ..., x_T is observed, [N, T], if any is missing."""
         missing = is_missing_in(x)
-        seen, values = ~x.isnan().all(-1), filled(x)
+        seen, values, recurrent = ~x.isnan().all(-1), filled(x), self.recurrent
         states = [self.end.expand(len(x), -1)]
         for t in reversed(range(x.shape[1])):
-            state = self.recurrent(values[:, t], states[-1])
+            state = recurrent(values[:, t], states[-1])
             states.append(torch.where(seen[:, t, None], state, states[-1]) if missing else state)
         some = seen.flip(1).cumsum(1).flip(1) > 0 if missing else None
         return torch.stack(states[:0:-1], 1), some

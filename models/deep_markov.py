@@ -53,7 +53,7 @@ class DeepMarkov(Model):
 
     def forward(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """Observe x, or generate `size` of them."""
-        num_steps = self.event_shape[0] if x is None else x.shape[1]
+        num_steps, prior = self.event_shape[0] if x is None else x.shape[1], self.prior
         with self.plate(x, size):
-            z = pyro.sample("z", Chain(lambda before, at: self.prior(before), num_steps))
+            z = pyro.sample("z", Chain(lambda before, at: prior(before), num_steps))
             return pyro.sample("x", self.likelihood(self.decoder(z)).to_event(1), obs=x)

@@ -99,9 +99,9 @@ class Where(TorchDistribution):
     support = constraints.real_vector
 
     def __init__(self, condition: Tensor, one: TorchDistribution, other: TorchDistribution) -> None:
-        self.condition, self.one, self.other = condition, one, other
-        self._drawn: tuple[Tensor, Tensor, Tensor] | None = None
         shape = torch.broadcast_shapes(condition.shape, one.batch_shape, other.batch_shape)
+        self.condition, self.one, self.other = condition.expand(shape), one.expand(shape), other.expand(shape)
+        self._drawn: tuple[Tensor, Tensor, Tensor] | None = None
         super().__init__(shape, one.event_shape, validate_args=False)
 
     @property
@@ -117,12 +117,11 @@ class Where(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Where":
         """Return the same with another batch shape."""
         shape = Size(batch_shape)
-        return Where(self.condition.expand(shape), self.one.expand(shape), self.other.expand(shape))
+        return Where(self.condition.expand(shape), self.one, self.other)
 
     def _draw(self, sample_shape: Any, how: str) -> Tensor:
-        shape = Size(sample_shape) + self.batch_shape + self.event_shape
         one, other = (getattr(fn, how)(sample_shape) for fn in (self.one, self.other))
-        z = torch.where(self.condition[..., None], one, other).expand(shape)
+        z = torch.where(self.condition[..., None], one, other)
         self._drawn = z, one, other
         return z
 

@@ -24,7 +24,7 @@ def pair(shape, latent_dim=32):
     torch.manual_seed(0)
     prior = priors.GatedTransition(latent_dim, hidden=(64,))
     model = DeepMarkov(shape, prior=prior, decoder=lambda *shapes: MLP(*shapes, hidden=(100, 100)))
-    return model, Guide(model, hidden=200)
+    return model, Guide(model, hidden=128)
 
 
 def trimmed(part):

@@ -19,7 +19,6 @@ from ppl_vae.architectures import Concatenated, Tutorial
 from ppl_vae.conditions import DigitString, Label, Visible
 from ppl_vae.likelihoods import Bernoulli, Gaussian
 from ppl_vae.networks import MLP, GatedMLP
-from ppl_vae.posteriors import InverseAutoregressive
 from ppl_vae.priors import ConditionalNormal, GatedTransition, Mixture, StandardNormal
 from ppl_vae.runs import build, kinds
 
@@ -158,12 +157,8 @@ MODELS = {  # with their guides
         [partial(guides.Discrete, encoder=TINY)],
     ),
     "deep_markov": (
-        lambda: models.DeepMarkov((4, 3), GatedTransition(2, hidden=(8,)), Bernoulli(), decoder=TINY),
-        [
-            partial(guides.DeepMarkov, hidden=8),
-            partial(guides.DeepMarkov, hidden=8, posterior=partial(InverseAutoregressive, hidden=4, context_dim=2)),
-            partial(guides.MeanField, encoder=TINY),
-        ],
+        lambda: models.DeepMarkov((2, 3), GatedTransition(2, hidden=(8,)), Bernoulli(), decoder=TINY),
+        [partial(guides.DeepMarkov, hidden=8)],
     ),
 }
 EIGHT = {"networks": Concatenated(hidden=8)}
