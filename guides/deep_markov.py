@@ -6,15 +6,16 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.base import Guide, Model
+from ppl_vae.base import Guide, Model, suited
 from ppl_vae.distributions.chains import Chain, Where
 from ppl_vae.errors import positive_int
-from ppl_vae.missing import filled, is_missing_in
+from ppl_vae.missing import is_missing_in
+from ppl_vae.parts import Preprocessing
 from ppl_vae.posteriors import DiagonalNormal, Family, SitePosteriors
 
 
 class DeepMarkov(Guide):
-    """Q(z | x) = prod_t Q(z_t | h_t = (tanh(W z_(t-1) + b) + r_t) / 2), with r_t = GRU(x_t, r_(t+1)) backwards in time.
+    """Q(z | x) = prod_t Q(z_t | h_t = (tanh(W z_(t-1) + b) + r_t) / 2), with r_t = GRU(x_t, r_(t+1)) back in time.
 
     The posterior of z_t given z_(t-1) depends on x_t, ..., x_T, which r_t has read (the paper's ST-R, or DKS). Where
     nothing of these is observed, z_t is drawn as the model does: that is its posterior. A flow for each step, given
@@ -28,19 +29,23 @@ class DeepMarkov(Guide):
     torch.Size([5, 20, 8])
     """
 
-    reads_missing = True  # what a series ends with
-
     prior: Any
 
-    def __init__(self, model: Model, hidden: int = 128, posterior: Family = DiagonalNormal) -> None:
-        super().__init__(model)
+    def __init__(
+        self,
+        model: Model,
+        hidden: int = 128,
+        posterior: Family = DiagonalNormal,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        super().__init__(model, preprocessing or suited(model))
         shapes = list(self.real_latents().values())
         if list(self.latents) != ["z"] or len(shapes[0]) != 2 or not hasattr(model, "prior"):
             self.refuse(model, "a model with a prior and a latent chain z of shape [T, latent_dim]")
         self.refer_to(prior=model.prior)
         hidden, latent_dim = positive_int("hidden", hidden), shapes[0][1]
         self.start, self.end = nn.Parameter(torch.zeros(latent_dim)), nn.Parameter(torch.zeros(hidden))
-        self.recurrent = nn.GRUCell(self.event_shape[1], hidden)
+        self.recurrent = nn.GRUCell(self.preprocessing.out_shape[1], hidden)
         self.combine = nn.Linear(latent_dim, hidden)
         self.posteriors = SitePosteriors({"z": torch.Size([latent_dim])}, posterior)
         self.to_h = nn.Linear(hidden, self.posteriors.h_dim)
@@ -66,7 +71,7 @@ class DeepMarkov(Guide):
     def read(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return r_t, [N, T, hidden], and whether anything of x_t, ..., x_T is observed, [N, T], if any is missing."""
         missing = is_missing_in(x)
-        seen, values, recurrent = ~x.isnan().all(-1), filled(x), self.recurrent
+        seen, values, recurrent = ~x.isnan().all(-1), self.preprocessing(x), self.recurrent
         states = [self.end.expand(len(x), -1)]
         for t in reversed(range(x.shape[1])):
             state = recurrent(values[:, t], states[-1])

@@ -51,6 +51,10 @@ class DeepMarkov(Model):
         other = x is not None and x.dim() == 3 and x.shape[2:] == self.event_shape[1:]
         return super().plate(None, len(x)) if x is not None and other else super().plate(x, size)
 
+    def generated(self, x: Tensor) -> Tensor:
+        """Return what the likelihood starts from: the steps of all series, [N T, D]."""
+        return x.reshape(-1, *self.event_shape[1:])
+
     def forward(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """Observe x, or generate `size` of them."""
         num_steps, prior = self.event_shape[0] if x is None else x.shape[1], self.prior
