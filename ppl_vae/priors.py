@@ -178,7 +178,7 @@ class GatedTransition(Prior):
     def __init__(self, latent_dim: int = 8, hidden: Widths = (64,)) -> None:
         super().__init__(latent_dim)
         shape = (self.latent_dim,)
-        self.start = nn.Parameter(torch.zeros(self.latent_dim))
+        self.start = nn.Parameter(0.1 * torch.randn(self.latent_dim))  # at 0 it would leave weights without gradients
         self.gate, self.proposed = (MLP(shape, shape, hidden=hidden) for _ in range(2))
         self.linear, self.scale = (nn.Linear(self.latent_dim, self.latent_dim) for _ in range(2))
         with torch.no_grad():

@@ -36,17 +36,17 @@ class Chain(TorchDistribution):
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
     has_rsample = True
     support = constraints.independent(constraints.real, 2)
+    _drawn: tuple[Tensor, list[Tensor], list[TorchDistribution]] | None = None  # the last z, its steps, and theirs
 
     def __init__(self, step: Step, num_steps: int) -> None:
         first = step(None, slice(0, 1))
         self.step, self.num_steps = step, num_steps
-        self._drawn: tuple[Tensor, list[Tensor], list[TorchDistribution]] | None = None
         super().__init__(first.batch_shape[:-1], Size([num_steps, *first.event_shape]), validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Chain":
         """Return the same chain with another batch shape."""
         new = Chain.__new__(Chain)
-        new.step, new.num_steps, new._drawn = self.step, self.num_steps, None
+        new.step, new.num_steps = self.step, self.num_steps
         TorchDistribution.__init__(new, Size(batch_shape), self.event_shape, validate_args=False)
         return new
 
