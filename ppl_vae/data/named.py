@@ -186,12 +186,12 @@ def load(
     Args:
         name: digits, mnist, binarized_mnist, freyfaces, jsb_chorales (series of 88 keys, NaN after their end), or a
             path. A `.npy` file or a folder is split 80 / 10 / 10 at random, always the same way; a `.npz` file may hold
-            `train`, `validation` and `test` itself (and `train_y` and so on), else `x` (and `y`), and a folder may have such folders. Labels
-            become integers if all of them are whole numbers, however they are stored; those that are words, or the
-            names of folders of images, are coded in sorted order, with `.classes` to name them. NaN in x is a missing
-            value, and so is what a mask of zeros and ones in the file, `x_mask` (or `train_mask` and so on), marks
-            with 0. Or a table: a `.csv`, `.tsv`, `.parquet` or `.feather` file, or a frame of pandas, Polars or Arrow;
-            empty cells are missing. What was understood stands in `.understood`.
+            `train`, `validation` and `test` itself (and `train_y` and so on), else `x` (and `y`), and a folder may have
+            such folders. Labels become integers if all of them are whole numbers, however they are stored; those that
+            are words, or the names of folders of images, are coded in sorted order, with `.classes` to name them. NaN
+            in x is a missing value, and so is what a mask of zeros and ones in the file, `x_mask` (or `train_mask` and
+            so on), marks with 0. Or a table: a `.csv`, `.tsv`, `.parquet` or `.feather` file, or a frame of pandas,
+            Polars or Arrow; empty cells are missing. What was understood stands in `.understood`.
         kind: "images" or "series", which an array [N, A, B] is; None reads images of A x B pixels if A = B, or of
             bytes and numbers in [0, 1] if no side is more than ten times the other, else series of A steps of B
             numbers. Channels that come last, [N, H, W, 3], are put first. "as_stored" moves, names and mends nothing.
