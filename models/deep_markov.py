@@ -40,7 +40,7 @@ class DeepMarkov(Model):
         if len(self.event_shape) != 2:
             raise InputError(
                 f"Expected series of event_shape (T, D), T steps of D numbers; got {tuple(self.event_shape)}. Reshape "
-                f"the data to [N, T, D]."
+                f"the data to [N, T, D], or load them with kind='series'."
             )
         self.prior = prior or GatedTransition(8)
         self.likelihood = (likelihood or Bernoulli()).bind(self.event_shape[1:])
