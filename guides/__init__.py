@@ -1,6 +1,7 @@
 """Amortized guides Q(z | x): one file a guide."""
 
 from ppl_vae.guides.conditional import Conditional
+from ppl_vae.guides.deep_markov import DeepMarkov
 from ppl_vae.guides.discrete import Discrete
 from ppl_vae.guides.flow import Flow
 from ppl_vae.guides.full_covariance import FullCovariance
@@ -13,6 +14,7 @@ from ppl_vae.guides.semi_supervised import SemiSupervised
 
 __all__ = [
     "Conditional",
+    "DeepMarkov",
     "Discrete",
     "Flow",
     "FullCovariance",

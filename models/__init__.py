@@ -3,6 +3,7 @@
 from ppl_vae.models.counts import Counts
 from ppl_vae.models.counts_in_batches import CountsInBatches
 from ppl_vae.models.cvae import CVAE
+from ppl_vae.models.deep_markov import DeepMarkov
 from ppl_vae.models.discrete import Discrete
 from ppl_vae.models.hierarchical import Hierarchical
 from ppl_vae.models.image_completion import ImageCompletion
@@ -17,6 +18,7 @@ __all__ = [
     "VAE",
     "Counts",
     "CountsInBatches",
+    "DeepMarkov",
     "Discrete",
     "Hierarchical",
     "ImageCompletion",

@@ -147,6 +147,11 @@ class Observed(Independent):
         inner = self.event_shape[: self.reinterpreted_batch_ndims]
         return Observed(self.base_dist.expand(torch.Size(batch_shape) + inner), self.reinterpreted_batch_ndims)
 
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> "Observed":
+        """Return the same with so many more dimensions, by default all, in one event."""
+        more = len(self.batch_shape) if reinterpreted_batch_ndims is None else reinterpreted_batch_ndims
+        return Observed(self.base_dist, self.reinterpreted_batch_ndims + more)
+
     @property
     def support(self) -> Any:
         """The support of each number, or NaN."""

@@ -13,7 +13,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from ppl_vae.distributions.flows import Remembering, autoregressive
-from ppl_vae.distributions.gaussian import GaussianMixture, diagonal_normal
+from ppl_vae.distributions.gaussian import GaussianMixture, diagonal_normal, positive_scale
 from ppl_vae.distributions.unwrap import elementwise
 from ppl_vae.errors import InputError, positive_int, positive_number, shown
 from ppl_vae.missing import nothing_is_missing
@@ -23,7 +23,17 @@ from ppl_vae.utils.arrays import as_tensor
 from ppl_vae.utils.memory import check_memory
 from ppl_vae.utils.moments import mean_and_scale
 
-__all__ = ["ConditionalNormal", "Flow", "Laplace", "Mixture", "Prior", "StandardNormal", "StudentT", "VampPrior"]
+__all__ = [
+    "ConditionalNormal",
+    "Flow",
+    "GatedTransition",
+    "Laplace",
+    "Mixture",
+    "Prior",
+    "StandardNormal",
+    "StudentT",
+    "VampPrior",
+]
 
 
 class StandardNormal(Prior):
@@ -145,6 +155,42 @@ class ConditionalNormal(Prior):
                 "StandardNormal, or a conditional model, such as CVAE."
             )
         return diagonal_normal(self.network(c))
+
+
+class GatedTransition(Prior):
+    """P(z_t | z_(t-1)) of a series, as `forward(z)` of z = z_(t-1): a gate between a linear map and a network.
+
+        m = (1 - g) * (W z + b) + g * f(z),    g = sigmoid(network of z),    s = softplus(V relu(f(z)) + c) + 1e-6
+        P(z_t | z_(t-1)) = N(z_t; m, diag(s^2)),    P(z_1) = that of a learned z_0
+
+    W starts as the identity. In a model without steps it is P(z_1), a Gaussian.
+
+    Args:
+        latent_dim: the size of z_t.
+        hidden: the widths of the network of the gate, and of f.
+
+    Source: Krishnan, Shalit & Sontag, arXiv 1609.09869, section 5.
+
+    >>> transition = GatedTransition(8)
+    >>> transition().sample().shape, transition(torch.zeros(5, 8)).sample().shape
+    (torch.Size([8]), torch.Size([5, 8]))
+    """
+
+    def __init__(self, latent_dim: int = 8, hidden: Widths = (64,)) -> None:
+        super().__init__(latent_dim)
+        shape = (self.latent_dim,)
+        self.start = nn.Parameter(0.1 * torch.randn(self.latent_dim))  # at 0 it would leave weights without gradients
+        self.gate, self.proposed = (MLP(shape, shape, hidden=hidden) for _ in range(2))
+        self.linear, self.scale = (nn.Linear(self.latent_dim, self.latent_dim) for _ in range(2))
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.eye(self.latent_dim))
+            self.linear.bias.zero_()
+
+    def forward(self, c: Tensor | None = None) -> TorchDistribution:
+        z = self.start if c is None else c
+        gate, proposed = self.gate(z).sigmoid(), self.proposed(z)
+        mean = (1 - gate) * self.linear(z) + gate * proposed
+        return dist.Normal(mean, positive_scale(self.scale(proposed.relu()))).to_event(1)
 
 
 class VampPrior(FromData, Prior):

@@ -60,6 +60,7 @@ def real_data(request):
 
     def load(name, **options):
         needed = {"mnist": "MNIST/raw", "binarized_mnist": "binarized_mnist_static.npz", "freyfaces": "freyfaces.npz"}
+        needed["jsb_chorales"] = "music/JSB_Chorales.mat"
         folder = os.environ.get("PPL_VAE_DATA", "")
         if not folder or not Path(folder, needed[name]).exists():
             pytest.skip(f"{name} is not in the folder named by PPL_VAE_DATA ({folder or 'not set'})")

@@ -10,6 +10,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import pyro
@@ -40,6 +41,7 @@ def check_compile(wanted: bool | str) -> None:
 Function = Callable[..., tuple[Tensor, ...]]
 COMPILE_SECONDS = 30.0  # from nothing; a few where the compiler's own cache has the program
 NODES_PER_SECOND = 40.0  # of a record, that are compiled: of large ones it takes longer
+LARGEST = 4000  # operations of a record that "auto" compiles
 KNOWN = 32  # compiled functions that are kept, for programs that do the same operations on other tensors
 SPEEDUP = 1.5  # of compiled over plain, at least, where the work is large enough for the question to arise
 STEPS_SPEEDUP = 2.0  # of steps of a fit: the smaller the arrays, the larger the share that is Pyro's
@@ -47,6 +49,7 @@ ROUNDS = 3
 LARGE = 50  # chunks of work; below it the question whether to compile is not worth an answer
 UNLIKE = "the program does something else on each run that is not a draw by pyro.sample"
 
+_most: ContextVar[int | None] = ContextVar("most", default=None)
 _known: dict[tuple[str, str, int], Function] = {}
 # PyTorch's compiler looks for CUDA wherever it is installed, and says that there is no GPU: so it is.
 logging.getLogger("torch.utils.cpp_extension").addFilter(lambda said: "No CUDA runtime" not in said.getMessage())
@@ -73,13 +76,21 @@ def pays(wanted: bool | str, trial: Trial, count: int, *, speedup: float = SPEED
     return True
 
 
-def compiled_or_none(make: Callable[[], T], otherwise: str = "Plain Pyro is used", stacklevel: int = 3) -> T | None:
-    """Return what `make` compiles; None, and one warning that says why, where that cannot be done."""
+def compiled_or_none(
+    make: Callable[[], T], otherwise: str = "Plain Pyro is used", stacklevel: int = 3, *, wanted: bool | str = True
+) -> T | None:
+    """Return what `make` compiles; None, and one warning that says why, where that cannot be done.
+
+    Where it is only "auto" that is `wanted`, nor is a record compiled that is so large that it takes minutes.
+    """
+    token = _most.set(LARGEST if wanted == "auto" else None)
     try:
         return make()
     except CannotCapture as problem:
         warnings.warn(f"{otherwise}, as {problem}.", stacklevel=stacklevel + 1)
         return None
+    finally:
+        _most.reset(token)
 
 
 def capture(function: Callable[..., Any], *examples: Tensor, once: bool = False) -> Function:
@@ -106,6 +117,11 @@ def _captured(function: Callable[..., Any], examples: Args, once: bool) -> Funct
             graph = folded(record(function, *examples)) if once else record(function, *examples)
         if _other_generators() != before:
             raise CannotCapture("the program draws from Python's or NumPy's generator")
+        if (most := _most.get()) is not None and len(graph.graph.nodes) > most:
+            raise CannotCapture(
+                f"it is {len(graph.graph.nodes)} operations (a loop over time is written out step by step), which take "
+                f"minutes to compile; compile=True does"
+            )
         held = _lift(graph)
         rewrite(graph.graph)
         choose_products(graph.graph)

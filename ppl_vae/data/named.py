@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from ppl_vae.data.as_source import fingerprint
@@ -198,15 +199,15 @@ def load(
     """Load a named data set, a person's own `.npy`, `.npz`, table or folder of images, in three parts, `.x` and `.y`.
 
     Args:
-        name: digits, mnist, binarized_mnist, freyfaces, or a path. A `.npy` file or a folder is split
-            80 / 10 / 10 at random, always the same way; a `.npz` file may hold `train`, `validation` and
-            `test` itself (and `train_y` and so on), else `x` (and `y`), and a folder may have such folders. Labels
-            become integers if all of them are whole numbers, however they are stored; those that are words, or the
-            names of folders of images, are coded in sorted order, with `.classes` to name them. NaN in x is a missing
-            value, and so is what a mask of zeros and ones in the file, `x_mask` (or `train_mask` and so on), marks
-            with 0. Or a table: a `.csv`, `.tsv`, `.parquet` or `.feather` file, or a frame of pandas, Polars or Arrow;
-            empty cells are missing. Or counts: an `.h5ad` file or AnnData object, a sparse matrix of SciPy, its `.npz`
-            file, or an `.mtx` file of rows x columns. What was understood stands in `.understood`.
+        name: digits, mnist, binarized_mnist, freyfaces, jsb_chorales (series of 88 keys, NaN after their end), or a
+            path. A `.npy` file or a folder is split 80 / 10 / 10 at random, always the same way; a `.npz` file may hold
+            `train`, `validation` and `test` itself (and `train_y` and so on), else `x` (and `y`), and a folder may have
+            such folders. Labels become integers if all of them are whole numbers, however they are stored; those that
+            are words, or the names of folders of images, are coded in sorted order, with `.classes` to name them. NaN
+            in x is a missing value, and so is what a mask of zeros and ones in the file, `x_mask` (or `train_mask` and
+            so on), marks with 0. Or a table: a `.csv`, `.tsv`, `.parquet` or `.feather` file, or a frame of pandas,
+            Polars or Arrow; empty cells are missing. Or counts: an `.h5ad` file or AnnData object, a sparse matrix of
+            SciPy, its `.npz` file, or an `.mtx` file of rows x columns. What was understood stands in `.understood`.
         kind: "images" or "series", which an array [N, A, B] is; None reads images of A x B pixels if A = B, or of
             bytes and numbers in [0, 1] if no side is more than ten times the other, else series of A steps of B
             numbers. Channels that come last, [N, H, W, 3], are put first. "as_stored" moves, names and mends nothing.
@@ -423,9 +424,30 @@ def _freyfaces() -> tuple[Split, ...]:
     return split_at_random(faces.values, (200, 200), scale=255.0)
 
 
+def _jsb_chorales() -> tuple[Split, ...]:
+    import scipy.io
+
+    path, about = folder() / "music" / "JSB_Chorales.mat", "traindata, validdata and testdata, piano rolls of 88 keys"
+    if not path.is_file():
+        raise InputError(f"Expected {path} ({about}); got no such file. Put it there, or set PPL_VAE_DATA.")
+    keys = ("traindata", "validdata", "testdata")
+    try:
+        found = scipy.io.loadmat(path)
+        rolls = [[np.asarray(roll, dtype=np.float32) for roll in found[key].ravel()] for key in keys]
+        most = max(len(roll) for part in rolls for roll in part)
+        parts = [np.full((len(part), most, 88), np.nan, dtype=np.float32) for part in rolls]
+        for values, part in zip(parts, rolls, strict=True):
+            for series, roll in zip(values, part, strict=True):
+                series[: len(roll)] = roll
+    except (ValueError, TypeError, KeyError, NotImplementedError, OSError) as problem:
+        raise InputError(f"Expected {path} to hold {about}; got {problem}. Replace it by the whole file.") from None
+    return tuple(Split(torch.from_numpy(values), torch.arange(len(values))) for values in parts)
+
+
 NAMED: dict[str, tuple[Callable[[], tuple[Split, ...]], Binarize, dict[str, Any]]] = {
     "digits": (_digits, "dynamic", {"prior.latent_dim": 8, "fit.epochs": 300}),
     "mnist": (_mnist, "dynamic", {"prior.latent_dim": 40, "fit.epochs": 50}),
     "binarized_mnist": (_binarized_mnist, None, {"prior.latent_dim": 40, "fit.epochs": 50}),
     "freyfaces": (_freyfaces, None, {"prior.latent_dim": 10, "fit.epochs": 200}),
+    "jsb_chorales": (_jsb_chorales, None, {"prior.latent_dim": 32, "fit.epochs": 300, "fit.batch_size": 20}),
 }

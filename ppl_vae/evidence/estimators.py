@@ -13,9 +13,10 @@ from ppl_vae.evidence.bidirectional import sandwich
 from ppl_vae.evidence.conditional import conditional_sampling
 from ppl_vae.evidence.edges import with_edges
 from ppl_vae.evidence.evidence import Evidence
-from ppl_vae.evidence.options import AnnealingOptions, AutoOptions, ImportanceOptions, Options
+from ppl_vae.evidence.options import AnnealingOptions, AutoOptions, FilterOptions, ImportanceOptions, Options
 from ppl_vae.evidence.prepare import Prepared, prepared
 from ppl_vae.evidence.remedies import importance_with_remedies
+from ppl_vae.evidence.smc import sequential_monte_carlo
 from ppl_vae.traces.pair import Pair, Program
 from ppl_vae.utils.threads import Threads
 
@@ -35,6 +36,7 @@ METHODS = {
     "importance": Method(importance_with_remedies, ImportanceOptions),
     "ais": Method(annealed_importance_sampling, AnnealingOptions),
     "sandwich": Method(sandwich, AnnealingOptions),
+    "smc": Method(sequential_monte_carlo, FilterOptions),
 }
 
 
@@ -103,6 +105,7 @@ def estimate_evidence(
     num_temperatures: int = 1000,
     num_chains: int = 16,
     num_leapfrog: int = 10,
+    num_filters: int = 8,
     chunk_size: int | None = None,
     compile: bool | str = "auto",
     threads: int | str = "auto",
@@ -121,15 +124,17 @@ def estimate_evidence(
         model: P(x, z), called as `model(*batch)`.
         guide: Q(z | x), called the same way; may be None with `proposal="prior"`.
         data: as in `fit`, in a fixed order: a split of ours, a tensor [N, ...], an array, a Dataset, a DataLoader, ...
-        method: "auto", "importance", "ais" or "sandwich". "auto" gives each datum as much work as it needs: samples of
-            the guide, then of a mixture fitted to it (Laplace's approximation at each mode), then more, then annealing
-            from there; and asks, of data simulated from the model, whether a part of the posterior is missed.
+        method: "auto", "importance", "ais", "sandwich" or "smc". "auto" gives each datum as much work as it needs:
+            samples of the guide, then of a mixture fitted to it (Laplace's approximation at each mode), then more, then
+            annealing from there; and asks, of data simulated from the model, whether a part of the posterior is missed.
             "importance" is importance sampling alone. "ais" is annealed importance sampling: slower, right also where
             the guide is far from the posterior; continuous or enumerable latents. "sandwich" is "ais", and on data
-            simulated from the model bounds from both sides, which say how wrong it may be.
+            simulated from the model bounds from both sides, which say how wrong it may be. "smc" is for series:
+            particle filters of programs with sites in order of time (z_1, x_1, z_2, x_2, ...), or whose latent is a
+            chain.
         given: Which numbers of x are given, for log P(x_A | x_B), a mask or the name of its .npy file; true where a
             number is given, of the shape of a datum or of all data. By "importance" only; see `given_mask`.
-        num_samples: K, draws of z for each datum.
+        num_samples: K, draws of z for each datum; of "smc" the particles of a filter.
         proposal: "guide", "laplace", "refined" or "prior". "laplace" is a mixture of Student-t distributions fitted to
             each datum, with the guide in it; "refined" the guide with its parameters optimized for each datum, with a
             tenth of it as it was; "prior" with "importance" the naive estimate log (1/K) sum_k P(x | z_k) with
@@ -150,6 +155,7 @@ def estimate_evidence(
             "ais" and "sandwich".
         num_chains: Chains of annealing for each datum. Only of "ais" and "sandwich".
         num_leapfrog: Leapfrog steps of an HMC transition. Only of "ais" and "sandwich".
+        num_filters: Independent particle filters of each datum, whose spread is the error. Only of "smc".
         chunk_size: How many (sample, datum) pairs are evaluated at once; None chooses by their size.
         compile: Run a compiled graph of the programs instead of Pyro, true, false, or auto. "auto" does where the work
             is long enough to pay for compiling, which takes about half a minute.
@@ -166,7 +172,8 @@ def estimate_evidence(
             the data, options that the method does not have or that are out of range, or a tolerance out of reach.
 
     Source: Burda et al., arXiv 1509.00519; Doersch, arXiv 1606.05908, equations 1 and 5; Neal, Annealed Importance
-    Sampling, Statistics and Computing 11 (2001); Wu et al., arXiv 1611.04273; Grosse et al., arXiv 1511.02543.
+    Sampling, Statistics and Computing 11 (2001); Wu et al., arXiv 1611.04273; Grosse et al., arXiv 1511.02543; of
+    filters, Del Moral, Doucet & Jasra, Bernoulli 18 (2012).
 
     >>> import torch
     >>> from ppl_vae.models import LinearGaussian

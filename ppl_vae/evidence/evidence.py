@@ -39,8 +39,9 @@ class Evidence(Reported, Numbers):
 
         Reasons: Pareto's k-hat above min(1 - 1 / log10 K, 0.7), an effective sample size below 10, a tolerance
         that was not reached, a posterior at the edge of its support, where numbers are coarse; of annealing, chains
-        whose weights differ, a low accepted rate of HMC, or an importance estimate that lies above; by "auto" also work
-        that was not done, modes that nobody could look for, and a posterior narrower than numbers can say.
+        whose weights differ, a low accepted rate of HMC, or an importance estimate that lies above; of filters, that
+        they are apart, or a step with fewer than ten particles that count; by "auto" also work that was not done, modes
+        that nobody could look for, and a posterior narrower than numbers can say.
         """
         rules = self._diagnostics().rules
         reasons = ("; ".join(rule.words(n) for rule in rules if rule.breaks[n]) for n in range(len(self)))

@@ -19,7 +19,16 @@ from ppl_vae.utils.files import written_whole
 from ppl_vae.utils.report import Array, Mean, Report, Reported
 
 Index = NDArray[np.int64]  # of some data
-NESTED = ("diagnostics", "settings", "is_exact", "curve", "sandwich", "draws", "tried")  # in another shape in a file
+NESTED = (
+    "diagnostics",
+    "settings",
+    "is_exact",
+    "curve",
+    "sandwich",
+    "filtering",
+    "draws",
+    "tried",
+)  # in another shape in a file
 
 
 class Trial(NamedTuple):
@@ -28,6 +37,19 @@ class Trial(NamedTuple):
     mended: int  # how many it leaves no doubt of
     num_tried: int
     helps: bool  # whether these are enough, and more than a redraw mends
+
+
+class Filtering(NamedTuple):
+    """How particle filters went from step to step.
+
+    Attributes:
+        ess: the effective number of particles at each step, before any are drawn again, [T, N]; the mean over filters,
+            NaN after the last step of a datum's chunk.
+        resampled: the share of the filters that drew theirs again after it, [T, N].
+    """
+
+    ess: Array
+    resampled: Array
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -77,7 +99,7 @@ class Numbers:
         mcse: Monte Carlo standard error of log_px, [N]: with K samples, by the delta method.
         elbo_mcse: Monte Carlo standard error of elbo, [N].
         ess: effective sample size (sum w)^2 / sum w^2, between 1 and K, [N].
-        num_samples: K, or the number of chains of annealed importance sampling.
+        num_samples: K, or the number of chains of annealed importance sampling, or of particle filters.
         proposal: what z was drawn from: "guide", "refined", "laplace" or "prior".
         event_size: how many observed numbers one datum holds; where some are missing or masked, the mean; 0 where a
             factor scores x, which does not say of how many.
@@ -89,18 +111,21 @@ class Numbers:
             total of each datum is given and not scored, as a multinomial's: log P(x | n).
         num_levels: how many grey levels x has, or had before it was dequantized; 0 where it is not known.
         elbo_proposal: what those of the ELBO were drawn from: annealing from the prior has the guide's, too.
-        method: "auto", "importance", "ais", "sandwich" or "given".
+        method: "auto", "importance", "ais", "sandwich", "smc" or "given".
         diagnostics: more numbers per datum, by name, each [N]. bias: the jackknife's estimate of that of log_px. Of
             importance sampling: draws (K of each datum), khat, log_px_psis, and with a tolerance, or by "auto",
             stopping, the bias of a datum that went on. By "auto" second_look, by how much modes of a second set of
             climbs raised what would have been believed, with mcse_second_look; both 0 elsewhere; climbed, 0 where modes
             that may matter are not known; unfinished, 1 where more was to come. Of annealing:
             acceptance, step_size, chain_spread (the standard deviation of the log-weights over chains), and
-            log_px_importance with mcse_importance. Of bounded latents, by any method: at_edge, the share of P(x) that
+            log_px_importance with mcse_importance. Of filters: filter_spread (the standard deviation of theirs),
+            least_particles (how many counted where these were fewest), num_resampled (how often they were drawn
+            again), and log_px_importance. Of bounded latents, by any method: at_edge, the share of P(x) that
             comes at least from z too near to a bound for numbers of their precision.
         settings: numbers the method was run with.
         curve: the bound against K, where it was found.
         sandwich: bounds from both sides on simulated data, where they were found.
+        filtering: how the particles of filters fared from step to step, where there were some.
         draws: draws from the posterior and what goes with them, as `to_arviz` gives them, where they were kept.
         is_exact: whether log P(x) is not an estimate, as no latent site is sampled.
         tried: what remedies did for some of the doubtful data, by name, where they were tried.
@@ -127,6 +152,7 @@ class Numbers:
     settings: dict[str, float] = field(default_factory=dict)
     curve: Curve | None = None
     sandwich: Sandwich | None = None
+    filtering: Filtering | None = None
     draws: Any = None
     is_exact: bool = False
     tried: dict[str, Trial] = field(default_factory=dict)
@@ -211,6 +237,8 @@ class Numbers:
         if self.curve is not None:
             dims: tuple[str, ...] = ("point", "datum")
             arrays |= {f"curve_{name}": (dims[: v.ndim], v) for name, v in self.curve._asdict().items()}
+        if self.filtering is not None:
+            arrays |= {f"filtering_{name}": (("step", "datum"), v) for name, v in self.filtering._asdict().items()}
         if self.sandwich is not None:
             dims = ("simulated", *(f"x_dim_{i}" for i in range(self.sandwich.x.ndim - 1)))
             arrays |= {f"sandwich_{name}": (dims[: v.ndim], v) for name, v in vars(self.sandwich).items()}
@@ -235,7 +263,7 @@ class Numbers:
             attrs["tried"] = {name: Trial(*trial) for name, trial in json.loads(attrs.pop("tried", "{}")).items()}
             attrs["is_exact"] = attrs["settings"].pop("exact", None) is not None
             attrs["diagnostics"] = {name: arrays.pop(name) for name in json.loads(attrs["diagnostics"])}
-            for name, kind in (("curve", Curve), ("sandwich", Sandwich)):
+            for name, kind in (("curve", Curve), ("sandwich", Sandwich), ("filtering", Filtering)):
                 own = {key.removeprefix(f"{name}_"): arrays.pop(key) for key in list(arrays) if key.startswith(name)}
                 attrs[name] = kind(**own) if own else None
             checked(attrs | arrays)

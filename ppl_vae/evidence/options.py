@@ -138,3 +138,21 @@ class AnnealingOptions(Options):
             self._keep(**{name: positive_int(name, getattr(self, name))})
         if self.num_chains < 2:
             raise InputError("Expected num_chains of at least 2, so that their spread can be seen; got 1. Raise it.")
+
+
+@dataclass(frozen=True)
+class FilterOptions(Options):
+    """Of particle filters."""
+
+    num_filters: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep(num_filters=positive_int("num_filters", self.num_filters))
+        if self.proposal not in ("guide", "prior"):
+            raise InputError(
+                f"Expected proposal='guide' or 'prior' with method='smc', which draws step by step; got "
+                f"{shown(self.proposal)}."
+            )
+        if self.num_filters < 2:
+            raise InputError("Expected num_filters of at least 2, so that their spread can be seen; got 1. Raise it.")

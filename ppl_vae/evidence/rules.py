@@ -15,6 +15,7 @@ from ppl_vae.utils.report import Array, Row, number, spread
 
 FEW_CHAINS = 8  # fewer say too little of their own spread
 LOW_CHAINS = 0.2  # effective ones, as a share of all: below it the weights rest on one or two of them
+APART = 1.0  # nats, the standard deviation of filters: above it few of them say little of their own mean
 LOW_ACCEPTANCE = 0.2  # of HMC's proposals: below it the chains hardly moved
 OPEN = 0.1  # nats that the bounds of a sandwich may be apart
 SURELY = 5.0  # errors
@@ -311,6 +312,40 @@ def of_sandwich(numbers: Numbers) -> Diagnostics:
     return replace(annealing, lines=[*annealing.lines, line], rows=rows, refuted=refuted, blind_spot="")
 
 
+def of_filters(numbers: Numbers) -> Diagnostics:
+    """Return those of particle filters: how far they are apart, how few particles counted, and importance sampling."""
+    what, found, settings = numbers.quantity, numbers.diagnostics, numbers.settings
+    particles, filters = settings["num_samples"], np.full(len(numbers), float(numbers.num_samples))
+    apart, least, plain = found["filter_spread"], found["least_particles"], found["log_px_importance"]
+    with np.errstate(invalid="ignore"):  # both are minus infinity where the model cannot make a datum
+        above = plain - numbers.log_px
+    more = above > 4 * np.hypot(numbers.mcse, found["mcse_importance"]) + ROUNDING
+    rules = [
+        *_not_finite(numbers),
+        Rule("filters that are apart", apart > APART, "the standard deviation of its filters is {:.2f} nats", (apart,)),
+        Rule("filters whose estimates differ", low_chains(numbers.ess, filters),
+             "one filter of {1:.0f} outweighs the others: they count as {0:.1f}", (numbers.ess, filters)),
+        Rule(f"fewer than {LOW_ESS:.0f} particles at a step", least < LOW_ESS,
+             "at one step the particles count as {0:.1f}" + f" of {particles:.0f}", (least,)),
+        Rule("more by importance sampling", more, "importance sampling finds {:.2f} nats more", (above,), above),
+    ]  # fmt: skip
+    lines = [
+        f"particles that count, of {particles:.0f}: where fewest, {spread(least)}; drawn again after "
+        f"{spread(found['num_resampled'])} of {settings['num_steps']:.0f} steps",
+        f"filters: standard deviation of {what} {spread(apart)}; {_biases(numbers, 'so few filters')}; importance "
+        f"sampling with K = {particles:.0f} gave {what} {_mean_in_words(plain, '')}",
+    ]
+    headline = (
+        f"{what} of {len(numbers)} data by {numbers.num_samples} particle filters of {particles:.0f} particles from "
+        f"{_source(numbers)}"
+    )
+    few = f"fewer than {FEW_CHAINS} filters say too little of their own error. Raise num_filters."
+    too_few = few if numbers.num_samples < FEW_CHAINS else ""
+    remedy, blind = "Raise num_samples, the particles of a filter.", " What the proposal never visits would not show"
+    blind += "." if numbers.proposal == "prior" else ": proposal='prior' can tell."
+    return Diagnostics(headline, lines, rules, remedy, blind, too_few, bias=_mean_bias(numbers))
+
+
 def of_given(numbers: Numbers) -> Diagnostics:
     """Return those of log P(x_A | x_B), of which both terms are estimated: the worse of both, and whose samples."""
     found, scheme = of_importance(numbers), numbers.diagnostics["scheme"]
@@ -351,6 +386,7 @@ DIAGNOSTICS: dict[str, Callable[[Numbers], Diagnostics]] = {
     "importance": of_importance,
     "ais": of_annealing,
     "sandwich": of_sandwich,
+    "smc": of_filters,
     "given": of_given,
 }
 

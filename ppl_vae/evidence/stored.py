@@ -116,7 +116,7 @@ class Stored(BaseModel):
     scored: str
     num_levels: Count
     elbo_proposal: str
-    method: Literal["auto", "importance", "ais", "sandwich", "given"]
+    method: Literal["auto", "importance", "ais", "sandwich", "smc", "given"]
     settings: dict[str, float | int]
     note: str = ""
     weights: str = ""
@@ -127,8 +127,9 @@ def checked(content: Mapping[str, Any]) -> None:
     known = Stored.model_validate({name: content[name] for name in Stored.model_fields if name in content})
     arrays = {name: getattr(known, name) for name in ("log_px", "elbo", "mcse", "elbo_mcse", "ess")}
     sizes = {len(values) for values in (arrays | known.diagnostics).values()}
-    curve = content.get("curve")
+    curve, filtering = content.get("curve"), content.get("filtering")
     sizes |= set() if curve is None else {values.shape[-1] for values in (curve.bound, curve.mcse)}
+    sizes |= set() if filtering is None else {values.shape[-1] for values in filtering}
     if len(sizes) > 1 or 0 in sizes:
         raise ValueError("arrays for several numbers of data")
 

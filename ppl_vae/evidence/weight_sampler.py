@@ -129,7 +129,7 @@ class Sampler:
             pair = self.prepared.pair
             return log_weights_function(pair, chunk.args, self.at_once, self.structure, proposal=self.proposal)
 
-        self._compiled = compiled_or_none(make)
+        self._compiled = compiled_or_none(make, wanted=wanted)
         if self.compiled:
             self.threads.choose(trial, self.calls)
 

@@ -220,7 +220,8 @@ class Steps:
             if not pays(wanted, trial, count, speedup=STEPS_SPEEDUP):
                 continue
             which = f" for batches of {len(args[0])}" if self._compiled else ""
-            if compiled_or_none(partial(self.compile, args), f"Plain Pyro is used{which}", stacklevel=4) is None:
+            said = f"Plain Pyro is used{which}"
+            if compiled_or_none(partial(self.compile, args), said, stacklevel=4, wanted=wanted) is None:
                 break
         if self._compiled:
             threads.choose(trials[0], some[0][1])

@@ -36,7 +36,7 @@ def evaluate(
 
     Args:
         run: a run, or the path of its folder.
-        method: "auto", "importance", or "ais" or "sandwich", which take minutes (use few data). See
+        method: "auto", "importance", or "ais" or "sandwich", which take minutes (use few data), or of series "smc". See
             `estimate_evidence`.
         split: "train", "validation" or "test".
         num_data: use this many of them, evenly spaced; None uses all.

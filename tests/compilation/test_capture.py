@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppl_vae import InputError, likelihoods
 from ppl_vae.compilation import capture, rewrites
-from ppl_vae.compilation.capture import CannotCapture, compiling_pays, pays
+from ppl_vae.compilation.capture import CannotCapture, compiled_or_none, compiling_pays, pays
 from ppl_vae.compilation.record import record
 from ppl_vae.compilation.rewrites import bernoulli_log_prob, rewrite
 from ppl_vae.evidence.weight_sampler import log_weights_function
@@ -249,3 +249,20 @@ class Counted(TorchDispatchMode):
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         self.ran.append(operation)
         return operation(*args, **(kwargs or {}))
+
+
+def test_a_record_that_takes_minutes_is_compiled_only_where_that_is_asked_for(monkeypatch):
+    """A loop over time is written out: auto leaves it to Pyro, with the reason."""
+    monkeypatch.setattr(capture, "LARGEST", 20)
+    compiled = []
+    monkeypatch.setattr(capture, "_compiled", lambda graph, inputs: compiled.append(graph) or len)
+
+    def loop(x):
+        for _ in range(15):
+            x = x.sin() + 1
+        return (x,)
+
+    with pytest.warns(UserWarning, match=r"Plain Pyro is used, as it is \d+ operations .*compile=True does"):
+        assert compiled_or_none(partial(capture.capture, loop, torch.ones(3)), wanted="auto") is None
+    assert not compiled
+    assert compiled_or_none(partial(capture.capture, loop, torch.ones(3)), wanted=True) is not None and compiled

@@ -19,7 +19,7 @@ from ppl_vae.architectures import Concatenated, Tutorial
 from ppl_vae.conditions import DigitString, Label, Visible
 from ppl_vae.likelihoods import Bernoulli, Gaussian, NegativeBinomial
 from ppl_vae.networks import MLP, GatedMLP
-from ppl_vae.priors import ConditionalNormal, Mixture, StandardNormal
+from ppl_vae.priors import ConditionalNormal, GatedTransition, Mixture, StandardNormal
 from ppl_vae.runs import build, kinds
 
 LATENT_DIM, NUM_DATA, EVENT_SHAPE = 2, 3, (1, 2, 2)
@@ -44,6 +44,7 @@ PRIORS = {
     "flow": Row([FLOW, {"kind": "masked_autoregressive", "transforms": 2, "hidden": (8,)}]),
     "vamp_prior": Row([{"num_components": 3}], alone=False),  # made of its guide
     "conditional_normal": Row(needs="a condition", alone=False),
+    "gated_transition": Row([{"hidden": (4,)}], needs="the step before"),
 }
 LIKELIHOODS = {
     "bernoulli": Row(),
@@ -115,6 +116,7 @@ GUIDES = {
     "linear_gaussian": Row(needs="the model whose posterior it is", alone=False),
     "quantile_map": Row(needs="the model whose posterior it is", alone=False),
     "hierarchical": Row(needs="two latent sites", alone=False),
+    "deep_markov": Row(needs="a chain of latents", alone=False),
     "discrete": Row(needs="discrete latents", alone=False),
     "no_latents": Row(needs="a model without a latent site", alone=False),
 }
@@ -157,6 +159,10 @@ MODELS = {  # with their guides
     "discrete": (
         lambda: models.Discrete(SHAPE, decoder=TINY, num_variables=2, num_classes=3, temperature=0.5),
         [partial(guides.Discrete, encoder=TINY)],
+    ),
+    "deep_markov": (
+        lambda: models.DeepMarkov((2, 3), GatedTransition(2, hidden=(8,)), Bernoulli(), decoder=TINY),
+        [partial(guides.DeepMarkov, hidden=8)],
     ),
 }
 EIGHT = {"networks": Concatenated(hidden=8)}

@@ -27,7 +27,7 @@ def test_model_and_guide(name, make_guide):
     model = make()
     guide = make_guide(model)
     x = model(size=6).detach()
-    assert x.shape == (6, *SHAPE)
+    assert x.shape == (6, *model.event_shape)
 
     # Both work under one more plate to the left, each of K samples its own.
     with pyro.plate("samples", 5, dim=-2):
@@ -56,7 +56,7 @@ def test_model_and_guide(name, make_guide):
     other_guide.load_state_dict(guide.state_dict())
     again = ppl_vae.estimate_evidence(other, other_guide, x, num_samples=200)
     np.testing.assert_array_equal(again.log_px, evidence.log_px)
-    assert ppl_vae.sample(model, 3).shape == (3, *SHAPE)
+    assert ppl_vae.sample(model, 3).shape == (3, *model.event_shape)
     assert ppl_vae.reconstruct(model, guide, x).shape == x.shape
 
 

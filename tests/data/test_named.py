@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from PIL import Image
 
@@ -379,6 +380,33 @@ def test_named_files_of_another_shape(tmp_path, monkeypatch):
     for name in ("binarized_mnist", "freyfaces"):
         with pytest.raises(InputError, match="Replace it by the whole file"):
             data.load(name)
+
+
+def test_chorales_are_series_with_nan_after_their_end(tmp_path, monkeypatch):
+    """Of object arrays of unequal lengths: as long as the longest of all parts, in the order of the file."""
+    monkeypatch.setenv("PPL_VAE_DATA", str(tmp_path))
+    with pytest.raises(InputError, match="PPL_VAE_DATA"):
+        data.load("jsb_chorales")
+    (tmp_path / "music").mkdir()
+    parts, rolls = {"traindata": (3, 2), "validdata": (1, 4), "testdata": (5,)}, {}
+    for name, lengths in parts.items():
+        rolls[name] = np.empty((1, len(lengths)), dtype=object)
+        for i, length in enumerate(lengths):
+            rolls[name][0, i] = (np.random.default_rng(i).random((length, 88)) < 0.1).astype(np.uint8)
+    scipy.io.savemat(tmp_path / "music" / "JSB_Chorales.mat", rolls)
+    chorales = data.load("jsb_chorales")
+    assert chorales.event_shape == (5, 88) and len(chorales.train) == 2
+    assert (~chorales.validation.x.isnan().all(-1)).sum(1).tolist() == [1, 4]
+    np.testing.assert_array_equal(chorales.train.x[0, :3], rolls["traindata"][0, 0])
+    scipy.io.savemat(tmp_path / "music" / "JSB_Chorales.mat", {"traindata": rolls["traindata"]})
+    with pytest.raises(InputError, match="Replace it by the whole file"):
+        data.load("jsb_chorales")
+
+
+def test_the_chorales(real_data):
+    chorales = real_data("jsb_chorales")
+    parts = (chorales.train, chorales.validation, chorales.test)
+    assert [(len(p), int((~p.x.isnan().all(-1)).sum())) for p in parts] == [(229, 13807), (76, 4602), (77, 4725)]
 
 
 @pytest.mark.parametrize("as_bytes", [True, False])
