@@ -224,7 +224,8 @@ def _told(run: Any) -> str:
     result = run.config["result"]
     how = " (compiled)" if result["compiled"] else ""
     lines = [
-        f"fitted in {result['seconds']} s{how}, best epoch {result['best_epoch']} of {len(run.history.epoch)}\n",
+        f"fitted in {result['seconds']} s{how}, best epoch {result['best_epoch']} of {len(run.history.epoch)}"
+        f"{', ended inside the warm-up: no epoch was compared' if result.get('warming_up') else ''}\n",
         str(run.evidence),
     ]
     if "accuracy" in result:

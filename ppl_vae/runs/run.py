@@ -71,6 +71,7 @@ class Run(Reported):
         result = self.config["result"]
         ended = f"best epoch {result.get('best_epoch', '?')} of {len(self.history.epoch)}"
         ended += f", {result['seconds']} s" if "seconds" in result else ""
+        ended += ", ended inside the warm-up: no epoch was compared" if result.get("warming_up") else ""
         try:
             said = self.evidence.report() if self.evidence is not None else Report("no estimate of log P(x) yet")
         except InputError as problem:  # a broken file
