@@ -63,8 +63,8 @@ def check_same_quantity(each: Sequence[tuple[str, Evidence]]) -> None:
         if (other.quantity, other.event_size) != (first.quantity, first.event_size):
             raise InputError(
                 f"Expected estimates of one quantity; got {first.quantity} of {first.event_size:g} numbers for "
-                f"{first_name!r} and {other.quantity} of {other.event_size:g} for {name!r}. Compare models of one task, "
-                f"that are given the same."
+                f"{first_name!r} and {other.quantity} of {other.event_size:g} for {name!r}. Compare models of one "
+                f"task, that are given the same."
             )
 
 

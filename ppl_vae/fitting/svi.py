@@ -83,8 +83,8 @@ def fit(
         batch_size: data in one step; a DataLoader has its own.
         learning_rate: given to the optimizer as `lr`.
         objective: any Pyro ELBO, such as those in `ppl_vae.objectives`; `pyro.infer.Trace_ELBO()` by default. One with
-            `set_epoch` is told before each epoch how many are done; where its `is_warming_up(epoch)` is true, epochs are
-            not compared, and the latest is kept.
+            `set_epoch` is told before each epoch how many are done; where its `is_warming_up(epoch)` is true,
+            epochs are not compared, and the latest is kept.
         optimizer: called as `optimizer(parameters, lr=learning_rate)`.
         schedule: of the learning rate, "cosine" (down to 0 over all epochs) or "constant"; or a function of (optimizer,
             epochs) that returns a PyTorch scheduler, stepped once an epoch.

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ from torch import Tensor
 from ppl_vae import plots
 from ppl_vae.data.holes import find_holes
 from ppl_vae.data.own_files import read
-from ppl_vae.data.splits import Split, evenly
+from ppl_vae.data.splits import evenly
 from ppl_vae.data.unobserved import note_unobserved
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.impute import Imputation, impute
 from ppl_vae.missing import is_missing_in
 from ppl_vae.runs.figures import costs_no_result, in_rows, save_figure
+from ppl_vae.runs.new_rows import as_in_training as _as_in_training
 from ppl_vae.runs.run import Run, load
 from ppl_vae.utils.files import check_can_write, written_whole
 
@@ -88,20 +88,6 @@ def impute_run(
             save_figure(picture(found, truth), figure)
             paths.append(figure)
     return found, paths
-
-
-def _as_in_training(split: Split, run: Run) -> Split:
-    """Return a person's data read as those of the run were: levels of one scale, dequantized or binarized alike."""
-    known: Any = run.data().train
-    levels = split.scale != 1 and known.scale != 1  # bytes, as the run's were, not numbers as the model sees them
-    how = {"dequantize": known.dequantize, "scale": known.scale} if levels else {}
-    grey = replace(split, **how).x
-    if known.binarize is not None and bool(((grey < 0) | (grey > 1)).any()):
-        raise InputError(
-            f"Expected grey levels in [0, 1], or bytes, for a run on binarized data; got values from "
-            f"{float(grey[~grey.isnan()].min()):.3g} to {float(grey[~grey.isnan()].max()):.3g}. Rescale them."
-        )
-    return replace(split, **how, binarize=known.binarize)
 
 
 def picture(found: Imputation, truth: Tensor | None = None) -> plots.Figure:

@@ -17,10 +17,13 @@ from ppl_vae.data.splits import evenly
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.generate import sample
 from ppl_vae.runs.figures import NUM_ANSWERS, NUM_CONDITIONS, NUM_PICTURES, answers, labelled, save_figure
+from ppl_vae.runs.new_rows import source_of
 from ppl_vae.runs.run import Run, load
 from ppl_vae.utils.array_files import read_arrays, write_array
 from ppl_vae.utils.files import check_can_write, kind_of
 from ppl_vae.utils.memory import check_memory
+
+MOST_ROWS = 2**31  # all of them, in one batch
 
 
 def sample_run(
@@ -29,6 +32,7 @@ def sample_run(
     size: int | None = None,
     label: int | Sequence[int] | None = None,
     condition: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | Any = None,
     mean: bool = True,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
@@ -42,6 +46,8 @@ def sample_run(
         size: how many, of a conditional model for each condition; None takes what fills a picture.
         label: what a model of labels is given; one or several; None gives each label.
         condition: a file with what a conditional model is given; None takes test data. See `read_conditions`.
+        data: new rows whose conditions a conditional model is given: a file with x and y read as in training, of which
+            y is taken (of a model that is given a part of x, that part). Where `condition` holds conditions alone.
         mean: E[x | z], or draws of x.
         seed: of the draws.
         out: a .png or .npy file; None writes a picture into RUN/figures, or an array of what is none. An array is
@@ -57,7 +63,12 @@ def sample_run(
     run = load(run, trust=trust)
     model, options = run.model, {"mean": mean, "seed": seed} | options
     labels = [] if label is None else np.atleast_1d(label).tolist()
-    of = "".join([*(f"-label{one}" for one in labels), "" if condition is None else f"-{Path(condition).stem}"])
+    of = "".join(
+        [
+            *(f"-label{one}" for one in labels),
+            *(f"-{Path(f).stem}" for f in (condition, data) if isinstance(f, str | os.PathLike)),
+        ]
+    )
     picture = plots.is_picture(model.event_shape)
     name = f"{'samples' if mean else 'draws'}{of}-{seed}.{'png' if picture else 'npy'}"
     path = Path(out or run.path / "figures" / name)
@@ -69,15 +80,21 @@ def sample_run(
         )
     check_can_write(path)
     if not isinstance(model, ConditionalModel):
-        if labels or condition is not None:
+        if labels or condition is not None or data is not None:
             raise InputError(
-                f"Expected a conditional model to give a {'label' if condition is None else 'condition'}; got "
+                f"Expected a conditional model to give a {'label' if labels else 'condition'}; got "
                 f"{type(model).__name__}. Leave it out, or train one: ppl_vae.train('cvae').",
                 options="ppl-vae train cvae",
             )
         check_memory("draws", (size or NUM_PICTURES) * model.event_shape.numel())
         return _written(path, sample(model, size or NUM_PICTURES, **options))
-    y = _conditions(run, model, labels, condition)
+    if data is not None and (labels or condition is not None):
+        raise InputError(
+            "Expected one place that says what the model is given; got data beside a label or a condition. Leave one "
+            "out.",
+            options="--data, --condition or --label",
+        )
+    y = _conditions(run, model, labels, condition) if data is None else _of_new_rows(run, model, data)
     check_memory("draws", len(y) * (size or NUM_ANSWERS) * model.event_shape.numel())
     has_labels = model.condition.every() is not None
     if path.suffix == ".npy" or (has_labels and len(y) == 1):
@@ -132,6 +149,15 @@ def _conditions(run: Run, model: ConditionalModel, labels: list[int], file: str 
     if every is not None:
         return torch.tensor(labels) if labels else every
     return given(model, evenly(run.data().test, NUM_CONDITIONS))
+
+
+def _of_new_rows(run: Run, model: ConditionalModel, data: Any) -> Tensor:
+    """Return what the model is given with new rows: their y, or the rows themselves where y is a part of x."""
+    batch = next(source_of(run, data).batches(MOST_ROWS))
+    y = batch[0] if model.y_from_x else batch[1] if len(batch) > 1 else None
+    if y is None:
+        raise InputError(f"Expected data with y for {type(model).__name__}; got x alone. Give both.")
+    return y
 
 
 def _written(path: Path, x: Tensor) -> Path:
