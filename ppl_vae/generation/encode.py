@@ -89,7 +89,8 @@ class Encoding(Reported):
             error = float(self.mcse[site].max()) if flat.size else 0.0
             shape = " x ".join(map(str, mean.shape[1:])) or "1"
             said = "exact" if error == 0 else f"at most {number(error)}"
-            cells = (site, shape, number(over_data), number(within), "no mean: categories" if np.isnan(error) else said)
+            said = "no mean: categories" if np.isnan(mean).any() else said
+            cells = (site, shape, number(over_data), number(within), said)
             rows.append(cells)
         lines = ["Q is the guide, no posterior where it is far from it: explain says how far, calibrate in what way."]
         return Report(headline, words=rows, lines=lines)

@@ -17,7 +17,7 @@ from ppl_vae.data.unobserved import note_unobserved
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.impute import Imputation, impute
 from ppl_vae.missing import is_missing_in
-from ppl_vae.runs.figures import costs_no_result, in_rows, save_figure
+from ppl_vae.runs.figures import costs_no_result, imputed_columns, in_rows, save_figure
 from ppl_vae.runs.new_rows import as_in_training as _as_in_training
 from ppl_vae.runs.run import Run, load
 from ppl_vae.utils.files import check_can_write, written_whole
@@ -48,7 +48,7 @@ def impute_run(
         options: of `ppl_vae.impute`.
 
     Returns:
-        The `Imputation`, and the files: `out` and, of images, RUN/figures/imputed.png if it could be drawn.
+        The `Imputation`, and the files: `out` and RUN/figures/imputed.png if it could be drawn.
 
     Raises:
         InputError: no run there, data without missing values or that do not fit, or an unknown kind of file.
@@ -80,13 +80,13 @@ def impute_run(
             arrays: dict[str, Any] = {name: np.asarray(getattr(found, name)) for name in KEPT}
             np.savez(file, **arrays)
     paths = [path]
-    if plots.is_picture(run.model.event_shape):
-        figure = run.path / "figures" / "imputed.png"
-        hidden = data is None and run.data().missing is not None  # values that are known
-        with costs_no_result(f"{figure} is not drawn"):
-            truth = evenly(run.data(missing=None).test, count).x if hidden else None
-            save_figure(picture(found, truth), figure)
-            paths.append(figure)
+    figure = run.path / "figures" / "imputed.png"
+    hidden = data is None and run.data().missing is not None  # values that are known
+    with costs_no_result(f"{figure} is not drawn"):
+        truth = evenly(run.data(missing=None).test, count).x if hidden else None
+        is_picture = plots.is_picture(run.model.event_shape)
+        save_figure(picture(found, truth) if is_picture else imputed_columns(run, found.x, found.draws, truth), figure)
+        paths.append(figure)
     return found, paths
 
 

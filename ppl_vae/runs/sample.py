@@ -16,7 +16,16 @@ from ppl_vae.data.own_files import read_images
 from ppl_vae.data.splits import evenly
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.generate import sample
-from ppl_vae.runs.figures import NUM_ANSWERS, NUM_CONDITIONS, NUM_PICTURES, answers, labelled, save_figure
+from ppl_vae.runs.figures import (
+    NUM_ANSWERS,
+    NUM_CONDITIONS,
+    NUM_PICTURES,
+    answers,
+    costs_no_result,
+    labelled,
+    observed_and_drawn,
+    save_figure,
+)
 from ppl_vae.runs.new_rows import source_of
 from ppl_vae.runs.run import Run, load
 from ppl_vae.utils.array_files import read_arrays, write_array
@@ -50,7 +59,8 @@ def sample_run(
             y is taken (of a model that is given a part of x, that part). Where `condition` holds conditions alone.
         mean: E[x | z], or draws of x.
         seed: of the draws.
-        out: a .png or .npy file; None writes a picture into RUN/figures, or an array of what is none. An array is
+        out: a .png or .npy file; None writes a picture into RUN/figures, or an array of what is none, and a figure of
+            how its columns are distributed beside those of test data. An array is
             [size, *event_shape], or [M, size, *event_shape] for M conditions.
         trust: run the Python files in the folder: a model or guide that does not come with ppl-vae.
         options: of `ppl_vae.sample`, for instance compile.
@@ -87,7 +97,11 @@ def sample_run(
                 options="ppl-vae train cvae",
             )
         check_memory("draws", (size or NUM_PICTURES) * model.event_shape.numel())
-        return _written(path, sample(model, size or NUM_PICTURES, **options))
+        x = sample(model, size or NUM_PICTURES, **options)
+        _written(path, x)
+        if out is None and not picture:
+            _draw(run, path.with_suffix(".png"), None if options["mean"] else x, seed)
+        return path
     if data is not None and (labels or condition is not None):
         raise InputError(
             "Expected one place that says what the model is given; got data beside a label or a condition. Leave one "
@@ -158,6 +172,12 @@ def _of_new_rows(run: Run, model: ConditionalModel, data: Any) -> Tensor:
     if y is None:
         raise InputError(f"Expected data with y for {type(model).__name__}; got x alone. Give both.")
     return y
+
+
+def _draw(run: Run, path: Path, drawn: Tensor | None, seed: int) -> None:
+    """Draw the distribution of draws beside that of test data; of means there is none to be held against it."""
+    with costs_no_result(f"{path} is not drawn"):
+        save_figure(observed_and_drawn(run, drawn, seed=seed), path)
 
 
 def _written(path: Path, x: Tensor) -> Path:
