@@ -246,8 +246,12 @@ def columns(
     (count,) = num
     if not isinstance(names, Sequence | None) or isinstance(names, str) or len(names or range(count)) != count:
         raise InputError(f"Expected a list of {count} names, one for each column; got {shown_as(names)}. Give as many.")
-    _check_kind("categories", categories or {}, Mapping, "a dict of names by the number of a column")
-    named = {k: [*v] for k, v in (categories or {}).items()}
+    named = {} if categories is None else categories
+    _check_kind("categories", named, Mapping, "a dict of names by the number of a column")
+    if wrong := [v for v in named.values() if isinstance(v, str) or not isinstance(v, Sequence)]:
+        raise InputError(
+            f"Expected lists of names for categories; got {shown_as(wrong[0])}. Pass {{0: ['no', 'yes']}}."
+        )
     first, *others = values.values()
     differing: list[float] = [
         column_distance(first[:, d], others[0][:, d], d in named) if others else 0.0 for d in range(count)
@@ -261,7 +265,7 @@ def columns(
     for panel in panels[len(chosen) :]:
         panel.remove()
     for panel, d in zip(panels, chosen, strict=False):
-        _draw_column(panel, {k: x[:, d][~np.isnan(x[:, d])] for k, x in values.items()}, named.get(int(d)))
+        _draw_column(panel, {k: x[:, d][~np.isnan(x[:, d])] for k, x in values.items()}, named.get(int(d)) or None)
         by = f": {'TV' if d in named else 'KS'} {differing[d]:.2f}" if others and not np.isnan(differing[d]) else ""
         panel.set_title(plain(f"{_cut(str(names[d]) if names else f'x[{d}]')}{by}"), fontsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -279,7 +283,8 @@ def column_distance(a: Any, b: Any, is_categories: bool = False) -> float:
     >>> column_distance([1.0, 2.0], [1.0, 3.0]), column_distance([0.0, 1.0], [1.0, 2.0], is_categories=True)
     (0.5, 0.5)
     """
-    a, b = (np.asarray(v, dtype=float) for v in (a, b))
+    is_categories = true_or_false("is_categories", is_categories)
+    a, b = (array_of("a sample", v).astype(float).ravel() for v in (a, b))
     a, b = a[~np.isnan(a)], b[~np.isnan(b)]
     if not len(a) or not len(b):
         return float("nan")

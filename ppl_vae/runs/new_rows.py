@@ -14,6 +14,7 @@ from ppl_vae.data.splits import Split, evenly
 from ppl_vae.errors import InputError, positive_int, shown
 from ppl_vae.runs.run import Run
 from ppl_vae.traces.pair import Pair
+from ppl_vae.utils.faults import warn
 
 
 def source_of(run: Run, data: Any = None, split: str = "test", num_data: int | None = None) -> Source:
@@ -77,19 +78,27 @@ def _fitting(split: Split, run: Run, path: Path) -> Part:
                 f"both: np.savez(file, x=x, y=y)."
             )
         return split
-    strings = run.data().strings
+    strings = run.recipe.data["strings"]
     return split if strings is None else with_strings(split, strings, f"{path}")
 
 
 def as_in_training(split: Split, run: Run) -> Split:
-    """Return a person's data read as those of the run were: levels of one scale, dequantized or binarized alike."""
-    known: Any = run.data().train
-    levels = split.scale != 1 and known.scale != 1  # bytes, as the run's were, not numbers as the model sees them
-    how = {"dequantize": known.dequantize, "scale": known.scale} if levels else {}
+    """Return a person's data read as those of the run were: levels of one scale, dequantized or binarized alike.
+
+    Where the run's own file is gone or has changed, run.json says how; levels have the scale of their own.
+    """
+    binarize, dequantize = run.recipe.data["binarize"], run.recipe.data["dequantize"]
+    try:
+        scale = run.data().train.scale
+    except InputError as problem:
+        warn(f"New rows are read as {run.path / 'run.json'} says, as the data of the run are not there: {problem}")
+        scale = split.scale
+    levels = split.scale != 1 and scale != 1  # bytes, as the run's were, not numbers as the model sees them
+    how = {"dequantize": dequantize, "scale": scale} if levels else {}
     grey = replace(split, **how).x
-    if known.binarize is not None and bool(((grey < 0) | (grey > 1)).any()):
+    if binarize is not None and bool(((grey < 0) | (grey > 1)).any()):
         raise InputError(
             f"Expected grey levels in [0, 1], or bytes, for a run on binarized data; got values from "
             f"{float(grey[~grey.isnan()].min()):.3g} to {float(grey[~grey.isnan()].max()):.3g}. Rescale them."
         )
-    return replace(split, **how, binarize=known.binarize)
+    return replace(split, **how, binarize=binarize)

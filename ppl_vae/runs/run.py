@@ -191,8 +191,9 @@ def check_same(data: datasets.Data, config: Mapping[str, Any], path: Path) -> No
     if changed:
         raise InputError(
             f"Expected {data.name} as it was when {path} was trained; got another {', '.join(changed)} part, with "
-            f"what may have been training data. Put the old file back, or train again. For log P(x) of other data, "
-            f"on purpose, call ppl_vae.estimate_evidence(run.model, run.guide, x)."
+            f"what may have been training data. Put the old file back, or train again. For log P(x) of other rows, "
+            f"on purpose, pass them (data), or call ppl_vae.estimate_evidence(run.model, run.guide, x).",
+            options="--data FILE, for other rows on purpose",
         )
 
 

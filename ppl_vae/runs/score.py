@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ppl_vae.criticism.scores import Scores, check_rates, scores_of
-from ppl_vae.errors import InputError, did_you_mean, whole_from
+from ppl_vae.errors import InputError, did_you_mean, is_one_of, shown, whole_from
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.runs.new_rows import source_of
@@ -59,9 +59,9 @@ def score(
     if data is None:
         raise InputError("Expected new data to score; got none. Give a file or an array (data).", options="--data FILE")
     check_rates(alpha, fdr)
-    if calibration not in UNTRAINED:
-        more = " it was trained on" if calibration == "train" else f" {did_you_mean(str(calibration), UNTRAINED)}"
-        raise InputError(f"Expected a calibration split that was not trained on; got {calibration!r}:{more}.")
+    if not is_one_of(calibration, UNTRAINED):
+        why = "that was trained on" if is_one_of(calibration, ["train"]) else did_you_mean(calibration, UNTRAINED)
+        raise InputError(f"Expected a calibration split that was not trained on; got {shown(calibration)}: {why}.")
     run = load(run, trust=trust)
     new = source_of(run, data, num_data=num_data)
     known = run.source(calibration)
