@@ -87,11 +87,13 @@ def as_in_training(split: Split, run: Run) -> Split:
 
     Where the run's own file is gone or has changed, run.json says how; levels have the scale of their own.
     """
-    binarize, dequantize = run.recipe.data["binarize"], run.recipe.data["dequantize"]
     try:
-        scale = run.data().train.scale
+        part: Any = run.data().train
+        known = getattr(part, "images", part)  # of strings of images, these
+        binarize, dequantize, scale = known.binarize, known.dequantize, known.scale
     except InputError as problem:
         warn(f"New rows are read as {run.path / 'run.json'} says, as the data of the run are not there: {problem}")
+        binarize, dequantize = run.recipe.data["binarize"], run.recipe.data["dequantize"]
         scale = split.scale
     levels = split.scale != 1 and scale != 1  # bytes, as the run's were, not numbers as the model sees them
     how = {"dequantize": dequantize, "scale": scale} if levels else {}

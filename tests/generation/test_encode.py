@@ -50,7 +50,10 @@ def test_a_mean_that_depends_on_another_site_has_an_error():
     found = encode(model, guide, X, num_samples=400, num_draws=3, **QUIET)
     np.testing.assert_allclose(found.mean["a"], torch.exp(X[:, 0] + 0.03125), rtol=1e-5)
     off = np.abs(found.mean["b"][:, 0] - torch.exp(2 * X[:, 0] + 0.125).numpy())
-    assert (off < 8 * found.mcse["b"][:, 0]).all() and (found.mcse["b"][:, 0] > 0).all()
+    assert (off < 8 * found.mcse["b"][:, 0]).all()
+    exact = torch.exp(2 * X[:, 0] + 0.125).numpy() * (np.exp(0.25) - 1) ** 0.5 / 400**0.5
+    share = found.mcse["b"][:, 0] / exact  # of a standard deviation of 400 draws: 7% off in the mean, 6 times that here
+    assert (share > 0.6).all() and (share < 1.9).all()
     assert (found.mcse["b"][:, 1] < 1e-6).all()  # x itself
     assert np.isnan(found.mean["k"]).all() and set(found.draws["k"].ravel()) <= {0, 1, 2}
     assert found.draws["b"].shape == (3, 4, 2) and "categories" in str(found)
