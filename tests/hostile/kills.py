@@ -32,8 +32,8 @@ ASK = {  # of a run that was trained
     "sample": ["sample", "RUN", "--compile=false"],
     "impute": ["impute", "RUN"],
     "measure": ["measure", "RUN", "-k10", "--num-data=10"],
-    "score": ["score", "RUN", "--data=../../new.npy", "--method=importance", "-k50", "--compile=false", "--alpha=0.1"],
-    "encode": ["encode", "RUN", "--data=../../new.npy"],
+    "score": ["score", "RUN", "--data=../new.npy", "--method=importance", "-k50", "--compile=false", "--alpha=0.1"],
+    "encode": ["encode", "RUN", "--data=../new.npy"],
 }
 RUNS = {"impute": ["vae", *SMALL, *MISSING], "measure": TASK}  # what a question is asked of, if not of a VAE
 
