@@ -237,7 +237,8 @@ def _told(run: Any) -> str:
     result = run.config["result"]
     how = " (compiled)" if result["compiled"] else ""
     lines = [
-        f"fitted in {result['seconds']} s{how}, best epoch {result['best_epoch']} of {len(run.history.epoch)}\n",
+        f"fitted in {result['seconds']} s{how}, best epoch {result['best_epoch']} of {len(run.history.epoch)}"
+        f"{', ended inside the warm-up: no epoch was compared' if result.get('warming_up') else ''}\n",
         str(run.evidence),
     ]
     if "accuracy" in result:
@@ -256,6 +257,7 @@ def _files(run: Any) -> str:
 @from_signature(
     "ppl_vae.runs.evaluate:evaluate",
     "ppl_vae.evidence.estimators:estimate_evidence",
+    data="-d",
     method="-m",
     num_samples="-k",
     leave_out=("num_draws",),
@@ -263,11 +265,12 @@ def _files(run: Any) -> str:
 @click.option("--doubts", is_flag=True, help="List the data that are not to be trusted, with the reasons.")
 @click.option("--interval", is_flag=True, help="Say what the 95% interval is made of, each part with what it rests on.")
 def evaluate(run: Path, doubts: bool = False, interval: bool = False, **options: Any) -> None:
-    """Estimate log P(x) for the data of RUN, hold it against the bound, and say how far to believe it.
+    """Estimate log P(x) for the data of RUN, or for new rows, hold it against the bound, and say how far to believe it.
 
     \b
     ppl-vae evaluate runs/vae-digits --tolerance 0.05 --doubts --interval
     ppl-vae evaluate runs/vae-digits --method sandwich --num-data 50
+    ppl-vae evaluate runs/vae-digits --data new.npy
     """  # noqa: D301  (click reads the control character)
     evidence = ppl_vae.evaluate(run, **options, on_kept=lambda words: click.echo(words, err=True))
     click.echo(str(evidence))
@@ -279,7 +282,50 @@ def evaluate(run: Path, doubts: bool = False, interval: bool = False, **options:
 
 @app.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
-@from_signature("ppl_vae.runs.evaluate:explain")
+@from_signature(
+    "ppl_vae.runs.score:score_run",
+    "ppl_vae.runs.score:score",
+    "ppl_vae.evidence.estimators:estimate_evidence",
+    data="-d",
+    method="-m",
+    num_samples="-k",
+    out="-o",
+    leave_out=("num_draws", "given"),
+)
+def score(run: Path, **options: Any) -> None:
+    """Rank new rows by log P(x) under RUN, the least probable first, with p-values at a stated rate of false alarms.
+
+    \b
+    ppl-vae score runs/vae-digits --data new.npy
+    ppl-vae score runs/vae-digits --data new.npy --alpha 0.01 --fdr 0.1 --out worst.csv
+
+    The test data of RUN, which it was not trained on, say what is usual: of rows like them a share of ALPHA is flagged.
+    """  # noqa: D301  (click reads the control character)
+    from ppl_vae.runs.score import score_run
+
+    _, path = score_run(run, **options, on_found=lambda found: click.echo(f"{found}\n"))
+    click.echo(str(path))
+
+
+@app.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@from_signature("ppl_vae.runs.encode:encode_run", "ppl_vae.generation.encode:encode", data="-d", out="-o")
+def encode(run: Path, **options: Any) -> None:
+    """Write z of data by the guide of RUN: the mean of Q(z | x), and draws of it.
+
+    \b
+    ppl-vae encode runs/vae-digits
+    ppl-vae encode runs/vae-digits --data new.npy --out z.csv
+    """  # noqa: D301  (click reads the control character)
+    from ppl_vae.runs.encode import encode_run
+
+    _, path = encode_run(run, **options, on_found=lambda found: click.echo(f"{found}\n"))
+    click.echo(str(path))
+
+
+@app.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@from_signature("ppl_vae.runs.evaluate:explain", data="-d")
 def explain(run: Path, **options: Any) -> None:
     """Say why the ELBO of RUN is below log P(x), and which of its latents are used."""
     gap, use = ppl_vae.explain(run, **options)
@@ -318,13 +364,15 @@ def calibrate(run: Path, **options: Any) -> None:
     size="-n",
     label="-l",
     condition="-c",
+    data="-d",
     out="-o",
 )
 def sample(run: Path, **options: Any) -> None:
     """Generate new data from the model of RUN: z from the prior, the guide thrown away.
 
-    A conditional model is given a label, or what stands in a file: an image, a folder of images, an array; a string of
-    images also beside each other in one image. Else it is given test data.
+    A conditional model is given a label, or what stands in a file: conditions alone (--condition: an image, a folder of
+    images, an array; a string of images also beside each other in one image), or new rows with theirs (--data: x and y,
+    as in training). Else it is given test data.
 
     \b
     ppl-vae sample runs/cvae-digits --label 7

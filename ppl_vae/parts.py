@@ -172,6 +172,7 @@ class Likelihood(FromData):
     """
 
     num_params: int = 1
+    conditions_on: str | None = None  # what it is given of x and does not score, such as "n = sum_i x_i": log P(x | n)
 
     def __init__(self) -> None:
         super().__init__()

@@ -28,6 +28,10 @@ CHANNELS = (1, 3)  # grey, or colours
 CELL = 0.45  # inches that one image takes
 LONGEST = 120  # letters, of a title
 LETTER = 0.075  # inches, in a title
+MOST_COLUMNS = 12  # of a table, in one figure
+LONGEST_NAME, CROWDED = 18, 22  # letters of a column or a category, and beside each other below one panel
+FEW_VALUES, BINS = 12, 30  # whole numbers that have bars of their own; of a histogram
+TAILS = (0.005, 0.995)  # where its ends are, of all sets together
 SMALL = 16  # pixels; below it images are enlarged to be seen
 FACTOR = 4
 NAMED = 6  # lines of one panel that are told apart
@@ -201,6 +205,151 @@ def series(sets: Mapping[str, Any], *, columns: int = 4) -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", frameon=False, fontsize=9, ncols=len(lines))
     return figure
+
+
+def columns(
+    sets: Mapping[str, Any],
+    *,
+    names: Sequence[str] | None = None,
+    categories: Mapping[int, Sequence[str]] | None = None,
+    most: int = MOST_COLUMNS,
+    title: str = "",
+) -> Figure:
+    """Draw how the columns of several sets of data [N, ...] are distributed, such as those observed and those drawn.
+
+    Each column has a panel and a scale of its own: a histogram, or bars where there are few values. Of many columns
+    those are drawn in which the second set differs most from the first, in that order: by the largest distance of their
+    distribution functions (Kolmogorov-Smirnov), of categories by half the sum of the distances of their shares (total
+    variation); both are from 0 to 1, and stand above the panel. What is missing (NaN) is left out.
+
+    Args:
+        sets: data by title, [N, *event_shape] each, of any number N.
+        names: of the columns, [D].
+        categories: the names of the values 0, 1, ... of a column, by its number.
+        most: how many columns are drawn.
+        title: of the figure.
+
+    Raises:
+        InputError: no data, sets of other columns, or names of another number.
+
+    >>> x = np.random.default_rng(0).random((100, 3))
+    >>> figure = columns({"observed": x, "drawn": x**2}, names=["age", "height", "weight"])
+    >>> len(figure.axes), figure.axes[0].get_title().split(":")[0] in ("age", "height", "weight")
+    (3, True)
+    """
+    _check_kind("sets", sets, Mapping, "a dict of data by title")
+    values, most = {str(k): _in_columns(x) for k, x in sets.items()}, positive_int("most", most)
+    if not values:
+        raise InputError("Expected data to draw; got none. Pass at least one set.")
+    num = {x.shape[1] for x in values.values()}
+    if len(num) > 1:
+        raise InputError(f"Expected sets with the same columns; got {sorted(num)} of them. Pass data of one shape.")
+    (count,) = num
+    if not isinstance(names, Sequence | None) or isinstance(names, str) or len(names or range(count)) != count:
+        raise InputError(f"Expected a list of {count} names, one for each column; got {shown_as(names)}. Give as many.")
+    named = {} if categories is None else categories
+    _check_kind("categories", named, Mapping, "a dict of names by the number of a column")
+    if wrong := [v for v in named.values() if isinstance(v, str) or not isinstance(v, Sequence)]:
+        raise InputError(
+            f"Expected lists of names for categories; got {shown_as(wrong[0])}. Pass {{0: ['no', 'yes']}}."
+        )
+    first, *others = values.values()
+    differing: list[float] = [
+        column_distance(first[:, d], others[0][:, d], d in named) if others else 0.0 for d in range(count)
+    ]
+    chosen = np.argsort(-np.nan_to_num(differing, nan=-1.0), kind="stable")[:most]
+    across = max(1, min(4, len(chosen)))
+    rows = -(-len(chosen) // across)
+    size = _within((2.6 * across + 0.3, 2.0 * rows + 0.7), MOST)
+    figure = Figure(figsize=size, layout="constrained", dpi=100)
+    panels = figure.subplots(rows, across, squeeze=False).ravel()
+    for panel in panels[len(chosen) :]:
+        panel.remove()
+    for panel, d in zip(panels, chosen, strict=False):
+        _draw_column(panel, {k: x[:, d][~np.isnan(x[:, d])] for k, x in values.items()}, named.get(int(d)) or None)
+        by = f": {'TV' if d in named else 'KS'} {differing[d]:.2f}" if others and not np.isnan(differing[d]) else ""
+        panel.set_title(plain(f"{_cut(str(names[d]) if names else f'x[{d}]')}{by}"), fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    of_all = f"; {len(chosen)} of {count} columns, that differ most" if len(chosen) < count else ""
+    figure.legend(handles, labels, loc="outside upper left", frameon=False, fontsize=9, ncols=len(values))
+    figure.supxlabel(plain(f"{title}{of_all}".removeprefix("; ")), fontsize=8)
+    return figure
+
+
+def column_distance(a: Any, b: Any, is_categories: bool = False) -> float:
+    """Return how much two samples of one number differ, from 0 to 1; NaN where one is empty.
+
+        sup_v |F_a(v) - F_b(v)|,  or, of categories,  (1/2) sum_v |p_a(v) - p_b(v)|
+
+    >>> column_distance([1.0, 2.0], [1.0, 3.0]), column_distance([0.0, 1.0], [1.0, 2.0], is_categories=True)
+    (0.5, 0.5)
+    """
+    is_categories = true_or_false("is_categories", is_categories)
+    a, b = (array_of("a sample", v).astype(float).ravel() for v in (a, b))
+    a, b = a[~np.isnan(a)], b[~np.isnan(b)]
+    if not len(a) or not len(b):
+        return float("nan")
+    at = np.union1d(a, b)
+    if is_categories:
+        return float(sum(abs(np.mean(a == v) - np.mean(b == v)) for v in at) / 2)
+    below = [np.searchsorted(np.sort(v), at, side="right") / len(v) for v in (a, b)]
+    return float(np.abs(below[0] - below[1]).max())
+
+
+def _in_columns(x: Any) -> np.ndarray[Any, Any]:
+    values = array_of("what is drawn", x)
+    if not values.ndim or not values.size:
+        raise InputError(f"Expected data [N, D]; got shape {values.shape}. Pass at least one datum.")
+    return values.reshape(len(values), -1).astype(float)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
+
+
+def _draw_column(panel: Axes, sets: Mapping[str, Any], names: Sequence[str] | None) -> None:
+    """Draw one column of some sets: bars of its values where they are few or have names, else histograms."""
+    pooled = np.concatenate(list(sets.values()))
+    pooled = pooled[np.isfinite(pooled)]
+    found = np.unique(pooled)
+    few = names is not None or (len(found) <= FEW_VALUES and bool((found == found.round()).all()))
+    at = np.arange(len(names)) if names is not None else found
+    edges = _bins([x[np.isfinite(x)] for x in sets.values()])
+    width = 0.8 / len(sets) * (float(np.diff(at).min()) if few and len(at) > 1 else 1.0)
+    for i, (title, x) in enumerate(sets.items()):
+        colour = ("0.6", "C0", "C1")[i % 3]
+        share = 1 / max(len(x), 1)
+        if few:
+            heights = [float((x == v).sum()) * share for v in at]
+            panel.bar(at + (i - (len(sets) - 1) / 2) * width, heights, width, color=colour, label=plain(title))
+        else:  # what is beyond the ends is counted at them
+            inside = np.clip(x, edges[0], edges[-1])
+            panel.stairs(
+                np.histogram(inside, edges)[0] * share,
+                edges,
+                color=colour,
+                fill=i == 0,
+                linewidth=1.2,
+                label=plain(title),
+            )
+    if few:
+        labels = [_cut(str(name)) for name in names] if names is not None else [f"{v:g}" for v in at]
+        crowded = sum(map(len, labels)) > CROWDED
+        style: dict[str, Any] = {"rotation": 90} if crowded else {}
+        panel.set_xticks(at, [plain(label) for label in labels], **style)
+    panel.tick_params(labelsize=7)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _bins(sets: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """Return the edges of a histogram of some sets, without the far tails of any; of whole numbers around these."""
+    ends = np.array([np.quantile(x, TAILS) for x in sets if len(x)] or [(0.0, 1.0)])
+    low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
+    if all(bool((x == x.round()).all()) for x in sets):
+        width = max(1, math.ceil((high - low + 1) / BINS))
+        start = math.floor(low) - 0.5
+        return start + width * np.arange(math.ceil((high + 0.5 - start) / width) + 1)
+    return np.linspace(low, high if high > low else low + 1, BINS + 1)
 
 
 def _over_time(x: Any) -> np.ndarray[Any, Any]:

@@ -8,9 +8,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 import ppl_vae
-from ppl_vae import plots
+from ppl_vae import InputError, plots
+from ppl_vae.runs.impute import impute_run
+from ppl_vae.runs.sample import sample_run
 
 SHAPES = [(1, 8, 8), (3, 64, 32), (1, 700, 1), (1, 1, 700), (1, 500, 3), (1, 4, 600), (1, 40, 4)]
 
@@ -46,6 +49,65 @@ def test_lines_are_the_data_over_time():
     drawn = [line.get_ydata() for line in figure.axes[0].lines]
     np.testing.assert_array_equal(np.stack(drawn, -1), np.concatenate([x[0, 0], -x[0, 0]], -1))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["data", "made"]
+
+
+def test_columns_have_a_panel_and_a_scale_each():
+    """Those that differ most come first: by KS, as SciPy has it, and of categories by total variation."""
+    rng = np.random.default_rng(0)
+    a = np.c_[rng.normal(size=(400, 3)), rng.integers(3, size=(400, 1)), np.full((400, 1), np.nan)]
+    b = np.c_[rng.normal(size=(300, 3)) * [1, 3, 1] + [0, 0, 9], rng.integers(2, size=(300, 1)), np.zeros((300, 1))]
+    named = {"names": list("uvwkn"), "categories": {3: ["red", "green", "blue"]}}
+    figure = plots.columns({"observed": a, "drawn": b}, **named)
+    titles = [panel.get_title() for panel in figure.axes]
+    assert [title[0] for title in titles] == ["w", "k", "v", "u", "n"]
+    ks = stats.ks_2samp(a[:, 1], b[:, 1]).statistic
+    assert titles[2] == f"v: KS {ks:.2f}" and titles[1].startswith("k: TV 0.3") and titles[4] == "n"
+    bars = figure.axes[1]
+    assert [label.get_text() for label in bars.get_xticklabels()] == ["red", "green", "blue"]
+    heights = [bar.get_height() for bar in bars.patches]
+    np.testing.assert_allclose(heights[:3], [np.mean(a[:, 3] == k) for k in range(3)])
+    assert sum(heights[3:]) == pytest.approx(1) and heights[5] == 0
+    assert figure.axes[0].get_xlim() != figure.axes[2].get_xlim()
+    few = plots.columns({"observed": a, "drawn": b}, most=2, title="a table")
+    assert len(few.axes) == 2 and few.get_supxlabel() == "a table; 2 of 5 columns, that differ most"
+
+
+def test_histograms_lose_no_datum_and_whole_numbers_fall_into_whole_bins():
+    x, y = np.arange(200.0)[:, None], np.r_[np.arange(199.0), 5000.0][:, None]
+    (panel,) = plots.columns({"observed": x, "drawn": y}).axes
+    for stairs in panel.patches:
+        values, edges, _ = stairs.get_data()
+        assert values.sum() == pytest.approx(1) and np.allclose((edges - 0.5) % 1, 0) and edges[-1] < 5000
+    assert plots.column_distance([], [1.0]) != plots.column_distance([], [1.0])  # NaN
+
+
+@pytest.mark.parametrize(
+    ("sets", "options", "message"),
+    [
+        ({}, {}, "got none"),
+        ({"a": np.zeros((3, 2)), "b": np.zeros((3, 4))}, {}, r"got \[2, 4\]"),
+        ({"a": np.zeros((3, 2))}, {"names": ["one"]}, "2 names"),
+        ({"a": np.zeros((3, 2))}, {"most": 0}, "most"),
+        ({"a": np.zeros((0, 2))}, {}, "at least one datum"),
+    ],
+)
+def test_what_columns_refuse(sets, options, message):
+    with pytest.raises(InputError, match=message):
+        plots.columns(sets, **options)
+
+
+def test_a_run_on_a_table_draws_its_columns(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    np.save(tmp_path / "table.npy", x)
+    settings = {"fit.epochs": 1, "decoder.hidden": 8, "encoder.hidden": 8, "data.missing": 0.2, "fit.compile": False}
+    options = dict(data=str(tmp_path / "table.npy"), likelihood="gaussian", settings=settings, num_samples=5)
+    run = ppl_vae.train("vae", out=tmp_path / "run", **options, progress=False)
+    assert (run.path / "figures" / "samples.png").exists()
+    _, paths = impute_run(run, num_samples=5, num_draws=3, progress=False)
+    assert paths[-1] == run.path / "figures" / "imputed.png" and paths[-1].exists()
+    written = sample_run(run)
+    assert written.suffix == ".npy" and written.with_suffix(".png").exists()
+    assert not sample_run(run, out=tmp_path / "only.npy").with_suffix(".png").exists()
 
 
 def test_a_run_on_series_draws_lines(tmp_path):

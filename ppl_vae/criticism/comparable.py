@@ -37,7 +37,7 @@ def as_groups(models: Mapping[str, Any]) -> dict[str, list[Evidence]]:
                 f"Expected evidence for {name!r}; got {wrong}. Make it with estimate_evidence, a list of it "
                 f"for several seeds, or give runs as a list."
             )
-    _check_same(groups)
+    check_same_quantity(_each(groups))
     _check_kinds(groups)
     for name, runs in groups.items():
         if any(np.array_equal(a.log_px, b.log_px) for a, b in combinations(runs, 2)):
@@ -52,15 +52,19 @@ def _each(groups: Groups) -> list[tuple[str, Evidence]]:
     return [(name, run) for name, runs in groups.items() for run in runs]
 
 
-def _check_same(groups: Groups) -> None:
-    (first_name, first), *others = _each(groups)
+def check_same_quantity(each: Sequence[tuple[str, Evidence]]) -> None:
+    """Refuse estimates, by name, of other data or of another quantity: log P(x | n) beside log P(x)."""
+    (first_name, first), *others = each
     for name, other in others:
         if other.fingerprint != first.fingerprint:
             raise InputError(_of_other_data(first_name, first, name, other))
+        if first.scored and other.scored and first.scored.endswith(GIVEN) != other.scored.endswith(GIVEN):
+            raise InputError(_of_given_totals(first_name, first, name, other))
         if (other.quantity, other.event_size) != (first.quantity, first.event_size):
             raise InputError(
                 f"Expected estimates of one quantity; got {first.quantity} of {first.event_size:g} numbers for "
-                f"{first_name!r} and {other.quantity} of {other.event_size:g} for {name!r}. Compare models of one task."
+                f"{first_name!r} and {other.quantity} of {other.event_size:g} for {name!r}. Compare models of one "
+                f"task, that are given the same."
             )
 
 
@@ -75,6 +79,19 @@ def _of_other_data(first_name: str, first: Evidence, name: str, other: Evidence)
     return (
         f"Expected estimates on the same data; got {first_name!r} on {len(first)} data and {name!r} on {how}. "
         f"Evaluate both on one data set and split, in the same order."
+    )
+
+
+def _of_given_totals(first_name: str, first: Evidence, name: str, other: Evidence) -> str:
+    """Say of an estimate of log P(x | n) beside one of log P(x) that the former pays for less."""
+    (given, part), (whole, all_of_it) = sorted(
+        ((first_name, first), (name, other)), key=lambda pair: not pair[1].scored.endswith(GIVEN)
+    )
+    return (
+        f"Expected log P(x) of one kind; got {part.quantity} for {given!r}, given the total n of each datum, and "
+        f"{all_of_it.quantity} for {whole!r}, which pays for n, too. Compare models that are all given n, or, where "
+        f"log P(n) of each datum is known, add it: dataclasses.replace(e, log_px=e.log_px + log_pn, elbo=e.elbo + "
+        f"log_pn, quantity={all_of_it.quantity!r}, scored={part.scored.removesuffix(GIVEN)!r})."
     )
 
 
@@ -99,15 +116,6 @@ def _check_kinds(groups: Groups) -> None:
 
 
 def _check_pair(first_name: str, first: Evidence, name: str, other: Evidence) -> None:
-    given = [key for key, one in ((first_name, first), (name, other)) if one.scored.endswith(GIVEN)]
-    if len(given) == 1:
-        whole = name if given == [first_name] else first_name
-        raise InputError(
-            f"Expected log P(x) of one kind; got log P(x | n) for {given[0]!r}, given the total n of each datum, and "
-            f"log P(x) for {whole!r}, which pays for n, too. Compare models that are all given n, or, where log P(n) "
-            f"of each datum is known, add it: dataclasses.replace(e, log_px=e.log_px + log_pn, elbo=e.elbo + log_pn, "
-            f"scored={first.scored.removesuffix(GIVEN)!r})."
-        )
     together = {first.scored, other.scored}
     if together == {DENSITY, TRANSFORMED}:
         whose = name if other.scored == TRANSFORMED else first_name

@@ -16,6 +16,7 @@ import torch
 
 from ppl_vae.conditional import ConditionalModel
 from ppl_vae.criticism.answers import Answers, Real, answer, generated, real_answers, right_labels
+from ppl_vae.criticism.comparable import check_same_quantity
 from ppl_vae.criticism.image_classifier import Classifier
 from ppl_vae.data.digit_strings import Part
 from ppl_vae.data.splits import evenly
@@ -75,7 +76,9 @@ class OneToMany(Reported):
         """Log P(x | y) less that of the other model, per datum, [N]."""
         if self.against is None:
             raise InputError("Expected another model to subtract; got none. Pass against=(model, guide).")
-        return self.model.evidence.log_px - self.against.evidence.log_px
+        one, other = self.model.evidence, self.against.evidence
+        levels = one.scored != other.scored  # a probability beside dequantized levels: both in nats of levels
+        return one.log_px - other.log_px + (one.to_levels - other.to_levels if levels else 0.0)
 
     def difference(self) -> Mean:
         """Return the mean of `log_px_diff`, paired: it varies less than either of the two."""
@@ -270,11 +273,15 @@ def measure_one_to_many(
     refuse_missing(chosen.x, "to hold answers against")
     with torch.no_grad():
         real = real_answers(models[0], split, index, grey=grey, num_nearest=num_nearest)
+    options: dict[str, Any] = {"seed": seed, "progress": progress}
+    evidences = [
+        estimate_evidence(program, its_guide, chosen, num_samples=num_samples, **options)
+        for program, its_guide in zip(models, guides, strict=True)
+    ]
+    check_same_quantity([*zip(map(str, names), evidences, strict=True)])
+    options |= {"num_answers": num_answers, "classifier": classifier}
     measured = []
-    for name, program, its_guide in zip(names, models, guides, strict=True):
-        options: dict[str, Any] = {"seed": seed, "progress": progress}
-        evidence = estimate_evidence(program, its_guide, chosen, num_samples=num_samples, **options)
-        options |= {"num_answers": num_answers, "classifier": classifier}
+    for name, program, evidence in zip(names, models, evidences, strict=True):
         draws, means = (answer(program, chosen, mean=mean, **options) for mean in (False, True))
         measured.append(Measured(name, evidence, draws, means))
     return OneToMany(measured[0], measured[1] if against else None, real, classifier, num_answers, seed)

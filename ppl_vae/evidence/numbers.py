@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.diagnostics import MIN_SAMPLES, Curve
-from ppl_vae.evidence.scale import DEQUANTIZED
+from ppl_vae.evidence.scale import DEQUANTIZED, GIVEN, TOTAL
 from ppl_vae.evidence.stored import checked, read_netcdf, said_of, sealed
 from ppl_vae.utils.files import written_whole
 from ppl_vae.utils.report import Array, Mean, Report, Reported
@@ -105,7 +105,8 @@ class Numbers:
             factor scores x, which does not say of how many.
         fingerprint: a hash of the data, so that only estimates on the same data are compared.
         seed: of the samples.
-        quantity: what was estimated: "log P(x)", or for conditional models "log P(x | y)" or "log P(x, y)".
+        quantity: what was estimated: "log P(x)", for conditional models "log P(x | y)" or "log P(x, y)", and where a
+            part of x or a number made of it is given and not scored, as a multinomial's total, "log P(x | n)".
         scored: what log P(x) is the logarithm of: "probability", "density", "dequantized" (a density of dequantized
             levels) or "mixed" (of several sites); "" where it is not known. With " given totals" at its end where the
             total of each datum is given and not scored, as a multinomial's: log P(x | n).
@@ -244,6 +245,13 @@ class Numbers:
             arrays |= {f"sandwich_{name}": (dims[: v.ndim], v) for name, v in vars(self.sandwich).items()}
         return xarray.Dataset(arrays, attrs=attrs)
 
+    def _saying_what_is_given(self) -> Self:
+        """Return the same with totals that are given in the name of the quantity, where older versions had log P(x)."""
+        if not self.scored.endswith(GIVEN) or re.search(rf"\|.*\b{TOTAL}\b", self.quantity):
+            return self
+        whole = self.quantity.removesuffix(")")
+        return replace(self, quantity=f"{whole}{', ' if '|' in whole else ' | '}{TOTAL})")
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything but `draws` to a netCDF file, whole or not at all."""
         content = sealed(self.to_dataset())
@@ -267,7 +275,7 @@ class Numbers:
                 own = {key.removeprefix(f"{name}_"): arrays.pop(key) for key in list(arrays) if key.startswith(name)}
                 attrs[name] = kind(**own) if own else None
             checked(attrs | arrays)
-            return cls(**arrays, **attrs)
+            return cls(**arrays, **attrs)._saying_what_is_given()
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, MemoryError) as problem:
             raise InputError(
                 f"Expected an evidence file in {path}; got none that can be read ({said_of(problem)}). "

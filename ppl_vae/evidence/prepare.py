@@ -13,7 +13,7 @@ from torch import Tensor
 from ppl_vae.data.as_source import as_source, fingerprint
 from ppl_vae.data.checks import check
 from ppl_vae.data.sources import Source, TensorSource
-from ppl_vae.evidence.scale import scored_as
+from ppl_vae.evidence.scale import GIVEN, TOTAL, scored_as
 from ppl_vae.missing import all_known
 from ppl_vae.traces.handlers import GivenConditions, check_proper, condition_names, quantity
 from ppl_vae.traces.pair import Pair, Program
@@ -153,13 +153,13 @@ def prepared(
         if joint:
             check_proper(traces)
         sites = samples(traces[0])
-        what = quantity(traces[0], () if joint else condition_names(sites))
+        scored, num_levels = scored_as(sites.values(), source, args)
+        statistics = (*pair.conditions_on(), *([TOTAL] if scored.endswith(GIVEN) else []))
+        what = quantity(traces[0], () if joint else condition_names(sites), statistics)
         exact = _is_exact(traces, structure)
         size = _event_size(pair, source, traces, structure, num_missing)
         with all_known(num_missing == 0):
-            yield Prepared(
-                pair, source, structure, num_run, what, exact, *scored_as(sites.values(), source, args), size
-            )
+            yield Prepared(pair, source, structure, num_run, what, exact, scored, num_levels, size)
 
 
 def _warn_of_left_out(traces: list[Trace], structure: Structure) -> None:

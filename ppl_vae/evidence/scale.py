@@ -34,6 +34,7 @@ PROBABILITY, DENSITY, DEQUANTIZED, MIXED = "probability", "density", "dequantize
 TRANSFORMED = "density of other numbers"  # than the data that the program is given
 COLUMNS = "density, with a probability of columns "  # which follow
 GIVEN = " given totals"  # at the end of one of them: totals of the data are given and not scored
+TOTAL = "n"  # what such a total is called
 SUMS = (counts.Multinomial, Multinomial, DirichletMultinomial)  # they score x of any total, given the sum of x
 TRIALS = (Binomial, BetaBinomial)  # the bound of their support, whatever that says
 

@@ -59,6 +59,7 @@ class Fit(Reported):
         seconds: how long the epochs took, those before a resumption included.
         compiled: whether steps were compiled, not run by plain Pyro.
         params: what `pyro.param` gives in the programs, by name, as they see it (constrained). Modules hold their own.
+        warming_up: whether it ended before its objective was what it is to be, inside a warm-up: no epoch was compared.
     """
 
     history: History
@@ -67,6 +68,7 @@ class Fit(Reported):
     seconds: float
     compiled: bool = False
     params: Parameters = field(default_factory=lambda: Parameters(empty_store()))
+    warming_up: bool = False
 
     def parameters(self) -> AbstractContextManager[None]:
         """Let all of Pyro see what was fitted, within `with fitted.parameters():`.
@@ -104,7 +106,15 @@ class Fit(Reported):
         }
         how = " (compiled)" if self.compiled else ""
         kept = f"the weights of epoch {self.best_epoch} are kept" if self.best_epoch else "no epoch was finished"
-        return Report(f"Fit: {last} epochs in {self.seconds:.1f} s{how}; {kept}", rows, [lines[self.stopped]])
+        return Report(
+            f"Fit: {last} epochs in {self.seconds:.1f} s{how}; {kept}", rows, [lines[self.stopped], *self._of_warm_up()]
+        )
+
+    def _of_warm_up(self) -> list[str]:
+        said = (
+            "Ended inside the warm-up: the bound itself was never raised, and the latest epoch is kept, not the best."
+        )
+        return [said] if self.warming_up else []
 
     def _which(self, epoch: int, last: int) -> str:
         words = [word for word, is_it in (("best", epoch == self.best_epoch), ("last", epoch == last)) if is_it]

@@ -86,11 +86,13 @@ def fit(
         batch_size: data in one step; a DataLoader has its own.
         learning_rate: given to the optimizer as `lr`.
         objective: any Pyro ELBO, such as those in `ppl_vae.objectives`; `pyro.infer.Trace_ELBO()` by default. One with
-            `set_epoch` is told before each epoch how many are done.
+            `set_epoch` is told before each epoch how many are done; where its `is_warming_up(epoch)` is true,
+            epochs are not compared, and the latest is kept.
         optimizer: called as `optimizer(parameters, lr=learning_rate)`.
         schedule: of the learning rate, "cosine" (down to 0 over all epochs) or "constant"; or a function of (optimizer,
             epochs) that returns a PyTorch scheduler, stepped once an epoch.
-        patience: stop after this many epochs without a better validation ELBO; those of a warm-up do not count.
+        patience: stop after this many epochs without a better validation ELBO; those of a warm-up do not count, and
+            it never ends inside one.
         weight_decay: L2 penalty, (weight_decay / 2) |W|^2 beside the loss per datum, on weights (tensors of two or
             more dimensions, no biases); it enters the gradient, as with torch.optim.Adam (not AdamW).
         compile: compile the gradients, true, false, or auto, where the planned steps take longer than compiling. They
@@ -273,9 +275,15 @@ def _warn_of_untrained(pair: Pair) -> None:
 
 def _warn_of_a_long_warm_up(objective: Any, epochs: int) -> None:
     if is_warming_up(objective, epochs - 1):
+        name, count = type(objective).__name__, getattr(getattr(objective, "elbo", objective), "epochs", None)
+        ends = (
+            f"ends after {count} epochs, of {epochs}"
+            if count
+            else f"is still warming up in the last of {epochs} epochs"
+        )
         warn(
-            f"{type(objective).__name__} ends after {objective.epochs} epochs, of {epochs} that are to be done: the "
-            f"bound itself is never raised. Give fit more epochs, or {type(objective).__name__} fewer."
+            f"{name} {ends} that are to be done: the bound itself is never raised, and no epoch is compared. Give fit "
+            f"more epochs, or {name} fewer."
         )
 
 

@@ -95,7 +95,8 @@ class Training:
         """Return what there is to say of the fit."""
         stopped = "interrupted" if self.interrupted else "patience" if self.out_of_patience else "epochs"
         history, learned = History.of(self.rows), self.pair.learned
-        return Fit(history, self.best_epoch, stopped, self.seconds, self.compiled, learned)
+        inside = self.epoch > 0 and is_warming_up(self.objective, self.epoch - 1)
+        return Fit(history, self.best_epoch, stopped, self.seconds, self.compiled, learned, inside)
 
     def identity(self) -> dict[str, Any]:
         """Return what a run that is resumed must have in common with the one that was interrupted."""

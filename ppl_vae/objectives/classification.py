@@ -82,6 +82,10 @@ class Classifying(ELBO):
         if hasattr(self.elbo, "set_epoch"):
             self.elbo.set_epoch(epoch)
 
+    def is_warming_up(self, epoch: int) -> bool:
+        """Whether the inner objective is not yet what it will be, after so many epochs."""
+        return hasattr(self.elbo, "is_warming_up") and bool(self.elbo.is_warming_up(epoch))
+
     def _get_trace(self, *given: Any) -> Any:  # abstract in Pyro's ELBO
         return self.elbo._get_trace(*given)
 

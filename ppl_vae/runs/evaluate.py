@@ -10,6 +10,7 @@ from ppl_vae.criticism.gaps import Gap, explain_gap
 from ppl_vae.criticism.image_classifier import fit_classifier
 from ppl_vae.criticism.latent_use import LatentUse, latent_use
 from ppl_vae.criticism.one_to_many import OneToMany, conditional, measure_one_to_many
+from ppl_vae.data.as_source import fingerprint
 from ppl_vae.errors import InputError
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
@@ -17,6 +18,7 @@ from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.plots import is_picture
 from ppl_vae.runs.compare import data_in_words, names_of
 from ppl_vae.runs.figures import beside, save_figure
+from ppl_vae.runs.new_rows import source_of
 from ppl_vae.runs.run import Run, load
 from ppl_vae.utils.faults import warn
 from ppl_vae.utils.files import why_not_writable
@@ -26,18 +28,21 @@ def evaluate(
     run: Run | str | os.PathLike[str],
     *,
     method: str = "auto",
+    data: str | os.PathLike[str] | Any = None,
     split: str = "test",
     num_data: int | None = None,
     trust: bool = False,
     on_kept: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Evidence:
-    """Estimate log P(x) of a run's data, and keep the estimate in the run folder, if it can be written to.
+    """Estimate log P(x) of a run's data, or of new rows, and keep the estimate in the run folder, if it can be.
 
     Args:
         run: a run, or the path of its folder.
         method: "auto", "importance", or "ais" or "sandwich", which take minutes (use few data), or of series "smc". See
             `estimate_evidence`.
+        data: new rows: a file, or a folder of images, read as in training (of a conditional model with their y), or
+            what `estimate_evidence` takes; None takes the run's own data.
         split: "train", "validation" or "test".
         num_data: use this many of them, evenly spaced; None uses all.
         trust: run the Python files in the folder, see `load`.
@@ -48,22 +53,23 @@ def evaluate(
         `Evidence`. That of the whole test split, by "auto" or by importance sampling from the guide, is kept in
         evidence.nc, unless one by "auto", or by the same method of more samples, is there; any other in
         evidence-[joint-]METHOD-PROPOSAL-SPLIT-NUMBER.nc, that of log P(x_A | x_B) with given-HASH of the mask instead
-        of joint.
+        of joint, that of new rows with new-HASH of these instead of SPLIT.
 
     Raises:
         InputError: no run there, or an option that is out of range.
     """
     run = load(run, trust=trust)
-    source = run.source(split, num_data)
+    source = source_of(run, data, split, num_data)
     if why := why_not_writable(run.path):
         warn(f"The estimate will be shown, but not kept in {run.path}: {why}.")
     estimated = estimate_evidence(run.model, run.guide, source, method=method, **options)
     evidence = replace(estimated, weights=run.weights)
     joint, given = bool(options.get("joint")), options.get("given") is not None
-    whole = split == "test" and not (num_data or joint or given)
+    whole = data is None and split == "test" and not (num_data or joint or given)
     usual = whole and method in ("auto", "importance") and evidence.proposal == "guide"
     what = f"given-{evidence.fingerprint[-8:]}-" if given else "joint-" if joint else ""
-    whose = f"-{what}{'importance' if given else method}-{evidence.proposal}-{split}-{len(evidence)}"
+    rows = split if data is None else f"new-{fingerprint(source)[-8:]}"
+    whose = f"-{what}{'importance' if given else method}-{evidence.proposal}-{rows}-{len(evidence)}"
     file = run.path / f"evidence{'' if usual else whose}.nc"
     kept = _keep(run, evidence, file, usual=usual) if not why else f"not kept: {why}"
     if on_kept is not None:
@@ -106,6 +112,7 @@ def _work(evidence: Evidence | None) -> tuple[bool, int, float]:
 def explain(
     run: Run | str | os.PathLike[str],
     *,
+    data: str | os.PathLike[str] | Any = None,
     split: str = "test",
     num_data: int | None = 200,
     seed: int = 0,
@@ -116,6 +123,8 @@ def explain(
 
     Args:
         run: a run, or the path of its folder.
+        data: new rows: a file, or a folder of images, read as in training, or what `explain_gap` takes; None takes the
+            run's own data.
         split: "train", "validation" or "test".
         num_data: use this many of them, evenly spaced; None uses all.
         seed: of the samples.
@@ -129,7 +138,7 @@ def explain(
         InputError: no run there, or an option that is out of range.
     """
     run = load(run, trust=trust)
-    chosen = run.source(split, num_data)
+    chosen = source_of(run, data, split, num_data)
     gap = explain_gap(run.model, run.guide, chosen, seed=seed, progress=progress)
     return gap, latent_use(run.model, run.guide, chosen, seed=seed, progress=progress)
 

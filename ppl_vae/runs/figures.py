@@ -25,6 +25,8 @@ from ppl_vae.utils.files import written_whole
 
 NUM_PICTURES = 128
 NUM_SERIES = 16
+NUM_ROWS = 2000  # that are compared with as many draws
+DRAWN = {"draws of x": False, "E[x | z] of the same z, drawn from P(z)": True}  # with `mean` of `sample`
 NUM_CONDITIONS = 12  # rows of a figure, one for each condition
 NUM_ANSWERS = 10  # samples in a row
 
@@ -89,7 +91,7 @@ def _of_what_it_makes(run: Run) -> dict[str, plots.Figure]:
         return _of_conditions(model, test) if isinstance(model, ConditionalModel) else _of_data(run, test)
     if plots.is_series(test.event_shape) and not isinstance(model, ConditionalModel):
         return _of_series(run, test)
-    return {}
+    return {"samples": observed_and_drawn(run)}
 
 
 def _of_data(run: Run, test: Part) -> dict[str, plots.Figure]:
@@ -107,9 +109,56 @@ def _of_data(run: Run, test: Part) -> dict[str, plots.Figure]:
 
 def _of_series(run: Run, test: Part) -> dict[str, plots.Figure]:
     x = evenly(test, NUM_SERIES).x
-    drawn = {"E[x | z] for z drawn from P(z)": sample(run.model, NUM_SERIES, mean=True)}
+    drawn = {what: sample(run.model, NUM_SERIES, mean=mean) for what, mean in DRAWN.items()}
     made = {"test data": x, "E[x | z] for z drawn from Q(z | x)": reconstruct(run.model, run.guide, x)}
     return {"samples": plots.series(drawn), "reconstructions": plots.series(made)}
+
+
+def observed_and_drawn(run: Run, drawn: Tensor | None = None, *, seed: int = 0) -> plots.Figure:
+    """Draw how test data, and draws of x, are distributed in each column, or as lines where they are series.
+
+    Args:
+        run: a run on data that are no pictures.
+        drawn: x as the model draws it; None draws as many as there are data to compare with.
+        seed: of the draws.
+    """
+    model, test = run.model, evenly(run.data().test, NUM_ROWS)
+    if drawn is None:
+        given_y: dict[str, Any] = (
+            {"y": given(model, test)} if isinstance(model, ConditionalModel) else {"size": NUM_ROWS}
+        )
+        drawn = sample(model, seed=seed, **given_y)
+    if plots.is_series(test.event_shape):
+        return plots.series({"draws of x": drawn[:NUM_SERIES]})
+    return plots.columns({"test data": test.x, "draws of x": drawn}, **named_columns(run), title=run.path.name)
+
+
+def imputed_columns(run: Run, x: Tensor, draws: Tensor, truth: Tensor | None = None) -> plots.Figure:
+    """Draw what was imputed beside what is observed: as lines for series, else its distribution in each column.
+
+    Args:
+        run: the run.
+        x: data with NaN where values are missing, [N, *event_shape].
+        draws: S imputations, [S, N, *event_shape].
+        truth: the values that are missing in x, where they are known.
+    """
+    if plots.is_series(x.shape[1:]):
+        index = evenly(torch.arange(len(x)), NUM_SERIES)
+        return plots.series({"a draw of what is missing": draws[0, index], "observed": x[index]})
+    missing = x.isnan()
+    sets = {"observed": x, "imputed": torch.where(missing, draws, torch.nan).flatten(0, 1)}
+    sets |= {} if truth is None else {"the truth": torch.where(missing, truth, torch.nan)}
+    return plots.columns(sets, **named_columns(run), title="imputed where it is missing, beside what is observed")
+
+
+def named_columns(run: Run) -> dict[str, Any]:
+    """Return the names of a table's columns, and those of their categories, as `plots.columns` takes them."""
+    schema = getattr(run, "schema", None)
+    if schema is None:
+        return {}
+    known = list(schema.modelled)
+    named = {i: list(one.categories) for i, one in enumerate(known) if one.categories}
+    return {"names": [one.name for one in known], "categories": named}
 
 
 def _of_conditions(model: ConditionalModel, test: Part) -> dict[str, plots.Figure]:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ from torch import Tensor
 
 from ppl_vae import plots
 from ppl_vae.data.holes import find_holes
-from ppl_vae.data.own_files import read
 from ppl_vae.data.schema import Schema
-from ppl_vae.data.shapes import Kind
 from ppl_vae.data.splits import Split, evenly
 from ppl_vae.data.table_files import SUFFIXES, check_can_write_frame, write_frame
 from ppl_vae.data.tables import Table, completed_frame, concatenated, is_table, new_rows
@@ -22,7 +19,8 @@ from ppl_vae.data.unobserved import note_unobserved
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.impute import Imputation, impute
 from ppl_vae.missing import is_missing_in
-from ppl_vae.runs.figures import costs_no_result, in_rows, save_figure
+from ppl_vae.runs.figures import costs_no_result, imputed_columns, in_rows, save_figure
+from ppl_vae.runs.new_rows import as_in_training, read_as_trained
 from ppl_vae.runs.run import Run, load
 from ppl_vae.utils.files import check_can_write, written_whole
 
@@ -55,7 +53,7 @@ def impute_run(
 
     Returns:
         The `Imputation`, and the files: `out`; of a table one with the draws, as many complete tables below each other
-        (multiple imputation), too; of images RUN/figures/imputed.png if it could be drawn.
+        (multiple imputation), too; and RUN/figures/imputed.png if it could be drawn.
 
     Raises:
         InputError: no run there, data without missing values or that do not fit, or an unknown kind of file.
@@ -72,7 +70,7 @@ def impute_run(
     if table is not None:
         whole = run.data().test if data is None else table.split()
     else:
-        whole = run.data().test if data is None else _as_in_training(_read(data, run), run)
+        whole = run.data().test if data is None else as_in_training(read_as_trained(run, data), run)
     count = len(whole) if num_data is None else positive_int("num_data", num_data)
     chosen = evenly(whole, count)
     if not is_missing_in(chosen.x):
@@ -87,22 +85,18 @@ def impute_run(
     found = impute(run.model, run.guide, chosen, **options)
     if on_found is not None:
         on_found(found)
-    if table is not None and path.suffix in SUFFIXES:
-        return found, _write_tables(path, found, table, chosen)
-    with written_whole(path) as temporary, temporary.open("wb") as file:
-        if path.suffix == ".npy":
-            np.save(file, found.mean.numpy())
-        else:
-            arrays: dict[str, Any] = {name: np.asarray(getattr(found, name)) for name in KEPT}
-            np.savez(file, **arrays)
-    paths = [path]
-    if plots.is_picture(run.model.event_shape):
-        figure = run.path / "figures" / "imputed.png"
-        hidden = data is None and run.data().missing is not None  # values that are known
-        with costs_no_result(f"{figure} is not drawn"):
-            truth = evenly(run.data(missing=None).test, count).x if hidden else None
-            save_figure(picture(found, truth), figure)
-            paths.append(figure)
+    paths = (
+        _write_arrays(path, found)
+        if table is None or path.suffix not in SUFFIXES
+        else _write_tables(path, found, table, chosen)
+    )
+    figure = run.path / "figures" / "imputed.png"
+    hidden = data is None and run.data().missing is not None  # values that are known
+    with costs_no_result(f"{figure} is not drawn"):
+        truth = evenly(run.data(missing=None).test, count).x if hidden else None
+        is_picture = plots.is_picture(run.model.event_shape)
+        save_figure(picture(found, truth) if is_picture else imputed_columns(run, found.x, found.draws, truth), figure)
+        paths.append(figure)
     return found, paths
 
 
@@ -124,6 +118,17 @@ def _table(run: Run, data: Any) -> Table | None:
             f"columns to one."
         )
     return new_rows(data, run.schema)
+
+
+def _write_arrays(path: Path, found: Imputation) -> list[Path]:
+    """Write the mean, or all that was found, as arrays."""
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        if path.suffix == ".npy":
+            np.save(file, found.mean.numpy())
+        else:
+            arrays: dict[str, Any] = {name: np.asarray(getattr(found, name)) for name in KEPT}
+            np.savez(file, **arrays)
+    return [path]
 
 
 def _write_tables(path: Path, found: Imputation, table: Table, chosen: Split) -> list[Path]:
@@ -148,27 +153,6 @@ def best_guess(found: Imputation, schema: Schema) -> Tensor:
     """Return the mean of numbers and of ordered categories, and the most probable of the others, [N, D]."""
     unordered = torch.tensor([column.type in ("binary", "categorical") for column in schema.modelled])
     return torch.where(unordered, found.mode, found.mean)
-
-
-def _read(path: str | os.PathLike[str], run: Run) -> Split:
-    """Read a person's own file as what the data of the run are: images, or series, with labels of the same names."""
-    data = run.data()
-    kinds: dict[int, Kind] = {2: "series", 3: "images"}
-    return read(path, data.kind or kinds.get(len(data.event_shape)), data.classes)
-
-
-def _as_in_training(split: Split, run: Run) -> Split:
-    """Return a person's data read as those of the run were: levels of one scale, dequantized or binarized alike."""
-    known: Any = run.data().train
-    levels = split.scale != 1 and known.scale != 1  # bytes, as the run's were, not numbers as the model sees them
-    how = {"dequantize": known.dequantize, "scale": known.scale} if levels else {}
-    grey = replace(split, **how).x
-    if known.binarize is not None and bool(((grey < 0) | (grey > 1)).any()):
-        raise InputError(
-            f"Expected grey levels in [0, 1], or bytes, for a run on binarized data; got values from "
-            f"{float(grey[~grey.isnan()].min()):.3g} to {float(grey[~grey.isnan()].max()):.3g}. Rescale them."
-        )
-    return replace(split, **how, binarize=known.binarize)
 
 
 def picture(found: Imputation, truth: Tensor | None = None) -> plots.Figure:

@@ -72,6 +72,7 @@ class Run(Reported):
         result = self.config["result"]
         ended = f"best epoch {result.get('best_epoch', '?')} of {len(self.history.epoch)}"
         ended += f", {result['seconds']} s" if "seconds" in result else ""
+        ended += ", ended inside the warm-up: no epoch was compared" if result.get("warming_up") else ""
         try:
             said = self.evidence.report() if self.evidence is not None else Report("no estimate of log P(x) yet")
         except InputError as problem:  # a broken file
@@ -197,8 +198,9 @@ def check_same(data: datasets.Data, config: Mapping[str, Any], path: Path) -> No
     if changed:
         raise InputError(
             f"Expected {data.name} as it was when {path} was trained; got another {', '.join(changed)} part, with "
-            f"what may have been training data. Put the old file back, or train again. For log P(x) of other data, "
-            f"on purpose, call ppl_vae.estimate_evidence(run.model, run.guide, x)."
+            f"what may have been training data. Put the old file back, or train again. For log P(x) of other rows, "
+            f"on purpose, pass them (data), or call ppl_vae.estimate_evidence(run.model, run.guide, x).",
+            options="--data FILE, for other rows on purpose",
         )
 
 

@@ -19,13 +19,24 @@ from ppl_vae.data.splits import evenly
 from ppl_vae.data.table_files import SUFFIXES, check_can_write_frame, write_frame
 from ppl_vae.errors import InputError, positive_int
 from ppl_vae.generation.generate import sample
-from ppl_vae.runs.figures import NUM_ANSWERS, NUM_CONDITIONS, NUM_PICTURES, answers, labelled, save_figure
+from ppl_vae.runs.figures import (
+    NUM_ANSWERS,
+    NUM_CONDITIONS,
+    NUM_PICTURES,
+    answers,
+    costs_no_result,
+    labelled,
+    observed_and_drawn,
+    save_figure,
+)
+from ppl_vae.runs.new_rows import source_of
 from ppl_vae.runs.run import Run, load
 from ppl_vae.utils.array_files import read_arrays, write_array
 from ppl_vae.utils.files import check_can_write, kind_of
 from ppl_vae.utils.memory import check_memory
 
 NUM_ROWS = 1000  # of a table
+MOST_ROWS = 2**31  # all of them, in one batch
 
 
 def sample_run(
@@ -34,6 +45,7 @@ def sample_run(
     size: int | None = None,
     label: int | str | Sequence[int] | Sequence[str] | None = None,
     condition: str | os.PathLike[str] | None = None,
+    data: Any = None,
     mean: bool | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
@@ -49,10 +61,14 @@ def sample_run(
         label: what a model of labels is given, a number or, where they have some, its name; one or several; None gives
             each label.
         condition: a file with what a conditional model is given; None takes test data. See `read_conditions`.
+        data: new rows whose conditions a conditional model is given: a file with x and y, or a table, read as in
+            training, of which y is taken (of a model that is given a part of x, that part). Where `condition` holds
+            conditions alone.
         mean: E[x | z], or draws of x; None is E[x | z], but draws of a table.
         seed: of the draws.
         out: a .png or .npy file, or .csv, .tsv, .parquet or .feather of a table; None writes a picture into
-            RUN/figures, an array of what is none, or a table RUN/samples-SEED.csv. An array is [size, *event_shape], or
+            RUN/figures, an array of what is none, or a table RUN/samples-SEED.csv, with a figure of how its columns are
+            distributed beside those of test data. An array is [size, *event_shape], or
             [M, size, *event_shape] for M conditions.
         trust: run the Python files in the folder: a model or guide that does not come with ppl-vae.
         options: of `ppl_vae.sample`, for instance compile.
@@ -67,17 +83,21 @@ def sample_run(
     mean = schema is None if mean is None else mean
     model, options = run.model, {"mean": mean, "seed": seed} | options
     if not isinstance(model, ConditionalModel):
-        _refuse_given(model, label, condition)
+        _refuse_given(model, label, condition if data is None else data)
     labels = [] if label is None else _codes(run, label)
-    of = "".join([*(f"-label{one}" for one in labels), "" if condition is None else f"-{Path(condition).stem}"])
+    files = [Path(file).stem for file in (condition, data) if isinstance(file, str | os.PathLike)]
+    of = "".join([*(f"-label{one}" for one in labels), *(f"-{stem}" for stem in files)])
     picture = plots.is_picture(model.event_shape)
     name = f"{'samples' if mean or schema is not None else 'draws'}{of}-{seed}"
     if schema is not None:
         path = Path(out or run.path / f"{name}.csv")
         if path.suffix in SUFFIXES:
             check_can_write_frame(check_can_write(path))
-            y = _conditions(run, model, labels, condition) if isinstance(model, ConditionalModel) else None
-            write_frame(path, _sampled_rows(run, y, size, options))
+            y = _given(run, labels, condition, data) if isinstance(model, ConditionalModel) else None
+            x, frame = _sampled_rows(run, y, size, options)
+            write_frame(path, frame)
+            if out is None and y is None and not mean:
+                _draw(run, run.path / "figures" / f"{name}.png", x, seed)
             return path
     path = Path(out or run.path / "figures" / f"{name}.{'png' if picture else 'npy'}")
     if path.suffix not in (".npy", ".png") or (path.suffix == ".png" and not picture):
@@ -89,8 +109,12 @@ def sample_run(
     check_can_write(path)
     if not isinstance(model, ConditionalModel):
         check_memory("draws", (size or NUM_PICTURES) * model.event_shape.numel())
-        return _written(path, sample(model, size or NUM_PICTURES, **options))
-    y = _conditions(run, model, labels, condition)
+        x = sample(model, size or NUM_PICTURES, **options)
+        _written(path, x)
+        if out is None and not picture:
+            _draw(run, path.with_suffix(".png"), None if options["mean"] else x, seed)
+        return path
+    y = _given(run, labels, condition, data)
     check_memory("draws", len(y) * (size or NUM_ANSWERS) * model.event_shape.numel())
     has_labels = model.condition.every() is not None
     if path.suffix == ".npy" or (has_labels and len(y) == 1):
@@ -135,6 +159,18 @@ def _codes(run: Run, label: int | str | Sequence[int] | Sequence[str]) -> list[i
     return [code_of(one, names) for one in np.asarray(several, dtype=object).reshape(-1).tolist()]
 
 
+def _given(run: Run, labels: list[int], condition: str | os.PathLike[str] | None, data: Any) -> Tensor:
+    """Return what a conditional model is given: labels, conditions of a file, or those of new rows."""
+    model: Any = run.model
+    if data is not None and (labels or condition is not None):
+        raise InputError(
+            "Expected one place that says what the model is given; got data beside a label or a condition. Leave one "
+            "out.",
+            options="--data, --condition or --label",
+        )
+    return _conditions(run, model, labels, condition) if data is None else _of_new_rows(run, model, data)
+
+
 def _conditions(run: Run, model: ConditionalModel, labels: list[int], file: str | os.PathLike[str] | None) -> Tensor:
     every = model.condition.every()
     if labels and (file is not None or every is None):
@@ -166,8 +202,8 @@ def _refuse_given(model: Model, label: Any, condition: str | os.PathLike[str] | 
         )
 
 
-def _sampled_rows(run: Run, y: Tensor | None, size: int | None, options: dict[str, Any]) -> Any:
-    """Return samples as a table with the person's own columns; what the model says nothing of is left empty."""
+def _sampled_rows(run: Run, y: Tensor | None, size: int | None, options: dict[str, Any]) -> tuple[Tensor, Any]:
+    """Return samples, and as a table with the person's own columns; what the model says nothing of is left empty."""
     schema: Any = run.schema
     if y is not None:
         y = y.repeat_interleave(size or max(1, NUM_ROWS // len(y)), dim=0)
@@ -175,7 +211,22 @@ def _sampled_rows(run: Run, y: Tensor | None, size: int | None, options: dict[st
     check_memory("draws", count * run.model.event_shape.numel())
     x = sample(run.model, count, **options | ({} if y is None else {"y": y}))
     frame = schema.to_frame(x, y if y is None or y.dim() == 1 else None)
-    return frame.reindex(columns=[column.name for column in schema.columns])
+    return x, frame.reindex(columns=[column.name for column in schema.columns])
+
+
+def _of_new_rows(run: Run, model: ConditionalModel, data: Any) -> Tensor:
+    """Return what the model is given with new rows: their y, or the rows themselves where y is a part of x."""
+    batch = next(source_of(run, data).batches(MOST_ROWS))
+    y = batch[0] if model.y_from_x else batch[1] if len(batch) > 1 else None
+    if y is None:
+        raise InputError(f"Expected data with y for {type(model).__name__}; got x alone. Give both.")
+    return y
+
+
+def _draw(run: Run, path: Path, drawn: Tensor | None, seed: int) -> None:
+    """Draw the distribution of draws beside that of test data; of means there is none to be held against it."""
+    with costs_no_result(f"{path} is not drawn"):
+        save_figure(observed_and_drawn(run, drawn, seed=seed), path)
 
 
 def _written(path: Path, x: Tensor) -> Path:

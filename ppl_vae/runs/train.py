@@ -304,7 +304,7 @@ def _write_result(run: Run, fitted: Fit, folder: RunFolder) -> None:
         "compiled": fitted.compiled,
         "weights": run.weights,
         "history": digest_of_history(fitted.history),
-    }
+    } | ({"warming_up": True} if fitted.warming_up else {})
     interrupted = fitted.stopped == "interrupted"
     if run.guide.classifies and run.data().test.y is not None and not interrupted:
         run.config["result"]["accuracy"] = accuracy(run.guide, run.data().test)

@@ -57,9 +57,12 @@ class Regenerated(UnconditionMessenger):
             super()._pyro_sample(msg)
 
 
-def quantity(trace: poutine.Trace, given: tuple[str, ...]) -> str:
-    """Return what is estimated, in words: log P(x), log P(x | y), or log P(x, y)."""
+def quantity(trace: poutine.Trace, given: tuple[str, ...], statistics: tuple[str, ...] = ()) -> str:
+    """Return what is estimated, in words: log P(x), log P(x | y), log P(x, y), or, given some n of x, log P(x | n)."""
     names = [name for name in of_kind(samples(trace), Kind.OBSERVED) if name not in given]
+    given = tuple(dict.fromkeys((*given, *(name for name in statistics if name not in names))))
+    if len(names) < 2:
+        names = names if given and names else ["x"]
     if not given and len(names) < 2:
         return "log P(x)"
     return f"log P({', '.join(reversed(names))}{' | ' if given else ''}{', '.join(given)})"

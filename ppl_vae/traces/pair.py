@@ -236,6 +236,15 @@ class Pair:
         referred = (m for program in self.programs.values() for m in reachable(core(program)))
         return list(dict.fromkeys((*self.modules.values(), *referred, *self._touched)))
 
+    def conditions_on(self) -> tuple[str, ...]:
+        """Return the names of what parts of the model say that they read of x and do not score, by `conditions_on`.
+
+        A part, or the model itself, says it as "n = sum_i x_i": what is estimated is log P(x | n).
+        """
+        modules = [m for m in self.all_modules() if m is not self.modules.get("guide")]
+        said = [getattr(child, "conditions_on", None) for m in modules for child in m.modules()]
+        return tuple(dict.fromkeys(one.partition("=")[0].strip() for one in said if isinstance(one, str)))
+
     @property
     def device(self) -> torch.device:
         """Where the parameters live (the CPU if there are none)."""

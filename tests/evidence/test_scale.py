@@ -10,7 +10,7 @@ import torch
 from ppl_vae.guides import MeanField
 from ppl_vae.models import VAE
 
-from ppl_vae import InputError, compare, estimate_evidence, likelihoods
+from ppl_vae import Evidence, InputError, compare, estimate_evidence, explain_difference, likelihoods
 from ppl_vae.missing import Observed
 from ppl_vae.networks import MLP
 from ppl_vae.priors import StandardNormal
@@ -184,9 +184,47 @@ def test_log_p_given_totals_is_refused_beside_log_p():
     with pytest.raises(InputError, match=r"log P\(x \| n\) for 'multinomial'"):
         compare(dict(reversed(found.items())))
     e, log_pn = found["multinomial"], of_total  # what the message says to do
-    paid = replace(e, log_px=e.log_px + log_pn, elbo=e.elbo + log_pn, scored="probability")
+    paid = replace(e, log_px=e.log_px + log_pn, elbo=e.elbo + log_pn, quantity="log P(x)", scored="probability")
     assert compare({"paid": paid, "poisson": found["poisson"]})["log_px_diff"].max() < 1e-3
     assert list(compare({"a": e, "b": e})["log_px_diff"]) == [0, 0]  # both are given n
+    assert (e.quantity, found["poisson"].quantity) == ("log P(x | n)", "log P(x)")
+    with pytest.raises(InputError, match="which pays for n, too"):
+        explain_difference(
+            *(pair_of(one, rates) for one in (likelihoods.Poisson(), likelihoods.Multinomial())),
+            data=x, num_samples=5, method="importance", progress=False,
+        )  # fmt: skip
+
+
+def test_a_quantity_is_kept_and_told_of_older_files(tmp_path):
+    e = estimate_evidence(*pair_of(likelihoods.Multinomial(), torch.ones(D)), X, num_samples=5, progress=False)
+    for name, quantity in (("new", "log P(x | n)"), ("old", "log P(x)")):  # older versions kept that
+        replace(e, quantity=quantity).save(tmp_path / name)
+        assert Evidence.load(tmp_path / name).quantity == "log P(x | n)"
+    replace(e, quantity="log P(x | y)").save(tmp_path / "old")
+    assert Evidence.load(tmp_path / "old").quantity == "log P(x | y, n)"
+
+
+class OfOwnMean(likelihoods.Poisson):
+    """A Poisson that is told a statistic of x, as by an observed library size."""
+
+    conditions_on = "m = mean_i x_i"
+
+
+def test_a_likelihood_says_what_it_is_given():
+    rates = torch.ones(D)
+    told = {name: pair_of(kind(), rates) for name, kind in (("plain", likelihoods.Poisson), ("told", OfOwnMean))}
+    found = {n: estimate_evidence(*p, X, method="importance", num_samples=5, progress=False) for n, p in told.items()}
+    assert (found["told"].quantity, found["plain"].quantity) == ("log P(x | m)", "log P(x)")
+    assert "log P(x | m)" in str(found["told"])
+    with pytest.raises(InputError, match=r"one quantity; got log P\(x\) of .* and log P\(x \| m\).*given the same"):
+        compare(found)
+    part = OfOwnMean().bind((D,))  # in a plain program, too
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", part(torch.zeros(len(x), D)), obs=x)
+
+    assert estimate_evidence(model, nothing, X, num_samples=2, progress=False).quantity == "log P(x | m)"
 
 
 def test_a_density_of_other_numbers_is_refused_beside_that_of_the_data():

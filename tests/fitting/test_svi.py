@@ -653,7 +653,26 @@ def test_a_warm_up_that_the_fit_does_not_outlive(small_pair, digits):
         fitted = fit(
             *small_pair, digits.train, validation=digits.validation, epochs=2, objective=objectives.WarmUp(epochs=30)
         )
-    assert fitted.best_epoch == 2
+    assert fitted.best_epoch == 2 and fitted.warming_up and "inside the warm-up" in str(fitted)
+
+
+class Slow(objectives.BetaELBO):
+    """An objective of one's own that warms up and does not say for how long; or, inside another one, that does."""
+
+    def is_warming_up(self, epoch):
+        return epoch < 3
+
+
+@pytest.mark.parametrize("make", [Slow, lambda: objectives.Classifying(objectives.WarmUp(epochs=3))])
+def test_any_objective_may_warm_up(small_pair, digits, make, tmp_path):
+    """Also where a fit is interrupted inside the warm-up, and gone on with."""
+    options = dict(validation=digits.validation, patience=1, learning_rate=3e-3, progress=False, out=tmp_path)
+    with pytest.warns(UserWarning, match=r"epochs, of 2 that|in the last of 2 epochs that"):
+        first = fit(*small_pair, digits.train, objective=make(), epochs=2, schedule="constant", **options)
+    assert first.best_epoch == 2 and first.warming_up and first.stopped == "epochs"
+    fitted = fit(*small_pair, digits.train, objective=make(), epochs=7, schedule="constant", resume=True, **options)
+    compared = fitted.history.validation_elbo[3:]
+    assert fitted.best_epoch == 4 + int(compared.argmax()) and not fitted.warming_up
 
 
 @pytest.mark.parametrize("outside", [False, True], ids=["local", "global"])

@@ -191,6 +191,8 @@ def _calls():
     yield "manifold", Call(ppl_vae.manifold, lambda: {"model": vae()[0], "grid": 3}, {"model": THING} | numbers("grid", "seed"))  # fmt: skip
     yield "impute", Call(ppl_vae.impute, of_pair(num_draws=2, **QUICK), PAIR | numbers("num_samples", "num_draws"))
     yield "impute, data", Call(ppl_vae.impute, of_pair(num_draws=2, **QUICK), {"data": DATA})
+    yield "encode", Call(ppl_vae.encode, of_pair(num_draws=2, num_samples=3, **QUIET), PAIR | numbers("num_samples", "num_draws"))  # fmt: skip
+    yield "encode, labels", Call(lambda y, **k: ppl_vae.encode(k.pop("model"), k.pop("guide"), (X, y), **k), lambda: {"y": Y} | {k: v for k, v in of_pair(cvae, num_draws=2, **QUIET)().items() if k != "data"}, {"y": LABELS})  # fmt: skip
     yield "explain_gap", Call(ppl_vae.explain_gap, of_pair(data=lambda: X[:4], num_steps=2, num_particles=2, **QUICK), PAIR | {"vectorize": WORD} | numbers("num_samples", "num_steps", "num_particles", "learning_rate", "chunk_size"))  # fmt: skip
     yield "latent_use", Call(ppl_vae.latent_use, of_pair(**QUICK), PAIR | numbers("num_samples", "chunk_size"))
     yield "calibrate", Call(ppl_vae.calibrate, of_pair(num_simulated=20, **QUICK), PAIR | {"functions": FUNCTIONS} | numbers("num_simulated", "num_samples", "level", "chunk_size"))  # fmt: skip
@@ -201,6 +203,7 @@ def _calls():
     yield "explain_difference", Call(ppl_vae.explain_difference, lambda: {"a": vae(), "b": vae(), "data": X, "names": ["a", "b"], **QUICK}, {"a": THING, "b": THING, "data": DATA, "names": WORD, "evidence": RESULTS, "split": WORD} | numbers("num_data", "num_samples", "seed"))  # fmt: skip
     yield "load", Call(ppl_vae.load, lambda: {"path": "runs/none"}, {"path": PATHS})
     yield "evaluate", Call(ppl_vae.evaluate, lambda: {"run": "runs/none"}, {"run": PATHS, "split": WORD, "num_data": NUMBER})  # fmt: skip
+    yield "score", Call(ppl_vae.score, lambda: {"run": "runs/none", "data": X}, {"run": PATHS, "data": DATA, "calibration": WORD} | numbers("alpha", "fdr", "num_data"))  # fmt: skip
     yield "new", Call(ppl_vae.new, lambda: {"folder": "mine"}, {"folder": PATHS})
     yield "list_parts", Call(ppl_vae.list_parts, lambda: {"kind": "prior"}, {"kind": WORD, "model": WORD, "guide": WORD})  # fmt: skip
     yield "data.load", Call(ppl_vae.data.load, lambda: {"name": "digits"}, {"name": PATHS, "binarize": WORD, "dequantize": WORD} | numbers("strings", "num_labels", "missing"))  # fmt: skip
@@ -258,6 +261,8 @@ def _figures():
     yield "plots.manifold", Call(plots.manifold, lambda: {"x": torch.zeros(3, 3, 1, 8, 8)}, {"x": PICTURES})
     yield "plots.reconstructions", Call(plots.reconstructions, lambda: {"x": PIXELS, "reconstructed": PIXELS}, {"x": PICTURES, "reconstructed": PICTURES})  # fmt: skip
     yield "plots.series", Call(plots.series, lambda: {"sets": {"a": torch.zeros(4, 1, 300, 1)}}, {"sets": {**values.ODDITIES, "of images": lambda: {"a": PIXELS}}})  # fmt: skip
+    yield "plots.columns", Call(plots.columns, lambda: {"sets": {"a": X, "b": X + 1}}, {"sets": {**values.ODDITIES, "of images": lambda: {"a": PIXELS}, "two shapes": lambda: {"a": X, "b": PIXELS}, "inf": lambda: {"a": X / 0}, "of words": lambda: {"a": np.array(["a"])}}, "names": {**values.ODDITIES, "one": lambda: ["a"], "numbers": lambda: [1, 2, 3, 4], "array": lambda: np.arange(4)}, "categories": {**values.ODDITIES, "of nothing": lambda: {0: []}, "a number": lambda: {0: 3}, "beyond": lambda: {9: ["a"]}}, "most": NUMBER, "title": WORD})  # fmt: skip
+    yield "plots.column_distance", Call(plots.column_distance, lambda: {"a": [1.0], "b": [2.0]}, {"a": DATA, "b": DATA, "is_categories": SWITCH})  # fmt: skip
     yield "plots.side_by_side", Call(plots.side_by_side, lambda: {"panels": {"a": PIXELS}, "columns": 2}, {"panels": {**values.ODDITIES, "of data": lambda: {"a": X}}, "columns": NUMBER})  # fmt: skip
 
 

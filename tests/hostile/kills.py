@@ -32,6 +32,8 @@ ASK = {  # of a run that was trained
     "sample": ["sample", "RUN", "--compile=false"],
     "impute": ["impute", "RUN"],
     "measure": ["measure", "RUN", "-k10", "--num-data=10"],
+    "score": ["score", "RUN", "--data=../new.npy", "--method=importance", "-k50", "--compile=false", "--alpha=0.1"],
+    "encode": ["encode", "RUN", "--data=../new.npy"],
 }
 RUNS = {"impute": ["vae", *SMALL, *MISSING], "measure": TASK}  # what a question is asked of, if not of a VAE
 
@@ -41,6 +43,7 @@ def run(count, seed, work):
     rng, failures = random.Random(seed), []
     os.chdir(work)
     np.save("x.npy", (np.random.default_rng(seed).random((120, 8, 8)) < 0.5).astype(np.float32))
+    np.save("new.npy", (np.random.default_rng(seed + 1).random((40, 8, 8)) < 0.5).astype(np.float32))
     commands = [*TRAIN, *ASK]
     numbers = {name: count // len(commands) + (i < count % len(commands)) for i, name in enumerate(commands)}
     rows = []

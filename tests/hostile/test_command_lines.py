@@ -55,6 +55,12 @@ GOOD = [
     ["parts", "--model", "vae"],
     ["new", "mine"],
     ["calibrate", "v", "-m", "100", "-k", "10"],
+    ["evaluate", "v", "--data", "new.npz", "-m", "importance", "-k", "5", "--num-data", "4"],
+    ["score", "v", "--data", "new.npz", "-m", "importance", "-k", "5", "--alpha", "0.3", "--fdr", "0.5", "-o", "s.csv"],
+    ["score", "c", "--data", "new.npz", "-m", "importance", "-k", "5", "--alpha", "0.3", "--calibration", "validation"],
+    ["encode", "v", "--data", "new.npz", "--num-draws", "2", "--out", "z.npz"],
+    ["encode", "c", "--split", "train", "--num-data", "3", "-o", "z.csv"],
+    ["sample", "c", "--data", "new.npz", "-n", "2", "-o", "s.npy"],
 ]
 WORDS = [
     "", " ", "-", "--", "---", "=", ".", "..", "none", "true", "False", "nan", "inf", "-inf", "1e999", "-1", "0",
@@ -84,7 +90,7 @@ KEYS = [
 HUGE = [str(10**9), str(10**12), str(2**63 - 1), str(-(2**63)), str(2**63), str(10**30)]
 LONG = {  # options of which a large number is allowed and takes its time
     "--epochs", "--num-samples", "-k", "--num-temperatures", "--num-chains", "--num-leapfrog", "--num-simulated", "-m",
-    "--num-answers", "--max-samples",
+    "--num-answers", "--max-samples", "--num-draws",
 }  # fmt: skip
 
 
@@ -94,6 +100,7 @@ def prepare(folder):
     x = (rng.random((40, 4, 4)) > 0.5).astype(np.uint8)
     x[:, 0] = (np.arange(40) % 3 > 0)[:, None]
     np.savez("x.npz", x=x, y=np.arange(40) % 3)
+    np.savez("new.npz", x=x[::-1][:10], y=(np.arange(40) % 3)[::-1][:10])
     holes = x.astype(np.float32)
     holes[::3, 2, 2] = np.nan
     np.save("holes.npy", holes)
@@ -320,6 +327,7 @@ def test_what_is_no_data_is_refused_in_a_sentence_before_memory_is_taken(ready, 
         [*READY["v"][:3], name, *TINY, "--out", "n"],
         [*READY["i"], "--set", f"condition.visible={name}", "--out", "n"],
         ["impute", "v", "--data", name],
+        ["score", "v", "--data", name, "--alpha", "0.3"],
         ["sample", "i", "--condition", name],
     ]
     for line in lines:

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import ppl_vae
-from ppl_vae import InputError
+from ppl_vae import InputError, data
 from ppl_vae.runs.impute import impute_run
 
 SMALL = {"decoder.hidden": 8, "encoder.hidden": 8, "prior.latent_dim": 2, "fit.epochs": 1}
@@ -46,6 +46,34 @@ def test_a_changed_file_is_refused(trained, how):
         with pytest.raises(InputError, match=message):
             question()
     assert ppl_vae.sample(ppl_vae.load(path).model, 2).shape == (2, 6)  # which reads no data
+
+
+def test_new_rows_are_answered_though_the_file_has_changed(trained, tmp_path):
+    path, file, _, _ = trained
+    np.save(file, 1 - X)
+    np.save(tmp_path / "new.npy", X[:9])
+    options = {"method": "importance", "num_samples": 5, "compile": False, "progress": False}
+    with pytest.warns(UserWarning, match=r"as .*run.json says.*another train"):
+        found = ppl_vae.evaluate(path, data=tmp_path / "new.npy", **options)
+    run = ppl_vae.load(path)
+    assert np.allclose(found.log_px, ppl_vae.estimate_evidence(run.model, run.guide, X[:9], **options).log_px)
+
+
+def test_other_labels_and_one_more_image_are_other_data(tmp_path):
+    from PIL import Image
+
+    x, y = np.nan_to_num(X), np.arange(100) % 2
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    before = data.load(tmp_path / "a.npz").fingerprints()
+    np.savez(tmp_path / "a.npz", x=x, y=np.where(np.arange(100) == 3, 1 - y, y))
+    after = data.load(tmp_path / "a.npz").fingerprints()
+    assert sum(before[part] != after[part] for part in before) == 1  # that with datum 3 in it
+    (tmp_path / "images").mkdir()
+    for i in range(21):
+        if i == 20:
+            before = data.load(tmp_path / "images").fingerprints()
+        Image.fromarray(np.full((4, 4), 10 * i, np.uint8)).save(tmp_path / "images" / f"{i:02}.png")
+    assert data.load(tmp_path / "images").fingerprints()["test"] != before["test"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -142,6 +142,20 @@ def test_impute_new_rows(trained, run, tmp_path):
     assert code == 2 and "Expected a table (.csv" in err
 
 
+def test_questions_of_new_rows(trained, run):
+    folder, *_ = trained
+    frame = pd.read_csv(folder / "patients.csv", dtype=str, keep_default_na=False)
+    frame.iloc[:7, ::-1].to_csv("new.csv", index=False)
+    code, out, err = run("evaluate", folder / "run", "--data", "new.csv", "-k", 20)
+    assert code == 0 and "of 7 data" in out, err
+    found = ppl_vae.evaluate(folder / "run", data=frame.iloc[:7], num_samples=20)
+    assert len(found) == 7
+    frame.loc[3, "city0"] = "Mainz"
+    frame.iloc[:7].to_csv("new.csv", index=False)
+    code, _, err = run("score", folder / "run", "--data", "new.csv", "-k", 20)
+    assert code == 2 and "got 'Mainz' in row 4" in err
+
+
 def test_frames_go_in_and_parquet_comes_out(trained, tmp_path):
     pytest.importorskip("pyarrow")
     folder, *_ = trained
