@@ -63,6 +63,11 @@ class FromData(nn.Module):
         with torch.no_grad():
             (self._start if free else self._start_bound)(x)
 
+    @property
+    def takes_something(self) -> bool:
+        """Whether there is anything that it takes from data."""
+        return type(self)._start is not FromData._start
+
     def _start(self, x: Tensor) -> None:
         """Take from x what there is to take: by default nothing."""
 

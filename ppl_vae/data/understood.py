@@ -18,8 +18,8 @@ FEW = 0.0005  # of the values, below which those that are missing are counted
 def understood(parts: Sequence[Split]) -> str:
     """Return what the stored parts of a data set are, in words.
 
-    >>> understood([Split(torch.zeros(5, 13), torch.arange(5))])
-    '5 rows, 13 columns; 0 and 1'
+    >>> understood([Split(torch.eye(5, 13), torch.arange(5))])
+    '5 rows, 13 columns, 0 and 1'
     """
     first, total = parts[0], sum(map(len, parts))
     numbers = together(*(look_at(values) for values in {id(part.values): part.values for part in parts}.values()))

@@ -51,7 +51,7 @@ def start_from(parts: list[tuple[Any, FromData]], pair: Pair, source: Source, ar
 
     `args` are some of the data, on which the pair is run. Call it within `pair.running()`.
     """
-    if all(type(part)._start is FromData._start for _, part in parts):
+    if not any(part.takes_something for _, part in parts):
         return
     x, given_freely = some_of(source), _given_freely(pair, args)
     for whole, part in parts:

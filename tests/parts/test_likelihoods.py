@@ -62,7 +62,7 @@ FORMULAS = {
     "log_normal": (likelihoods.LogNormal(0.3), UNIT, lambda x, a: stats.lognorm.logpdf(x, 0.3, scale=np.exp(a))),
     "binomial": (likelihoods.Binomial(9), COUNTS, lambda x, a: stats.binom.logpmf(x, 9, sigmoid(a))),
     "gaussian": (likelihoods.Gaussian(0.3), UNIT, lambda x, a: stats.norm.logpdf(x, a, 0.3)),
-    "gaussian_learned": (likelihoods.Gaussian(), UNIT, lambda x, a: stats.norm.logpdf(x, a, 0.1)),
+    "gaussian_learned": (likelihoods.Gaussian(), UNIT, lambda x, a: stats.norm.logpdf(x, a, 1.0)),
     "gaussian_per_datum": (
         likelihoods.Gaussian("per_datum", initial_sigma=0.2),
         UNIT,
@@ -72,7 +72,7 @@ FORMULAS = {
     "laplace_per_datum": (
         likelihoods.Laplace("per_datum"),
         UNIT,
-        lambda x, a, b: stats.laplace.logpdf(x, a, given_scale(0.1, b)),
+        lambda x, a, b: stats.laplace.logpdf(x, a, given_scale(1.0, b)),
     ),
     "negative_binomial": (likelihoods.NegativeBinomial(), COUNTS, nbinom),
     "poisson": (likelihoods.Poisson(), COUNTS, lambda x, a: stats.poisson.logpmf(x, np.exp(a))),
