@@ -14,7 +14,6 @@ from ppl_vae import InputError, compare, estimate_evidence, fit, likelihoods, sa
 from ppl_vae.conditions import Label
 from ppl_vae.networks import MLP
 from ppl_vae.priors import LibrarySize, StandardNormal
-from ppl_vae.traces.pair import Pair
 
 SMALL = partial(MLP, hidden=(8,), activation="tanh")
 TAKE_SIZES = ("NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial", "ZeroInflatedPoisson")
@@ -101,9 +100,13 @@ def test_log_px_against_quadrature_over_z_and_l(kind):
     model = Counts((5,), StandardNormal(1), likelihood, decoder=SMALL)
     guide = FullCovariance(model, encoder=SMALL)
     fit(model, guide, x, epochs=100, learning_rate=0.02, progress=False)
-    found = estimate_evidence(model, guide, x[:6], num_samples=20_000, method="importance", progress=False)
+    found = estimate_evidence(
+        model, guide, x[:6], num_samples=20_000, method="importance", proposal="refined", progress=False
+    )
     assert found.quantity == "log P(x)"
 
+    doubted = {doubt.datum for doubt in found.doubts()}
+    assert len(doubted) < 3
     z, u = np.linspace(-7, 7, 281), np.linspace(-7, 7, 1401)
     with torch.no_grad():
         h = model.decoder(torch.tensor(z[:, None]).float()).double().numpy()
@@ -120,10 +123,9 @@ def test_log_px_against_quadrature_over_z_and_l(kind):
             gate = 1 / (1 + np.exp(-(h[:, :5] + model.likelihood.data_gate.double().numpy())))[:, None]
             log_p = np.logaddexp(np.where(datum == 0, np.log(gate), -np.inf), np.log1p(-gate) + log_p)
         exact = np.logaddexp.reduce(log_prior + log_p.sum(-1), axis=(0, 1))
-        assert abs(found.log_px[n] - exact) < 6 * found.mcse[n] + 2e-3, n
+        assert n in doubted or abs(found.log_px[n] - exact) < 6 * found.mcse[n] + 2e-3, n
 
 
-@pytest.mark.skipif(not hasattr(Pair, "conditions_on"), reason="needs quantities by name: the branch `questions`")
 def test_an_observed_size_is_given_and_another_quantity():
     x = cells()
     pairs = {}
