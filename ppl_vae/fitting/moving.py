@@ -15,7 +15,8 @@ from ppl_vae.traces.pair import Pair
 LAST = 1 / 3  # of the way
 FEWEST = 6  # epochs in which to see it
 SPEED = 0.2  # of the largest there is: where noise moves a number to and fro, it is far below
-LEAST = 0.02  # where a step has no largest size
+LEAST = 0.01  # what is worth a word: a percent of a sigma
+FEW = 0.1  # of the numbers of a parameter: some of many always move
 SHARE = 0.2  # of all that it moved, in the last third; by the same speed all the way it is a third
 LARGEST = 4096  # numbers of a parameter that is looked at
 
@@ -65,14 +66,14 @@ class Moving:
         if len(self.ways) <= FEWEST or not self.watched or self.reach[-1] == 0:
             return []
         bounded = all("betas" in group for group in optimizer.param_groups)  # Adam and its kin
-        least = SPEED * (self.reach[-1] - self.reach[before[-1]]) if bounded else LEAST
+        least = SPEED * (self.reach[-1] - self.reach[before[-1]]) if bounded else 0.0
         moved = []
         for name in self.watched:
             way = torch.stack([at[name] for at in self.ways])
             late, whole = way[-1] - way[before[-1]], (way[-1] - way[0]).abs()
             path = way[before[-1] :].diff(dim=0).abs().sum(0)
-            still = (late.abs() > SHARE * whole) & (late.abs() > 0.8 * path) & (late.abs() > least)
-            if bool(still.any()):
+            still = (late.abs() > SHARE * whole) & (late.abs() > 0.8 * path) & (late.abs() > max(least, LEAST))
+            if float(still.double().mean()) > FEW:
                 most = int((late.abs() * still).argmax())
                 moved.append(Moved(name, float(way[0][most]), float(way[-1][most])))
         return moved

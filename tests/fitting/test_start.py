@@ -251,7 +251,7 @@ def test_many_data_are_looked_at_evenly(monkeypatch):
 def test_a_parameter_that_has_not_arrived_is_named():
     x = (table() - MEANS) / SCALES
     with pytest.warns(UserWarning, match=r"likelihood\.log_sigma from -2\.3 to .*raise epochs or learning_rate"):
-        ppl_vae.fit(*pair(likelihoods.Gaussian(initial_sigma=0.1)), x, epochs=20, **FIT)
+        ppl_vae.fit(*pair(likelihoods.Gaussian(initial_sigma=0.1)), x, epochs=20, learning_rate=3e-3, **FIT)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ppl_vae.fit(*pair(likelihoods.Gaussian(initial_sigma=1.0)), x, epochs=100, learning_rate=1e-2, **FIT)
