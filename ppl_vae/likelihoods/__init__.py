@@ -19,8 +19,8 @@ from ppl_vae.likelihoods.counts import (
     Poisson,
     ZeroInflatedNegativeBinomial,
     ZeroInflatedPoisson,
-    of_shares,
 )
+from ppl_vae.likelihoods.counts import of_shares as of_shares
 from ppl_vae.likelihoods.pixels import Bernoulli, Categorical, DiscretizedLogistic, DiscretizedLogisticMixture
 from ppl_vae.likelihoods.real import ContinuousBernoulli, Gaussian, Laplace, StudentT
 from ppl_vae.parts import Likelihood
@@ -47,7 +47,6 @@ __all__ = [
     "StudentT",
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",
-    "of_shares",
     "that_take",
 ]
 

@@ -113,7 +113,7 @@ class Columns(Likelihood):
     Shapes: x [N, D]; h [N, H], with H the sum of the parameters of all columns.
 
     Args:
-        columns: what each column is.
+        columns: what each column is; none: all are real.
         names: what each column is called, in messages; by default its number, from 0 on.
 
     Raises:
@@ -132,8 +132,14 @@ class Columns(Likelihood):
 
     def __init__(self, columns: Sequence[str] = (), names: Sequence[str] = ()) -> None:
         super().__init__()
+        self.names = [str(name) for name in names]
         said = [columns] if isinstance(columns, str) else list(columns)
-        self.names = [str(name) for name in names] or [str(index) for index in range(len(said))]
+        if said or self.names:
+            self._say(said)
+
+    def _say(self, said: Sequence[str]) -> None:
+        """Make the likelihoods of these columns."""
+        self.names = self.names or [str(index) for index in range(len(said))]
         if len(self.names) != len(said):
             raise InputError(
                 f"Expected a name for each of {len(said)} columns; got {len(self.names)}. Name all, or none."
@@ -150,7 +156,9 @@ class Columns(Likelihood):
         self._each = EachColumn([column.make().support for column in read], self.names)
 
     def bind(self, event_shape: Shape) -> Self:
-        """Say what shape one datum has: [D], a number for each column."""
+        """Say what shape one datum has: [D], a number for each column; all are real where nobody said what they are."""
+        if not self.names and len(event_shape) == 1:
+            self._say(["real"] * event_shape[0])
         if tuple(event_shape) != (len(self.names),):
             raise InputError(
                 f"Expected data [N, {len(self.names)}], a number for each column of Columns; got data of shape "

@@ -263,9 +263,14 @@ def test_the_column_that_is_outside_its_support_is_named(column, value, message,
         (lambda: Columns(["real"], names=["a", "b"]), "a name for each of 1 columns; got 2"),
         (lambda: Columns(["real"]).bind((2,)), r"Expected data \[N, 1\]"),
         (lambda: Columns(["real"]).bind((1, 8, 8)), r"Expected data \[N, 1\]"),
-        (lambda: VAE((3,), likelihood=Columns()), r"a number for each column.*columns=\["),
+        (lambda: VAE((3,), likelihood=Columns(["real"])), r"a number for each column.*columns=\["),
     ],
 )
 def test_bad_columns(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_columns_of_which_nobody_says_what_they_are_are_real():
+    likelihood = Columns().bind((3,))
+    assert (list(likelihood.types), likelihood.h_shape) == (["real"] * 3, torch.Size([3]))
