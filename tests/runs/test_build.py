@@ -14,6 +14,7 @@ from ppl_vae.runs import kinds
 from ppl_vae.utils.rng import seeded
 
 SHAPE = torch.Size([1, 4, 4])
+SHAPES = {"quantile_map": torch.Size([1]), "deep_markov": SHAPE[1:]}  # where a model is made for others
 
 
 def write(tmp_path, text, name="own.py"):
@@ -67,7 +68,7 @@ def test_initial_weights_depend_on_no_option_that_is_equal_to_its_default(model)
     def weights(**asked):
         with seeded(3):
             chosen = programs.choose(model, **asked)
-            return chosen, [program.state_dict() for program in chosen.make(SHAPE)]
+            return chosen, [program.state_dict() for program in chosen.make(SHAPES.get(model, SHAPE))]
 
     first, usual = weights()
     written = first.written()
@@ -84,7 +85,7 @@ def test_initial_weights_depend_on_no_option_that_is_equal_to_its_default(model)
 @pytest.mark.parametrize("model", programs.names("model"))
 def test_default_parts_are_those_of_the_constructor(model):
     cls = programs.find("model", model)[0]
-    made = cls((1,) if model == "quantile_map" else SHAPE)
+    made = cls(SHAPES.get(model, SHAPE))
     for part, kind in kinds.PARTS.items():
         if part in kinds.parameters_of(cls) and not kind.shapes:
             usual, own = kinds.default_part(cls, part), getattr(made, part)
