@@ -108,7 +108,7 @@ def train(
             `ppl_vae.compare` knows luck in training; by default one run.
         num_samples: K of the bound check.
         progress: show progress bars; None shows them in a terminal and in a notebook.
-        on_data: called with data of a person's own once they are read, before anything else is made.
+        on_data: called with data of a person's own once all that was asked for is made, before any work.
         on_evaluated: called with each run once it is evaluated, before its figures are drawn.
         named: class names in snake case by kind: prior, likelihood, condition, networks, decoder, encoder, classifier.
             `ppl_vae.list_parts` lists them with their options. A table has a likelihood for each of its columns
@@ -135,11 +135,12 @@ def train(
         folders = {seed + i: path / f"{SEED}{seed + i}" for i in range(seeds)}
     _refuse_both(path, seeds)
     programs: dict[str, Any] = {"guide": guide, "data": data, "objective": objective, "asked": asked, "named": named}
-    programs["on_data"] = on_data
     with usual_modes(), Threads(threads):
         runs, chosen = _made(model, **programs, folders=folders)
         for run in runs:  # before the first is trained
             refuse_other_run(RunFolder(run.path), run.recipe, resume)
+        if on_data is not None and runs[0].data().name not in datasets.NAMED:
+            on_data(runs[0].data())
         for run in runs:
             with held(run.path):
                 _fit(run, chosen, asked["fit"], resume=resume, progress=progress)
@@ -160,13 +161,10 @@ def _made(
     asked: dict[str, dict[str, Any]],
     named: Mapping[str, str | None],
     folders: Mapping[int, Path],
-    on_data: Callable[[datasets.Data], object] | None,
 ) -> tuple[list[Run], Choice]:
     """Make the programs of a run for each seed, and their objective; nothing is trained or written yet."""
     data = _resolved(data) if data and data not in datasets.NAMED and is_there(Path(data)) else data
     parts = datasets.load(data, **asked["data"])
-    if on_data is not None and parts.name not in datasets.NAMED:
-        on_data(parts)
     model = _resolved(model) if is_file(model) else model
     usual_guide = guide_for(model, partly_labelled=parts.train.partly_labelled)
     its_guide = _resolved(guide) if guide and is_file(guide) else guide or usual_guide
