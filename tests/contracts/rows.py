@@ -161,7 +161,8 @@ MODELS = {  # with their guides
         [partial(guides.Discrete, encoder=TINY)],
     ),
     "deep_markov": (
-        lambda: models.DeepMarkov((2, 3), GatedTransition(2, hidden=(8,)), Bernoulli(), decoder=TINY),
+        # Of few rectified latents, as the scale of the transition reads them, some seeds leave none alive.
+        lambda: models.DeepMarkov((2, 3), GatedTransition(8, hidden=(8,)), Bernoulli(), decoder=TINY),
         [partial(guides.DeepMarkov, hidden=8)],
     ),
 }
