@@ -18,7 +18,17 @@ from ppl_vae.utils.report import Mean, Report, Reported
 
 LINES, COLUMNS = 25, 120
 NO_HTML = {"curve", "check_bound", "split", "mean", "doubt"}  # one line, or a few, in a notebook too
-NO_UNITS = {"parts", "data", "split", "doubt", "mean", "answers", "real", "imputation"}  # of pixels, counts and words
+NO_UNITS = {
+    "parts",
+    "data",
+    "split",
+    "doubt",
+    "mean",
+    "answers",
+    "real",
+    "imputation",
+    "encoding",
+}  # of pixels, counts and words
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +68,8 @@ def results(tmp_path_factory):
         "latent use": ppl_vae.latent_use(model, guide, few, num_samples=10, **quiet),
         "calibration": ppl_vae.calibrate(model, guide, few, num_simulated=30, num_samples=30, **quiet),
         "imputation": ppl_vae.impute(model, guide, incomplete, num_samples=30, **quiet),
+        "encoding": ppl_vae.encode(model, guide, few, **quiet),
+        "scores": ppl_vae.score(run, data=few.x, method="importance", num_samples=30, **quiet),
         "check_bound": ppl_vae.check_bound(model, guide, few[:3], **quiet),
         "quadrature": quadrature(curve, QuantileGuide(curve), curve(size=5).detach()),
         "one to many": many,
@@ -73,8 +85,8 @@ def results(tmp_path_factory):
 
 NAMES = (
     "evidence", "auto evidence", "interval", "sandwich evidence", "sandwich", "curve", "mean", "doubt", "comparison",
-    "difference", "gap", "latent use", "calibration", "imputation", "check_bound", "quadrature", "one to many",
-    "answers", "real", "history", "run", "parts", "data", "split",
+    "difference", "gap", "latent use", "calibration", "imputation", "encoding", "scores", "check_bound", "quadrature",
+    "one to many", "answers", "real", "history", "run", "parts", "data", "split",
 )  # fmt: skip
 
 
