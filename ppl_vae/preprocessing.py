@@ -1,6 +1,5 @@
 """What the networks of a guide read of x: on a unit scale, whatever x is. The density of x stays that of x as it is."""
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -148,8 +147,8 @@ class OneHot(Standardize):
 
     def unscaled(self, x: Tensor) -> Tensor:
         codes = torch.arange(self.num_levels, device=x.device, dtype=x.dtype)
-        hot = (x.unsqueeze(-1) == codes).to(x.dtype)
-        hot = torch.where(x.isnan().unsqueeze(-1), math.nan, hot).movedim(-1, self.axis)
+        hot = (1 - (x.unsqueeze(-1) - codes).abs()).clamp(min=0.0)  # between codes in between, as pseudo-inputs are
+        hot = hot.movedim(-1, self.axis)
         return hot.flatten(self.axis - 1, self.axis)
 
 
