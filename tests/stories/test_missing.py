@@ -432,26 +432,26 @@ def test_the_command_line(run, tmp_path):
 def test_a_file_is_read_as_the_data_of_the_run_were(tmp_path):
     """Bytes are levels of the run's scale (digits have 16), binarized if the run's data were."""
     from ppl_vae.data.own_files import read
-    from ppl_vae.runs.impute import _as_in_training
+    from ppl_vae.runs.new_rows import as_in_training
 
     levels = np.random.default_rng(0).integers(0, 17, (5, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "mine.npz", x=levels, x_mask=np.arange(5 * 64).reshape(5, 8, 8) % 7 > 0)
     grey = SimpleNamespace(data=lambda: ppl_vae.data.load("digits", binarize=None))
-    x = _as_in_training(read(tmp_path / "mine.npz"), grey).x
+    x = as_in_training(read(tmp_path / "mine.npz"), grey).x
     known = ~x.isnan()
     assert (~known).sum() == 46
     np.testing.assert_array_equal(x[known], torch.from_numpy(levels).unsqueeze(1)[known] / 16)
     binary = SimpleNamespace(data=lambda: ppl_vae.data.load("digits"))
-    x = _as_in_training(read(tmp_path / "mine.npz"), binary).x
+    x = as_in_training(read(tmp_path / "mine.npz"), binary).x
     assert set(x[~x.isnan()].tolist()) == {0.0, 1.0}
     dequantized = SimpleNamespace(data=lambda: ppl_vae.data.load("digits", dequantize="uniform"))
-    x = _as_in_training(read(tmp_path / "mine.npz"), dequantized).x
+    x = as_in_training(read(tmp_path / "mine.npz"), dequantized).x
     np.testing.assert_array_equal((x[known] * 17).floor(), torch.from_numpy(levels).unsqueeze(1)[known])
     np.save(tmp_path / "floats.npy", np.full((5, 8, 8), 12.0))
     with pytest.raises(InputError, match=r"in \[0, 1\], or bytes.*from 12 to 12.*Rescale"):
-        _as_in_training(read(tmp_path / "floats.npy"), binary)
+        as_in_training(read(tmp_path / "floats.npy"), binary)
     unscaled = SimpleNamespace(data=lambda: ppl_vae.data.load(tmp_path / "floats.npy"))
-    assert _as_in_training(read(tmp_path / "mine.npz"), unscaled).scale == 255  # as `load` reads bytes
+    assert as_in_training(read(tmp_path / "mine.npz"), unscaled).scale == 255  # as `load` reads bytes
 
 
 def test_a_value_that_training_never_saw_is_said(tmp_path):
