@@ -31,7 +31,7 @@ KEPT = ("mean", "mcse", "draws", "ess", "khat")  # in a .npz file
 def impute_run(
     run: Run | str | os.PathLike[str],
     *,
-    data: Any = None,
+    data: str | os.PathLike[str] | Any = None,
     num_data: int | None = None,
     out: str | os.PathLike[str] | None = None,
     trust: bool = False,

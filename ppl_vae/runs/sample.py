@@ -45,7 +45,7 @@ def sample_run(
     size: int | None = None,
     label: int | str | Sequence[int] | Sequence[str] | None = None,
     condition: str | os.PathLike[str] | None = None,
-    data: Any = None,
+    data: str | os.PathLike[str] | Any = None,
     mean: bool | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,

@@ -108,7 +108,7 @@ def train(
             `ppl_vae.compare` knows luck in training; by default one run.
         num_samples: K of the bound check.
         progress: show progress bars; None shows them in a terminal and in a notebook.
-        on_data: called with data of a person's own once all that was asked for is made, before any work.
+        on_data: called with data of a person's own once all has been checked, before any work.
         on_evaluated: called with each run once it is evaluated, before its figures are drawn.
         named: class names in snake case by kind: prior, likelihood, condition, networks, decoder, encoder, classifier.
             `ppl_vae.list_parts` lists them with their options. A table has a likelihood for each of its columns
@@ -139,11 +139,11 @@ def train(
         runs, chosen = _made(model, **programs, folders=folders)
         for run in runs:  # before the first is trained
             refuse_other_run(RunFolder(run.path), run.recipe, resume)
-        if on_data is not None and runs[0].data().name not in datasets.NAMED:
-            on_data(runs[0].data())
+        tell = None if on_data is None or runs[0].data().name in datasets.NAMED else on_data
         for run in runs:
             with held(run.path):
-                _fit(run, chosen, asked["fit"], resume=resume, progress=progress)
+                _fit(run, chosen, asked["fit"], resume=resume, progress=progress, on_data=tell)
+                tell = None
                 evaluate(run, num_samples=num_samples, threads=threads, progress=progress)
                 if on_evaluated is not None:
                     with others_turn():
@@ -229,7 +229,15 @@ def _refuse_both(path: Path, seeds: int | None) -> None:
         raise taken(path, one, f"{each} ({seed_folders(path)[0].name}, ...)", "say how many seeds", "--seeds N")
 
 
-def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, progress: bool | None) -> None:
+def _fit(
+    run: Run,
+    chosen: Choice,
+    options: dict[str, Any],
+    *,
+    resume: bool,
+    progress: bool | None,
+    on_data: Callable[[datasets.Data], object] | None = None,
+) -> None:
     """Fit a run that is made but not yet trained, and write its folder."""
     recipe, folder, pair = run.recipe, RunFolder(run.path), Pair(run.model, run.guide, fresh=True)
     refuse_other_run(folder, recipe, resume)  # once more, now that nobody else can write there
@@ -245,6 +253,8 @@ def _fit(run: Run, chosen: Choice, options: dict[str, Any], *, resume: bool, pro
         objective = _ready(chosen, pair, train, seed=recipe.seed)
 
     def write_what_is_run() -> None:
+        if on_data is not None:
+            on_data(run.data())
         for role in recipe.copied:
             folder.write(f"{role}.py", source(role, recipe.build[role]))
         if (schema := run.data().schema) is not None:
