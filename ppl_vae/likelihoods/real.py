@@ -20,6 +20,7 @@ from ppl_vae.parts import Likelihood, Preprocessing
 from ppl_vae.preprocessing import Standardize
 from ppl_vae.utils.moments import feature_shape, mean_and_scale
 
+START = 0.6  # of the spread: at all of it, a model that makes no use of z is an optimum that some never leave
 FLOOR = 1e-3  # of initial_sigma: without one, the density of a pixel that never changes has no maximum
 
 
@@ -74,10 +75,12 @@ class LocationScale(Likelihood):
         mean, scale = mean_and_scale(x)
         self.data_mean.copy_(mean)
         self.data_scale.copy_(scale)
+        if self.relative:
+            self.log_sigma.fill_(math.log(START))
 
     def _start_bound(self, x: Tensor) -> None:
         if self.relative:
-            self.log_sigma.fill_(mean_and_scale(x)[1].log().mean().item())
+            self.log_sigma.fill_(math.log(START) + mean_and_scale(x)[1].log().mean().item())
 
     @property
     def sigma(self) -> Tensor:
@@ -101,7 +104,7 @@ class Gaussian(LocationScale):
             spread of each feature, "per_dimension" one for each dimension; with "per_datum" the decoder gives one for
             each number of each datum, sigma = initial_sigma (softplus(r) / ln 2 + 0.001) and (m, r) = h.
         initial_sigma: where a sigma that is not fixed starts, in units of x, the same for all dimensions; None starts
-            at the spread of each feature in the training data (at 1 before they are known).
+            at 0.6 of the spread of each feature in the training data (at 1 before they are known).
 
     Raises:
         InputError: a sigma that is not above zero, nor one of these words.
