@@ -38,6 +38,9 @@ class LogNormal(LocationScale):
     def _start(self, x: Tensor) -> None:
         super()._start(x.log())
 
+    def _start_bound(self, x: Tensor) -> None:
+        super()._start_bound(x.log())
+
     def density(self, m: Tensor, sigma: Tensor) -> TorchDistribution:
         return bounded.LogNormal(m, sigma)  # type: ignore[no-untyped-call]
 
