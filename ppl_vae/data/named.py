@@ -27,8 +27,8 @@ from ppl_vae.data.sparse import CountMatrix, is_counts, read_counts
 from ppl_vae.data.splits import Binarize, Dequantize, Split, whole_labels
 from ppl_vae.data.tables import Table, is_table, read_table, summary
 from ppl_vae.data.understood import understood
-from ppl_vae.errors import InputError, check_path, did_you_mean, is_one_of, positive_int, shown
-from ppl_vae.utils.array_files import read_arrays
+from ppl_vae.errors import InputError, check_path, did_you_mean, is_one_of, positive_int, reason, shown
+from ppl_vae.utils.array_files import UNREADABLE, read_arrays
 from ppl_vae.utils.files import is_there
 from ppl_vae.utils.formats import is_known
 from ppl_vae.utils.report import Report, Reported
@@ -439,8 +439,10 @@ def _jsb_chorales() -> tuple[Split, ...]:
         for values, part in zip(parts, rolls, strict=True):
             for series, roll in zip(values, part, strict=True):
                 series[: len(roll)] = roll
-    except (ValueError, TypeError, KeyError, NotImplementedError, OSError) as problem:
-        raise InputError(f"Expected {path} to hold {about}; got {problem}. Replace it by the whole file.") from None
+    except (*UNREADABLE, scipy.io.matlab.MatReadError) as problem:  # NotImplementedError, too: a .mat of HDF5
+        raise InputError(
+            f"Expected {path} to hold {about}; got {reason(problem)}. Replace it by the whole file."
+        ) from None
     return tuple(Split(torch.from_numpy(values), torch.arange(len(values))) for values in parts)
 
 

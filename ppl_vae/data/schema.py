@@ -325,10 +325,6 @@ class Schema:
         order = [column.name for column in self.columns if column.name in columns]
         return pd.DataFrame({name: pd.Series(columns[name], dtype=_dtype_of(columns[name])) for name in order})
 
-    def with_column(self, column: Column) -> "Schema":
-        """Return the same with another column of this name."""
-        return replace(self, columns=tuple(column if c.name == column.name else c for c in self.columns))
-
     def in_words(self) -> str:
         """Return how many columns there are of each type.
 

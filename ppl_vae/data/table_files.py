@@ -167,7 +167,7 @@ def _read_columnar(path: Path) -> Any:
         except arrow.ArrowInvalid:
             with path.open("rb") as file:
                 return arrow.ipc.open_stream(file).read_all().to_pandas()
-    except (arrow.ArrowException, ValueError, KeyError, NotImplementedError) as problem:
+    except (arrow.ArrowException, ValueError, KeyError, OSError) as problem:  # Arrow's own are two of these each
         raise InputError(
             f"Expected a table in {path}; got one that cannot be read ({reason(problem)}). Write it again."
         ) from None

@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from ppl_vae.data.as_source import as_source, fingerprint
 from ppl_vae.data.batch_sizes import check_batches
 from ppl_vae.data.checks import Checked, check
-from ppl_vae.data.loaders import LoaderSource
 from ppl_vae.data.probes import warn_of_one_batch_dimension
 from ppl_vae.data.sources import Source
 from ppl_vae.data.unobserved import note_unobserved
@@ -224,10 +223,6 @@ def _digests(source: Source, held_out: Source | None, batch_size: int) -> dict[s
         else "of batch_size"
     )
     return {"data": fingerprint(source, exact=True), "validation": validation, "batches": own}
-
-
-def _has_own_batches(source: Source) -> bool:
-    return isinstance(source, LoaderSource) and source.own_batches
 
 
 def _kept_in(folder: RunFolder, training: Training, digests: dict[str, Any], resume: bool) -> Keep:
