@@ -80,7 +80,7 @@ def _sums(module: nn.Module) -> Tensor:
     """Return two sums over each tensor of a module, by which it is known again: in any precision, on any device."""
     held = [value.detach() for value in module.state_dict().values() if not value.is_meta]
     sums = [[float(v.abs().sum(dtype=torch.double)), float(v.square().sum(dtype=torch.double))] for v in held]
-    return torch.tensor(sums, dtype=torch.double)
+    return torch.tensor(sums, dtype=torch.double, device="cpu")
 
 
 class MLP(Network):

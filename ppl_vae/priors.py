@@ -326,7 +326,7 @@ class LibrarySize(FromData):
 
     >>> size = LibrarySize((2,))
     >>> size.start_from(torch.tensor([[1.0, 0.0], [50.0, 50.0]]))
-    >>> size.log_size(size()).shape, size.log_size(torch.tensor(0.0)).exp()
+    >>> size.log_size(size().sample()).shape, size.log_size(torch.tensor(0.0)).exp()
     (torch.Size([]), tensor(10.))
     """
 

@@ -64,7 +64,7 @@ def settable(part: str) -> list[str]:
     """Return which options of it a person can set: "fit.option", "data.option".
 
     >>> settable("data")
-    ['kind', 'binarize', 'dequantize', 'num_labels', 'missing', 'schema', 'label']
+    ['kind', 'binarize', 'dequantize', 'num_labels', 'missing', 'schema', 'label', 'layer']
     """
     return [name for name in options_of(SET_BY_NAME[part]) if name not in NOT_SET]
 
