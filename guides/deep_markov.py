@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.base import Guide, Model, suited
-from ppl_vae.distributions.chains import Chain, Where
+from ppl_vae.distributions.chains import Chain, Where, looped
 from ppl_vae.errors import positive_int
 from ppl_vae.missing import is_missing_in
 from ppl_vae.parts import Preprocessing
@@ -58,23 +58,24 @@ class DeepMarkov(Guide):
     def forward(self, x: Tensor) -> Tensor:
         """Sample z given x."""
         with self.plate(x):
-            future, some = self.read(x)
-            start, combine, to_h, posteriors = self.start, self.combine, self.to_h, self.posteriors  # asked for once
+            start, combine, to_h = self.start, self.combine, self.to_h  # asked for once
+            posteriors, prior = self.posteriors, self.prior
 
-            def step(before: Tensor | None, at: slice) -> Any:
-                h = (combine(start if before is None else before).tanh() + future[:, at]) / 2
+            def step(before: Tensor | None, future: Tensor, *some: Tensor) -> Any:
+                h = (combine(start if before is None else before).tanh() + future) / 2
                 q = posteriors(to_h(h))["z"]
-                return q if some is None else Where(some[:, at], q, self.prior(before))
+                return Where(some[0][..., 0], q, prior(before)) if some else q
 
-            return pyro.sample("z", Chain(step, x.shape[1]))
+            return pyro.sample("z", Chain(step, x.shape[1], *self.read(x)))
 
-    def read(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return r_t, [N, T, hidden], and whether anything of x_t, ..., x_T is observed, [N, T], if any is missing."""
-        missing = is_missing_in(x)
-        seen, values, recurrent = ~x.isnan().all(-1), self.preprocessing(x), self.recurrent
-        states = [self.end.expand(len(x), -1)]
-        for t in reversed(range(x.shape[1])):
-            state = recurrent(values[:, t], states[-1])
-            states.append(torch.where(seen[:, t, None], state, states[-1]) if missing else state)
-        some = seen.flip(1).cumsum(1).flip(1) > 0 if missing else None
-        return torch.stack(states[:0:-1], 1), some
+    def read(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return r_t, [N, T, hidden], and, if any is missing, whether some of x_t, ..., x_T is observed, [N, T, 1]."""
+        recurrent, values, end = self.recurrent, self.preprocessing(x), self.end.expand(len(x), 1, -1)
+        seen = (~x.isnan().all(-1, keepdim=True),) if is_missing_in(x) else ()
+
+        def step(after: Tensor, value: Tensor, *seen: Tensor) -> tuple[Tensor, ...]:
+            state = recurrent(value[:, 0], after[:, 0])[:, None]
+            return (torch.where(seen[0], state, after) if seen else state,)
+
+        future = torch.cat([state for (state,) in looped(step, end, x.shape[1], values, *seen, backwards=True)], 1)
+        return (future, *(part.flip(1).cumsum(1).flip(1) > 0 for part in seen))

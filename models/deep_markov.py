@@ -59,5 +59,5 @@ class DeepMarkov(Model):
         """Observe x, or generate `size` of them."""
         num_steps, prior = self.event_shape[0] if x is None else x.shape[1], self.prior
         with self.plate(x, size):
-            z = pyro.sample("z", Chain(lambda before, at: prior(before), num_steps))
+            z = pyro.sample("z", Chain(prior, num_steps))
             return pyro.sample("x", self.likelihood(self.decoder(z)).to_event(1), obs=x)

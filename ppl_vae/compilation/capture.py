@@ -18,7 +18,8 @@ import torch
 from pyro.util import get_rng_state
 from torch import Tensor, fx
 
-from ppl_vae.compilation.record import folded, record, sources_forgotten
+from ppl_vae.compilation.loops import ByStep, Loops, refuse_loops
+from ppl_vae.compilation.record import folded, lift, record, sources_forgotten
 from ppl_vae.compilation.rewrites import choose_products, rewrite
 from ppl_vae.errors import InputError, is_one_of, reason, shown
 from ppl_vae.utils.progress import bars_of_others
@@ -113,20 +114,21 @@ def capture(function: Callable[..., Any], *examples: Tensor, once: bool = False)
 def _captured(function: Callable[..., Any], examples: Args, once: bool) -> Function:
     before = _other_generators()
     try:
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), refuse_loops():
             graph = folded(record(function, *examples)) if once else record(function, *examples)
         if _other_generators() != before:
             raise CannotCapture("the program draws from Python's or NumPy's generator")
         if (most := _most.get()) is not None and len(graph.graph.nodes) > most:
             raise CannotCapture(
-                f"it is {len(graph.graph.nodes)} operations (a loop over time is written out step by step), which take "
-                f"minutes to compile; compile=True does"
+                f"it is {len(graph.graph.nodes)} operations, which take minutes to compile; compile=True does"
             )
-        held = _lift(graph)
+        held = lift(graph)
         rewrite(graph.graph)
         choose_products(graph.graph)
     except CannotCapture:
         raise
+    except Loops:
+        return _by_step(function, examples)
     except Exception as problem:  # whatever a program may do that cannot be recorded
         why = f"{type(problem).__name__}: {reason(problem)}"
         if "_local_scalar_dense" in why:
@@ -141,30 +143,27 @@ def _captured(function: Callable[..., Any], examples: Args, once: bool) -> Funct
     return captured
 
 
+def _by_step(function: Callable[..., Any], examples: Args) -> Function:
+    """Return a function with loops over time, whose steps are compiled."""
+    call = ByStep(function)
+
+    def captured(*args: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return _as_tuple(call(*(value.contiguous() for value in args)))
+
+    try:
+        captured(*examples)
+    except Exception as problem:  # a step that cannot be recorded, no compiler, or one that fails
+        raise CannotCapture(
+            f"a step of its loop over time cannot be compiled ({type(problem).__name__}: {reason(problem)})"
+        ) from problem
+    return captured
+
+
 def check_tensors(args: Args) -> None:
     """Refuse arguments that are not all tensors."""
     if not all(isinstance(value, Tensor) for value in args):
         raise CannotCapture("the program is called with something that is not a tensor")
-
-
-def _lift(graph: fx.GraphModule) -> list[Tensor]:
-    """Make the tensors that a graph holds (parameters, buffers, constants) arguments after its own; return them."""
-    last = next(reversed(graph.graph.find_nodes(op="placeholder")), None)
-    held: dict[int, tuple[Tensor, fx.Node]] = {}
-    nodes = graph.graph.find_nodes(op="get_attr")
-    for node in nodes:
-        tensor = getattr(graph, str(node.target))
-        if id(tensor) not in held:
-            with graph.graph.inserting_after(last) if last else graph.graph.inserting_before():
-                last = graph.graph.placeholder(f"held_{len(held)}")
-            last.meta = node.meta | {"val": tensor}
-            held[id(tensor)] = (tensor, last)
-        node.replace_all_uses_with(held[id(tensor)][1])
-        graph.graph.erase_node(node)
-    for name in {str(node.target) for node in nodes}:  # or they would be arguments twice, and live as long as the graph
-        delattr(graph, name)
-    graph.recompile()
-    return [tensor for tensor, _ in held.values()]
 
 
 def _other_generators() -> tuple[Any, ...]:
@@ -195,13 +194,16 @@ def _compiled(graph: fx.GraphModule, inputs: Args) -> Function:
         ) from problem
 
     def call(*inputs: Tensor) -> tuple[Tensor, ...]:
-        result = compiled(*inputs)
-        return tuple(result) if isinstance(result, tuple | list) else (result,)
+        return _as_tuple(compiled(*inputs))
 
     _known[key] = call
     if len(_known) > KNOWN:
         _known.pop(next(iter(_known)))  # the oldest
     return call
+
+
+def _as_tuple(result: Any) -> tuple[Tensor, ...]:
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
 
 
 def turned(args: Args) -> Args:

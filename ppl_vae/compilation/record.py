@@ -130,5 +130,25 @@ def folded(module: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
+def lift(graph: fx.GraphModule) -> list[Tensor]:
+    """Make the tensors that a graph holds (parameters, buffers, constants) arguments after its own; return them."""
+    last = next(reversed(graph.graph.find_nodes(op="placeholder")), None)
+    held: dict[int, tuple[Tensor, fx.Node]] = {}
+    nodes = graph.graph.find_nodes(op="get_attr")
+    for node in nodes:
+        tensor = getattr(graph, str(node.target))
+        if id(tensor) not in held:
+            with graph.graph.inserting_after(last) if last else graph.graph.inserting_before():
+                last = graph.graph.placeholder(f"held_{len(held)}")
+            last.meta = node.meta | {"val": tensor}
+            held[id(tensor)] = (tensor, last)
+        node.replace_all_uses_with(held[id(tensor)][1])
+        graph.graph.erase_node(node)
+    for name in {str(node.target) for node in nodes}:  # or they would be arguments twice, and live as long as the graph
+        delattr(graph, name)
+    graph.recompile()
+    return [tensor for tensor, _ in held.values()]
+
+
 def _random(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())

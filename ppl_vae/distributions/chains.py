@@ -14,21 +14,27 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-# P(z_t | z_(t-1)) of the steps of a slice, [..., S] distributions of [L] numbers, for z_(t-1) [..., S, L], None at the
-# first.
-Step = Callable[[Tensor | None, slice], TorchDistribution]
+from ppl_vae.utils.loops import looped
+
+__all__ = ["Chain", "Step", "Where", "looped"]
+
+# P(z_t | z_(t-1)) of S steps: [..., S] distributions of [L] numbers, for z_(t-1) [..., S, L], None at the first step,
+# and for what is given at these steps.
+Step = Callable[..., TorchDistribution]
 
 
 class Chain(TorchDistribution):
     """P(z) = prod_t P(z_t | z_(t-1)) over z [T, L].
 
     Args:
-        step: called as `step(before, at)`: gives P(z_t | z_(t-1)) for the steps `at`, a slice of 0 .. T - 1, with a
-            batch shape that broadcasts to [..., S], given z_(t-1) [..., S, L]; at the first step `before` is None.
+        step: called as `step(before, *given)`: gives P(z_t | z_(t-1)) of S steps, with a batch shape that broadcasts to
+            [..., S], for z_(t-1) [..., S, L], and what is given at these steps, [..., S, D] each; at the first step
+            `before` is None.
         num_steps: T.
+        given: tensors [..., T, D] whose parts the steps are given.
 
     >>> import pyro.distributions as dist
-    >>> walk = Chain(lambda z, at: dist.Normal(torch.zeros(1, 2) if z is None else z, 1.0).to_event(1), 5)
+    >>> walk = Chain(lambda z, x: dist.Normal(x if z is None else x + z, 1.0).to_event(1), 5, torch.zeros(5, 2))
     >>> walk.sample((3,)).shape, walk.event_shape, walk.log_prob(torch.zeros(5, 2)).shape
     (torch.Size([3, 5, 2]), torch.Size([5, 2]), torch.Size([]))
     """
@@ -36,34 +42,40 @@ class Chain(TorchDistribution):
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
     has_rsample = True
     support = constraints.independent(constraints.real, 2)
-    _drawn: tuple[Tensor, list[Tensor], list[TorchDistribution]] | None = None  # the last z, its steps, and theirs
+    _drawn: tuple[Tensor, Tensor] | None = None  # the last z, and log P of its steps, where the draw says it
 
-    def __init__(self, step: Step, num_steps: int) -> None:
-        first = step(None, slice(0, 1))
-        self.step, self.num_steps = step, num_steps
+    def __init__(self, step: Step, num_steps: int, *given: Tensor) -> None:
+        self.step, self.num_steps, self.given = step, num_steps, given
+        first = self.at(0, None)
         super().__init__(first.batch_shape[:-1], Size([num_steps, *first.event_shape]), validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Chain":
         """Return the same chain with another batch shape."""
         new = Chain.__new__(Chain)
-        new.step, new.num_steps = self.step, self.num_steps
+        new.step, new.num_steps, new.given = self.step, self.num_steps, self.given
         TorchDistribution.__init__(new, Size(batch_shape), self.event_shape, validate_args=False)
         return new
 
     def at(self, t: int, before: Tensor | None) -> TorchDistribution:
         """Return P(z_t | z_(t-1)), of batch shape [..., 1] or less, for z_(t-1) [..., 1, L], or None at t = 0."""
-        return self.step(before, slice(t, t + 1))
+        return self.step(before, *self._given(slice(t, t + 1)))
+
+    def _given(self, steps: slice) -> tuple[Tensor, ...]:
+        return tuple(values[..., steps, :] for values in self.given)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw z, [*sample_shape, *batch_shape, T, L], one step after the other."""
-        shape = Size(sample_shape) + self.batch_shape + (1,)
-        steps: list[TorchDistribution] = []
-        draws: list[Tensor] = []
-        for t in range(self.num_steps):
-            steps.append(self.at(t, draws[-1] if draws else None).expand(shape))
-            draws.append(steps[-1].rsample() if steps[-1].has_rsample else steps[-1].sample())
-        z = torch.cat(draws, -2)
-        self._drawn = z, draws, steps
+        shape, step = Size(sample_shape) + self.batch_shape + (1,), self.step
+
+        def draw(before: Tensor | None, *given: Tensor) -> tuple[Tensor, ...]:
+            p = step(before, *given).expand(shape)
+            z = p.rsample() if p.has_rsample else p.sample()
+            return (z, p.log_prob(z)) if hasattr(p, "transforms") else (z,)  # flows know the density of what they draw
+
+        first = draw(None, *self._given(slice(0, 1)))
+        drawn = [first, *looped(draw, first[0], self.num_steps - 1, *self._given(slice(1, self.num_steps)))]
+        z, *log_prob = (torch.cat(parts, -2 if i == 0 else -1) for i, parts in enumerate(zip(*drawn, strict=True)))
+        self._drawn = (z, log_prob[0]) if log_prob else None
         return z
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -73,13 +85,13 @@ class Chain(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log P(z) in nats, [...], for z [..., T, L]."""
-        if self._drawn is not None and value is self._drawn[0] and hasattr(self._drawn[2][0], "transforms"):
-            _, draws, steps = self._drawn  # flows know the density of what they have just drawn
-            terms = torch.cat([step.log_prob(z) for step, z in zip(steps, draws, strict=True)], -1)
+        if self._drawn is not None and value is self._drawn[0]:
+            terms = self._drawn[1]
         else:
-            terms = self.step(None, slice(0, 1)).log_prob(value[..., :1, :])
+            terms = self.at(0, None).log_prob(value[..., :1, :])
             if self.num_steps > 1:
-                others = self.step(value[..., :-1, :], slice(1, self.num_steps)).log_prob(value[..., 1:, :])
+                steps = self.step(value[..., :-1, :], *self._given(slice(1, self.num_steps)))
+                others = steps.log_prob(value[..., 1:, :])
                 shape = torch.broadcast_shapes(terms.shape[:-1], others.shape[:-1])
                 terms = torch.cat([term.expand(*shape, term.shape[-1]) for term in (terms, others)], -1)
         total = terms.sum(-1)

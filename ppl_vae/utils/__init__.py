@@ -5,6 +5,6 @@ others are readers), `locks` (of folders), `digests` (of
 trees of numbers), `forks` (which have one OpenMP thread), `one_at_a_time` (threads of this process take turns),
 `rng`, `chunks`, `threads` (how many: as told, or by a trial), `memory` (of the machine), `registrations` (the sizes
 of modules while they are made), `arrays` (a person's numbers as tensors), `moments` (mean and spread of data),
-`progress`, `modules` (their modes and buffers), `precision` (bfloat16 products), `report` (a table of means), `faults`
+`loops` (over the steps of a series), `progress`, `modules` (their modes and buffers), `precision` (bfloat16 products), `report` (a table of means), `faults`
 (what a person's program raises, in words), `terminal` (output that never fails), `moved` (old module paths).
 """

@@ -252,7 +252,7 @@ class Counted(TorchDispatchMode):
 
 
 def test_a_record_that_takes_minutes_is_compiled_only_where_that_is_asked_for(monkeypatch):
-    """A loop over time is written out: auto leaves it to Pyro, with the reason."""
+    """A loop that is not `looped` is written out: auto leaves it to Pyro, with the reason."""
     monkeypatch.setattr(capture, "LARGEST", 20)
     compiled = []
     monkeypatch.setattr(capture, "_compiled", lambda graph, inputs: compiled.append(graph) or len)

@@ -76,7 +76,7 @@ def one_step(before, x):
 
 def chain_guide(x):
     with pyro.plate("data", len(x)):
-        return pyro.sample("z", Chain(lambda before, at: one_step(before, x[:, at]), x.shape[1]))
+        return pyro.sample("z", Chain(one_step, x.shape[1], x))
 
 
 def loop_model(x):
@@ -145,7 +145,7 @@ def test_what_the_guide_knows_needs_no_choice_of_particles():
         cov = torch.linalg.inv(precision)
         with pyro.plate("data", len(x)):
             q = dist.MultivariateNormal(x @ C @ cov / R**2, covariance_matrix=cov)
-            pyro.sample("z", Chain(lambda before, at: q, 1))
+            pyro.sample("z", Chain(lambda before: q, 1))
 
     evidence = estimate_evidence(chain_model(), exact, x, method="smc", num_samples=20, **QUIET)
     np.testing.assert_allclose(evidence.log_px, kalman(x), atol=1e-4)
@@ -207,7 +207,7 @@ def wrong_order(x):
 def reads_the_past(x):
     """A chain whose x_t depends on z_1, ..., z_t: it cannot be run on one step."""
     with pyro.plate("data", len(x)):
-        z = pyro.sample("z", Chain(lambda before, at: Linear(2)(before), x.shape[1]))
+        z = pyro.sample("z", Chain(Linear(2), x.shape[1]))
         pyro.sample("x", dist.Normal(z.cumsum(-2) @ C.T, R).to_event(2), obs=x.nan_to_num())
 
 

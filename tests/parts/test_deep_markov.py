@@ -51,7 +51,7 @@ def tiny(**options):
 
 
 def test_a_chain_is_the_gaussian_that_it_is_made_of():
-    chain = Chain(lambda before, at: Walk(1)(before), T).expand((20_000,))
+    chain = Chain(Walk(1), T).expand((20_000,))
     z = chain.sample()
     joint = stats.multivariate_normal(np.zeros(T), covariance())
     np.testing.assert_allclose(chain.log_prob(z)[:50], joint.logpdf(z[:50, :, 0]), rtol=1e-4)
