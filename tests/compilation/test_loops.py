@@ -55,6 +55,12 @@ def both(function, made, x):
     return results
 
 
+def test_backwards_each_step_has_what_comes_after_it():
+    x = torch.arange(5.0)[:, None]
+    sums = [float(total) for (total,) in looped(lambda after, value: (after + value,), x[:1], 5, x, backwards=True)]
+    assert sums == [10, 10, 9, 7, 4]
+
+
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("length", [5, 40])
 def test_one_compiled_step_gives_the_numbers_and_the_gradients_of_all(compiled, backwards, length):
