@@ -2,13 +2,15 @@
 
     python -m tests.benchmarks.chorales train --out runs/chorales --epochs 300
     python -m tests.benchmarks.chorales evaluate --run runs/chorales --out docs/series.txt
+    python -m tests.benchmarks.chorales steps
 
-`train` may be ended (Ctrl-C) and started again: it resumes. The model is a third of the size of the published ones; an
-epoch takes about 8 seconds of one core, `evaluate` minutes.
+`train` may be ended (Ctrl-C) and started again: it resumes. The model is a third of the size of the published ones.
+`steps` times a step of SVI, compiled and by plain Pyro, in turn.
 """
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,9 @@ from safetensors.torch import load_file
 
 import ppl_vae
 from ppl_vae import data, objectives, priors
+from ppl_vae.fitting.steps import Gradients, loss_and_grads
 from ppl_vae.networks import MLP
+from ppl_vae.traces.pair import Pair
 
 # https://pyro.ai/examples/dmm.html, "Results": "they report a normalized negative log likelihood (NLL) of 6.93 on the
 # testset (lower is better). This is to be compared to our result of 6.87", and its table by num_iafs. What Pyro's
@@ -65,6 +69,27 @@ def train(options):
         resume=(options.out / "last.pt").exists(),
     )
     print(fit)
+
+
+def steps(options):
+    """Print the seconds that the gradients of a batch take, compiled and by plain Pyro, in turn; medians of rounds."""
+    chorales = data.load("jsb_chorales")
+    pair_ = Pair(*pair(chorales.event_shape))
+    x = trimmed(chorales.train)[:20]
+    torch.set_num_threads(1)
+    with pair_.running():
+        start = time.perf_counter()
+        compiled = Gradients(pair_, objectives.BetaELBO(), pair_.parameters(), (x,))
+        print(f"made and held against plain Pyro in {time.perf_counter() - start:.0f} s")
+        plain = partial(loss_and_grads, objectives.BetaELBO(), pair_, (x,), "single")
+        taken = {"compiled": [], "plain Pyro": []}
+        for _ in range(options.rounds):
+            for name, run in (("compiled", partial(compiled, (x,))), ("plain Pyro", plain)):
+                start = time.perf_counter()
+                run()
+                taken[name].append(time.perf_counter() - start)
+    for name, seconds in taken.items():
+        print(f"{name:12}{np.median(seconds):.3f} s")
 
 
 def evaluate(options):
@@ -118,6 +143,9 @@ def main():
     evaluating.add_argument("--num-filters", type=int, default=8)
     evaluating.add_argument("--planned", type=int, default=300)
     evaluating.set_defaults(run=evaluate)
+    timing = commands.add_parser("steps")
+    timing.add_argument("--rounds", type=int, default=15)
+    timing.set_defaults(run=steps)
     options = parser.parse_args()
     options.run(options)
 
