@@ -75,7 +75,7 @@ def read_as_trained(run: Run, path: str | os.PathLike[str]) -> Split:
 
 def _fitting(split: Split, run: Run, path: Path) -> Part:
     """Return a file's data with what the model is given beside x, once they are seen to fit the run."""
-    if split.event_shape != run.model.event_shape:
+    if not run.model.takes(split.event_shape):
         raise InputError(
             f"Expected data of shape {tuple(run.model.event_shape)} for each datum in {path}, as {run.path} was "
             f"trained on; got {tuple(split.event_shape)}. Give the same columns or pixels."

@@ -132,6 +132,16 @@ def test_a_start_is_continued_by_imputing_the_rest():
     assert torch.equal(found.draws[0, :, :4], x[:, :4]) and found.draws.shape == (2, 3, 8, 1)
 
 
+def test_a_start_from_series_of_another_length():
+    """What networks read, and the likelihood, start from the steps of the data, however many a series has of them."""
+    model = DeepMarkov((T, 3), prior=GatedTransition(2, hidden=(8,)), likelihood=Gaussian())
+    guide, x = Guide(model, hidden=8), 5 + 3 * torch.randn(30, 9, 3)
+    x[0, 4:] = math.nan
+    ppl_vae.fit(model, guide, x, epochs=1, progress=False)
+    torch.testing.assert_close(guide.preprocessing.data_mean, x.flatten(0, 1).nanmean(0))
+    torch.testing.assert_close(model.likelihood.data_mean.flatten(), x.flatten(0, 1).nanmean(0))
+
+
 @pytest.mark.parametrize("kind", ["neural_spline", "masked_autoregressive"])
 def test_a_flow_at_each_step(kind):
     """It knows the density of what it draws, and of any other z, and gradients reach all of it."""
@@ -155,6 +165,7 @@ REFUSED = [
     (lambda: DeepMarkov((1, 5, 3)), r"series of event_shape \(T, D\).*got \(1, 5, 3\).*\[N, T, D\]"),
     (lambda: DeepMarkov((5,)), r"series of event_shape \(T, D\)"),
     (lambda: DeepMarkov((5, 3))(torch.zeros(2, 5, 4)), r"\[N, 5, 3\].*got \(2, 5, 4\)"),
+    (lambda: DeepMarkov((5, 3))(torch.zeros(2, 0, 3)), r"\[N, 5, 3\].*got \(2, 0, 3\)"),
     (lambda: Guide(VAE((5, 3))), "a latent chain z"),
 ]
 
