@@ -14,6 +14,8 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from ppl_vae.distributions.supports import support_of
+
 # P(z_t | z_(t-1)) of the steps of a slice, [..., S] distributions of [L] numbers, for z_(t-1) [..., S, L], None at the
 # first.
 Step = Callable[[Tensor | None, slice], TorchDistribution]
@@ -24,7 +26,8 @@ class Chain(TorchDistribution):
 
     Args:
         step: called as `step(before, at)`: gives P(z_t | z_(t-1)) for the steps `at`, a slice of 0 .. T - 1, with a
-            batch shape that broadcasts to [..., S], given z_(t-1) [..., S, L]; at the first step `before` is None.
+            batch shape that broadcasts to [..., S], given z_(t-1) [..., S, L]; at the first step `before` is None. All
+            steps have the support of the first, and gradients of draws where it has them.
         num_steps: T.
 
     >>> import pyro.distributions as dist
@@ -34,21 +37,29 @@ class Chain(TorchDistribution):
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
-    has_rsample = True
-    support = constraints.independent(constraints.real, 2)
     _drawn: tuple[Tensor, list[Tensor], list[TorchDistribution]] | None = None  # the last z, its steps, and theirs
 
     def __init__(self, step: Step, num_steps: int) -> None:
         first = step(None, slice(0, 1))
-        self.step, self.num_steps = step, num_steps
+        self.step, self.num_steps, self.first = step, num_steps, first
         super().__init__(first.batch_shape[:-1], Size([num_steps, *first.event_shape]), validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Chain":
         """Return the same chain with another batch shape."""
         new = Chain.__new__(Chain)
-        new.step, new.num_steps = self.step, self.num_steps
+        new.step, new.num_steps, new.first = self.step, self.num_steps, self.first
         TorchDistribution.__init__(new, Size(batch_shape), self.event_shape, validate_args=False)
         return new
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether draws have gradients, as those of its steps."""
+        return bool(self.first.has_rsample)
+
+    @property
+    def support(self) -> Any:
+        """That of each step."""
+        return constraints.independent(support_of(self.first) or constraints.real_vector, 1)
 
     def at(self, t: int, before: Tensor | None) -> TorchDistribution:
         """Return P(z_t | z_(t-1)), of batch shape [..., 1] or less, for z_(t-1) [..., 1, L], or None at t = 0."""
@@ -61,7 +72,7 @@ class Chain(TorchDistribution):
         draws: list[Tensor] = []
         for t in range(self.num_steps):
             steps.append(self.at(t, draws[-1] if draws else None).expand(shape))
-            draws.append(steps[-1].rsample() if steps[-1].has_rsample else steps[-1].sample())
+            draws.append(steps[-1].rsample() if self.has_rsample else steps[-1].sample())
         z = torch.cat(draws, -2)
         self._drawn = z, draws, steps
         return z

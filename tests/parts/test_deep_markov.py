@@ -19,9 +19,10 @@ from torch import nn
 import ppl_vae
 from ppl_vae import InputError
 from ppl_vae.distributions.chains import Chain, Where
+from ppl_vae.distributions.unwrap import is_real
 from ppl_vae.likelihoods import Gaussian
 from ppl_vae.posteriors import InverseAutoregressive
-from ppl_vae.priors import GatedTransition, Prior, StandardNormal
+from ppl_vae.priors import GatedTransition, Mixture, Prior, StandardNormal
 from ppl_vae.traces.pair import Pair
 
 A, S, R, T = 0.8, 0.6, 0.5, 6
@@ -81,6 +82,18 @@ def test_where_is_each_of_both():
     check_means(z[..., 0], [3.0, 0.0])
     expected = dist.Normal(torch.tensor([3.0, 0.0]), torch.tensor([0.5, S])).log_prob(z[..., 0])
     torch.testing.assert_close(both.log_prob(z), expected)
+
+
+def test_a_chain_is_what_its_steps_are():
+    """Its support, by which guides and estimators choose, and whether draws have gradients, which training asks."""
+    real = Chain(lambda before, at: Walk(1)(before), T)
+    positive = Chain(lambda before, at: dist.Gamma(torch.ones(1, 1), 1.0).to_event(1), T)
+    assert is_real(real) and not is_real(positive) and positive.support.event_dim == 2
+    assert not bool(positive.expand((4,)).support.check(-torch.ones(4, T, 1)).any())
+    mixed = Chain(lambda before, at: Mixture(1)(), T)
+    both = Chain(lambda before, at: Where(torch.tensor([True]), Walk(1)(before), Mixture(1)()), T)
+    assert real.has_rsample and not mixed.has_rsample and not both.expand((3,)).has_rsample
+    assert both.expand((3,))().shape == (3, T, 1)
 
 
 def test_the_end_of_a_series_contributes_nothing():
