@@ -98,7 +98,7 @@ class Program(Checked, PyroModule):
         return shape[free:] == self.event_shape[free:] and 0 not in shape[:free]
 
     def generated(self, x: Tensor) -> Tensor:
-        """Return what is generated of x [N, *event_shape], all but a condition in it: of series their steps, [N T, ...]."""
+        """Return what is generated of x [N, *event_shape], without a condition in it; of series the steps, [N T, D]."""
         if self.any_length:
             return x.flatten(0, 1)
         condition = getattr(self, "condition", None)
