@@ -195,6 +195,18 @@ def test_a_step_that_nothing_fits_is_doubted():
     assert evidence.verdict().startswith(("Not to be believed", "To be believed as a mean"))
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_series_that_no_particle_fits_are_told_in_words():
+    def narrow(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", Chain(lambda before, at: Linear(2)(before), x.shape[1]))
+            pyro.sample("x", dist.Uniform(z - 0.1, z + 0.1, validate_args=False).to_event(2), obs=x)
+
+    x = torch.full((2, 3, 2), 99.0)
+    evidence = estimate_evidence(narrow, None, x, method="smc", proposal="prior", num_samples=20, **QUIET)
+    assert (evidence.log_px == -np.inf).all() and "2 of 2 data have log P(x) of minus infinity" in evidence.verdict()
+
+
 def test_systematic_resampling_draws_each_by_its_share():
     """Each particle k comes floor or ceil of K w_k times, in the mean K w_k times."""
     weights = torch.rand(1, 5, 3).log()

@@ -120,6 +120,9 @@ def test_the_prior_of_the_size_is_that_of_the_totals():
     log_totals = np.log(np.nansum(x, 1))
     np.testing.assert_allclose(library.data_mean, log_totals.mean(), rtol=1e-5)
     np.testing.assert_allclose(library.data_scale, log_totals.std(), rtol=1e-5)
+    library.start_from(torch.tensor([[2.0, 0, 0, 0, 8], [5, 5, 0, 0, 0]]))  # of one size: it does not vary
+    assert library.log_size(torch.tensor(3.0)).exp().item() == pytest.approx(10, rel=1e-5)
+    library.start_from(x)
     drawn = library.log_size(library().sample((4000,)))
     assert abs(float(drawn.mean()) - log_totals.mean()) < 5 * log_totals.std() / 4000**0.5
 
