@@ -29,6 +29,7 @@ class DeepMarkov(Guide):
     torch.Size([5, 20, 8])
     """
 
+    any_length = True
     prior: Any
 
     def __init__(
@@ -45,15 +46,10 @@ class DeepMarkov(Guide):
         self.refer_to(prior=model.prior)
         hidden, latent_dim = positive_int("hidden", hidden), shapes[0][1]
         self.start, self.end = nn.Parameter(torch.zeros(latent_dim)), nn.Parameter(torch.zeros(hidden))
-        self.recurrent = nn.GRUCell(self.preprocessing.out_shape[1], hidden)
+        self.recurrent = nn.GRUCell(self.preprocessing.out_shape[0], hidden)
         self.combine = nn.Linear(latent_dim, hidden)
         self.posteriors = SitePosteriors({"z": torch.Size([latent_dim])}, posterior)
         self.to_h = nn.Linear(hidden, self.posteriors.h_dim)
-
-    def plate(self, x: Tensor | None = None, size: int | None = None) -> Any:
-        """Return the plate over the data, series of any number of steps."""
-        other = x is not None and x.dim() == 3 and x.shape[2:] == self.event_shape[1:]
-        return super().plate(None, len(x)) if x is not None and other else super().plate(x, size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample z given x."""

@@ -1,7 +1,6 @@
 """The deep Markov model: a chain of latents, one for each step of a series, and what each of them emits."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro
 from torch import Tensor
@@ -26,6 +25,7 @@ class DeepMarkov(Model):
     torch.Size([5, 20, 3])
     """
 
+    any_length = True
     default_guide = "deep_markov"
     default_prior, default_likelihood = GatedTransition, Bernoulli
 
@@ -45,15 +45,6 @@ class DeepMarkov(Model):
         self.prior = prior or GatedTransition(8)
         self.likelihood = (likelihood or Bernoulli()).bind(self.event_shape[1:])
         self.decoder = network_of(decoder, self.prior.event_shape, self.likelihood.h_shape)
-
-    def plate(self, x: Tensor | None = None, size: int | None = None) -> Any:
-        """Return the plate over the data, series of any number of steps."""
-        other = x is not None and x.dim() == 3 and x.shape[2:] == self.event_shape[1:]
-        return super().plate(None, len(x)) if x is not None and other else super().plate(x, size)
-
-    def generated(self, x: Tensor) -> Tensor:
-        """Return what the likelihood starts from: the steps of all series, [N T, D]."""
-        return x.reshape(-1, *self.event_shape[1:])
 
     def forward(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """Observe x, or generate `size` of them."""

@@ -69,6 +69,8 @@ class Checked:
 class Program(Checked, PyroModule):
     """What models and guides share: the shape of one datum, and the plate over the data."""
 
+    any_length = False  # whether it takes series of any number of steps, [N, T, ...], not only those of event_shape
+
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__()
         if (number := whole_number(event_shape)) is not None:
@@ -90,8 +92,15 @@ class Program(Checked, PyroModule):
         with one_at_a_time(), nullcontext() if am_i_wrapped() or Pair.is_running() else Pair(self).own_store():
             return super().__call__(*args, **kwargs)
 
+    def takes(self, shape: torch.Size) -> bool:
+        """Return whether it takes data of this shape: its event_shape, or series of another number of steps."""
+        free = int(self.any_length)
+        return shape[free:] == self.event_shape[free:] and 0 not in shape[:free]
+
     def generated(self, x: Tensor) -> Tensor:
-        """Return what is generated of x [N, *event_shape]: all of it, unless a part of it is the condition."""
+        """Return what is generated of x [N, *event_shape], without a condition in it; of series the steps, [N T, D]."""
+        if self.any_length:
+            return x.flatten(0, 1)
         condition = getattr(self, "condition", None)
         return x if condition is None or not condition.y_from_x else condition.split(x, None)[0]
 
@@ -99,7 +108,7 @@ class Program(Checked, PyroModule):
         """Return the plate over the data: as many as x, [N, *event_shape], holds, or `size` (default 1) without x."""
         if x is None:
             return pyro.plate("data", positive_int("size", 1 if size is None else size), dim=-1)
-        if x.shape[1:] != self.event_shape:
+        if not self.takes(x.shape[1:]):
             raise InputError(
                 f"Expected x of shape [N, {', '.join(map(str, self.event_shape))}] for {type(self).__name__}; "
                 f"got {tuple(x.shape)}. Give the program the event_shape of the data, or reshape the data."
@@ -163,7 +172,7 @@ class Guide(Program):
         super().__init__(model.event_shape)
         self._check_takes(model)
         if preprocessing is not None:
-            self.preprocessing = preprocessing.bind(shape_read(model))
+            self.preprocessing = preprocessing.bind(shape_read(model)[int(self.any_length) :])
             self.reads_missing = True  # as its preprocessing does
         for part in model.modules():
             if hasattr(part, "meet"):

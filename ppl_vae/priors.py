@@ -341,9 +341,9 @@ class LibrarySize(FromData):
         return self._x_shape
 
     def _start(self, x: Tensor) -> None:
-        mean, scale = mean_and_scale(log_total(x, len(self.x_shape)).unsqueeze(-1))
-        self.data_mean.copy_(mean.squeeze())
-        self.data_scale.copy_(scale.squeeze())
+        log_totals = log_total(x, len(self.x_shape)).double()
+        self.data_mean.copy_(log_totals.mean())
+        self.data_scale.copy_(log_totals.std(correction=0))
 
     def forward(self) -> TorchDistribution:
         """Return P(u)."""

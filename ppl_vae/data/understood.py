@@ -72,7 +72,7 @@ def _labels(parts: Sequence[Split]) -> str:
     classes: Any = next((part.classes for part in parts if part.classes), None)
     if classes is not None:
         more = ", ..." * (len(classes) > MOST_NAMES)
-        return f"y: {len(classes)} classes, {', '.join(classes[:MOST_NAMES])}{more}{lacking}"
+        return f"y: {len(classes)} class{'es' * (len(classes) != 1)}, {', '.join(classes[:MOST_NAMES])}{more}{lacking}"
     whole = [whole_labels(y) for y in known]
     if any(y is None for y in whole):
         shape = tuple(labels[0].shape[1:])

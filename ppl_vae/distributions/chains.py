@@ -14,6 +14,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from ppl_vae.distributions.supports import support_of
 from ppl_vae.utils.loops import looped
 
 __all__ = ["Chain", "Step", "Where", "looped"]
@@ -29,7 +30,7 @@ class Chain(TorchDistribution):
     Args:
         step: called as `step(before, *given)`: gives P(z_t | z_(t-1)) of S steps, with a batch shape that broadcasts to
             [..., S], for z_(t-1) [..., S, L], and what is given at these steps, [..., S, D] each; at the first step
-            `before` is None.
+            `before` is None. All steps have the support of the first, and gradients of draws where it has them.
         num_steps: T.
         given: tensors [..., T, D] whose parts the steps are given.
 
@@ -40,21 +41,29 @@ class Chain(TorchDistribution):
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
-    has_rsample = True
-    support = constraints.independent(constraints.real, 2)
     _drawn: tuple[Tensor, Tensor] | None = None  # the last z, and log P of its steps, where the draw says it
 
     def __init__(self, step: Step, num_steps: int, *given: Tensor) -> None:
         self.step, self.num_steps, self.given = step, num_steps, given
-        first = self.at(0, None)
+        self.first = first = self.at(0, None)
         super().__init__(first.batch_shape[:-1], Size([num_steps, *first.event_shape]), validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Chain":
         """Return the same chain with another batch shape."""
         new = Chain.__new__(Chain)
-        new.step, new.num_steps, new.given = self.step, self.num_steps, self.given
+        new.step, new.num_steps, new.given, new.first = self.step, self.num_steps, self.given, self.first
         TorchDistribution.__init__(new, Size(batch_shape), self.event_shape, validate_args=False)
         return new
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether draws have gradients, as those of its steps."""
+        return bool(self.first.has_rsample)
+
+    @property
+    def support(self) -> Any:
+        """That of each step."""
+        return constraints.independent(support_of(self.first) or constraints.real_vector, 1)
 
     def at(self, t: int, before: Tensor | None) -> TorchDistribution:
         """Return P(z_t | z_(t-1)), of batch shape [..., 1] or less, for z_(t-1) [..., 1, L], or None at t = 0."""
@@ -65,11 +74,11 @@ class Chain(TorchDistribution):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw z, [*sample_shape, *batch_shape, T, L], one step after the other."""
-        shape, step = Size(sample_shape) + self.batch_shape + (1,), self.step
+        shape, step, has_rsample = Size(sample_shape) + self.batch_shape + (1,), self.step, self.has_rsample
 
         def draw(before: Tensor | None, *given: Tensor) -> tuple[Tensor, ...]:
             p = step(before, *given).expand(shape)
-            z = p.rsample() if p.has_rsample else p.sample()
+            z = p.rsample() if has_rsample else p.sample()
             return (z, p.log_prob(z)) if hasattr(p, "transforms") else (z,)  # flows know the density of what they draw
 
         first = draw(None, *self._given(slice(0, 1)))

@@ -137,7 +137,8 @@ def bound_curve(log_weights: Array, base: int) -> Curve:
             points.append(size)
             bounds.append(groups.mean(0))
             count = len(groups)
-            errors.append(groups.std(0, ddof=1) / math.sqrt(count) if count > 1 else estimates(log_weights)["mcse"])
+            with np.errstate(invalid="ignore"):  # a mean of minus infinity has no error
+                errors.append(groups.std(0, ddof=1) / math.sqrt(count) if count > 1 else estimates(log_weights)["mcse"])
             groups, size = _grouped(groups, 2), 2 * size
     return Curve(np.array(points), np.stack(bounds), np.stack(errors))
 

@@ -143,9 +143,9 @@ class Evidence(Reported, Numbers):
 
         Where a handful of draws is all there is these say little: it may be as much as the estimate is above the ELBO.
         """
-        smoothing = self.diagnostics.get("log_px_psis", self.log_px) - self.log_px
         handful = (self.ess < LOW_ESS) & ~np.isnan(self.elbo)
         with np.errstate(invalid="ignore"):  # both may be minus infinity
+            smoothing = self.diagnostics.get("log_px_psis", self.log_px) - self.log_px
             above = np.where(handful, np.maximum(self.log_px - self.elbo, 0.0), 0.0)
         known = [np.where(rule.breaks, rule.off, 0.0) for rule in self._diagnostics().rules]
         signs = np.abs(np.stack([self.mcse, self.diagnostics["bias"], smoothing, above, *known]))

@@ -18,17 +18,18 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae.distributions.chains import Chain
+from ppl_vae.distributions.unwrap import can_miss
 from ppl_vae.errors import InputError, reason
-from ppl_vae.evidence.prepare import Chunk, Prepared
+from ppl_vae.evidence.prepare import CHUNK_ROWS, Chunk, Prepared
 from ppl_vae.traces.handlers import Substitute
 from ppl_vae.traces.log_weights import scored_trace
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import Structure, enumerates, few, from_kn, log_prob_by_datum, samples, to_kn
 from ppl_vae.traces.run import fixed, plate_of, run_against, run_pair
-from ppl_vae.traces.sites import Kind, Sites, is_masked, of_kind
+from ppl_vae.traces.sites import Kind, Site, Sites, is_masked, of_kind
 from ppl_vae.utils.rng import seeded
 
-SAME = 1e-3  # nats, relative: how near the parts of x are to be, together, to all of it
+SAME, RELATIVE = 1e-3, 1e-4  # nats, and of what is added: how near the parts of x are to be, together, to all of it
 PARTICLES = 2  # of a trial
 
 
@@ -47,11 +48,21 @@ class Sequence(Protocol):
 
 
 def check_steps(prepared: Prepared, proposal: str) -> None:
-    """Refuse a pair without steps, or whose x_t depends on more than what a step is given, by its first datum."""
+    """Refuse a pair without steps, or whose x_t depends on more than what a step is given, by its fullest datum."""
     with seeded(0):
-        sequence = sequence_of(prepared, proposal, next(iter(prepared.chunks(1))), PARTICLES)
+        sequence = sequence_of(prepared, proposal, _fullest(prepared), PARTICLES)
         if isinstance(sequence, Chained):
             sequence.check()
+
+
+def _fullest(prepared: Prepared) -> Chunk:
+    """Return the datum with most numbers: what is missing could not show how x_t depends on z."""
+    most, found = -1, next(iter(prepared.chunks(1)))
+    for chunk in prepared.chunks(CHUNK_ROWS) if prepared.divisible else ():
+        numbers = (~chunk.args[0].isnan()).reshape(chunk.size, -1).sum(1)
+        if int(numbers.max()) > most:
+            most, found = int(numbers.max()), chunk.select(numbers.argmax()[None])
+    return found
 
 
 def sequence_of(prepared: Prepared, proposal: str, chunk: Chunk, num_particles: int) -> Sequence:
@@ -176,6 +187,17 @@ class Ordered:
         self.values = {name: (site["value"], site["fn"].event_dim) for name, site in latent.items()}
 
 
+def _ends(scored: list[Site], structure: Structure, size: tuple[int, int]) -> Tensor:
+    """Return after how many of T steps nothing of a datum counts any more, [N]: T, but where one site takes NaN."""
+    num_data, num_steps = size
+    if len(scored) == 1 and can_miss(scored[0]["fn"]):
+        value = to_kn(scored[0]["value"], scored[0]["fn"].event_dim, structure)[0]
+        if value.shape[:2] == size:
+            seen = ~value.isnan().reshape(*size, -1).all(-1)
+            return (seen * torch.arange(1, num_steps + 1, device=value.device)).amax(1)
+    return torch.full((num_data,), num_steps)
+
+
 def _in_order(sites: Sites) -> list[list[str]]:
     """Return the sites of a model by step: one begins with each latent that comes after something observed."""
     latent, steps, observed = of_kind(sites, Kind.LATENT), [], True
@@ -223,10 +245,7 @@ class Chained:
         num_steps = site["fn"].num_steps
         if x.dim() < 2 or x.shape[1] != num_steps:
             raise _no_steps(f"{num_steps} steps of {name!r} and x of shape {tuple(x.shape)}")
-        ends = torch.full((chunk.size,), num_steps, device=x.device)
-        if x.is_floating_point() and not of_kind(model, Kind.FACTOR) and len(scored) == 1:
-            seen = ~chunk.part(x).isnan().reshape(chunk.size, num_steps, -1).all(-1)
-            ends = (seen * torch.arange(1, num_steps + 1, device=x.device)).amax(1)
+        ends = _ends(list(scored.values()), structure, (chunk.size, num_steps)).to(x.device)
         return cls(pair, structure, chunk, num_particles, name, site["fn"], answer["fn"], list(scored), ends)
 
     def check(self) -> None:
@@ -237,8 +256,9 @@ class Chained:
             parts = [
                 self._observe(z[..., t : t + 1, :], slice(t, t + 1), PARTICLES) for t in range(self.chain.num_steps)
             ]
-            total = torch.stack(list(torch.broadcast_tensors(*parts))).sum(0)
-            near = torch.isclose(total, whole.expand_as(total), rtol=SAME, atol=SAME) | (total == whole)
+            terms = torch.stack(list(torch.broadcast_tensors(*parts)))
+            total = terms.sum(0)
+            near = ((total - whole).abs() <= SAME + RELATIVE * terms.abs().sum(0)) | (total == whole)
             problem = "" if bool(near.all()) else "another log P(x | z) of its steps than of all of x"
         except (InputError, ValueError, RuntimeError, IndexError) as found:
             problem = f"one that fails there ({reason(found)})"

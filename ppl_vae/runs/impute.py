@@ -12,6 +12,7 @@ from torch import Tensor
 from ppl_vae import plots
 from ppl_vae.data.holes import find_holes
 from ppl_vae.data.schema import Schema
+from ppl_vae.data.sparse import is_counts
 from ppl_vae.data.splits import Split, evenly
 from ppl_vae.data.table_files import SUFFIXES, check_can_write_frame, write_frame
 from ppl_vae.data.tables import Table, completed_frame, concatenated, is_table, new_rows
@@ -112,6 +113,8 @@ def _table(run: Run, data: Any) -> Table | None:
         )
     if data is None or run.schema is None:
         return run.data().table
+    if is_counts(data):
+        return None
     if not is_table(data):
         raise InputError(
             f"Expected a table ({', '.join(SUFFIXES[:3])}, ...), as {run.path} was trained on; got {data}. Write its "

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ppl_vae.data.as_source import as_source
@@ -11,6 +10,7 @@ from ppl_vae.data.named import SPLITS
 from ppl_vae.data.own_files import read
 from ppl_vae.data.shapes import Kind
 from ppl_vae.data.sources import Source, TensorSource
+from ppl_vae.data.sparse import CountMatrix, is_annotated, is_counts, read_counts
 from ppl_vae.data.splits import Split, evenly
 from ppl_vae.data.tables import is_table, new_rows
 from ppl_vae.errors import InputError, positive_int, shown
@@ -57,8 +57,9 @@ def new_part(run: Run, data: Any) -> Any:
     """
     if run.schema is not None and is_table(data):
         return new_rows(data, run.schema).split()
-    if isinstance(data, str | os.PathLike):
-        return _fitting(as_in_training(read_as_trained(run, data), run), run, Path(data))
+    if isinstance(data, str | os.PathLike) or is_counts(data):
+        where = f"{data}" if isinstance(data, str | os.PathLike) else "the new rows"
+        return _fitting(as_in_training(read_as_trained(run, data), run), run, where)
     if hasattr(data, "train") and hasattr(data, "test"):
         raise InputError(
             f"Expected new rows; got a data set of {', '.join(SPLITS)}. Pass one of them, such as {shown('data')}.test."
@@ -66,16 +67,33 @@ def new_part(run: Run, data: Any) -> Any:
     return data
 
 
-def read_as_trained(run: Run, path: str | os.PathLike[str]) -> Split:
-    """Read a person's own file as what the data of the run are: images, or series, with labels of the same names."""
+def read_as_trained(run: Run, path: Any) -> Split:
+    """Read a person's own file as what the data of the run are: images, or series, with labels of the same names.
+
+    AnnData objects and sparse matrices are read, too; columns that have names come in the order of training.
+    """
     said = run.recipe.data
+    if is_counts(path):
+        return _cells(run, path).split()
     kinds: dict[int, Kind] = {2: "series", 3: "images"}
     return read(path, said["kind"] or kinds.get(len(run.model.event_shape)), said.get("classes"))
 
 
-def _fitting(split: Split, run: Run, path: Path) -> Part:
+def _cells(run: Run, thing: Any) -> CountMatrix:
+    """Read AnnData, or a sparse matrix, with the columns and the labels that the run was trained on."""
+    said, columns = run.recipe.data, () if run.schema is None else run.schema.modelled
+    if any(column.type != "count" for column in columns):
+        raise InputError(f"Expected a table of the columns of {run.path}; got counts alone. Write its columns to one.")
+    if not is_annotated(thing):
+        return read_counts(thing)
+    label = said.get("label") if Pair(run.model, run.guide).takes_labels() else None
+    names = [column.name for column in columns] or None
+    return read_counts(thing, label, said.get("layer"), names=names, classes=said.get("classes"))
+
+
+def _fitting(split: Split, run: Run, path: str) -> Part:
     """Return a file's data with what the model is given beside x, once they are seen to fit the run."""
-    if split.event_shape != run.model.event_shape:
+    if not run.model.takes(split.event_shape):
         raise InputError(
             f"Expected data of shape {tuple(run.model.event_shape)} for each datum in {path}, as {run.path} was "
             f"trained on; got {tuple(split.event_shape)}. Give the same columns or pixels."
@@ -90,7 +108,7 @@ def _fitting(split: Split, run: Run, path: Path) -> Part:
             )
         return split
     strings = run.recipe.data["strings"]
-    return split if strings is None else with_strings(split, strings, f"{path}")
+    return split if strings is None else with_strings(split, strings, path)
 
 
 def as_in_training(split: Split, run: Run) -> Split:

@@ -1,6 +1,7 @@
 """`train`: build a pair by name, fit it to a data set, check the bound on the test split, and draw the figures."""
 
 import contextlib
+import json
 import os
 import platform
 import sys
@@ -23,6 +24,7 @@ from ppl_vae.criticism.accuracy import accuracy
 from ppl_vae.data.as_source import as_source
 from ppl_vae.data.checks import check
 from ppl_vae.data.named import SPLITS
+from ppl_vae.data.schema import Schema
 from ppl_vae.data.sources import Source
 from ppl_vae.errors import InputError, ProgramError, did_you_mean, positive_int
 from ppl_vae.evidence.evidence import Evidence
@@ -31,6 +33,7 @@ from ppl_vae.fitting.history import Fit, History
 from ppl_vae.fitting.options import FitOptions, usual_epochs
 from ppl_vae.fitting.svi import fit
 from ppl_vae.generation.generate import takes_binary_data
+from ppl_vae.likelihoods.counts import OfCounts
 from ppl_vae.objectives.checks import check_batch_dims, check_room
 from ppl_vae.runs import kinds
 from ppl_vae.runs.build import (
@@ -423,10 +426,29 @@ def _suggested(parts: datasets.Data) -> dict[str, Any]:
 
 
 def _with_columns(model: str, named: Mapping[str, str | None], parts: datasets.Data) -> dict[str, str | None]:
-    """Return the parts asked for, with a likelihood for each column of a table where none is named."""
-    takes = not is_file(model) and "likelihood" in kinds.parameters_of(find("model", model)[0])
-    usual = {"likelihood": COLUMNS} if parts.table is not None and takes and not named.get("likelihood") else {}
-    return dict(named) | usual
+    """Return the parts asked for, with a likelihood for each column of a table where none is named.
+
+    A model that is made for counts has one of its own, and takes a table of counts.
+    """
+    program = None if is_file(model) else find("model", model)[0]
+    if parts.table is None or program is None or "likelihood" not in kinds.parameters_of(program):
+        return dict(named)
+    usual = kinds.default_part(program, "likelihood")
+    if isinstance(usual, type) and issubclass(usual, OfCounts):
+        _check_counts(parts.table.schema, model)
+        return dict(named)
+    return dict(named) | ({} if named.get("likelihood") else {"likelihood": COLUMNS})
+
+
+def _check_counts(schema: Schema, model: str) -> None:
+    """Refuse a table with columns that are no counts, or are read as codes: 0 and 1 for 0 and 2, say."""
+    for column in schema.modelled:
+        if column.type != "count" and column.categories != ("0", "1"):
+            raise InputError(
+                f"Expected counts in all columns for model {model}; got {column.name!r}, {column.type}. Say in a "
+                f'schema that it is "count" or "left out" (schema), or use model vae.',
+                options=f'a line {json.dumps(column.name)} = "count" in --schema FILE, or model vae',
+            )
 
 
 def _say_what_is_read_as_numbers(programs: Programs, parts: datasets.Data) -> None:

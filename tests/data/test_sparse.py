@@ -17,6 +17,7 @@ from ppl_vae import InputError, data
 from ppl_vae.data import sparse
 from ppl_vae.networks import MLP
 from ppl_vae.priors import StandardNormal
+from ppl_vae.runs.new_rows import new_part
 from ppl_vae.runs.sample import sample_run
 from ppl_vae.utils import memory
 
@@ -80,6 +81,39 @@ def test_anndata(adata, matrix, tmp_path):
     np.testing.assert_array_equal(again.test.x, loaded.test.x)
 
 
+def test_a_file_that_is_open_is_read(adata, matrix, tmp_path):
+    """AnnData with backed='r' has matrices of classes of its own."""
+    import anndata
+
+    for values in (matrix, matrix.tocsc(), matrix.toarray()):
+        adata.X = values
+        adata.write_h5ad(tmp_path / "a.h5ad")
+        opened = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")
+        np.testing.assert_array_equal(all_of(data.load(opened)), matrix.toarray())
+        opened.file.close()
+
+
+def test_genes_x_cells_are_refused_where_the_cells_stand_beside_them(matrix, tmp_path):
+    for name, beside in (("matrix.mtx", "barcodes.tsv"), ("GSM1_matrix.mtx.gz", "GSM1_barcodes.tsv.gz")):
+        folder = tmp_path / beside
+        folder.mkdir()
+        scipy.io.mmwrite(folder / "plain.mtx", matrix.T)
+        whole = (folder / "plain.mtx").read_bytes()
+        (folder / name).write_bytes(gzip.compress(whole) if name.endswith("gz") else whole)
+        assert len(data.load(folder / name).train) == 4  # nothing says what is what
+        cells = b"cell-1\n" * 40
+        (folder / beside).write_bytes(gzip.compress(cells) if name.endswith("gz") else cells)
+        with pytest.raises(InputError, match=rf"genes x cells, as {beside} .* 40 cells.*\.T\."):
+            data.load(folder / name)
+    with pytest.raises(InputError, match="or transpose the matrix, if its rows are genes"):
+        data.load(changed(matrix, 7, [0] * 6))
+
+
+def test_counts_that_are_rounded_are_named(matrix):
+    with pytest.warns(UserWarning, match="above 16,777,216 are rounded"):
+        data.load(changed(matrix, 7, [2**24 + 1, 1, 1, 1, 1, 1]).astype(np.int64))
+
+
 def test_they_are_data_for_fit_and_estimates(adata, matrix):
     adata.X = matrix
     model = Counts((6,), StandardNormal(1), decoder=MLP)
@@ -93,7 +127,9 @@ def test_they_are_data_for_fit_and_estimates(adata, matrix):
         np.testing.assert_allclose(one.log_px, found[0], rtol=1e-6)
 
 
-def test_a_run_writes_genes_by_name(adata, tmp_path):
+def test_a_run_writes_and_reads_genes_by_name(adata, tmp_path):
+    """New cells have their genes put in order, further ones left out, and their layer and batch as in training."""
+    adata.obs["batch"] = [f"b{i % 2}" for i in range(40)]
     adata.write_h5ad(tmp_path / "a.h5ad")
     settings = {"data.layer": "raw", "fit.epochs": 1, "prior.latent_dim": 2}
     run = ppl_vae.train(
@@ -104,6 +140,28 @@ def test_a_run_writes_genes_by_name(adata, tmp_path):
     table = pd.read_csv(path)
     assert list(table.columns) == GENES
     assert len(table) == 5
+    import anndata
+
+    x = torch.as_tensor(adata.layers["raw"].toarray(), dtype=torch.float32)
+    order = [*GENES[::-1], GENES[0]]
+    other = anndata.AnnData(np.zeros((40, 7)), layers={"raw": adata[:, order].layers["raw"].toarray()})
+    other.var_names = [*GENES[::-1], "more"]
+    other.write_h5ad(tmp_path / "new.h5ad")
+    sp.save_npz(tmp_path / "new.npz", adata.layers["raw"])
+    for new in (other, tmp_path / "new.h5ad", tmp_path / "new.npz", adata.layers["raw"]):
+        assert torch.equal(new_part(run, new).x, x)
+    lacking = other[:, 2:].copy()
+    with pytest.raises(InputError, match=r"columns of the training data.*none named gene-4, gene-5"):
+        new_part(run, lacking)
+    settings = {"data.layer": "raw", "data.label": "batch", "fit.epochs": 1, "prior.latent_dim": 2}
+    batches = ppl_vae.train(
+        "counts_in_batches", data=str(tmp_path / "a.h5ad"), settings=settings, out=tmp_path / "batches", num_samples=10
+    )
+    other.obs["batch"] = "b1"
+    assert new_part(batches, other).y.unique().tolist() == [1]
+    other.obs["batch"] = "b7"
+    with pytest.raises(InputError, match=r"Unknown label 'b7' in obs\['batch'\].*b0, b1"):
+        new_part(batches, other)
 
 
 def changed(matrix, row, values):

@@ -169,6 +169,23 @@ def test_a_series_without_a_value_has_probability_one():
         assert abs(evidence.log_px[0]) <= limit(dof=7) * evidence.mcse[0] + 1e-4
 
 
+def test_numbers_that_stand_for_what_is_missing_count():
+    """A program that reads NaN as 0 scores zeros, at the end of a series, too."""
+
+    def zeros(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", Chain(lambda before, at: Linear(2)(before), x.shape[1]))
+            pyro.sample("x", dist.Normal(z @ C.T, R).to_event(2), obs=x.nan_to_num())
+
+    def guide(x):
+        return chain_guide(x.nan_to_num())
+
+    x = series()
+    evidence = estimate_evidence(zeros, guide, x, method="smc", num_samples=400, num_filters=16, **QUIET)
+    off = np.abs(evidence.log_px - kalman(x.nan_to_num()))
+    assert (off <= limit(N, dof=15) * evidence.mcse + 1e-3).all(), (off, evidence.mcse)
+
+
 def test_a_step_that_nothing_fits_is_doubted():
     """A datum far out in its last step, of which a handful of the prior's particles are near."""
     x = series()
@@ -176,6 +193,18 @@ def test_a_step_that_nothing_fits_is_doubted():
     evidence = estimate_evidence(chain_model(), None, x, method="smc", proposal="prior", num_samples=200, **QUIET)
     assert 4 in [doubt.datum for doubt in evidence.doubts()] and "particles" in evidence.doubts()[-1].reason
     assert evidence.verdict().startswith(("Not to be believed", "To be believed as a mean"))
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_series_that_no_particle_fits_are_told_in_words():
+    def narrow(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", Chain(lambda before, at: Linear(2)(before), x.shape[1]))
+            pyro.sample("x", dist.Uniform(z - 0.1, z + 0.1, validate_args=False).to_event(2), obs=x)
+
+    x = torch.full((2, 3, 2), 99.0)
+    evidence = estimate_evidence(narrow, None, x, method="smc", proposal="prior", num_samples=20, **QUIET)
+    assert (evidence.log_px == -np.inf).all() and "2 of 2 data have log P(x) of minus infinity" in evidence.verdict()
 
 
 def test_systematic_resampling_draws_each_by_its_share():
@@ -211,6 +240,14 @@ def reads_the_past(x):
         pyro.sample("x", dist.Normal(z.cumsum(-2) @ C.T, R).to_event(2), obs=x.nan_to_num())
 
 
+def of_time(x):
+    """A chain whose x_t depends on t from the third step on."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", Chain(lambda before, at: Linear(2)(before), x.shape[1]))
+        later = (torch.arange(x.shape[1]) > 1)[:, None].float()
+        pyro.sample("x", Observed(dist.Normal(z @ C.T + later, R), 2), obs=x)
+
+
 def vae():
     model = VAE((T, 3), likelihood=Gaussian())
     return model, MeanField(model)
@@ -221,6 +258,7 @@ REFUSED = {
     "another order": (lambda: (loop_model, wrong_order), {}, "in the order of the model's steps"),
     "all steps at once": (lambda: ((model := chain_model()), MeanField(model)), {}, "step by step"),
     "the past": (lambda: (reads_the_past, chain_guide), {}, "x_t depends on z_t alone"),
+    "the time": (lambda: (of_time, chain_guide), {}, "x_t depends on z_t alone"),
     "a proposal": (PAIRS["chain"], {"proposal": "laplace"}, "proposal='guide' or 'prior'"),
     "one filter": (PAIRS["chain"], {"num_filters": 1}, "num_filters of at least 2"),
 }
@@ -229,8 +267,10 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_in_one_sentence(case):
     pair, options, words = REFUSED[case]
+    x = series()
+    x[0, 1:] = math.nan  # a datum that shows little
     with pytest.raises(InputError, match=f"(?s){words}"):
-        estimate_evidence(*pair(), series(), method="smc", **{"num_samples": 10, **QUIET, **options})
+        estimate_evidence(*pair(), x, method="smc", **{"num_samples": 10, **QUIET, **options})
 
 
 def test_the_recurrent_guide_is_right_or_in_doubt():

@@ -63,6 +63,38 @@ def test_a_dispersion_for_each_dimension(name):
     assert bool((likelihood.log_r.grad != 0).all())
 
 
+LARGE = np.array([0.0, 1010.0, 10_100.0, 100_300.0, 1_001_000.0])
+MEANS, R = np.array([3.0, 1e3, 1e4, 1e5, 1e6]), np.array([1e6, 1e6, 1e3, 10.0, 1e5])
+
+
+@pytest.mark.parametrize("name", TAKE_SIZES)
+def test_large_counts_are_scored_in_full(name):
+    """In single precision log-factorials of such counts, and of r, are off by tenths of nats, and nearly cancel."""
+    likelihood = getattr(likelihoods, name)().bind((5,))
+    h = torch.tensor(np.log(MEANS)).float()
+    if "Negative" in name:
+        likelihood.data_r.copy_(torch.tensor(R / math.log(2)))
+        expected = stats.nbinom.logpmf(LARGE, R, R / (R + np.exp(h.double().numpy())))
+        h = torch.cat([h, torch.zeros(5)])
+    else:
+        expected = stats.poisson.logpmf(LARGE, np.exp(h.double().numpy()))
+    if name.startswith("Zero"):
+        h = torch.cat([torch.zeros(5), h])
+        expected = np.logaddexp(np.where(LARGE == 0, 0.0, -np.inf), expected) - math.log(2)
+    found = likelihood(h).base_dist.log_prob(torch.tensor(LARGE).float())
+    np.testing.assert_allclose(found.detach(), expected, atol=5e-3)
+
+
+def test_a_long_document_is_scored_in_full():
+    x, h = torch.tensor([1e6, 2e5, 30.0]), torch.tensor([3.0, 1.4, -7.0])
+    p = np.exp(h.double().numpy()) / np.exp(h.double().numpy()).sum()
+    expected = stats.multinomial.logpmf(x.numpy().astype(int), int(x.sum()), p)
+    assert likelihoods.Multinomial().bind((3,))(h).log_prob(x).item() == pytest.approx(expected, rel=1e-4)
+    binomial = likelihoods.Binomial(200_000).bind((1,))(torch.tensor([0.2]))
+    expected = stats.binom.logpmf(110_000, 200_000, 1 / (1 + math.exp(-torch.tensor(0.2).item())))
+    assert binomial.log_prob(torch.tensor([110_000.0])).item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_start_tells_the_spread_of_genes_from_that_of_sizes():
     """Poisson counts of sizes that differ: given the size they vary no more than that, so r is large."""
     torch.manual_seed(0)
@@ -88,6 +120,9 @@ def test_the_prior_of_the_size_is_that_of_the_totals():
     log_totals = np.log(np.nansum(x, 1))
     np.testing.assert_allclose(library.data_mean, log_totals.mean(), rtol=1e-5)
     np.testing.assert_allclose(library.data_scale, log_totals.std(), rtol=1e-5)
+    library.start_from(torch.tensor([[2.0, 0, 0, 0, 8], [5, 5, 0, 0, 0]]))  # of one size: it does not vary
+    assert library.log_size(torch.tensor(3.0)).exp().item() == pytest.approx(10, rel=1e-5)
+    library.start_from(x)
     drawn = library.log_size(library().sample((4000,)))
     assert abs(float(drawn.mean()) - log_totals.mean()) < 5 * log_totals.std() / 4000**0.5
 

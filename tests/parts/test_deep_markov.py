@@ -19,9 +19,10 @@ from torch import nn
 import ppl_vae
 from ppl_vae import InputError
 from ppl_vae.distributions.chains import Chain, Where
+from ppl_vae.distributions.unwrap import is_real
 from ppl_vae.likelihoods import Gaussian
 from ppl_vae.posteriors import InverseAutoregressive
-from ppl_vae.priors import GatedTransition, Prior, StandardNormal
+from ppl_vae.priors import GatedTransition, Mixture, Prior, StandardNormal
 from ppl_vae.traces.pair import Pair
 
 A, S, R, T = 0.8, 0.6, 0.5, 6
@@ -83,6 +84,18 @@ def test_where_is_each_of_both():
     torch.testing.assert_close(both.log_prob(z), expected)
 
 
+def test_a_chain_is_what_its_steps_are():
+    """Its support, by which guides and estimators choose, and whether draws have gradients, which training asks."""
+    real = Chain(Walk(1), T)
+    positive = Chain(lambda before: dist.Gamma(torch.ones(1, 1), 1.0).to_event(1), T)
+    assert is_real(real) and not is_real(positive) and positive.support.event_dim == 2
+    assert not bool(positive.expand((4,)).support.check(-torch.ones(4, T, 1)).any())
+    mixed = Chain(lambda before: Mixture(1)(), T)
+    both = Chain(lambda before: Where(torch.tensor([True]), Walk(1)(before), Mixture(1)()), T)
+    assert real.has_rsample and not mixed.has_rsample and not both.expand((3,)).has_rsample
+    assert both.expand((3,))().shape == (3, T, 1)
+
+
 def test_the_end_of_a_series_contributes_nothing():
     """Of NaN to the end, the ELBO and the weights are those of the shorter series, whatever is drawn there."""
     model, guide = tiny()
@@ -132,6 +145,16 @@ def test_a_start_is_continued_by_imputing_the_rest():
     assert torch.equal(found.draws[0, :, :4], x[:, :4]) and found.draws.shape == (2, 3, 8, 1)
 
 
+def test_a_start_from_series_of_another_length():
+    """What networks read, and the likelihood, start from the steps of the data, however many a series has of them."""
+    model = DeepMarkov((T, 3), prior=GatedTransition(2, hidden=(8,)), likelihood=Gaussian())
+    guide, x = Guide(model, hidden=8), 5 + 3 * torch.randn(30, 9, 3)
+    x[0, 4:] = math.nan
+    ppl_vae.fit(model, guide, x, epochs=1, progress=False)
+    torch.testing.assert_close(guide.preprocessing.data_mean, x.flatten(0, 1).nanmean(0))
+    torch.testing.assert_close(model.likelihood.data_mean.flatten(), x.flatten(0, 1).nanmean(0))
+
+
 @pytest.mark.parametrize("kind", ["neural_spline", "masked_autoregressive"])
 def test_a_flow_at_each_step(kind):
     """It knows the density of what it draws, and of any other z, and gradients reach all of it."""
@@ -155,6 +178,7 @@ REFUSED = [
     (lambda: DeepMarkov((1, 5, 3)), r"series of event_shape \(T, D\).*got \(1, 5, 3\).*\[N, T, D\]"),
     (lambda: DeepMarkov((5,)), r"series of event_shape \(T, D\)"),
     (lambda: DeepMarkov((5, 3))(torch.zeros(2, 5, 4)), r"\[N, 5, 3\].*got \(2, 5, 4\)"),
+    (lambda: DeepMarkov((5, 3))(torch.zeros(2, 0, 3)), r"\[N, 5, 3\].*got \(2, 0, 3\)"),
     (lambda: Guide(VAE((5, 3))), "a latent chain z"),
 ]
 

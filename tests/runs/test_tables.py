@@ -275,3 +275,21 @@ def test_numbers_and_scales_get_their_mean_and_words_the_most_probable():
     found = Imputation(mean * torch.nan, mean, 0 * mean, mean[None], mode, nothing, nothing, 1, 0)
     cells = schema.to_frame(best_guess(found, schema)).iloc[0].tolist()
     assert cells == [0.25, 3, 2, "no", "c"]
+
+
+def test_a_table_of_counts_has_the_likelihood_of_a_model_of_counts(tmp_path):
+    """Named or not; and no column is read as codes that are other numbers."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.poisson(3.0, (40, 3))).add_prefix("gene")
+    table["seldom"], table["cell"] = rng.integers(0, 2, 40), [f"cell {i}" for i in range(40)]
+    table.to_csv(tmp_path / "cells.csv", index=False)
+    settings = {"decoder.hidden": 8, "encoder.hidden": 8, "fit.epochs": 1}
+    options = dict(settings=settings, num_samples=10, progress=False)
+    with pytest.warns(UserWarning, match="'cell'.*left out"):
+        run = ppl_vae.train("counts", data=str(tmp_path / "cells.csv"), out=tmp_path / "run", **options)
+    assert type(run.model.likelihood).__name__ == "NegativeBinomial"
+    table["doublet"] = 2 * rng.integers(0, 2, 40)  # codes 0 and 1 of 0 and 2
+    table.drop(columns="cell").to_csv(tmp_path / "more.csv", index=False)
+    for named in ({}, {"likelihood": "poisson"}):
+        with pytest.raises(InputError, match=r"Expected counts in all columns.*'doublet', binary.*\"count\""):
+            ppl_vae.train("counts", data=str(tmp_path / "more.csv"), out=tmp_path / "other", **named, **options)
