@@ -280,11 +280,14 @@ class Schema:
             )
         numbers = [column.encode(self.cells(table, column.name), where) for column in self.modelled]
         x = torch.from_numpy(np.stack(numbers, 1)).to(torch.get_default_dtype())
-        if bool(x.isinf().any()):
-            row, index = (int(i[0]) for i in x.isinf().nonzero(as_tuple=True))
+        positive = torch.tensor([column.type == "positive" for column in self.modelled])
+        if bool((beyond := x.isinf() | ((x == 0) & positive)).any()):
+            row, index = (int(i[0]) for i in beyond.nonzero(as_tuple=True))
+            limits, which = torch.finfo(x.dtype), "larger" if bool(x[row, index]) else "smaller"
             raise InputError(
-                f"Expected numbers that {x.dtype} holds, below {torch.finfo(x.dtype).max:.2g}; got a larger one in "
-                f"column {shown(self.modelled[index].name)} of {where}, row {row + 1}. Give it in another unit."
+                f"Expected numbers that {x.dtype} holds, from {limits.tiny:.2g} and below {limits.max:.2g}; got a "
+                f"{which} one in column {shown(self.modelled[index].name)} of {where}, row {row + 1}. Give it in "
+                f"another unit."
             )
         return x
 
@@ -335,7 +338,7 @@ class Schema:
         counts = {t: types.count(t) for t in TYPES if t in types}
         said = ", ".join(f"{count} {IN_WORDS.get(t, (t, t))[count > 1]}" for t, count in counts.items())
         label = "" if self.label is None else f"{', ' if said else ''}label {self.label}"
-        return f"{len(self.columns)} columns: {said}{label}"
+        return f"{len(self.columns)} column{'s' * (len(self.columns) != 1)}: {said}{label}"
 
     def __str__(self) -> str:
         keys = [_key(column.name) for column in self.columns]
