@@ -166,6 +166,13 @@ class Columns(Likelihood):
             )
         return super().bind(event_shape)
 
+    def called(self, parameter: str, index: int) -> str:
+        """Return what a number of a parameter is called: the parameter of its kind, and which column it is of."""
+        _, kind, _, *own = parameter.split(".")
+        members, size = self.members[int(kind)], self.get_parameter(parameter).numel()
+        of = members if size % len(members) else [members[index % len(members)]]
+        return f"{'.'.join(own)} of column {' and '.join(shown(self.names[column]) for column in of)}"
+
     def _each_kind(self) -> list[tuple[Any, list[int]]]:
         """Return each kind with its columns."""
         return list(zip(self.kinds, self.members, strict=True))
