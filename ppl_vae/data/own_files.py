@@ -130,6 +130,9 @@ def checked_parts(
     """Check arrays of a file, and their labels, and make a split of each: all are read in the same way."""
     labels, names = [arrays.get(labels_of(key)) for key in keys], None
     if kind != "as_stored":
+        if any(y is not None for y in labels) and all(y is None or _is_one_hot(y) for y in labels):
+            labels = [None if y is None else y.argmax(1) for y in labels]
+            noted = "; ".join(filter(None, (noted, "y is one-hot, and read as labels")))
         labels, names = coded(path, [_flat(y) for y in labels], classes)
     for key, y in zip(keys, labels, strict=True):
         _check_arrays(path, key, arrays[key], y)
@@ -164,6 +167,12 @@ def _unscaled(event_shape: tuple[int, ...], levels: bool, numbers: Numbers) -> s
     if len(event_shape) != 3 or levels or not numbers.whole or not 1 < numbers.high <= BYTE or numbers.low < 0:
         return ""
     return "not divided by 255, as they are no bytes; save x.astype('uint8') for grey levels in [0, 1]"
+
+
+def _is_one_hot(y: Array) -> bool:
+    """Return whether labels [N, C] have a single 1 in each row, and else zeros."""
+    numbers = y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "buif"
+    return numbers and bool(((y == 0) | (y == 1)).all()) and bool((y.sum(1) == 1).all())
 
 
 def _flat(y: Array | None) -> Array | None:

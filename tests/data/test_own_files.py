@@ -78,6 +78,20 @@ def test_labels_that_are_names_are_coded_in_sorted_order(tmp_path, dtype):
         read(saved(tmp_path / "b.npz", x=X[:2], y=np.array(["dog", "cow"])), classes=found.classes)
 
 
+@pytest.mark.parametrize("dtype", [bool, int, np.float32])
+def test_labels_that_are_one_hot_are_labels(tmp_path, dtype):
+    x, y = np.random.default_rng(0).random((40, 5)), np.arange(40) % 3
+    np.savez(tmp_path / "a.npz", x_train=x[:30], y_train=np.eye(3, dtype=dtype)[y[:30]], x_test=x, y_test=np.eye(3)[y])
+    loaded = data.load(tmp_path / "a.npz")
+    assert loaded.test.y.tolist() == y.tolist() and loaded.num_classes == 3
+    assert "y is one-hot, and read as labels" in loaded.understood
+    for others in (np.eye(3)[y] / 2, np.ones((40, 3)), np.eye(3)[y] * np.nan):
+        np.savez(tmp_path / "b.npz", x=x, y=others)
+        assert data.load(tmp_path / "b.npz").test.y.shape == (4, 3)
+    np.savez(tmp_path / "b.npz", x=x, y=np.eye(3)[y])
+    assert data.load(tmp_path / "b.npz", kind="as_stored").test.y.shape == (4, 3)
+
+
 def test_names_that_are_numbers_unknown_or_say_nothing(tmp_path):
     assert coded(tmp_path, [np.array(["10", "2", "10"]), None])[1] == ("2", "10")
     with pytest.warns(UserWarning, match="20 of 60 data have the label -1"):
