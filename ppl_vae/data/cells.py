@@ -18,6 +18,8 @@ MISSING = frozenset(
 )  # fmt: skip
 # ... and what may be a category, but means nothing else among numbers.
 MISSING_NUMBERS = frozenset(("None", "none", "missing", "Missing", "unknown", "Unknown", "nil"))
+CODE = re.compile(r"-?9{2,}|-?8{2,}|-?7{2,}|-[1-9]")  # of a missing value
+GAP = 2.0  # of such a code to the other values, in ranges of these
 EXACT = 2**53  # up to here whole numbers are those of double precision
 WHOLE = re.compile(r"[-+]?(\d+)")
 
@@ -122,6 +124,15 @@ def text_of(value: Any) -> str:
         number = float(value)
         return str(int(number)) if number.is_integer() and abs(number) < 2**63 else repr(number)
     return str(value).strip()
+
+
+def is_code(number: float) -> bool:
+    """Return whether a number looks like the code of a missing value: -999, 99, -1.
+
+    >>> [is_code(number) for number in (-999.0, 99.0, -1.0, 100.0)]
+    [True, True, True, False]
+    """
+    return CODE.fullmatch(text_of(float(number))) is not None
 
 
 def is_frame(thing: Any) -> bool:

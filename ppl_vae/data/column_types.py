@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ppl_vae.data.cells import EXACT, Array, Cells, text_of
+from ppl_vae.data.cells import EXACT, GAP, Array, Cells, is_code, text_of
 from ppl_vae.data.schema import BY_NAME, LEFT_OUT, NUMBERS, Column
 from ppl_vae.errors import InputError, shown
 
@@ -25,8 +25,6 @@ MOST_LABELS = 1000
 LARGE = 1e6  # a count above it is a quantity
 LEAST_SPREAD = 0.5  # variance of counts beside their mean: no count model has years, which vary less
 ROUNDED = 1e-3  # of the range, which rounding may take
-GAP = 2.0  # of a code of a missing value to the other values, in ranges of these
-CODE = re.compile(r"-?9{2,}|-?8{2,}|-?7{2,}|-[1-9]")
 DATE = re.compile(
     r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?"  # 2021-03-04T12:30
     r"|\d{1,2}[-/.]\d{1,2}[-/.](\d{2}|\d{4})([T ].*)?"  # 4.3.2021
@@ -266,8 +264,8 @@ def _refuse_codes(name: str, cells: Cells, where: str, values: Array, counts: Ar
         if count < 2 or len(others) < 2:
             continue
         gap = abs(code - (others[0] if code < others[0] else others[-1]))
-        far = gap > GAP * (others[-1] - others[0]) and (bool(CODE.fullmatch(text_of(float(code)))) or abs(code) > LARGE)
-        negative = code < 0 <= others[0] and bool(CODE.fullmatch(text_of(float(code)))) and len(others) > 2
+        far = gap > GAP * (others[-1] - others[0]) and (is_code(code) or abs(code) > LARGE)
+        negative = code < 0 <= others[0] and is_code(code) and len(others) > 2
         if far or negative:
             word, (low, high) = text_of(float(code)), (text_of(float(others[i])) for i in (0, -1))
             rest = _of_numbers(name, cells.without((word,)), where)

@@ -1,5 +1,7 @@
 """A person's own files and folders: names of arrays, labels that are names, images as they are looked at."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -144,6 +146,29 @@ def test_folders_are_splits_and_classes(tmp_path, case):
                 assert classes[part.y[index]] == form.split("/")[-2]
     before = data.load(tmp_path / "f", kind="as_stored")  # as runs of before had it
     assert before.train.y is None and sum(map(len, (before.train, before.validation, before.test))) == 10 * len(forms)
+
+
+def test_images_in_hidden_folders_are_none_of_the_data(tmp_path):
+    for name in ("a.png", "b.png", "c.png", ".ipynb_checkpoints/a.png", ".b.png"):
+        written(tmp_path, name, BYTES[0])
+    assert sum(map(len, data.load(tmp_path).stored)) == 3
+    assert sum(map(len, data.load(tmp_path, kind="as_stored").stored)) == 5  # as runs of before read it
+
+
+def test_numbers_beyond_single_precision_and_codes_of_missing_values(tmp_path):
+    np.save(tmp_path / "x.npy", X * 1e300)
+    with pytest.raises(InputError, match=r"below 3.4e\+38, as torch.float32 holds; got .*another unit"):
+        data.load(tmp_path / "x.npy")
+    x = X.copy()
+    x[3:5, 2] = -999
+    np.save(tmp_path / "x.npy", x)
+    with pytest.warns(UserWarning, match=r"holds -999 in 2 values, .* save np.where\(x == -999, np.nan, x\)"):
+        data.load(tmp_path / "x.npy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for fine in (np.where(x == -999, np.nan, x), np.where(x == -999, -2, x), np.arange(100.0)[:, None]):
+            np.save(tmp_path / "x.npy", fine)
+            data.load(tmp_path / "x.npy")
 
 
 def test_images_beside_folders_of_splits_or_classes(tmp_path):
