@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ppl_vae.data.cells import Cells, frame_of, text_of
 from ppl_vae.errors import InputError, check_path, did_you_mean, reason, shown
+from ppl_vae.utils.arrays import array_of
 from ppl_vae.utils.files import read_file
 
 NUMBERS = ("real", "positive", "count")
@@ -271,6 +272,8 @@ class Schema:
         """
         table = frame_of(frame)
         check_names(table.columns, where)
+        if not self.modelled:
+            raise InputError("Expected a schema with columns that are modelled; got none. Name types of columns.")
         absent = [column.name for column in self.modelled if column.name not in table.columns]
         if absent:
             nor = f" (nor {', '.join(map(repr, absent[1:5]))})" if absent[1:] else ""
@@ -315,7 +318,7 @@ class Schema:
         """
         import pandas as pd
 
-        numbers = np.asarray(torch.as_tensor(x).detach().cpu().double())
+        numbers = array_of("x", x)
         if numbers.ndim != 2 or numbers.shape[1] != len(self.modelled):
             raise InputError(
                 f"Expected x [N, {len(self.modelled)}], one number for each column; got {numbers.shape}. Give it that "
@@ -323,7 +326,9 @@ class Schema:
             )
         columns = {c.name: c.decode(numbers[:, i]) for i, c in enumerate(self.modelled)}
         if y is not None and self.labels is not None:
-            places = np.asarray(torch.as_tensor(y).cpu().double())
+            places = array_of("y", y)
+            if places.shape != numbers.shape[:1]:
+                raise InputError(f"Expected y [{len(numbers)}], one number a row; got {places.shape}. Give that shape.")
             columns[self.labels.name] = self.labels.decode(np.where(places < 0, np.nan, places))
         order = [column.name for column in self.columns if column.name in columns]
         return pd.DataFrame({name: pd.Series(columns[name], dtype=_dtype_of(columns[name])) for name in order})

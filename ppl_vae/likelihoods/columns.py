@@ -132,6 +132,9 @@ class Columns(Likelihood):
 
     def __init__(self, columns: Sequence[str] = (), names: Sequence[str] = ()) -> None:
         super().__init__()
+        for what, given in (("columns", columns), ("names", names)):
+            if not isinstance(given, str | Sequence):
+                raise InputError(f"Expected a list of {what}, such as ['real', 'count']; got {shown(given)}. Give one.")
         self.names = [str(name) for name in names]
         said = [columns] if isinstance(columns, str) else list(columns)
         if said or self.names:
