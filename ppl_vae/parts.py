@@ -213,6 +213,10 @@ class Likelihood(FromData):
         """Return what suits the networks that read such x; None, where it is x as it is."""
         return None
 
+    def called(self, parameter: str, index: int) -> str:
+        """Return what a number of a parameter, at a flat index, is called in messages: by default as the parameter."""
+        return parameter
+
     @property
     def h_shape(self) -> torch.Size:
         """The shape of h for one datum: what the decoder must give."""

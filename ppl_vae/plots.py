@@ -10,6 +10,7 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
+from torch import Tensor
 
 from ppl_vae.criticism.calibration import Calibration
 from ppl_vae.criticism.difference import PARTS, Difference
@@ -34,6 +35,7 @@ FEW_VALUES, BINS = 12, 30  # whole numbers that have bars of their own; of a his
 TAILS = (0.005, 0.995)  # where its ends are, of all sets together
 SMALL = 16  # pixels; below it images are enlarged to be seen
 FACTOR = 4
+LARGE = 128  # pixels, of a larger image every second is drawn, or fewer: it takes 45 dots of a figure
 NAMED = 6  # lines of one panel that are told apart
 NARROW = 10  # how much longer than wide a picture is at most
 LEAST, MOST = 0.5, 40  # inches, of a figure at 100 dots
@@ -118,7 +120,7 @@ def images(x: Any, *, columns: int = 16, title: str = "", smooth: bool | None = 
     Images of fewer than 16 pixels are shown smoothly enlarged, as the eye cannot read 8 x 8 squares;
     `smooth=False` shows their pixels, `smooth=True` enlarges any. Pixels that are missing (NaN) are orange.
     """
-    x, title = array_of("images", x), str(title)
+    x, title = array_of("images", _thinned(x)), str(title)
     if not x.ndim:
         raise InputError("Expected images [N, C, H, W]; got a single number. Pass as many as are to be drawn.")
     columns = max(1, min(positive_int("columns", columns), len(x)))
@@ -136,15 +138,25 @@ def tinted(x: Any, mask: Any) -> np.ndarray[Any, Any]:
     >>> tinted(np.zeros((5, 1, 8, 8)), np.eye(8)).shape
     (5, 3, 8, 8)
     """
-    values = array_of("what is drawn", x)
+    given = x if isinstance(x, Tensor) else array_of("what is drawn", x)
+    mask = _thinned(np.broadcast_to(np.asarray(mask, dtype=bool), given.shape))
+    values = array_of("what is drawn", _thinned(given))
     values = np.broadcast_to(values, (*values.shape[:-3], 3, *values.shape[-2:]))
     dark, light = (np.reshape(colour, (3, 1, 1)) for colour in TINT)
-    return np.where(np.asarray(mask, dtype=bool), dark + values * (light - dark), values)
+    return np.where(mask, dark + values * (light - dark), values)
+
+
+def _thinned(x: Any) -> Any:
+    """Return images [..., H, W] without most of the pixels of large ones, which would not be seen."""
+    if not isinstance(x, Tensor | np.ndarray) or x.ndim < 3:
+        return x
+    step = max(1, math.isqrt(math.prod(x.shape[-2:])) // LARGE)
+    return x[..., ::step, ::step]
 
 
 def _canvas(x: Any, columns: int, smooth: bool | None) -> np.ndarray[Any, Any]:
     """Return images laid out in rows, [H', W', C], with missing pixels coloured, small ones enlarged unless told."""
-    values = array_of("images", x)
+    values = array_of("images", _thinned(x))
     if values.ndim < 3:
         raise InputError(f"Expected images of shape [N, H, W] or [N, C, H, W]; got {values.shape}. Reshape them first.")
     missing = np.isnan(values)
@@ -164,7 +176,7 @@ def _canvas(x: Any, columns: int, smooth: bool | None) -> np.ndarray[Any, Any]:
 def reconstructions(x: Any, reconstructed: Any, *, columns: int = 16, title: str = "") -> Figure:
     """Draw data above their reconstructions, pair by pair of rows."""
     columns = positive_int("columns", columns)
-    a, b = array_of("the data", x), array_of("the reconstructions", reconstructed)
+    a, b = (array_of(*each) for each in (("the data", _thinned(x)), ("the reconstructions", _thinned(reconstructed))))
     if a.shape != b.shape:
         raise InputError(f"Expected as many reconstructions as data, in one shape; got {b.shape} for {a.shape}.")
     if not a.size:
@@ -385,7 +397,7 @@ def side_by_side(panels: Mapping[str, Any], *, columns: int = 15, smooth: bool |
 
 def manifold(x: Any, *, title: str = "") -> Figure:
     """Draw a map [grid, grid, C, H, W] as `ppl_vae.manifold` returns it."""
-    values = array_of("what is drawn", x)
+    values = array_of("what is drawn", _thinned(x))
     if values.ndim < 4 or not values.size:
         raise InputError(f"Expected images on a grid, [G, G, C, H, W]; got {values.shape}. Take those of manifold.")
     return images(values.reshape(-1, *values.shape[2:]), columns=values.shape[1], title=title)

@@ -35,6 +35,22 @@ def test_no_figure_is_huge(shape, count):
         assert max(pixels(figure)) <= 4100
 
 
+def test_large_images_are_drawn_by_a_part_of_their_pixels():
+    half = np.broadcast_to(np.float32(0.5), (64, 3, 512, 512))  # of no memory; 400 MB in double precision
+    mask = np.arange(512) < 256
+    for figure in (
+        plots.images(torch.zeros(1).expand(64, 3, 512, 512)),
+        plots.reconstructions(half, half),
+        plots.side_by_side({"one": plots.tinted(half, mask), "other": half}),
+    ):
+        for axes in figure.axes:
+            shown = axes.images[0].get_array()
+            assert min(shown.shape[:2]) > 128 and shown.size < 128 * 3 * 150**2
+    shown = plots.tinted(half[:1], mask)[0]
+    assert shown.shape == (3, 128, 128) and (shown[0, 0, :64] < 0.5).all() and (shown[0, 0, 64:] == 0.5).all()
+    assert plots.tinted(np.zeros((1, 1, 200, 200)), 0).shape == (1, 3, 200, 200)
+
+
 def test_what_is_a_picture_and_what_a_series():
     assert [plots.is_picture(shape) for shape in SHAPES] == [True, True, False, False, False, False, True]
     assert [plots.is_series(shape) for shape in SHAPES] == [not plots.is_picture(shape) for shape in SHAPES]

@@ -37,7 +37,13 @@ def accuracy(guide: Program, data: Any) -> float:
                 raise InputError(
                     "Expected labels to hold Q(y | x) against; got x alone. Pass a split or a tuple (x, y)."
                 )
-            right.append(most_probable(guide, x) == labels[0])
+            best = most_probable(guide, x)
+            if labels[0].shape != best.shape:
+                raise InputError(
+                    f"Expected labels {list(best.shape)}, one number each; got shape {tuple(labels[0].shape)}. If they "
+                    f"are one-hot, pass y.argmax(-1)."
+                )
+            right.append(best == labels[0])
     return float(torch.cat(right).double().mean())
 
 

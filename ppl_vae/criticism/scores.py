@@ -15,6 +15,7 @@ from ppl_vae.evidence.scale import GIVEN
 from ppl_vae.utils.report import Array, Report, Reported, number
 
 SHOWN = 10  # rows that are printed
+FEWER = 0.05  # of the observed numbers, by which new data differ by chance where some are missing
 FAR = 1e100  # nats, for an error that has no end
 Flags = NDArray[np.bool_]
 
@@ -143,7 +144,7 @@ class Scores(Reported):
 
     def _of_other_numbers(self) -> list[str]:
         here, there = self.new.event_size, self.calibration.event_size
-        if here == there:
+        if abs(here - there) <= FEWER * there:
             return []
         return [
             f"New data have {here:.4g} observed numbers in the mean, those of calibration {there:.4g}: log P of fewer "

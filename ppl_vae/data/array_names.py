@@ -13,7 +13,14 @@ SPLITS = {
 }
 X_OF_SPLIT = ("{0}", "x_{0}", "{0}_x", "{0}_images", "{0}_data")
 Y_OF_SPLIT = ("{0}_y", "y_{0}", "{0}_labels", "{0}_targets")
-WHOLE = (("X", "y"), ("images", "labels"), ("images", "y"), ("data", "target"), ("data", "labels"))  # instead of x, y
+WHOLE = (
+    ("X", "y"),
+    ("X", "Y"),
+    ("images", "labels"),
+    ("images", "y"),
+    ("data", "target"),
+    ("data", "labels"),
+)  # instead of x, y
 
 
 def labels_of(key: str) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from ppl_vae.errors import InputError, reason
-from ppl_vae.utils.arrays import PICTURES, as_tensor, is_array
+from ppl_vae.utils.arrays import PADDED, PICTURES, as_tensor, is_array
 
 Batch = tuple[Tensor, ...]
 
@@ -57,7 +57,9 @@ def not_collated(items: Sequence[Any], problem: Exception) -> InputError:
         some = " and ".join(list(kinds)[:2])
         return InputError(f"Expected a data set of items of one kind; got {some}. Let it return the same for each.")
     if isinstance(problem, RuntimeError):
-        return InputError(f"Expected data of one shape; got several ({reason(problem)}). Cut or pad them to one.")
+        return InputError(
+            f"Expected data of one shape; got several ({reason(problem)}). Cut them to one; of series: {PADDED}."
+        )
     (kind,) = kinds
     fix = f"Give the data set {PICTURES}" if "Image" in kind else "Let the data set return tensors"
     return InputError(f"Expected a data set of tensors, arrays or numbers; got items of {kind}. {fix}.")

@@ -1,5 +1,6 @@
 """The cells of one column of a table: what stands there as text and as a number, and which of them are missing."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -8,31 +9,19 @@ import numpy as np
 
 from ppl_vae.errors import InputError, shown
 
-# What people and programs write where they know nothing.
+# What people and programs write where they know nothing, those of C and of spreadsheets among it.
 MISSING = frozenset(
     (
-        "",
-        "NA",
-        "N/A",
-        "n/a",
-        "na",
-        "#N/A",
-        "NaN",
-        "nan",
-        "-nan",
-        "NULL",
-        "null",
-        "Null",
-        "<NA>",
-        "NaT",
-        "?",
-        "-",
-        "–",
-        ".",
+        "", "NA", "N/A", "n/a", "na", "#N/A", "#NA", "<NA>", "NaN", "nan", "-nan", "-NaN", "NAN", "NaT", "NULL", "null",
+        "Null", "?", "-", "–", ".", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "#DIV/0!", "#VALUE!", "#REF!", "#NUM!",
     )
-)
+)  # fmt: skip
 # ... and what may be a category, but means nothing else among numbers.
 MISSING_NUMBERS = frozenset(("None", "none", "missing", "Missing", "unknown", "Unknown", "nil"))
+CODE = re.compile(r"-?9{2,}|-?8{2,}|-?7{2,}|-[1-9]")  # of a missing value
+GAP = 2.0  # of such a code to the other values, in ranges of these
+EXACT = 2**53  # up to here whole numbers are those of double precision
+WHOLE = re.compile(r"[-+]?(\d+)")
 
 Array = np.ndarray[Any, Any]
 
@@ -76,6 +65,16 @@ class Cells:
             values = np.asarray(pd.to_numeric(pd.Series(self.words, dtype=object), errors="coerce"), dtype=float)
         return np.where(self.missing, np.nan, values)
 
+    @cached_property
+    def are_codes(self) -> bool:
+        """Whether whole numbers are names: some have zeros before them (01067), or more digits than numbers keep."""
+        if self.is_typed:
+            is_whole = getattr(self.series.dtype, "kind", "f") in "iu"
+            return is_whole and bool((np.abs(self.numbers[~self.missing]) >= EXACT).any())
+        found = [WHOLE.fullmatch(word) for word in self.words[~self.missing]]
+        digits = [match[1] for match in found if match]
+        return len(digits) == len(found) and any(len(d) > 1 and (d[0] == "0" or int(d) >= EXACT) for d in digits)
+
     def without(self, codes: Sequence[str]) -> "Cells":
         """Return the cells of which those that hold one of these codes are missing, too."""
         if not codes:
@@ -116,13 +115,24 @@ class Cells:
 def text_of(value: Any) -> str:
     """Return what stands in a cell as text; a whole number without a point.
 
-    >>> text_of(" a "), text_of(3.0), text_of(0.5), text_of(True)
-    ('a', '3', '0.5', 'True')
+    >>> text_of(" a "), text_of(3.0), text_of(0.5), text_of(True), text_of(b"a")
+    ('a', '3', '0.5', 'True', 'a')
     """
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip()
     if isinstance(value, float | np.floating):
         number = float(value)
         return str(int(number)) if number.is_integer() and abs(number) < 2**63 else repr(number)
     return str(value).strip()
+
+
+def is_code(number: float) -> bool:
+    """Return whether a number looks like the code of a missing value: -999, 99, -1.
+
+    >>> [is_code(number) for number in (-999.0, 99.0, -1.0, 100.0)]
+    [True, True, True, False]
+    """
+    return CODE.fullmatch(text_of(float(number))) is not None
 
 
 def is_frame(thing: Any) -> bool:
@@ -134,7 +144,7 @@ def is_frame(thing: Any) -> bool:
 
 
 def frame_of(thing: Any) -> Any:
-    """Return a table of pandas, Polars or Arrow as one of pandas, its columns named by text.
+    """Return a table of pandas, Polars or Arrow as one of pandas, its columns named by text, an index with a name too.
 
     Raises:
         InputError: no table, one that is not computed yet, or one whose columns have names in several levels.
@@ -147,7 +157,7 @@ def frame_of(thing: Any) -> Any:
     if kind == "LazyFrame":
         raise InputError("Expected a table with its rows; got a LazyFrame. Pass frame.collect().")
     if kind == "Table":
-        return thing.to_pandas()
+        return with_named_index(thing.to_pandas())
     if not isinstance(thing, pd.DataFrame):
         return pd.DataFrame({name: _of_polars(thing[name]) for name in thing.columns})
     if thing.columns.nlevels > 1:
@@ -155,8 +165,15 @@ def frame_of(thing: Any) -> Any:
             f"Expected one name for each column; got names in {thing.columns.nlevels} levels. Join them: "
             f"frame.columns = ['-'.join(map(str, name)) for name in frame.columns]."
         )
-    names = [text_of(name) for name in thing.columns]
-    return thing if names == list(thing.columns) else thing.set_axis(names, axis=1)
+    return with_named_index(thing)
+
+
+def with_named_index(frame: Any) -> Any:
+    """Return a pandas table with its columns named by text, and an index that has a name as one of them."""
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index(allow_duplicates=True)
+    names = [text_of(name) for name in frame.columns]
+    return frame if names == list(frame.columns) else frame.set_axis(names, axis=1)
 
 
 def _of_polars(series: Any) -> Any:

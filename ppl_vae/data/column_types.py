@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
-from ppl_vae.data.cells import Array, Cells, text_of
-from ppl_vae.data.schema import BY_NAME, LEFT_OUT, Column
+from ppl_vae.data.cells import EXACT, GAP, Array, Cells, is_code, text_of
+from ppl_vae.data.schema import BY_NAME, LEFT_OUT, NUMBERS, Column
 from ppl_vae.errors import InputError, shown
 
 ENOUGH = 10  # cells that differ by chance no more
@@ -22,13 +23,18 @@ ON_A_SCALE = 5  # data for each of its values, at least
 MOST_CATEGORIES = 100
 MOST_LABELS = 1000
 LARGE = 1e6  # a count above it is a quantity
-GAP = 2.0  # of a code of a missing value to the other values, in ranges of these
-CODE = re.compile(r"-?9{2,}|-?8{2,}|-?7{2,}|-[1-9]")
+LEAST_SPREAD = 0.5  # variance of counts beside their mean: no count model has years, which vary less
+ROUNDED = 1e-3  # of the range, which rounding may take
 DATE = re.compile(
     r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?"  # 2021-03-04T12:30
     r"|\d{1,2}[-/.]\d{1,2}[-/.](\d{2}|\d{4})([T ].*)?"  # 4.3.2021
-    r"|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?"  # 12:30
+    r"|\d{1,2}[. -]+[^\W\d_]{3,}[., -]+(\d{2}|\d{4})([T ].*)?"  # 4. March 2021, 04-Mar-21
+    r"|[^\W\d_]{3,}\.? \d{1,2}(st|nd|rd|th)?,? \d{4}([T ].*)?"  # March 4, 2021
+    r"|(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"  # 20210304
+    r"|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?(\s?[AaPp][Mm])?"  # 12:30
 )
+FIRST_DAY, LAST_DAY = 19000101, 20991231
+MEASURED = re.compile(r"[-+]?\d+([.,]\d+)*\s?([^\d\s.,]{1,8})")  # 12.5 kg
 DECORATED = re.compile(r"[-+]?[€$£¥]?\s?[-+]?\d+([.,'’ \u00a0\u202f]\d+)*\s?[%€$£¥]?")
 
 
@@ -38,14 +44,14 @@ def guess(name: str, cells: Cells, where: str) -> Column:
     Raises:
         InputError: it cannot be told: a text among numbers, numbers with commas, infinity, a code such as -999.
     """
+    if why := _no_values(cells):
+        return Column(name, LEFT_OUT, why=why)
     observed = ~cells.missing
-    if not observed.any():
-        return Column(name, LEFT_OUT, why="never observed")
-    if _is_date(cells):
-        return Column(name, LEFT_OUT, why=f"dates, such as {cells.words[observed.argmax()]}")
     declared = getattr(cells.series.dtype, "categories", None)
     if declared is not None:
         return _of_categorical(name, cells, [text_of(each) for each in declared])
+    if cells.are_codes:
+        return _of_words(name, cells)
     if not np.isnan(cells.numbers[observed]).any():
         return _of_numbers(name, cells, where)
     _refuse_text_among_numbers(name, cells, where)
@@ -81,6 +87,26 @@ def completed(column: Column, cells: Cells, where: str) -> Column:
     return Column(column.name, column.type, tuple(found), column.missing)
 
 
+def check_rounding(column: Column, cells: Cells, where: str) -> None:
+    """Refuse numbers that the default precision makes equal, such as seconds since 1970 that differ by milliseconds.
+
+    Raises:
+        InputError: their rounding errors are not far below their spread.
+    """
+    if column.type not in NUMBERS:
+        return
+    values = (known := cells.without(column.missing).numbers)[~np.isnan(known)]
+    dtype = torch.get_default_dtype()
+    rounded = torch.from_numpy(values).to(dtype).double().numpy()
+    lost, spread = np.abs(values - rounded).max(initial=0.0), np.ptp(values) if len(values) else 0.0
+    if np.isfinite(lost) and spread and lost > ROUNDED * spread:
+        raise InputError(
+            f"Expected numbers in column {shown(column.name)} of {where} that {dtype} tells apart; got values from "
+            f"{values.min():.15g} to {values.max():.15g}, which it rounds by up to {lost:.1g}. Subtract a constant, "
+            f"give them in another unit, or leave the column out: {Column(column.name, LEFT_OUT).line}."
+        )
+
+
 def as_label(column: Column, cells: Cells, where: str) -> Column:
     """Return what a column is as a label: whole numbers that are few are classes.
 
@@ -95,6 +121,16 @@ def as_label(column: Column, cells: Cells, where: str) -> Column:
     if column.type == "count" and len(found := _names(cells, on_a_scale=False)) <= MOST_CATEGORIES:
         return Column(column.name, "categorical", tuple(found), column.missing)
     return column
+
+
+def _no_values(cells: Cells) -> str:
+    """Return why cells are neither numbers nor words, if they are not."""
+    observed = ~cells.missing
+    if not observed.any():
+        return "never observed"
+    if any(isinstance(each, list | tuple | dict | set | np.ndarray) for each in cells.series[observed][:ENOUGH]):
+        return "several values in a cell"
+    return f"dates, such as {cells.words[observed.argmax()]}" if _is_date(cells) else ""
 
 
 def _of_categorical(name: str, cells: Cells, names: Sequence[str]) -> Column:
@@ -116,7 +152,7 @@ def _of_numbers(name: str, cells: Cells, where: str) -> Column:
             f"Empty the cell, if it is not known, or leave the column out: {Column(name, LEFT_OUT).line}."
         )
     distinct, counts = np.unique(values, return_counts=True)
-    whole = bool((distinct == np.floor(distinct)).all())
+    whole = bool((distinct == np.floor(distinct)).all()) and abs(values).max() < EXACT  # all larger ones are
     if len(distinct) == 1:
         return _constant(name, cells)
     if whole and len(distinct) == len(values) >= 2 * ENOUGH:
@@ -127,22 +163,30 @@ def _of_numbers(name: str, cells: Cells, where: str) -> Column:
     low, high = distinct[0], distinct[-1]
     if whole and low > 0 and high <= FEW and len(values) >= ON_A_SCALE * (high - low + 1):
         return Column(name, "ordinal", tuple(_names(cells, on_a_scale=True)))
-    if whole and low >= 0 and high <= LARGE:
+    if whole and low >= 0 and high <= LARGE and (low == 0 or values.var() >= LEAST_SPREAD * values.mean()):
         return Column(name, "count")
     return Column(name, "positive" if low > 0 else "real")
 
 
 def _of_words(name: str, cells: Cells) -> Column:
     """Return what a column of words seems to be."""
-    words = cells.words[~cells.missing]
+    words, kind = cells.words[~cells.missing], "codes" if cells.are_codes else "texts"
     names = _names(cells, on_a_scale=False)
     if len(names) == 1:
         return _constant(name, cells)
     if len(names) == len(words) >= ENOUGH:
-        return Column(name, LEFT_OUT, why=f"an identifier: all {len(words)} texts differ")
+        return Column(name, LEFT_OUT, why=f"an identifier: all {len(words)} {kind} differ")
     if len(names) > MOST_CATEGORIES or len(names) > max(ENOUGH, len(words) / 2):
-        return Column(name, LEFT_OUT, why=f"free text: {len(names)} different ones in {len(words)} rows")
-    return Column(name, "binary" if len(names) == 2 else "categorical", tuple(names))
+        return Column(name, LEFT_OUT, why=f"free {kind}: {len(names)} different ones in {len(words)} rows")
+    return Column(name, "binary" if len(names) == 2 else "categorical", tuple(names), why=_alike(names))
+
+
+def _alike(names: Sequence[str]) -> str:
+    """Return what is to be said of categories that differ by capitals and spaces alone: a typo, or none."""
+    plain = [" ".join(name.casefold().split()) for name in names]
+    twice = next((one for one in plain if plain.count(one) > 1), None)
+    same = [name for name, one in zip(names, plain, strict=True) if one == twice]
+    return f"{' and '.join(map(repr, same))} differ by capitals or spaces: are they one?" if same else ""
 
 
 def _names(cells: Cells, on_a_scale: bool) -> list[str]:
@@ -153,6 +197,8 @@ def _names(cells: Cells, on_a_scale: bool) -> list[str]:
     observed = ~cells.missing
     words, numbers = cells.words[observed], cells.numbers[observed]
     found = sorted(set(words.tolist()))
+    if cells.are_codes:
+        return sorted(found, key=lambda word: (int(word), word))
     if not found or np.isnan(numbers).any():
         return found
     if any(text_of(float(word)) != word for word in found) and not on_a_scale and not cells.is_typed:
@@ -174,7 +220,8 @@ def _is_date(cells: Cells) -> bool:
     """Return whether a column holds dates or times, by its type or as text."""
     if getattr(cells.series.dtype, "kind", "O") in "mM" or "date" in str(cells.series.dtype):
         return True
-    if cells.is_typed:
+    numbers = cells.numbers[~cells.missing]
+    if cells.is_typed and not (FIRST_DAY <= numbers.min() <= numbers.max() <= LAST_DAY):
         return False
     words: list[Any] = cells.words[~cells.missing].tolist()
     return all(DATE.fullmatch(word) for word in words[:ENOUGH]) and all(map(DATE.fullmatch, words))
@@ -189,11 +236,15 @@ def _refuse_text_among_numbers(name: str, cells: Cells, where: str) -> None:
     total = int((~cells.missing).sum())
     words, counts = np.unique(cells.words[~cells.missing].astype(str), return_counts=True)
     odd = cells.words[no_number].tolist()
-    if len(words) > 2 and all(map(DECORATED.fullmatch, odd)):
+    units = [MEASURED.fullmatch(word) for word in odd]
+    measured = len(odd) == total and len({unit and unit[2] for unit in units}) == 1 and all(units)
+    if len(words) > 2 and (measured or all(map(DECORATED.fullmatch, odd))):
+        unit = "a unit after it (say it in the name of the column)"
+        other = "1.234,5 or $1,234.50 (pandas.read_csv has decimal= and thousands= for it)"
         raise InputError(
             f"Expected numbers written with a point and nothing else in column {shown(name)} of {where}; got "
-            f"{cells.at(no_number)}. Write 1234.5 for 1.234,5 or $1,234.50 (pandas.read_csv has decimal= and "
-            f"thousands= for it), or, if these are categories, say so in a schema: {Column(name, 'categorical').line}."
+            f"{cells.at(no_number)}. Write 1234.5 for {f'one with {unit}' if measured else other}, or say in a schema "
+            f"what else it is: {Column(name, 'categorical').line}, or {Column(name, LEFT_OUT).line}."
         )
     if 2 * len(odd) > total:
         return
@@ -213,8 +264,8 @@ def _refuse_codes(name: str, cells: Cells, where: str, values: Array, counts: Ar
         if count < 2 or len(others) < 2:
             continue
         gap = abs(code - (others[0] if code < others[0] else others[-1]))
-        far = gap > GAP * (others[-1] - others[0]) and (bool(CODE.fullmatch(text_of(float(code)))) or abs(code) > LARGE)
-        negative = code < 0 <= others[0] and bool(CODE.fullmatch(text_of(float(code)))) and len(others) > 2
+        far = gap > GAP * (others[-1] - others[0]) and (is_code(code) or abs(code) > LARGE)
+        negative = code < 0 <= others[0] and is_code(code) and len(others) > 2
         if far or negative:
             word, (low, high) = text_of(float(code)), (text_of(float(others[i])) for i in (0, -1))
             rest = _of_numbers(name, cells.without((word,)), where)

@@ -23,6 +23,7 @@ from ppl_vae.traces.handlers import is_condition
 from ppl_vae.traces.pair import Pair, program_name
 from ppl_vae.traces.plates import Args, samples
 from ppl_vae.traces.run import get_traces
+from ppl_vae.utils.arrays import PADDED
 from ppl_vae.utils.faults import got
 
 CHECK_SIZE = 1000
@@ -48,6 +49,11 @@ def find_holes(source: Source) -> dict[int, Holes]:
                     f"such data; what is missing is NaN."
                 )
             before = found.get(i, Holes(0, row + _first(missing), torch.zeros_like(missing[0], dtype=torch.int64), ()))
+            if (one := before.counts.shape) != (other := missing.shape[1:]):
+                raise InputError(
+                    f"Expected data of one shape, as some are missing; got batches of {tuple(one)} and {tuple(other)}. "
+                    f"Pad all data alike: {PADDED}."
+                )
             found[i] = Holes(
                 before.number + int(missing.sum()),
                 before.row,

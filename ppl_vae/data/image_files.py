@@ -41,7 +41,7 @@ def read_image_folder(path: Path, *, as_stored: bool = False) -> tuple[dict[str,
     Labels are the names of the folders that all images of a class lie in; `as_stored` takes all images together,
     without labels, and leaves them as the files have them.
     """
-    files, noted = _files(path), Counter[str]()
+    files, noted = _files(path, hidden=as_stored), Counter[str]()
     parts = {"x": files} if as_stored else _by_split(path, files)
     arrays = {name: _stacked(path, some, noted, as_stored=as_stored) for name, some in parts.items()}
     if len({array.shape[1] for array in arrays.values()}) > 1:
@@ -56,14 +56,16 @@ def read_image_folder(path: Path, *, as_stored: bool = False) -> tuple[dict[str,
     return arrays, "; ".join(words.format(count=n, of=total) for words, n in noted.items())
 
 
-def _files(path: Path) -> list[Path]:
-    """Return the images of a folder and its subfolders, in the order of their names."""
+def _files(path: Path, *, hidden: bool = False) -> list[Path]:
+    """Return the images of a folder and its subfolders, in the order of their names; of hidden ones (.git) if told."""
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith("._"))
+    if not hidden:
+        files = [f for f in files if not any(part.startswith(".") for part in f.relative_to(path).parts)]
     if files:
         return files
     others = [f for f in sorted(path.rglob("*"))[:1000] if f.is_file()]
     known = next((f for f in others if is_known(f)), None)
-    fix = f" Two lines convert a file: {lines_that_convert(known)}." if known else ""
+    fix = f" Two lines convert a file: {lines_that_convert(known)}." if known else " Give another folder."
     data = next((f for f in others if f.suffix.lower() in (".npy", ".npz", ".csv", ".parquet")), None)
     fix = f" Give one of its files, such as {data}." if data else fix
     raise InputError(f"Expected images ({', '.join(IMAGE_SUFFIXES[:3])}, ...) in {path}; got none.{fix}")
@@ -139,7 +141,9 @@ def _pixels(file: Path, noted: Counter[str], as_stored: bool) -> Array:
                 if not as_stored and frames == 1 and mode in (*GREY, *COLOURS):
                     return _shown(image, noted)
     except Exception as problem:  # whatever the readers of twenty formats raise
-        raise InputError(f"Expected an image in {file}; got one that cannot be read ({reason(problem)}).") from None
+        raise InputError(
+            f"Expected an image in {file}; got one that cannot be read ({reason(problem)}). Remove or replace it."
+        ) from None
     if frames > 1:
         raise InputError(
             f"Expected one image in each file; got {frames} in {file}. Save them as an array: frames = "

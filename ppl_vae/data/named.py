@@ -286,7 +286,7 @@ def load(
 def _of_table(name: Any, schema: Any, label: Any, *, binarize: Any, **options: Any) -> Data:
     """Return a table as a data set."""
     label = None if label is None else text_of(label)  # the name of a column may be a number
-    of_pictures = {"binarize": None if binarize == "default" else binarize, **options}
+    of_pictures = {"binarize": None if is_one_of(binarize, ["default"]) else binarize, **options}
     for option in ("binarize", "dequantize", "strings"):
         if of_pictures[option] is not None:
             raise InputError(f"Expected {option} of pictures; got a table, {shown(name)}. Leave {option} out.")

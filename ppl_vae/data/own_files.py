@@ -11,6 +11,7 @@ import torch
 
 from ppl_vae.data.array_names import key_of_all, labels_of, split_keys, usual_names
 from ppl_vae.data.categories import coded
+from ppl_vae.data.cells import GAP, is_code
 from ppl_vae.data.image_files import read_image_folder
 from ppl_vae.data.shapes import BYTE, Kind, Numbers, look_at, reading_of, together
 from ppl_vae.data.splits import Split, hidden_in_words, is_known, whole_labels
@@ -130,11 +131,16 @@ def checked_parts(
     """Check arrays of a file, and their labels, and make a split of each: all are read in the same way."""
     labels, names = [arrays.get(labels_of(key)) for key in keys], None
     if kind != "as_stored":
+        if any(y is not None for y in labels) and all(y is None or _is_one_hot(y) for y in labels):
+            labels = [None if y is None else y.argmax(1) for y in labels]
+            noted = "; ".join(filter(None, (noted, "y is one-hot, and read as labels")))
         labels, names = coded(path, [_flat(y) for y in labels], classes)
     for key, y in zip(keys, labels, strict=True):
         _check_arrays(path, key, arrays[key], y)
     xs = [_masked(arrays[key], arrays.get(f"{key}_mask")) for key in keys]
     numbers = together(*(_checked_numbers(path, x) for x in xs))
+    if kind != "as_stored":
+        _say_code(path, xs, numbers)
     shapes = [x.shape[1:] for x in xs]
     if len(set(shapes)) > 1:
         raise InputError(f"Expected data of one shape in {path}; got {shapes} in its parts. Make them equal.")
@@ -164,6 +170,12 @@ def _unscaled(event_shape: tuple[int, ...], levels: bool, numbers: Numbers) -> s
     if len(event_shape) != 3 or levels or not numbers.whole or not 1 < numbers.high <= BYTE or numbers.low < 0:
         return ""
     return "not divided by 255, as they are no bytes; save x.astype('uint8') for grey levels in [0, 1]"
+
+
+def _is_one_hot(y: Array) -> bool:
+    """Return whether labels [N, C] have a single 1 in each row, and else zeros."""
+    numbers = y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "buif"
+    return numbers and bool(((y == 0) | (y == 1)).all()) and bool((y.sum(1) == 1).all())
 
 
 def _flat(y: Array | None) -> Array | None:
@@ -197,9 +209,34 @@ def _checked_numbers(path: Path, x: Array) -> Numbers:
             f"Expected finite numbers in {path}; got infinity in {numbers.infinite} data, first in row "
             f"{numbers.first_infinite}. Remove or replace them; NaN marks what is missing."
         )
+    largest = torch.finfo(torch.get_default_dtype()).max
+    if numbers.count > numbers.missing and max(-numbers.low, numbers.high) > largest:
+        raise InputError(
+            f"Expected numbers in {path} below {largest:.2g}, as {torch.get_default_dtype()} holds; got values from "
+            f"{numbers.low:.3g} to {numbers.high:.3g}. Give them in another unit."
+        )
     if numbers.missing == numbers.count:
         raise InputError(f"Expected numbers in {path}; got NaN only. Write the file again.")
     return numbers
+
+
+def _say_code(path: Path, xs: Sequence[Array], numbers: Numbers) -> None:
+    """Say which number comes back far from all others, as the code of a missing value does: -999."""
+    for code in {numbers.low, numbers.high}:
+        if not np.isfinite(code) or not is_code(code):
+            continue
+        others = together(*(look_at(_without(x, code)) for x in xs))
+        count = others.missing - numbers.missing
+        near = min(abs(code - others.low), abs(code - others.high))
+        if count > 1 and others.count > others.missing and near > GAP * (others.high - others.low):
+            warn(
+                f"{path} holds {code:g} in {count} values, where all others are from {others.low:.4g} to "
+                f"{others.high:.4g}. If it stands for a missing value, save np.where(x == {code:g}, np.nan, x)."
+            )
+
+
+def _without(x: Array, code: float) -> Array:
+    return np.where(x == code, np.nan, x)
 
 
 def _stored(values: Any) -> Any:

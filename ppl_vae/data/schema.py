@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ppl_vae.data.cells import Cells, frame_of, text_of
 from ppl_vae.errors import InputError, check_path, did_you_mean, reason, shown
+from ppl_vae.utils.arrays import array_of
 from ppl_vae.utils.files import read_file
 
 NUMBERS = ("real", "positive", "count")
@@ -271,6 +272,8 @@ class Schema:
         """
         table = frame_of(frame)
         check_names(table.columns, where)
+        if not self.modelled:
+            raise InputError("Expected a schema with columns that are modelled; got none. Name types of columns.")
         absent = [column.name for column in self.modelled if column.name not in table.columns]
         if absent:
             nor = f" (nor {', '.join(map(repr, absent[1:5]))})" if absent[1:] else ""
@@ -280,11 +283,14 @@ class Schema:
             )
         numbers = [column.encode(self.cells(table, column.name), where) for column in self.modelled]
         x = torch.from_numpy(np.stack(numbers, 1)).to(torch.get_default_dtype())
-        if bool(x.isinf().any()):
-            row, index = (int(i[0]) for i in x.isinf().nonzero(as_tuple=True))
+        positive = torch.tensor([column.type == "positive" for column in self.modelled])
+        if bool((beyond := x.isinf() | ((x == 0) & positive)).any()):
+            row, index = (int(i[0]) for i in beyond.nonzero(as_tuple=True))
+            limits, which = torch.finfo(x.dtype), "larger" if bool(x[row, index]) else "smaller"
             raise InputError(
-                f"Expected numbers that {x.dtype} holds, below {torch.finfo(x.dtype).max:.2g}; got a larger one in "
-                f"column {shown(self.modelled[index].name)} of {where}, row {row + 1}. Give it in another unit."
+                f"Expected numbers that {x.dtype} holds, from {limits.tiny:.2g} and below {limits.max:.2g}; got a "
+                f"{which} one in column {shown(self.modelled[index].name)} of {where}, row {row + 1}. Give it in "
+                f"another unit."
             )
         return x
 
@@ -312,7 +318,7 @@ class Schema:
         """
         import pandas as pd
 
-        numbers = np.asarray(torch.as_tensor(x).detach().cpu().double())
+        numbers = array_of("x", x)
         if numbers.ndim != 2 or numbers.shape[1] != len(self.modelled):
             raise InputError(
                 f"Expected x [N, {len(self.modelled)}], one number for each column; got {numbers.shape}. Give it that "
@@ -320,7 +326,9 @@ class Schema:
             )
         columns = {c.name: c.decode(numbers[:, i]) for i, c in enumerate(self.modelled)}
         if y is not None and self.labels is not None:
-            places = np.asarray(torch.as_tensor(y).cpu().double())
+            places = array_of("y", y)
+            if places.shape != numbers.shape[:1]:
+                raise InputError(f"Expected y [{len(numbers)}], one number a row; got {places.shape}. Give that shape.")
             columns[self.labels.name] = self.labels.decode(np.where(places < 0, np.nan, places))
         order = [column.name for column in self.columns if column.name in columns]
         return pd.DataFrame({name: pd.Series(columns[name], dtype=_dtype_of(columns[name])) for name in order})
@@ -335,7 +343,7 @@ class Schema:
         counts = {t: types.count(t) for t in TYPES if t in types}
         said = ", ".join(f"{count} {IN_WORDS.get(t, (t, t))[count > 1]}" for t, count in counts.items())
         label = "" if self.label is None else f"{', ' if said else ''}label {self.label}"
-        return f"{len(self.columns)} columns: {said}{label}"
+        return f"{len(self.columns)} column{'s' * (len(self.columns) != 1)}: {said}{label}"
 
     def __str__(self) -> str:
         keys = [_key(column.name) for column in self.columns]

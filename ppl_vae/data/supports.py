@@ -31,6 +31,7 @@ from ppl_vae.likelihoods.columns import kinds_for
 from ppl_vae.traces.pair import Pair
 from ppl_vae.traces.plates import Args, samples
 from ppl_vae.traces.sites import Site
+from ppl_vae.utils.arrays import PADDED
 from ppl_vae.utils.rng import seeded
 
 BYTE = 255
@@ -124,7 +125,7 @@ class _Watched:
         if x.shape[1:].numel() != self.shape[1:].numel():
             raise InputError(
                 f"Expected data of one shape for {self.name}; got {tuple(self.shape[1:])} and {tuple(x.shape[1:])} for "
-                f"one. Cut or pad them to one."
+                f"one. Cut them to one; of series: {PADDED}."
             )
         return x.reshape(len(x), *self.shape[1:])
 

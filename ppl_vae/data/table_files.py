@@ -7,11 +7,12 @@ looked for; numbers in the first line mean that the columns have no names.
 import csv
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ppl_vae.data.cells import MISSING, text_of
+from ppl_vae.data.cells import MISSING, with_named_index
 from ppl_vae.errors import InputError, reason
 from ppl_vae.utils.faults import warn
 from ppl_vae.utils.files import read_file, regular_file, written_whole
@@ -21,6 +22,7 @@ COLUMNAR = (".parquet", ".pq", ".feather", ".arrow", ".ipc")
 SUFFIXES = (*TEXT, *COLUMNAR)
 MOST_BYTES = 2**33
 LINES = 200  # that are looked at for a separator
+SEPARATOR = re.compile(r"sep=(.)\r?\n")
 
 
 def is_table_file(path: str | os.PathLike[str]) -> bool:
@@ -42,8 +44,7 @@ def read_frame(path: Path, names: frozenset[str] = frozenset(), *, say: bool = T
     regular_file(path, "a table")
     try:
         if path.suffix.lower() in COLUMNAR:
-            frame = _read_columnar(path)
-            frame.columns = [text_of(name) for name in frame.columns]
+            frame = with_named_index(_read_columnar(path))
         else:
             frame = _read_text(path, names, say)
     except OSError as problem:
@@ -59,7 +60,9 @@ def _read_text(path: Path, names: frozenset[str], say: bool) -> Any:
     text = _decoded(path, read_file(path, MOST_BYTES), say)
     if not text.strip():
         raise InputError(f"Expected a table in {path}; got an empty file. Write it again.")
-    separator = _separator(text, TEXT[path.suffix.lower()])
+    said = SEPARATOR.match(text)  # as Excel writes it
+    text = text if said is None else text[said.end() :]
+    separator = _separator(text, TEXT[path.suffix.lower()]) if said is None else said[1]
     return _named(path, pd.DataFrame(_rows(path, text, separator), dtype=object), names, say)
 
 
@@ -79,10 +82,11 @@ def _rows(path: Path, text: str, separator: str) -> list[list[str]]:
             elif rows and len(rows[0]) == 1:
                 rows.append([""])
             if rows and len(rows[-1]) != len(rows[0]):
+                title = " Leave out what stands above the names of the columns, if it is that." * (len(rows) == 2)
                 raise InputError(
-                    f"Expected {len(rows[0])} cells in each line of {path}, as in the first; got {len(rows[-1])} in "
-                    f"line {reader.line_num} (separator {separator!r}). Mend that line: an empty cell needs its "
-                    f"separator, and a cell with the separator in it stands in quotes."
+                    f"Expected {len(rows[0])} cell{'s' * (len(rows[0]) != 1)} in each line of {path}, as in the first; "
+                    f"got {len(rows[-1])} in line {reader.line_num} (separator {separator!r}). Mend that line: an "
+                    f"empty cell needs its separator, and a cell with the separator in it stands in quotes.{title}"
                 )
     except csv.Error as problem:
         raise InputError(
@@ -93,19 +97,34 @@ def _rows(path: Path, text: str, separator: str) -> list[list[str]]:
 
 
 def _named(path: Path, frame: Any, names: frozenset[str], say: bool) -> Any:
-    """Return a table with its first line as the names of its columns, if it is none of numbers."""
+    """Return a table with its first line as the names of its columns, if it is none of cells."""
     first = [cell.strip() for cell in frame.iloc[0]]
-    numbers = [_is_number(cell) for cell in first if cell not in MISSING]
-    if numbers and all(numbers) and not (names and names <= set(first)):
+    if not (names and names <= set(first)) and (held := _cells_in(frame, first)):
         if say:
             warn(
-                f"The first line of {path} holds numbers, so the columns are named 1 to {len(first)}. If it holds "
-                f"names that are numbers, give a schema with them."
+                f"The first line of {path} holds {held}, so the columns are named 1 to {len(first)}. If it holds "
+                f"names, give a schema with them."
             )
         return frame.set_axis([str(i + 1) for i in range(len(first))], axis=1)
     frame = frame.iloc[1:].reset_index(drop=True).set_axis(first, axis=1)
     there = [bool(name) or not bool(frame.iloc[:, i].str.strip().isin(MISSING).all()) for i, name in enumerate(first)]
     return frame.loc[:, there]  # a separator at the end of each line makes no column
+
+
+def _cells_in(frame: Any, first: list[str]) -> str:
+    """Return what the first line holds if it is none of names: numbers alone, or words that are cells of other lines.
+
+    Beside numbers, which may be names (of years), one such word is enough; lines that repeat the first are none.
+    """
+    known = [(i, cell) for i, cell in enumerate(first) if cell not in MISSING]
+    words = [(i, cell) for i, cell in known if not _is_number(cell)]
+    if not words:
+        return "numbers" if known else ""
+    below, line = frame.iloc[1:], frame.iloc[0]
+    come_back = (below[below.iloc[:, i].str.strip() == cell].ne(line).any(axis=None) for i, cell in words)
+    if len(words) == len(known):
+        return "words that are cells of other lines" if len(words) > 1 and all(come_back) else ""
+    return "numbers and words that are cells of other lines" if any(come_back) else ""
 
 
 def _is_number(cell: str) -> bool:

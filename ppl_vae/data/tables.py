@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.data.cells import frame_of, is_frame, text_of
-from ppl_vae.data.column_types import as_label, completed, guess
+from ppl_vae.data.column_types import as_label, check_rounding, completed, guess
 from ppl_vae.data.own_files import split_at_random
 from ppl_vae.data.schema import Column, Schema, check_names
 from ppl_vae.data.splits import Split
@@ -80,11 +80,12 @@ def read_table(thing: Any, schema: Any = None, label: str | None = None) -> Tabl
             raise InputError(f"Unknown column {shown(name)} of {where}: {did_you_mean(name, frame.columns)}.")
     columns = _each(frame, lambda name: _column(frame, name, given, where))
     found = Schema(tuple(columns), given.label, given.missing)
-    _say_left_out(found, given, where)
+    _say_remarks(found, given, where)
     if not found.modelled:
+        apart = "Separate cells by a comma or a tab, or name its type" if len(columns) == 1 else "Name types"
         raise InputError(
-            f"Expected a column that says something of each datum in {where}; got {_left_out_in_words(found)}. Name "
-            f"types in a schema."
+            f"Expected a column that says something of each datum in {where}; got {_left_out_in_words(found)}. {apart} "
+            f"in a schema."
         )
     return Table(frame, found, where)
 
@@ -161,6 +162,7 @@ def _column(frame: Any, name: str, given: Schema, where: str) -> Column:
     """Return what a column is, given or guessed."""
     cells = given.cells(frame, name)
     column = completed(given[name], cells, where) if name in given else guess(name, cells, where)
+    check_rounding(column, cells, where)
     return as_label(column, cells, where) if name == given.label else column
 
 
@@ -179,14 +181,16 @@ def _each(frame: Any, make: Callable[[str], Column]) -> list[Column]:
     return columns
 
 
-def _say_left_out(found: Schema, given: Schema, where: str) -> None:
-    """Say which columns are left out of x that nobody has left out."""
+def _say_remarks(found: Schema, given: Schema, where: str) -> None:
+    """Say which columns are left out of x that nobody has left out, and what is odd about others."""
     for column in found.columns:
-        if column.is_left_out and column.name not in given:
-            warn(
-                f"Column {shown(column.name)} of {where} is left out of the model: {column.why}. It is kept in what is "
-                f"written."
-            )
+        which = f"Column {shown(column.name)} of {where}"
+        if column.name in given or not column.why:
+            continue
+        if column.is_left_out:
+            warn(f"{which} is left out of the model: {column.why}. It is kept in what is written.")
+        else:
+            warn(f"{which} is {column.type}: {column.why}")
 
 
 def _left_out_in_words(schema: Schema) -> str:

@@ -33,18 +33,17 @@ class Moving:
     """The ways that a pair's lone numbers, and the parameters of its likelihoods, have gone, epoch by epoch."""
 
     def __init__(self, pair: Pair) -> None:
-        own = {
-            id(p)
-            for whole in pair.all_modules()
-            for part in whole.modules()
-            if isinstance(part, Likelihood)
-            for p in part.parameters(recurse=False)
-        }
+        likelihoods = [part for whole in pair.all_modules() for part in whole.modules() if isinstance(part, Likelihood)]
+        own = {id(p) for part in likelihoods for p in part.parameters(recurse=False)}
         self.watched: dict[str, Tensor] = {
             name: value
             for name, value in pair.tensors().items()
             if value.requires_grad and (value.numel() == 1 or (id(value) in own and value.numel() <= LARGEST))
         }
+        self.owners: dict[int, tuple[Likelihood, str]] = {}  # of a likelihood in another one that one, which is first
+        for part in likelihoods:
+            for name, value in part.named_parameters():
+                self.owners.setdefault(id(value), (part, name))
         self.ways: list[dict[str, Tensor]] = []
         self.reach: list[float] = [0.0]  # the sum of learning rates so far
         self._keep()
@@ -75,8 +74,13 @@ class Moving:
             still = (late.abs() > SHARE * whole) & (late.abs() > 0.8 * path) & (late.abs() > max(least, LEAST))
             if float(still.double().mean()) > FEW:
                 most = int((late.abs() * still).argmax())
-                moved.append(Moved(name, float(way[0][most]), float(way[-1][most])))
+                moved.append(Moved(self._called(name, most), float(way[0][most]), float(way[-1][most])))
         return moved
+
+    def _called(self, name: str, index: int) -> str:
+        """Return what a number of a parameter is called: of a likelihood's, what that says."""
+        owner, own = self.owners.get(id(self.watched[name]), (None, name))
+        return name if owner is None else name.removesuffix(own) + owner.called(own, index)
 
 
 def in_words(moved: list[Moved]) -> str:

@@ -132,6 +132,9 @@ class Columns(Likelihood):
 
     def __init__(self, columns: Sequence[str] = (), names: Sequence[str] = ()) -> None:
         super().__init__()
+        for what, given in (("columns", columns), ("names", names)):
+            if not isinstance(given, str | Sequence):
+                raise InputError(f"Expected a list of {what}, such as ['real', 'count']; got {shown(given)}. Give one.")
         self.names = [str(name) for name in names]
         said = [columns] if isinstance(columns, str) else list(columns)
         if said or self.names:
@@ -165,6 +168,13 @@ class Columns(Likelihood):
                 f"{tuple(event_shape)}. Say what each column is, for instance columns=['real', 'categorical:3']."
             )
         return super().bind(event_shape)
+
+    def called(self, parameter: str, index: int) -> str:
+        """Return what a number of a parameter is called: the parameter of its kind, and which column it is of."""
+        _, kind, _, *own = parameter.split(".")
+        members, size = self.members[int(kind)], self.get_parameter(parameter).numel()
+        of = members if size % len(members) else [members[index % len(members)]]
+        return f"{'.'.join(own)} of column {' and '.join(shown(self.names[column]) for column in of)}"
 
     def _each_kind(self) -> list[tuple[Any, list[int]]]:
         """Return each kind with its columns."""

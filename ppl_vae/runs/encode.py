@@ -2,19 +2,17 @@
 
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ppl_vae.data.table_files import SUFFIXES, check_can_write_frame, write_frame
 from ppl_vae.errors import InputError
 from ppl_vae.generation.encode import Encoding, encode
 from ppl_vae.runs.new_rows import source_of
 from ppl_vae.runs.run import Run, load
 from ppl_vae.utils.files import check_can_write, written_whole
-
-KINDS = (".npz", ".csv", ".parquet")
 
 
 def encode_run(
@@ -36,8 +34,8 @@ def encode_run(
             what `encode` takes; None takes the run's own data.
         split: "train", "validation" or "test" of the run's own data.
         num_data: use this many of them, evenly spaced; None uses all.
-        out: a .npz file for SITE_mean, SITE_mcse and SITE_draws of each latent site; a .csv or .parquet file for a
-            table with a row for each datum, of means and draws; None writes RUN/encoded.npz.
+        out: a .npz file for SITE_mean, SITE_mcse and SITE_draws of each latent site; a .csv, .tsv, .parquet or .feather
+            file for a table with a row for each datum, of means and draws; None writes RUN/encoded.npz.
         trust: run the Python files in the folder: a model or guide that does not come with ppl-vae.
         on_found: called with what was found before it is written.
         options: of `encode`.
@@ -50,32 +48,21 @@ def encode_run(
     """
     run = load(run, trust=trust)
     path = Path(out or run.path / "encoded.npz")
-    if path.suffix not in KINDS:
-        raise InputError(f"Expected a file {', '.join(KINDS)}; got {path}. Name one (out).", options="--out FILE")
-    if path.suffix == ".parquet":
-        _check_has_pyarrow()
-    check_can_write(path)
+    kinds = (".npz", *SUFFIXES)
+    if path.suffix not in kinds:
+        raise InputError(f"Expected a file {', '.join(kinds)}; got {path}. Name one (out).", options="--out FILE")
+    check_can_write_frame(check_can_write(path))
     found = encode(run.model, run.guide, source_of(run, data, split, num_data), **options)
     if on_found is not None:
         on_found(found)
+    if path.suffix in SUFFIXES:
+        write_frame(path, found.to_frame(draws=True).reset_index())
+        return found, path
     with written_whole(path) as temporary, temporary.open("wb") as file:
-        if path.suffix == ".npz":
-            np.savez(file, **_arrays(found))
-        elif path.suffix == ".csv":
-            found.to_frame(draws=True).to_csv(file)
-        else:
-            found.to_frame(draws=True).to_parquet(file)
+        np.savez(file, **_arrays(found))
     return found, path
 
 
 def _arrays(found: Encoding) -> dict[str, Any]:
     parts = {"mean": found.mean, "mcse": found.mcse, "draws": found.draws}
     return {f"{site}_{part}": values for part, sites in parts.items() for site, values in sites.items()}
-
-
-def _check_has_pyarrow() -> None:
-    if find_spec("pyarrow") is None:
-        raise InputError(
-            "Expected pyarrow, to write a .parquet file; got none. Install it (pip install pyarrow), or name a .csv "
-            "file."
-        )

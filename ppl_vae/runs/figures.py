@@ -24,6 +24,8 @@ from ppl_vae.utils.faults import warn
 from ppl_vae.utils.files import written_whole
 
 NUM_PICTURES = 128
+MOST_NUMBERS = 2**25  # of all pictures of a figure: of large images fewer are drawn
+ROW = 16  # pictures in a row
 NUM_SERIES = 16
 NUM_ROWS = 2000  # that are compared with as many draws
 DRAWN = {"draws of x": False, "E[x | z] of the same z, drawn from P(z)": True}  # with `mean` of `sample`
@@ -38,6 +40,15 @@ def costs_no_result(what: str) -> Iterator[None]:
         yield
     except Exception as problem:
         warn(f"{what}: {reason(problem)}")
+
+
+def num_pictures(event_shape: torch.Size) -> int:
+    """Return how many images fill a figure, 128, or fewer of large ones.
+
+    >>> num_pictures(torch.Size([1, 28, 28])), num_pictures(torch.Size([3, 512, 512]))
+    (128, 32)
+    """
+    return max(ROW, min(NUM_PICTURES, MOST_NUMBERS // event_shape.numel() // ROW * ROW))
 
 
 def draw_figures(run: Run) -> None:
@@ -95,11 +106,12 @@ def _of_what_it_makes(run: Run) -> dict[str, plots.Figure]:
 
 
 def _of_data(run: Run, test: Part) -> dict[str, plots.Figure]:
-    x = evenly(test, NUM_PICTURES // 2).x
+    count = num_pictures(test.event_shape)
+    x = evenly(test, count // 2).x
     missing = " (orange is missing)" if is_missing_in(x) else ""
     title = f"test data{missing}, and E[x | z] for z drawn from Q(z | x) below each"
     figures = {
-        "samples": plots.images(sample(run.model, NUM_PICTURES, mean=True), title="E[x | z] for z drawn from P(z)"),
+        "samples": plots.images(sample(run.model, count, mean=True), title="E[x | z] for z drawn from P(z)"),
         "reconstructions": plots.reconstructions(x, reconstruct(run.model, run.guide, x), title=title),
     }
     if list(run.guide.latents.values()) == [(2,)]:

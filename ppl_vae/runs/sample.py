@@ -22,10 +22,10 @@ from ppl_vae.generation.generate import sample
 from ppl_vae.runs.figures import (
     NUM_ANSWERS,
     NUM_CONDITIONS,
-    NUM_PICTURES,
     answers,
     costs_no_result,
     labelled,
+    num_pictures,
     observed_and_drawn,
     save_figure,
 )
@@ -108,8 +108,9 @@ def sample_run(
         )
     check_can_write(path)
     if not isinstance(model, ConditionalModel):
-        check_memory("draws", (size or NUM_PICTURES) * model.event_shape.numel())
-        x = sample(model, size or NUM_PICTURES, **options)
+        size = size or num_pictures(model.event_shape)
+        check_memory("draws", size * model.event_shape.numel())
+        x = sample(model, size, **options)
         _written(path, x)
         if out is None and not picture:
             _draw(run, path.with_suffix(".png"), None if options["mean"] else x, seed)
@@ -118,7 +119,7 @@ def sample_run(
     check_memory("draws", len(y) * (size or NUM_ANSWERS) * model.event_shape.numel())
     has_labels = model.condition.every() is not None
     if path.suffix == ".npy" or (has_labels and len(y) == 1):
-        count = size or (NUM_PICTURES if len(y) == 1 else NUM_ANSWERS)
+        count = size or (num_pictures(model.event_shape) if len(y) == 1 else NUM_ANSWERS)
         x = sample(model, y=y.repeat_interleave(count, dim=0), **options)
         return _written(path, x if len(y) == 1 else x.unflatten(0, (len(y), count)))
     draw, columns = (labelled, 16) if has_labels else (answers, NUM_ANSWERS)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ppl_vae.criticism.scores import Scores, check_rates, scores_of
+from ppl_vae.data.table_files import SUFFIXES, check_can_write_frame, write_frame
 from ppl_vae.errors import InputError, did_you_mean, is_one_of, shown, whole_from
 from ppl_vae.evidence.estimators import estimate_evidence
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.runs.new_rows import source_of
 from ppl_vae.runs.run import Run, load
-from ppl_vae.utils.files import check_can_write, written_whole
+from ppl_vae.utils.files import check_can_write
 
 UNTRAINED = ("test", "validation")
 SILENT = {"progress", "threads"}  # options that change no number
@@ -99,7 +100,7 @@ def score_run(
 
     Args:
         run: a run, or the path of its folder.
-        out: a .csv file; None writes RUN/scores.csv.
+        out: a .csv, .tsv, .parquet or .feather file; None writes RUN/scores.csv.
         trust: run the Python files in the folder: a model or guide that does not come with ppl-vae.
         on_found: called with the scores before they are written.
         options: of `score`.
@@ -112,12 +113,12 @@ def score_run(
     """
     run = load(run, trust=trust)
     path = Path(out or run.path / "scores.csv")
-    if path.suffix != ".csv":
-        raise InputError(f"Expected a .csv file; got {path}. Name one (out).", options="--out FILE")
-    check_can_write(path)
+    if path.suffix not in SUFFIXES:
+        others = ", ".join(SUFFIXES[1:])
+        raise InputError(f"Expected a .csv file, or {others}; got {path}. Name one (out).", options="--out FILE")
+    check_can_write_frame(check_can_write(path))
     found = score(run, **options)
     if on_found is not None:
         on_found(found)
-    with written_whole(path) as temporary:
-        found.to_frame().to_csv(temporary)
+    write_frame(path, found.to_frame().reset_index())
     return found, path

@@ -17,6 +17,7 @@ DENSE = 2**28  # numbers that a sparse array is written out to, at most: 1 GB in
 TORCH_LACKS = ("uint16", "uint32", "uint64")  # in most of its operations
 EIGHT_BITS = "float8"  # they are stored in, not computed with
 UNSTRUCTURED = "numpy.lib.recfunctions.structured_to_unstructured(x)"
+PADDED = "torch.nn.utils.rnn.pad_sequence(series, batch_first=True, padding_value=torch.nan)"  # lists of tensors
 PICTURES = "transform=torchvision.transforms.ToTensor() (levels in [0, 1]) or PILToTensor() (levels as they are)"
 
 
@@ -63,7 +64,7 @@ def array_of(what: str, given: Any) -> Any:
 def _plain(tensor: Tensor) -> Tensor:
     """Return a tensor that can be computed with: dense, with values, of a dtype that has all operations."""
     if tensor.is_nested:
-        raise InputError("Expected data of one shape; got a nested tensor. Pad them to one: .to_padded_tensor(0.0).")
+        raise InputError("Expected data of one shape; got a nested tensor. Pad it: .to_padded_tensor(torch.nan).")
     if tensor.is_meta:
         raise InputError("Expected data with values; got a tensor on the device meta, which has none. Load them first.")
     if tensor.is_quantized:
@@ -100,7 +101,8 @@ def _numbers(part: Any, position: int) -> Any:
         array = np.empty(1, object) if hasattr(first, "getbands") else np.asarray(part)  # levels are not guessed at
     except (TypeError, ValueError, RuntimeError) as problem:
         raise InputError(
-            f"Expected data of one shape; got a {type(part).__name__} of several ({reason(problem)}). Pad them to one."
+            f"Expected data of one shape; got a {type(part).__name__} of several ({reason(problem)}). Cut them to one; "
+            f"of tensors: {PADDED}."
         ) from None
     if array.dtype.kind in "biuf":
         return array
@@ -108,6 +110,7 @@ def _numbers(part: Any, position: int) -> Any:
         return known
     if array.dtype == object:
         fix = f"Convert pictures as {PICTURES} does" if hasattr(first, "getbands") else "Convert them to numbers first"
+        fix = f"Cut them to one shape; of tensors: {PADDED}" if isinstance(first, np.ndarray) and first.ndim else fix
         raise InputError(f"Expected tensors of numbers; got {type(part).__name__} of {type(first).__name__}. {fix}.")
     fix = "Pass its real and imaginary parts" if array.dtype.kind == "c" else "Convert it to float first"
     fix = f"Pass its columns as {UNSTRUCTURED}" if array.dtype.names else fix

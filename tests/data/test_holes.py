@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -9,6 +10,7 @@ import torch
 from bounds import check_log_px
 from ppl_vae.guides import FullCovariance, MeanField
 from ppl_vae.models import VAE
+from torch.utils.data import DataLoader
 
 import ppl_vae
 from ppl_vae import InputError, likelihoods, priors
@@ -163,3 +165,23 @@ def test_a_posterior_is_that_of_what_there_is(make):
     filled.load_state_dict(found.state_dict())
     for name, q in found.posterior(x).items():
         torch.testing.assert_close(q.mean, filled.posterior(x.nan_to_num(0.0))[name].mean)
+
+
+def test_batches_of_series_padded_each_by_itself_are_refused_with_what_pads_them_alike():
+    series = [torch.randn(3 + i, 2) for i in range(4)]
+
+    def padded(batch):
+        return torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=torch.nan)
+
+    model = VAE((4, 2), likelihood=likelihoods.Gaussian())
+    for data, got in (
+        (DataLoader(series, batch_size=2, collate_fn=padded), r"batches of \(4, 2\) and \(6, 2\)"),
+        (DataLoader(series, batch_size=2), "several"),
+        (series, "several"),
+        (np.array([one.numpy() for one in series], dtype=object), "ndarray of ndarray"),
+        ([one.tolist() for one in series], "a list of several"),
+    ):
+        with pytest.raises(
+            InputError, match=rf"^Expected .*; got {got}.*pad_sequence\(series, batch_first=True, .*nan\)"
+        ):
+            ppl_vae.fit(model, MeanField(model), data, epochs=1, progress=False)

@@ -1,5 +1,7 @@
 """A person's own files and folders: names of arrays, labels that are names, images as they are looked at."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,20 @@ def test_labels_that_are_names_are_coded_in_sorted_order(tmp_path, dtype):
         read(saved(tmp_path / "b.npz", x=X[:2], y=np.array(["dog", "cow"])), classes=found.classes)
 
 
+@pytest.mark.parametrize("dtype", [bool, int, np.float32])
+def test_labels_that_are_one_hot_are_labels(tmp_path, dtype):
+    x, y = np.random.default_rng(0).random((40, 5)), np.arange(40) % 3
+    np.savez(tmp_path / "a.npz", x_train=x[:30], y_train=np.eye(3, dtype=dtype)[y[:30]], x_test=x, y_test=np.eye(3)[y])
+    loaded = data.load(tmp_path / "a.npz")
+    assert loaded.test.y.tolist() == y.tolist() and loaded.num_classes == 3
+    assert "y is one-hot, and read as labels" in loaded.understood
+    for others in (np.eye(3)[y] / 2, np.ones((40, 3)), np.eye(3)[y] * np.nan):
+        np.savez(tmp_path / "b.npz", x=x, y=others)
+        assert data.load(tmp_path / "b.npz").test.y.shape == (4, 3)
+    np.savez(tmp_path / "b.npz", x=x, y=np.eye(3)[y])
+    assert data.load(tmp_path / "b.npz", kind="as_stored").test.y.shape == (4, 3)
+
+
 def test_names_that_are_numbers_unknown_or_say_nothing(tmp_path):
     assert coded(tmp_path, [np.array(["10", "2", "10"]), None])[1] == ("2", "10")
     with pytest.warns(UserWarning, match="20 of 60 data have the label -1"):
@@ -130,6 +146,29 @@ def test_folders_are_splits_and_classes(tmp_path, case):
                 assert classes[part.y[index]] == form.split("/")[-2]
     before = data.load(tmp_path / "f", kind="as_stored")  # as runs of before had it
     assert before.train.y is None and sum(map(len, (before.train, before.validation, before.test))) == 10 * len(forms)
+
+
+def test_images_in_hidden_folders_are_none_of_the_data(tmp_path):
+    for name in ("a.png", "b.png", "c.png", ".ipynb_checkpoints/a.png", ".b.png"):
+        written(tmp_path, name, BYTES[0])
+    assert sum(map(len, data.load(tmp_path).stored)) == 3
+    assert sum(map(len, data.load(tmp_path, kind="as_stored").stored)) == 5  # as runs of before read it
+
+
+def test_numbers_beyond_single_precision_and_codes_of_missing_values(tmp_path):
+    np.save(tmp_path / "x.npy", X * 1e300)
+    with pytest.raises(InputError, match=r"below 3.4e\+38, as torch.float32 holds; got .*another unit"):
+        data.load(tmp_path / "x.npy")
+    x = X.copy()
+    x[3:5, 2] = -999
+    np.save(tmp_path / "x.npy", x)
+    with pytest.warns(UserWarning, match=r"holds -999 in 2 values, .* save np.where\(x == -999, np.nan, x\)"):
+        data.load(tmp_path / "x.npy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for fine in (np.where(x == -999, np.nan, x), np.where(x == -999, -2, x), np.arange(100.0)[:, None]):
+            np.save(tmp_path / "x.npy", fine)
+            data.load(tmp_path / "x.npy")
 
 
 def test_images_beside_folders_of_splits_or_classes(tmp_path):

@@ -38,6 +38,17 @@ COLUMNS = {  # cells, and what they seem to be
     "days": ([f"2021-03-{1 + i % 28:02}" for i in range(N)], "dates"),
     "days of pandas": (list(pd.date_range("2021-01-01", periods=N)), "dates"),
     "European days": ([f"{1 + i % 28}.3.2021" for i in range(N)], "dates"),
+    "days in words": ([f"{1 + i % 28}. März 2021" for i in range(N)], "dates"),
+    "days in English": ([f"Mar {1 + i % 28}, 2021" for i in range(N)], "dates"),
+    "days as numbers": ([20210301 + i % 28 for i in range(N)], "dates"),
+    "clocks": ([f"{1 + i % 12}:30 PM" for i in range(N)], "dates"),
+    "years": (list(1990 + rng.integers(0, 30, N)), "positive"),
+    "post codes": ([f"0{1000 + i % 9}" for i in range(N)], "categorical"),
+    "long numbers that come back": ([str(10**17 + i % 9) for i in range(N)], "categorical"),
+    "long numbers": ([str(10**25 + i) for i in range(N)], "an identifier: all"),
+    "lists": ([[i, i] for i in range(N)], "several values"),
+    "bytes": ([b"a", b"b"] * (N // 2), "binary"),
+    "errors of a spreadsheet": (["#DIV/0!", "0.5", "1.5"] * (N // 3), "binary"),
     "constant": (["7"] * N, "constant"),
     "one word": (["A"] * N, "constant"),
     "never": (["", "NA", "?"] * (N // 3), "never observed"),
@@ -72,6 +83,7 @@ REFUSED = {  # cells beside 40 usual ones, what is said, and what mends it
     "a word": (["low", "low"], "got 'low' in row 41 \\(and 1 other", 'a = "categorical"'),
     "infinity": (["inf"], "finite numbers in column 'a' of the pandas table; got 'inf' in row 41", 'a = "left out"'),
     "a decimal comma": (["1,5"], "with a point and nothing else.*got '1,5' in row 41", "decimal="),
+    "a unit": (["12.5 kg"], "got '12.5 kg' in row 41", 'a = "categorical"'),
     "money": (["$1,234.50"], "got '\\$1,234.50' in row 41", "thousands="),
     "a code": (["-999"] * 3, "got -999 in 3 cells, the first in row 41", 'missing = \\["-999"\\]'),
     "a positive code": (["9999"] * 2, "got 9999 in 2 cells", 'missing = \\["9999"\\]'),
@@ -91,6 +103,29 @@ def test_what_nobody_can_tell_is_refused_with_column_row_and_fix(case):
     assert caught.value.options == "--schema FILE"
     mended = {"a": "categorical"} if "categorical" in fix or "=" in fix[-2:] else {"*": {"missing": cells[:1]}}
     assert len(read_table(frame, mended).schema.modelled) == 2  # what is recommended works
+
+
+def test_a_unit_is_no_part_of_a_number():
+    frame = pd.DataFrame({"a": [f"{v} kg" for v in range(40)], "b": REAL[:40]})
+    with pytest.raises(InputError, match=r"column 'a' .*; got '0 kg' in row 1\. .* with a unit after it"):
+        read_table(frame)
+    assert guess("a", Cells(pd.Series(["0", "1", "2", "3+"] * 20)), "x").type == "categorical"
+
+
+def test_numbers_that_single_precision_makes_equal_are_refused():
+    frame = pd.DataFrame({"a": 1.6e9 + np.arange(40) % 7 / 16, "b": REAL[:40]})
+    with pytest.raises(InputError, match=r"column 'a' .*float32 tells apart;.* rounds by up to"):
+        read_table(frame)
+    frame["a"] -= 1.6e9
+    assert read_table(frame).schema["a"].type == "real"
+    with pytest.raises(InputError, match=r"got a smaller one in column 'p' .*, row 1"):
+        Schema.of({"p": "positive"}).encode(pd.DataFrame({"p": [1e-300]}))
+
+
+def test_categories_that_may_be_one_are_said():
+    with pytest.warns(UserWarning, match="'w' .* is categorical: 'Yes' and 'yes' differ by capitals"):
+        table = read_table(pd.DataFrame({"w": ["yes", "Yes", "no"] * 5}))
+    assert "# 'Yes' and 'yes'" in str(table.schema)
 
 
 def test_values_that_only_look_like_codes_are_left_alone():
@@ -161,6 +196,7 @@ ROBUST = {
     "quotes": (b'"a","b"\n"1.5","x"\n"2.5","y"\n"3.5","x"\n', "utf-8"),
     "blank lines": (b"a,b\n1.5,x\n\n2.5,y\n3.5,x\n\n", "utf-8"),
     "a separator at the end": (b"a,b,\n1.5,x,\n2.5,y,\n3.5,x,\n", "utf-8"),
+    "its separator in the first line": (b"sep=;\r\na;b\n1.5;x\n2.5;y\n3.5;x\n", "utf-8"),
     "UTF-16": ("a,b\n1.5,x\n2.5,y\n3.5,x\n".encode("utf-16"), "utf-16"),
 }
 
@@ -203,6 +239,8 @@ def test_quoted_lines_latin_1_and_huge_numbers(tmp_path):
         ("a,b,a\n1,2,3\n4,5,6\n7,8,9\n", "got 'a' for columns 1, 3. Rename"),
         ("a,b\ninf,1.5\ninf,2.5\ninf,3.5\n", "finite numbers in column 'a'"),
         ("a\0b\n1\n2\n3\n", "zero bytes"),
+        ("# of 2021\na,b\n1,x\n2,y\n3,y\n", "Expected 1 cell in .*in line 2 .*Leave out what stands above the names"),
+        ("a b\n1.5 x\n2.5 y\n3.5 x\n" + "".join(f"{i} x\n" for i in range(20)), "Separate cells by a comma or a tab"),
     ],
 )
 def test_files_that_are_no_tables_are_refused_in_a_sentence(tmp_path, text, message):
@@ -223,6 +261,30 @@ def test_a_file_without_names_is_said_to_have_none(tmp_path):
     assert again.fingerprints() == loaded.fingerprints()
     path.write_text("2019,2020\n1,0.5\n2,0.25\n3,-1\n")
     assert len(data.load(path, schema={"2020": "real", "2019": "real"}).table) == 3
+
+
+def test_a_line_of_cells_is_none_of_names(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("1.5,m,Ann\n2.5,f,Bob\n3.5,m,Cid\n4.5,f,Dan\n")
+    with pytest.warns(UserWarning, match="numbers and words that are cells of other lines, .* named 1 to 3"):
+        assert len(data.load(path).table) == 4
+    path.write_text("no,yes\nno,no\nyes,yes\nno,yes\nyes,no\n")
+    with pytest.warns(UserWarning, match="holds words that are cells of other lines"):
+        assert len(data.load(path).table) == 5
+    path.write_text("land,2019,2020\n" + "".join(f"{x},{i}.5,{i}\n" for i, x in enumerate("abac")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert list(data.load(path).schema.to_json()) == ["land", "2019", "2020"]
+    path.write_text("w,v\nx,y\ny,y\nw,v\nx,x\n")  # the names again, as of files one below the other
+    assert len(data.load(path).table) == 4
+
+
+def test_an_index_with_a_name_is_a_column(tmp_path):
+    frame = pd.DataFrame({"a": REAL[:40], "b": ["x", "y"] * 20}, index=pd.Index(range(40), name="number"))
+    frame.to_parquet(tmp_path / "t.parquet")
+    for given in (frame, tmp_path / "t.parquet"):
+        with pytest.warns(UserWarning, match="'number' .* is left out .* an identifier"):
+            assert list(data.load(given).schema.to_json()) == ["number", "a", "b"]
 
 
 def test_what_is_left_out_is_said_and_kept(tmp_path):

@@ -259,6 +259,18 @@ def test_a_parameter_that_has_not_arrived_is_named():
         ppl_vae.fit(*pair(likelihoods.Gaussian(initial_sigma=1.0)), x, epochs=100, learning_rate=1e-2, **FIT)
 
 
+def test_a_parameter_of_a_column_is_named_by_its_column():
+    columns = likelihoods.Columns(["real", "count", "real", "positive"], ["height", "n", "age", "income"])
+    model, guide = pair(columns)
+    moving = Moving(Pair(model, guide))
+    for i in range(1, 31):
+        with torch.no_grad():
+            columns.kinds[0].likelihood.log_sigma[1] = -0.09 * i
+        moving.note(0.001, 100)
+    (found,) = moving.found(torch.optim.Adam(model.parameters()))
+    assert found.name == "model.likelihood.log_sigma of column 'age'"
+
+
 def test_what_moves_to_and_fro_has_arrived():
     model, guide = pair(likelihoods.Gaussian())
     optimizer = torch.optim.Adam(model.parameters())

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
 import ppl_vae
-from ppl_vae import guides, likelihoods, models, networks, objectives, plots, posteriors, priors
+from ppl_vae import guides, likelihoods, models, networks, objectives, plots, posteriors, preprocessing, priors
 from ppl_vae.architectures import Concatenated
 from ppl_vae.conditions import Label
 
@@ -112,6 +113,17 @@ def images():
     return model, guides.Conditional(model)
 
 
+def series():
+    torch.manual_seed(0)
+    model = models.DeepMarkov((DIM, 1), prior=priors.GatedTransition(2), decoder=NET)
+    return model, guides.DeepMarkov(model, hidden=4)
+
+
+def frame():
+    cells = {"age": [30, 41, 25, 60, 33, 47], "height": ["1.5", "1.75", "", "1.6", "2", "1.8"], "sex": list("fmmfmf")}
+    return pd.DataFrame(cells)
+
+
 def evidence():
     return ppl_vae.estimate_evidence(*vae(), X, method="importance", num_samples=5, **QUIET)
 
@@ -159,6 +171,21 @@ MASKS = {**values.DATA, **values.ODDITIES, "half": lambda: [True, True, False, F
     "quadrant": lambda: "quadrant", "a file": lambda: "mask.npy", "bits": lambda: np.array([1, 0, 1, 0], dtype=bool)}  # fmt: skip
 RESULTS = {**values.ODDITIES, "a run's name": lambda: "runs/none", "numbers": lambda: X, "two evidences": lambda: [evidence(), evidence()],
     "dict of one": lambda: {"a": evidence()}, "dict by number": lambda: {1: evidence(), 2: evidence()}, "one": evidence}  # fmt: skip
+TABLES = {**values.DATA, **values.ODDITIES, "pd.Series": lambda: pd.Series([1.0, 2.0]), "levels": lambda: frame().T.set_index([0, 1]).T,
+    "a name twice": lambda: frame().set_axis(["a", "a", "b"], axis=1), "no rows": lambda: frame()[:0], "two rows": lambda: frame()[:2],
+    "a typo": lambda: frame().replace("1.5", "1.5x"), "infinite": lambda: frame().assign(age=[np.inf, 1, 2, 3, 4, 5.5]), "lists": lambda: frame().assign(age=[[1]] * 6),
+    "huge": lambda: frame().assign(age=[1e300, 1, 2, 3, 4, 5.5]), "complex": lambda: frame().assign(age=1j), "dates": lambda: frame().assign(age=pd.Timestamp("2021-03-04")),
+    "of nothing": lambda: frame().assign(age=None, height=None, sex=None), "numbers as names": lambda: frame().set_axis([0, 1, None], axis=1),
+    "an index": lambda: frame().set_index("sex"), "ordered": lambda: frame().astype("category"), "one column": lambda: frame()[["sex"]],
+    "a name that is there": lambda: frame().rename_axis(index="age"), "Arrow": lambda: __import__("pyarrow").Table.from_pandas(frame())}  # fmt: skip
+SCHEMAS = {**values.ODDITIES, "a type": lambda: {"age": "rael"}, "no column": lambda: {"ages": "real"}, "a number": lambda: {"age": 3},
+    "one category": lambda: {"sex": {"type": "binary", "categories": ["f"]}}, "others": lambda: {"sex": {"type": "binary", "categories": ["a", "b"]}},
+    "words": lambda: {"sex": "real"}, "a list": lambda: ["age"], "of all": lambda: {"*": {"missing": "x"}}, "deep": lambda: {"age": {"a": {"b": 1}}},
+    "all": lambda: dict.fromkeys(("age", "height", "sex"), "left out"), "a part": lambda: {"age": {"type": "real", "missing": ["30"]}}, "empty": dict,
+    "constant": lambda: {"age": {"type": "binary", "missing": ["30", "41", "25", "60", "33"]}}, "none": lambda: {"age": None}}  # fmt: skip
+KINDS = {**values.ODDITIES, "a word": lambda: "real", "no kind": lambda: ["rael"] * 3, "no number": lambda: ["categorical"] * 3, "options": lambda: ["student_t:df=x"],
+    "no option": lambda: ["real:x=3"], "numbers": lambda: [1, 2, 3], "one": lambda: ["ordinal:1"], "negative": lambda: ["ordinal:-3"], "huge": lambda: ["categorical:1000000000000"],
+    "nan": lambda: ["real:nan"], "a list": lambda: ["real:[1]"], "none": list, "a dict": lambda: {"a": "real"}}  # fmt: skip
 PICTURES = {**values.DATA, **values.ODDITIES, "images": lambda: torch.zeros(4, 1, 8, 8), "images of NaN": lambda: torch.full((4, 1, 8, 8), torch.nan),
     "images of inf": lambda: torch.full((4, 3, 8, 8), torch.inf), "2 channels": lambda: torch.zeros(4, 2, 8, 8)}  # fmt: skip
 
@@ -183,6 +210,7 @@ def _calls():
     yield "estimate_evidence", Call(called(ppl_vae.estimate_evidence), of_pair(method="importance", compile=False, **QUICK), evidence_pools)  # fmt: skip
     yield "estimate_evidence, data", Call(called(ppl_vae.estimate_evidence), of_pair(method="importance", compile=False, **QUICK), {"data": DATA, "given": MASKS})  # fmt: skip
     yield "estimate_evidence, ais", Call(called(ppl_vae.estimate_evidence), of_pair(method="ais", num_temperatures=2, num_chains=2, num_leapfrog=1, compile=False, **QUICK), annealing)  # fmt: skip
+    yield "estimate_evidence, smc", Call(called(ppl_vae.estimate_evidence), of_pair(series, lambda: X[..., None], method="smc", num_filters=2, compile=False, **QUICK), PAIR | numbers("num_samples", "num_filters", "chunk_size"))  # fmt: skip
     yield "estimate_evidence, labels", Call(lambda y, **k: ppl_vae.estimate_evidence(k.pop("model"), k.pop("guide"), (X, y), **k), lambda: {"y": Y, "method": "importance", "compile": False} | {k: v for k, v in labelled().items() if k != "data"}, {"y": LABELS, "joint": SWITCH})  # fmt: skip
     yield "to_arviz", Call(called(ppl_vae.to_arviz), of_pair(num_draws=3, compile=False, **QUICK), {k: v for k, v in evidence_pools.items() if k not in ("budget", "given")})  # fmt: skip
     yield "sample", Call(ppl_vae.sample, fixed(model=lambda: vae()[0], size=3), {"model": THING, "mean": SWITCH, "compile": WORD, "threads": THREADS} | numbers("size", "seed"))  # fmt: skip
@@ -207,6 +235,10 @@ def _calls():
     yield "new", Call(ppl_vae.new, lambda: {"folder": "mine"}, {"folder": PATHS})
     yield "list_parts", Call(ppl_vae.list_parts, lambda: {"kind": "prior"}, {"kind": WORD, "model": WORD, "guide": WORD})  # fmt: skip
     yield "data.load", Call(ppl_vae.data.load, lambda: {"name": "digits"}, {"name": PATHS, "binarize": WORD, "dequantize": WORD} | numbers("strings", "num_labels", "missing"))  # fmt: skip
+    yield "data.load, table", Call(ppl_vae.data.load, fixed(name=frame, schema=lambda: {"age": "count"}, label=lambda: "sex"), {"name": TABLES, "schema": SCHEMAS, "label": WORD, "kind": WORD, "layer": WORD, "binarize": WORD} | numbers("num_labels", "missing"))  # fmt: skip
+    yield "Schema.encode", Call(lambda given, table: ppl_vae.data.Schema.of(given).encode(table), fixed(given=lambda: {"age": "count", "height": "positive"}, table=frame), {"given": SCHEMAS, "table": TABLES})  # fmt: skip
+    yield "Schema.to_frame", Call(lambda x, y: ppl_vae.data.load(frame(), label="sex").schema.to_frame(x, y), fixed(x=lambda: X[:, :2], y=lambda: Y % 2), {"x": DATA, "y": LABELS})  # fmt: skip
+    yield "Columns", Call(lambda columns, names, x: likelihoods.Columns(columns, names).bind((3,)).start_from(x), fixed(columns=lambda: ["real", "count", "categorical:3"], names=lambda: list("abc"), x=lambda: X[:, :3]), {"columns": KINDS, "names": KINDS})  # fmt: skip
     yield "split[]", Call(lambda index: digits().test[index], lambda: {"index": slice(3)}, {"index": {**values.NUMBERS, **values.ODDITIES, "beyond": lambda: [9999], "words": lambda: ["a"], "mask": lambda: torch.ones(300) > 0, "short mask": lambda: torch.ones(3) > 0}})  # fmt: skip
     yield "with_mask", Call(ppl_vae.missing.with_mask, lambda: {"x": X, "mask": X}, {"x": DATA, "mask": DATA})
     yield "Classifier", Call(ppl_vae.fit_classifier, lambda: {"data": digits(), "num_images": 100, **QUIET}, {"data": DATA} | numbers("num_images", "seed"))  # fmt: skip
@@ -238,7 +270,7 @@ def _constructors():
         yield f"guides.{cls.__name__}", Call(cls, partial(lambda make: {"model": make((DIM,))}, make), {k: v for k, v in known.items() if k in taken})  # fmt: skip
     of_part = numbers("latent_dim", "df", "num_components", "transforms", "total_count", "num_levels", "sigma", "scale", "initial_sigma", "initial_scale", "context_dim", "blocks", "beta", "num_particles", "free_nats", "epochs", "weight", "num_classes")  # fmt: skip
     of_part |= {"hidden": WIDTHS, "channels": WIDTHS, "kind": WORD, "activation": WORD, "inputs": DATA, "in_shape": SHAPES, "out_shape": SHAPES, "per_dimension": SWITCH, "elbo": OBJECTIVES}  # fmt: skip
-    for room in (priors, likelihoods, posteriors, networks, objectives):
+    for room in (priors, likelihoods, posteriors, networks, objectives, preprocessing):
         for name in room.__all__:
             cls = getattr(room, name)
             if not isinstance(cls, type) or cls.__module__.startswith("pyro") or name in ("SitePosteriors", "Network"):

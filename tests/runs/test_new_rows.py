@@ -134,4 +134,4 @@ def test_what_is_read_as_in_training(runs, tmp_path):
         score_run(found["vae"], data=folder / "x.npy", out=tmp_path / "a.npz")
     for out, read in (("a.csv", pd.read_csv), ("a.parquet", pd.read_parquet)):
         _, path = encode_run(found["vae"], num_data=3, out=tmp_path / out, num_draws=2, progress=False)
-        assert {"z[0]", "z[1]", "z[1] (draw 2)"} <= set(read(path).columns) and len(read(path)) == 3
+        assert {"datum", "z[0]", "z[1]", "z[1] (draw 2)"} <= set(read(path).columns) and len(read(path)) == 3

@@ -369,6 +369,7 @@ REFUSED = {
     "does not classify": (lambda: accuracy(Conditional(linear_pair()[0]), (X, Y)), "use guide semi_supervised"),
     "takes no labels": (lambda: accuracy(MeanField(VAE((4,))), (X, Y)), "fits the model's call MeanField"),
     "nothing to hold against": (lambda: accuracy(linear_pair()[1], X), "Expected labels.*got x alone"),
+    "one-hot, to hold against": (lambda: accuracy(linear_pair()[1], (X, torch.eye(5))), r"pass y\.argmax"),
     "labels missing": (lambda: accuracy(linear_pair()[1], (X, torch.tensor([0, -1, 0, 0, 0]))), "1 of 5 data without"),
     "objective": (lambda: fit(linear_pair()[0], no_site, (X, Y), objective=Classifying()), r"site 'y' where.*\['z'\]"),
 }
