@@ -29,8 +29,9 @@ CELL = 0.45  # inches that one image takes
 LONGEST = 120  # letters, of a title
 LETTER = 0.075  # inches, in a title
 MOST_COLUMNS = 12  # of a table, in one figure
-LONGEST_NAME, CROWDED = 18, 22  # letters of a column or a category, and beside each other below one panel
-FEW_VALUES, BINS = 12, 30  # whole numbers that have bars of their own; of a histogram
+LONGEST_NAME, LONGEST_LABEL, CROWDED = 18, 12, 22  # letters of a column, a category, and of all below one panel
+FEW_LABELS = 6  # that lean below a panel; more stand upright
+FEW_VALUES, BINS = 12, 30  # whole numbers that have bars of their own; of a histogram, at most
 TAILS = (0.005, 0.995)  # where its ends are, of all sets together
 SMALL = 16  # pixels; below it images are enlarged to be seen
 FACTOR = 4
@@ -273,6 +274,7 @@ def columns(
     of_all = f"; {len(chosen)} of {count} columns, that differ most" if len(chosen) < count else ""
     figure.legend(handles, labels, loc="outside upper left", frameon=False, fontsize=9, ncols=len(values))
     figure.supxlabel(plain(f"{title}{of_all}".removeprefix("; ")), fontsize=8)
+    figure.supylabel("share of each set", fontsize=8)
     return figure
 
 
@@ -303,8 +305,8 @@ def _in_columns(x: Any) -> np.ndarray[Any, Any]:
     return values.reshape(len(values), -1).astype(float)
 
 
-def _cut(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
+def _cut(name: str, longest: int = LONGEST_NAME) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 3]}..."
 
 
 def _draw_column(panel: Axes, sets: Mapping[str, Any], names: Sequence[str] | None) -> None:
@@ -333,23 +335,30 @@ def _draw_column(panel: Axes, sets: Mapping[str, Any], names: Sequence[str] | No
                 label=plain(title),
             )
     if few:
-        labels = [_cut(str(name)) for name in names] if names is not None else [f"{v:g}" for v in at]
-        crowded = sum(map(len, labels)) > CROWDED
-        style: dict[str, Any] = {"rotation": 90} if crowded else {}
+        labels = [str(name) for name in names] if names is not None else [f"{v:g}" for v in at]
+        style: dict[str, Any] = {}
+        if sum(map(len, labels)) > CROWDED:
+            labels = [_cut(label, LONGEST_LABEL) for label in labels]
+            leaning = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+            style = leaning if len(labels) <= FEW_LABELS else {"rotation": 90}
         panel.set_xticks(at, [plain(label) for label in labels], **style)
     panel.tick_params(labelsize=7)
     panel.spines[["top", "right"]].set_visible(False)
 
 
 def _bins(sets: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """Return the edges of a histogram of some sets, without the far tails of any; of whole numbers around these."""
+    """Return the edges of a histogram of some sets, without the far tails of any; of whole numbers around these.
+
+    There are 2 N^(1/3) bins (Rice's rule), N of the smallest set, so that its bars are no needles.
+    """
     ends = np.array([np.quantile(x, TAILS) for x in sets if len(x)] or [(0.0, 1.0)])
     low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
+    bins = min([BINS, *(math.ceil(2 * len(x) ** (1 / 3)) for x in sets if len(x))])
     if all(bool((x == x.round()).all()) for x in sets):
-        width = max(1, math.ceil((high - low + 1) / BINS))
+        width = max(1, math.ceil((high - low + 1) / bins))
         start = math.floor(low) - 0.5
         return start + width * np.arange(math.ceil((high + 0.5 - start) / width) + 1)
-    return np.linspace(low, high if high > low else low + 1, BINS + 1)
+    return np.linspace(low, high if high > low else low + 1, bins + 1)
 
 
 def _over_time(x: Any) -> np.ndarray[Any, Any]:

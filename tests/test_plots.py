@@ -81,6 +81,22 @@ def test_histograms_lose_no_datum_and_whole_numbers_fall_into_whole_bins():
     assert plots.column_distance([], [1.0]) != plots.column_distance([], [1.0])  # NaN
 
 
+def test_histograms_of_few_data_have_few_bins():
+    """Rice's rule, 2 N^(1/3) of the smallest set, up to 30: with more, each bar is a datum or none."""
+    rng = np.random.default_rng(0)
+    for smallest, bins in ((27, 6), (64, 8), (8000, 30)):
+        (panel,) = plots.columns({"observed": rng.normal(size=(smallest, 1)), "drawn": rng.random((9000, 1))}).axes
+        assert [len(stairs.get_data().values) for stairs in panel.patches] == [bins, bins]
+
+
+def test_names_of_categories_are_cut_where_they_are_crowded():
+    words = ["never in a whole life", "former", "now and then", "each day"]
+    (panel,) = plots.columns({"observed": np.arange(4.0)[:, None]}, categories={0: words}).axes
+    labels = panel.get_xticklabels()
+    assert [label.get_text() for label in labels] == ["never in ...", *words[1:]]
+    assert all(0 < label.get_rotation() < 90 for label in labels)
+
+
 @pytest.mark.parametrize(
     ("sets", "options", "message"),
     [

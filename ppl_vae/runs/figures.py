@@ -148,7 +148,8 @@ def imputed_columns(run: Run, x: Tensor, draws: Tensor, truth: Tensor | None = N
     missing = x.isnan()
     sets = {"observed": x, "imputed": torch.where(missing, draws, torch.nan).flatten(0, 1)}
     sets |= {} if truth is None else {"the truth": torch.where(missing, truth, torch.nan)}
-    return plots.columns(sets, **named_columns(run), title="imputed where it is missing, beside what is observed")
+    title = f"imputations of {int(missing.sum()):,} missing values beside what is observed"
+    return plots.columns(sets, **named_columns(run), title=title)
 
 
 def named_columns(run: Run) -> dict[str, Any]:
