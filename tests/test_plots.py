@@ -51,6 +51,18 @@ def test_lines_are_the_data_over_time():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["data", "made"]
 
 
+def test_series_of_many_numbers_are_maps_over_time():
+    """Such as the keys of a piano, of a piece with fewer steps than keys; what is missing is no number."""
+    x = (np.random.default_rng(0).random((3, 20, 88)) < 0.1).astype(float)
+    x[0, 15:] = np.nan
+    figure = plots.series({"data": x, "made": 1 - x}, columns=2)
+    maps = [panel.images[0] for panel in figure.axes]
+    assert len(maps) == 6 and figure.axes[0].get_title(loc="left") == "data"
+    for image, one in zip(maps, (x[0], x[1], 1 - x[0], 1 - x[1], x[2], 1 - x[2]), strict=True):
+        np.testing.assert_array_equal(image.get_array().filled(np.nan), one.T)
+        assert image.get_clim() == (0, 1)
+
+
 def test_columns_have_a_panel_and_a_scale_each():
     """Those that differ most come first: by KS, as SciPy has it, and of categories by total variation."""
     rng = np.random.default_rng(0)
