@@ -371,6 +371,8 @@ def _draw_column(panel: Axes, sets: Mapping[str, Any], names: Sequence[str] | No
             leaning = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
             style = leaning if len(labels) <= FEW_LABELS else {"rotation": 90}
         panel.set_xticks(at, [plain(label) for label in labels], **style)
+    else:
+        panel.locator_params(axis="x", nbins=5)
     panel.tick_params(labelsize=7)
     panel.spines[["top", "right"]].set_visible(False)
 
