@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,13 +31,15 @@ CELL = 0.45  # inches that one image takes
 LONGEST = 120  # letters, of a title
 LETTER = 0.075  # inches, in a title
 MOST_COLUMNS = 12  # of a table, in one figure
-LONGEST_NAME, CROWDED = 18, 22  # letters of a column or a category, and beside each other below one panel
-FEW_VALUES, BINS = 12, 30  # whole numbers that have bars of their own; of a histogram
+LONGEST_NAME, LONGEST_LABEL, CROWDED = 18, 12, 22  # letters of a column, a category, and of all below one panel
+FEW_LABELS = 6  # that lean below a panel; more stand upright
+FEW_VALUES, BINS = 12, 30  # whole numbers that have bars of their own; of a histogram, at most
 TAILS = (0.005, 0.995)  # where its ends are, of all sets together
 SMALL = 16  # pixels; below it images are enlarged to be seen
 FACTOR = 4
 LARGE = 128  # pixels, of a larger image every second is drawn, or fewer: it takes 45 dots of a figure
 NAMED = 6  # lines of one panel that are told apart
+MOST_LINES = 8  # of one series; what has more is a map
 NARROW = 10  # how much longer than wide a picture is at most
 LEAST, MOST = 0.5, 40  # inches, of a figure at 100 dots
 MISSING = (0.9, 0.6, 0.4)  # the colour of pixels that are missing
@@ -190,7 +193,9 @@ def reconstructions(x: Any, reconstructed: Any, *, columns: int = 16, title: str
 def series(sets: Mapping[str, Any], *, columns: int = 4) -> Figure:
     """Draw series as lines, one panel each: those of several sets [N, *event_shape] over each other, by title.
 
-    The longest axis of a datum is time; what is missing (NaN) is a gap.
+    Time is the first axis of [N, T, D], else the longest; what is missing (NaN) is a gap. Series of more than eight
+    numbers at a step are drawn as maps, those of several sets below each other: time to the right, numbers upwards,
+    the largest black; what is missing is orange.
 
     >>> figure = series({"data": np.zeros((6, 1, 300, 1)), "E[x | z]": np.ones((6, 1, 300, 1))})
     >>> len(figure.axes), len(figure.axes[0].lines)
@@ -200,23 +205,48 @@ def series(sets: Mapping[str, Any], *, columns: int = 4) -> Figure:
     if not sets:
         raise InputError("Expected data to draw; got none. Pass at least one set.")
     columns = positive_int("columns", columns)
-    lines = {title: _over_time(x) for title, x in sets.items()}
+    lines = {plain(title): _over_time(x) for title, x in sets.items()}
     count = min(len(x) for x in lines.values())
     columns = max(1, min(columns, count))
     rows = -(-count // columns)
-    size = _within((2.4 * columns, 1.2 * rows + 0.5), MOST)
-    figure = Figure(figsize=size, layout="constrained", dpi=100)
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for panel in panels[count:]:
+    as_maps = max(x.shape[-1] for x in lines.values()) > MOST_LINES
+    below = len(lines) if as_maps else 1
+    figure = Figure(figsize=_within((2.4 * columns, 1.2 * rows * below + 0.5), MOST), layout="constrained", dpi=100)
+    panels = figure.subplots(rows * below, columns, squeeze=False, sharex=True, sharey=True)
+    panels = panels.reshape(rows, below, columns).swapaxes(1, 2).reshape(-1, below)  # of one series each
+    for panel in panels[count:].ravel():
         panel.remove()
-    for i, panel in enumerate(panels[:count]):
-        for colour, (title, x) in zip(itertools.cycle(("0.6", "C0", "C1")), lines.items()):
-            drawn = panel.plot(x[i], color=colour, linewidth=0.8)
-            drawn[0].set_label(plain(title))
-        panel.spines[["top", "right"]].set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", frameon=False, fontsize=9, ncols=len(lines))
+    (_draw_maps if as_maps else _draw_lines)(panels[:count], lines)
+    if not as_maps:
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", frameon=False, fontsize=9, ncols=len(lines))
+    figure.supxlabel("step", fontsize=8)
     return figure
+
+
+def _draw_lines(panels: np.ndarray[Any, Any], sets: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Draw series i of all sets [N, T, D] into panels[i, 0]: a colour for each set, a style for each number."""
+    for i, (panel,) in enumerate(panels):
+        for colour, (title, x) in zip(itertools.cycle(("0.6", "C0", "C1")), sets.items()):
+            drawn = panel.plot(x[i], color=colour, linewidth=1.0)
+            for line, style in zip(drawn, itertools.cycle(("-", "--", ":"))):
+                line.set_linestyle(style)
+            drawn[0].set_label(title)
+        panel.tick_params(labelsize=7)
+        panel.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_maps(panels: np.ndarray[Any, Any], sets: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Draw series i of the k-th set [N, T, D] into panels[i, k]."""
+    known = np.concatenate([x[np.isfinite(x)] for x in sets.values()])
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+    greys = matplotlib.colormaps["Greys"].with_extremes(bad=MISSING)
+    for k, (title, x) in enumerate(sets.items()):
+        for panel, one in zip(panels[:, k], x, strict=False):
+            shown: dict[str, Any] = {"cmap": greys, "vmin": low, "vmax": high, "interpolation": "nearest"}
+            panel.imshow(one.T, aspect="auto", origin="lower", **shown)
+            panel.tick_params(labelsize=7)
+        panels[0, k].set_title(title, fontsize=8, loc="left")
 
 
 def columns(
@@ -285,6 +315,7 @@ def columns(
     of_all = f"; {len(chosen)} of {count} columns, that differ most" if len(chosen) < count else ""
     figure.legend(handles, labels, loc="outside upper left", frameon=False, fontsize=9, ncols=len(values))
     figure.supxlabel(plain(f"{title}{of_all}".removeprefix("; ")), fontsize=8)
+    figure.supylabel("share of each set", fontsize=8)
     return figure
 
 
@@ -315,8 +346,8 @@ def _in_columns(x: Any) -> np.ndarray[Any, Any]:
     return values.reshape(len(values), -1).astype(float)
 
 
-def _cut(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
+def _cut(name: str, longest: int = LONGEST_NAME) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 3]}..."
 
 
 def _draw_column(panel: Axes, sets: Mapping[str, Any], names: Sequence[str] | None) -> None:
@@ -345,31 +376,41 @@ def _draw_column(panel: Axes, sets: Mapping[str, Any], names: Sequence[str] | No
                 label=plain(title),
             )
     if few:
-        labels = [_cut(str(name)) for name in names] if names is not None else [f"{v:g}" for v in at]
-        crowded = sum(map(len, labels)) > CROWDED
-        style: dict[str, Any] = {"rotation": 90} if crowded else {}
+        labels = [str(name) for name in names] if names is not None else [f"{v:g}" for v in at]
+        style: dict[str, Any] = {}
+        if sum(map(len, labels)) > CROWDED:
+            labels = [_cut(label, LONGEST_LABEL) for label in labels]
+            leaning = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+            style = leaning if len(labels) <= FEW_LABELS else {"rotation": 90}
         panel.set_xticks(at, [plain(label) for label in labels], **style)
+    else:
+        panel.locator_params(axis="x", nbins=5)
     panel.tick_params(labelsize=7)
     panel.spines[["top", "right"]].set_visible(False)
 
 
 def _bins(sets: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """Return the edges of a histogram of some sets, without the far tails of any; of whole numbers around these."""
+    """Return the edges of a histogram of some sets, without the far tails of any; of whole numbers around these.
+
+    There are 2 N^(1/3) bins (Rice's rule), N of the smallest set, so that its bars are no needles.
+    """
     ends = np.array([np.quantile(x, TAILS) for x in sets if len(x)] or [(0.0, 1.0)])
     low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
+    bins = min([BINS, *(math.ceil(2 * len(x) ** (1 / 3)) for x in sets if len(x))])
     if all(bool((x == x.round()).all()) for x in sets):
-        width = max(1, math.ceil((high - low + 1) / BINS))
+        width = max(1, math.ceil((high - low + 1) / bins))
         start = math.floor(low) - 0.5
         return start + width * np.arange(math.ceil((high + 0.5 - start) / width) + 1)
-    return np.linspace(low, high if high > low else low + 1, BINS + 1)
+    return np.linspace(low, high if high > low else low + 1, bins + 1)
 
 
 def _over_time(x: Any) -> np.ndarray[Any, Any]:
-    """Return series [N, T, channels], with time along the longest axis of each."""
+    """Return series [N, T, D], with time along the first axis of [T, D], else the longest."""
     values = array_of("what is drawn", x)
     if values.ndim < 2 or not values.size:
         raise InputError(f"Expected series [N, *event_shape]; got shape {values.shape}. Pass [N, T], say.")
-    values = np.moveaxis(values, 1 + int(np.argmax(values.shape[1:])), 1)
+    if values.ndim != 3:
+        values = np.moveaxis(values, 1 + int(np.argmax(values.shape[1:])), 1)
     return values.reshape(*values.shape[:2], -1)
 
 

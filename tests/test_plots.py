@@ -67,6 +67,18 @@ def test_lines_are_the_data_over_time():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["data", "made"]
 
 
+def test_series_of_many_numbers_are_maps_over_time():
+    """Such as the keys of a piano, of a piece with fewer steps than keys; what is missing is no number."""
+    x = (np.random.default_rng(0).random((3, 20, 88)) < 0.1).astype(float)
+    x[0, 15:] = np.nan
+    figure = plots.series({"data": x, "made": 1 - x}, columns=2)
+    maps = [panel.images[0] for panel in figure.axes]
+    assert len(maps) == 6 and figure.axes[0].get_title(loc="left") == "data"
+    for image, one in zip(maps, (x[0], x[1], 1 - x[0], 1 - x[1], x[2], 1 - x[2]), strict=True):
+        np.testing.assert_array_equal(image.get_array().filled(np.nan), one.T)
+        assert image.get_clim() == (0, 1)
+
+
 def test_columns_have_a_panel_and_a_scale_each():
     """Those that differ most come first: by KS, as SciPy has it, and of categories by total variation."""
     rng = np.random.default_rng(0)
@@ -95,6 +107,22 @@ def test_histograms_lose_no_datum_and_whole_numbers_fall_into_whole_bins():
         values, edges, _ = stairs.get_data()
         assert values.sum() == pytest.approx(1) and np.allclose((edges - 0.5) % 1, 0) and edges[-1] < 5000
     assert plots.column_distance([], [1.0]) != plots.column_distance([], [1.0])  # NaN
+
+
+def test_histograms_of_few_data_have_few_bins():
+    """Rice's rule, 2 N^(1/3) of the smallest set, up to 30: with more, each bar is a datum or none."""
+    rng = np.random.default_rng(0)
+    for smallest, bins in ((27, 6), (64, 8), (8000, 30)):
+        (panel,) = plots.columns({"observed": rng.normal(size=(smallest, 1)), "drawn": rng.random((9000, 1))}).axes
+        assert [len(stairs.get_data().values) for stairs in panel.patches] == [bins, bins]
+
+
+def test_names_of_categories_are_cut_where_they_are_crowded():
+    words = ["never in a whole life", "former", "now and then", "each day"]
+    (panel,) = plots.columns({"observed": np.arange(4.0)[:, None]}, categories={0: words}).axes
+    labels = panel.get_xticklabels()
+    assert [label.get_text() for label in labels] == ["never in ...", *words[1:]]
+    assert all(0 < label.get_rotation() < 90 for label in labels)
 
 
 @pytest.mark.parametrize(

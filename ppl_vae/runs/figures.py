@@ -142,7 +142,8 @@ def observed_and_drawn(run: Run, drawn: Tensor | None = None, *, seed: int = 0) 
         drawn = sample(model, seed=seed, **given_y)
     if plots.is_series(test.event_shape):
         return plots.series({"draws of x": drawn[:NUM_SERIES]})
-    return plots.columns({"test data": test.x, "draws of x": drawn}, **named_columns(run), title=run.path.name)
+    sets = {"test data": test.x, "draws of x": as_written(run, drawn)}
+    return plots.columns(sets, **named_columns(run), title=run.path.name)
 
 
 def imputed_columns(run: Run, x: Tensor, draws: Tensor, truth: Tensor | None = None) -> plots.Figure:
@@ -158,9 +159,23 @@ def imputed_columns(run: Run, x: Tensor, draws: Tensor, truth: Tensor | None = N
         index = evenly(torch.arange(len(x)), NUM_SERIES)
         return plots.series({"a draw of what is missing": draws[0, index], "observed": x[index]})
     missing = x.isnan()
-    sets = {"observed": x, "imputed": torch.where(missing, draws, torch.nan).flatten(0, 1)}
+    sets = {"observed": x, "imputed": torch.where(missing, as_written(run, draws), torch.nan).flatten(0, 1)}
     sets |= {} if truth is None else {"the truth": torch.where(missing, truth, torch.nan)}
-    return plots.columns(sets, **named_columns(run), title="imputed where it is missing, beside what is observed")
+    title = f"imputations of {int(missing.sum()):,} missing values beside what is observed"
+    return plots.columns(sets, **named_columns(run), title=title)
+
+
+def as_written(run: Run, x: Tensor) -> Tensor:
+    """Return rows of a table [..., D] with each category the nearest there is, as `sample` and `impute` write them.
+
+    A density of all columns, such as a Gaussian that was asked for, draws what lies between.
+    """
+    schema = getattr(run, "schema", None)
+    x = x if schema is None else x.clone()
+    for i, one in enumerate([] if schema is None else schema.modelled):
+        if one.categories:
+            x[..., i] = x[..., i].round().clamp(0, len(one.categories) - 1)
+    return x
 
 
 def named_columns(run: Run) -> dict[str, Any]:

@@ -99,8 +99,8 @@ def train(
         model: a name (`vae`) or a Python file with one `Model`.
         guide: the name or the file of a guide; by default the one that goes with the model and, where labels are
             missing, with that.
-        data: "digits", "mnist", "binarized_mnist", "freyfaces", or your own .npy, .npz, table (.csv, .tsv, .parquet) or
-            folder of images, see `ppl_vae.data.load`.
+        data: "digits", "mnist", "binarized_mnist", "freyfaces", "jsb_chorales", or your own: .npy, .npz, a table (.csv,
+            .tsv, .parquet), counts (.h5ad, .mtx) or a folder of images, see `ppl_vae.data.load`.
         objective: a class name in snake case, for instance `iwae`; by default the guide's own, or else the plain ELBO.
         settings: options by "part.option", for instance {"prior.latent_dim": 2, "fit.epochs": 100}; parts are model,
             guide, objective, the kinds of `named`, data (see `ppl_vae.data.load`) and fit (see `ppl_vae.fit`).

@@ -14,6 +14,7 @@ import ppl_vae
 from ppl_vae import InputError, cli
 from ppl_vae.data.schema import Schema
 from ppl_vae.generation.impute import Imputation
+from ppl_vae.runs.figures import observed_and_drawn
 from ppl_vae.runs.impute import best_guess, impute_run
 from ppl_vae.runs.sample import sample_run
 
@@ -233,6 +234,10 @@ def test_another_likelihood_of_numbers(run, tmp_path):
     with pytest.warns(UserWarning, match="categories of w are taken for numbers"):
         assert run("train", "vae", "--data", "t.csv", "-l", "gaussian", "--out", "one", *QUICK)[0] == 0
     assert run("train", "vae", "-d", "t.csv", "-l", "gaussian", "--schema", "s.toml", "--out", "two", *QUICK)[0] == 0
+    loaded = ppl_vae.load("one")  # draws between categories are drawn as they are written
+    figure = observed_and_drawn(loaded, torch.tensor([[0.1, 0.2, 0.3, code] for code in (-0.4, 0.6, 1.2, 7.0)]))
+    (panel,) = (panel for panel in figure.axes if panel.get_title().startswith("w"))
+    assert [bar.get_height() for bar in panel.patches][3:] == [0.25, 0.5, 0.25]
     code, out, _ = run("train", "linear_gaussian", "-d", "t.csv", "--schema", "s.toml", "--out", "three", *QUICK[:2])
     assert code == 0 and "4 columns: 3 real, 1 left out" in out
 
