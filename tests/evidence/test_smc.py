@@ -174,7 +174,7 @@ def test_numbers_that_stand_for_what_is_missing_count():
 
     def zeros(x):
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", Chain(lambda before, at: Linear(2)(before), x.shape[1]))
+            z = pyro.sample("z", Chain(Linear(2), x.shape[1]))
             pyro.sample("x", dist.Normal(z @ C.T, R).to_event(2), obs=x.nan_to_num())
 
     def guide(x):
@@ -199,7 +199,7 @@ def test_a_step_that_nothing_fits_is_doubted():
 def test_series_that_no_particle_fits_are_told_in_words():
     def narrow(x):
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", Chain(lambda before, at: Linear(2)(before), x.shape[1]))
+            z = pyro.sample("z", Chain(Linear(2), x.shape[1]))
             pyro.sample("x", dist.Uniform(z - 0.1, z + 0.1, validate_args=False).to_event(2), obs=x)
 
     x = torch.full((2, 3, 2), 99.0)
@@ -243,7 +243,7 @@ def reads_the_past(x):
 def of_time(x):
     """A chain whose x_t depends on t from the third step on."""
     with pyro.plate("data", len(x)):
-        z = pyro.sample("z", Chain(lambda before, at: Linear(2)(before), x.shape[1]))
+        z = pyro.sample("z", Chain(Linear(2), x.shape[1]))
         later = (torch.arange(x.shape[1]) > 1)[:, None].float()
         pyro.sample("x", Observed(dist.Normal(z @ C.T + later, R), 2), obs=x)
 
