@@ -105,7 +105,11 @@ class Data(Reported):
 
         Of a table: "500 rows, 13 columns: 11 real, 2 categories; 3.1% missing".
         """
-        return understood(self.stored) if self.table is None else summary(self.table)
+        return (
+            understood(self.stored)
+            if self.table is None
+            else summary(self.table, torch.as_tensor(self.stored[0].values))
+        )
 
     @property
     def options(self) -> dict[str, Any]:
