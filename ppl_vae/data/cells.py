@@ -34,8 +34,10 @@ class Cells:
         missing: which cells are missing, [N].
     """
 
-    def __init__(self, series: Any, missing: Array | None = None) -> None:
+    def __init__(self, series: Any, missing: Array | None = None, texts: Array | None = None) -> None:
         self.series = series
+        if texts is not None:
+            self._texts = texts
         self.missing: Array = self._empty() if missing is None else missing
 
     def __len__(self) -> int:
@@ -48,11 +50,13 @@ class Cells:
         return kind in "iuf" and not hasattr(self.series.dtype, "categories")
 
     @cached_property
+    def _texts(self) -> Array:
+        return np.array([text_of(each) for each in self.series.tolist()], dtype=object)
+
+    @cached_property
     def words(self) -> Array:
         """What stands in each cell, as text, [N]; "" where it is missing."""
-        return np.array(
-            ["" if gone else text_of(each) for each, gone in zip(self.series, self.missing, strict=True)], dtype=object
-        )
+        return np.where(self.missing, "", self._texts)
 
     @cached_property
     def numbers(self) -> Array:
@@ -71,23 +75,28 @@ class Cells:
         if self.is_typed:
             is_whole = getattr(self.series.dtype, "kind", "f") in "iu"
             return is_whole and bool((np.abs(self.numbers[~self.missing]) >= EXACT).any())
-        found = [WHOLE.fullmatch(word) for word in self.words[~self.missing]]
-        digits = [match[1] for match in found if match]
-        return len(digits) == len(found) and any(len(d) > 1 and (d[0] == "0" or int(d) >= EXACT) for d in digits)
+        words: list[str] = self.words[~self.missing].tolist()
+        if not all(map(WHOLE.fullmatch, words)):
+            return False
+        digits = (word.lstrip("+-") for word in words)
+        return any(len(d) > 1 and (d[0] == "0" or int(d) >= EXACT) for d in digits)
 
     def without(self, codes: Sequence[str]) -> "Cells":
         """Return the cells of which those that hold one of these codes are missing, too."""
         if not codes:
             return self
-        return Cells(self.series, self.missing | ~np.isnan(self.lookup(dict.fromkeys(codes, 0.0))))
+        missing = self.missing | ~np.isnan(self.lookup(dict.fromkeys(codes, 0.0)))
+        return Cells(self.series, missing, self._texts)
 
     def lookup(self, places: Mapping[str, float]) -> Array:
         """Return what a mapping says of the text of each cell, or of its number as `text_of` writes it; else NaN."""
         import pandas as pd
 
         found = np.array(pd.Series(self.words, dtype=object).map(dict(places)), dtype=float)
-        rest = np.isnan(found) & ~np.isnan(self.numbers)
-        found[rest] = [places.get(text_of(number), np.nan) for number in self.numbers[rest].tolist()]
+        rest = np.isnan(found) & ~self.missing
+        if rest.any():
+            rest &= ~np.isnan(self.numbers)
+            found[rest] = [places.get(text_of(number), np.nan) for number in self.numbers[rest].tolist()]
         found[self.missing] = np.nan
         return found
 
@@ -102,13 +111,13 @@ class Cells:
         missing: Array = np.asarray(pd.isna(self.series), dtype=bool).copy()
         if getattr(self.series.dtype, "kind", "O") in "biufmM" and not hasattr(self.series.dtype, "categories"):
             return missing
-        values = self.series.astype(object)
-        missing |= np.array([isinstance(each, str) and each.strip() in MISSING for each in values], dtype=bool)
-        vague = np.array([isinstance(each, str) and each.strip() in MISSING_NUMBERS for each in values], dtype=bool)
-        if (vague & ~missing).any():
-            rest = Cells(self.series, missing | vague)
-            if not rest.missing.all() and not np.isnan(rest.numbers[~rest.missing]).any():
-                return missing | vague
+        texts = pd.Series(self._texts, dtype=object)
+        missing |= texts.isin(MISSING).to_numpy()
+        vague = missing | texts.isin(MISSING_NUMBERS).to_numpy()
+        if vague.sum() > missing.sum() and not vague.all():
+            rest = Cells(self.series, vague, self._texts)
+            if not np.isnan(rest.numbers[~vague]).any():
+                return vague
         return missing
 
 
@@ -118,6 +127,8 @@ def text_of(value: Any) -> str:
     >>> text_of(" a "), text_of(3.0), text_of(0.5), text_of(True), text_of(b"a")
     ('a', '3', '0.5', 'True', 'a')
     """
+    if isinstance(value, str):
+        return value.strip()
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace").strip()
     if isinstance(value, float | np.floating):

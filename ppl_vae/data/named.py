@@ -29,6 +29,7 @@ from ppl_vae.data.tables import Table, is_table, read_table, summary
 from ppl_vae.data.understood import understood
 from ppl_vae.errors import InputError, check_path, did_you_mean, is_one_of, positive_int, reason, shown
 from ppl_vae.utils.array_files import UNREADABLE, read_arrays
+from ppl_vae.utils.arrays import is_array
 from ppl_vae.utils.files import is_there
 from ppl_vae.utils.formats import is_known
 from ppl_vae.utils.report import Report, Reported
@@ -105,7 +106,11 @@ class Data(Reported):
 
         Of a table: "500 rows, 13 columns: 11 real, 2 categories; 3.1% missing".
         """
-        return understood(self.stored) if self.table is None else summary(self.table)
+        return (
+            understood(self.stored)
+            if self.table is None
+            else summary(self.table, torch.as_tensor(self.stored[0].values))
+        )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -250,6 +255,11 @@ def load(
             strings=strings,
             num_labels=num_labels,
             missing=missing,
+        )
+    if is_array(name):
+        raise InputError(
+            f"Expected the name of a data set, a path or a table; got {type(name).__name__}. Pass numbers to fit as "
+            f"they are, or make a table of them: pandas.DataFrame(x)."
         )
     check_path("name", name)
     if schema is not None or label is not None:

@@ -122,3 +122,10 @@ def test_what_is_refused():
             check_rates(alpha, fdr)
     with pytest.raises(InputError, match=r"alpha of at least 0.0909.*10 calibration data; got 0.05"):
         check_rates(0.05, None, 10)
+
+
+def test_other_numbers_are_said_but_not_one_cell_more_or_less():
+    _, ranked = exact_scores(torch.randn(30, 4), torch.randn(20, 4))
+    for size, said in ((3.9, False), (3.0, True)):
+        other = replace(ranked, new=replace(ranked.new, event_size=size))
+        assert ("observed numbers in the mean" in str(other)) == said

@@ -394,6 +394,12 @@ def test_fit_takes_frames_of_numbers_and_names_the_words(kind):
         ppl_vae.fit(model, guide, make(frame), epochs=1, progress=False)
 
 
+@pytest.mark.parametrize("numbers", [np.zeros((5, 2)), torch.zeros(5, 2), pd.Series([1.0, 2.0])])
+def test_numbers_are_no_name_of_data(numbers):
+    with pytest.raises(InputError, match=r"got (ndarray|Tensor|Series)\. .* make a table of them: pandas.DataFrame"):
+        data.load(numbers)
+
+
 def test_frames_come_back_from_numbers():
     frame, schema = mixed()
     again = schema.to_frame(schema.encode(frame))
