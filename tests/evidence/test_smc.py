@@ -18,7 +18,7 @@ from torch import nn
 
 from ppl_vae import Evidence, InputError, estimate_evidence, fit
 from ppl_vae.distributions.chains import Chain
-from ppl_vae.evidence.smc import systematic
+from ppl_vae.evidence.smc import filtered, systematic
 from ppl_vae.likelihoods import Gaussian
 from ppl_vae.missing import Observed
 from ppl_vae.priors import Prior
@@ -124,6 +124,43 @@ def test_the_mean_of_many_filters_is_p_of_x(name):
     evidence = estimate_evidence(*PAIRS[name](), x, method="smc", num_samples=8, num_filters=repeats, **QUIET)
     assert (evidence.diagnostics["num_resampled"] > 0.5).any()
     check_log_px(evidence.log_px, evidence.mcse, kalman(x), repeats)
+
+
+class Switch:
+    """Particles of a chain of two states, drawn evenly; what each step observes has these probabilities, [T, 2]."""
+
+    stays, seen = (
+        torch.tensor([[0.9, 0.1], [0.3, 0.7]]),
+        torch.tensor([[0.9, 0.2], [0.05, 0.8], [0.7, 0.3], [0.02, 0.6]]),
+    )
+    num_steps = len(seen)
+
+    def __init__(self, num_particles):
+        self.before, self.count = torch.zeros(num_particles, 1, dtype=torch.long), num_particles
+
+    def step(self, t):
+        z = torch.randint(2, (self.count, 1))
+        weights = 2 * self.stays[self.before, z] * self.seen[t, z]
+        self.before = z
+        return weights.log()
+
+    def choose(self, index):
+        self.before = self.before.gather(0, index)
+
+    def exact(self):
+        forward = torch.tensor([1.0, 0.0])
+        for seen in self.seen:
+            forward = (forward @ self.stays) * seen
+        return float(forward.sum())
+
+
+def test_a_hundred_thousand_filters_leave_no_room_for_a_bias():
+    """P(x) of two states by the forward recursion, to two percent: a handful of particles, chosen anew at most steps."""
+    repeats = 100_000
+    switch = Switch(4 * repeats)
+    found = filtered(switch, repeats)
+    assert (found.resampled[:-1].mean(1) > 0.05).all()
+    check_means(np.exp(found.log_px), [switch.exact()])
 
 
 def test_chains_and_loops_give_the_same_numbers_of_the_same_particles():

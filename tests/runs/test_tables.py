@@ -17,6 +17,7 @@ from ppl_vae.generation.impute import Imputation
 from ppl_vae.runs.figures import observed_and_drawn
 from ppl_vae.runs.impute import best_guess, impute_run
 from ppl_vae.runs.sample import sample_run
+from ppl_vae.runs.train import _with_columns
 
 N = 160
 TYPES = {"real": 11, "positive": 8, "count": 7, "binary": 4, "categorical": 4, "ordinal": 3}
@@ -286,15 +287,14 @@ def test_a_table_of_counts_has_the_likelihood_of_a_model_of_counts(tmp_path):
     """Named or not; and no column is read as codes that are other numbers."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.poisson(3.0, (40, 3))).add_prefix("gene")
-    table["seldom"], table["cell"] = rng.integers(0, 2, 40), [f"cell {i}" for i in range(40)]
+    table["seldom"] = rng.integers(0, 2, 40)
     table.to_csv(tmp_path / "cells.csv", index=False)
-    settings = {"decoder.hidden": 8, "encoder.hidden": 8, "fit.epochs": 1}
-    options = dict(settings=settings, num_samples=10, progress=False)
-    with pytest.warns(UserWarning, match="'cell'.*left out"):
-        run = ppl_vae.train("counts", data=str(tmp_path / "cells.csv"), out=tmp_path / "run", **options)
-    assert type(run.model.likelihood).__name__ == "NegativeBinomial"
     table["doublet"] = 2 * rng.integers(0, 2, 40)  # codes 0 and 1 of 0 and 2
-    table.drop(columns="cell").to_csv(tmp_path / "more.csv", index=False)
+    table.to_csv(tmp_path / "more.csv", index=False)
+    cells, more = (ppl_vae.data.load(str(tmp_path / name)) for name in ("cells.csv", "more.csv"))
+    assert _with_columns("vae", {}, cells) == {"likelihood": "columns"}
+    assert _with_columns("counts", {}, cells) == {}  # its own
     for named in ({}, {"likelihood": "poisson"}):
+        assert _with_columns("counts", named, cells) == named
         with pytest.raises(InputError, match=r"Expected counts in all columns.*'doublet', binary.*\"count\""):
-            ppl_vae.train("counts", data=str(tmp_path / "more.csv"), out=tmp_path / "other", **named, **options)
+            _with_columns("counts", named, more)
