@@ -3,7 +3,6 @@
 import math
 from typing import Any, Self
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
@@ -175,7 +174,7 @@ class Poisson(OfMeans):
         return {"data_log_mean": self.mean_of(x).log()}
 
     def distribution(self, log_rate: Tensor) -> TorchDistribution:
-        return dist.Poisson((self.data_log_mean + log_rate).exp())
+        return counts.Poisson((self.data_log_mean + log_rate).exp())
 
 
 class NegativeBinomial(OfDispersion):
@@ -232,7 +231,7 @@ class ZeroInflatedPoisson(OfMeans):
 
     def distribution(self, gate: Tensor, log_rate: Tensor) -> TorchDistribution:
         rate = (self.data_log_mean + log_rate).exp()
-        return counts.ZeroInflated(dist.Poisson(rate), gate_logits=self.data_gate + gate)
+        return counts.ZeroInflated(counts.Poisson(rate), gate_logits=self.data_gate + gate)
 
 
 class ZeroInflatedNegativeBinomial(OfDispersion):
@@ -306,7 +305,7 @@ class Multinomial(OfCounts):
 
 def _negative_binomial(log_mean: Tensor, r: Tensor) -> TorchDistribution:
     """Return the negative binomial of a mean: its odds are mean / r."""
-    return dist.NegativeBinomial(r, logits=log_mean - r.log())
+    return counts.NegativeBinomial(r, logits=log_mean - r.log())
 
 
 def _mean(x: Tensor) -> Tensor:
