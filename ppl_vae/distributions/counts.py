@@ -32,7 +32,8 @@ class Poisson(dist.Poisson):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Poisson":
         """Return the same with a larger batch shape."""
-        return super().expand(batch_shape, self._get_checked_instance(Poisson, _instance))
+        made = self._get_checked_instance(Poisson, _instance)  # type: ignore[no-untyped-call]
+        return super().expand(batch_shape, made)  # type: ignore[no-untyped-call]
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log P(x), [*batch_shape]."""
@@ -44,7 +45,7 @@ class Poisson(dist.Poisson):
         return of_all + (more - m) - (2 * math.pi * more).log() / 2 - _beyond_stirling(more)
 
 
-class NegativeBinomial(dist.NegativeBinomial):
+class NegativeBinomial(dist.NegativeBinomial):  # type: ignore[misc]
     """Pyro's negative binomial of size r and mean m, whose log P keeps its digits where r or x is large.
 
         log P(x) = x log((x + r) m / ((x + 1) (m + r))) + r log((x + r) / (m + r)) + log(r / ((x + r) (x + 1))) / 2

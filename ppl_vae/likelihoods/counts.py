@@ -174,7 +174,7 @@ class Poisson(OfMeans):
         return {"data_log_mean": self.mean_of(x).log()}
 
     def distribution(self, log_rate: Tensor) -> TorchDistribution:
-        return counts.Poisson((self.data_log_mean + log_rate).exp())
+        return counts.Poisson((self.data_log_mean + log_rate).exp())  # type: ignore[no-untyped-call]
 
 
 class NegativeBinomial(OfDispersion):
@@ -231,7 +231,8 @@ class ZeroInflatedPoisson(OfMeans):
 
     def distribution(self, gate: Tensor, log_rate: Tensor) -> TorchDistribution:
         rate = (self.data_log_mean + log_rate).exp()
-        return counts.ZeroInflated(counts.Poisson(rate), gate_logits=self.data_gate + gate)
+        inner = counts.Poisson(rate)  # type: ignore[no-untyped-call]
+        return counts.ZeroInflated(inner, gate_logits=self.data_gate + gate)
 
 
 class ZeroInflatedNegativeBinomial(OfDispersion):
