@@ -155,7 +155,7 @@ class Switch:
 
 
 def test_a_hundred_thousand_filters_leave_no_room_for_a_bias():
-    """P(x) of two states by the forward recursion, to two percent: a handful of particles, chosen anew at most steps."""
+    """P(x) of two states by the forward recursion, to two percent: few particles, chosen anew at most steps."""
     repeats = 100_000
     switch = Switch(4 * repeats)
     found = filtered(switch, repeats)
