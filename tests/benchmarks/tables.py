@@ -9,8 +9,8 @@ a mean over the columns of a type: of real, positive and count columns the root 
 column; of categories the share that is wrong; of ordinals the mean distance divided by the number of levels. A VAE
 imputes E[x] of numbers, the most probable category, and the median of the draws of an ordinal. Each
 competitor sees the same cells, and imputes a category's mode and an ordinal's rounded value. The VAE has the same
-settings for all tables, chosen by the bound on log P of the cells that can be seen, of rows set aside: it is trained by
-the importance-weighted bound, which is MIWAE's where cells are missing (arXiv 1812.02633). Times are of the processor.
+settings for all tables, by the bound on log P of the cells that can be seen, of rows set aside: it is trained by the
+importance-weighted bound, which is MIWAE's where cells are missing (arXiv 1812.02633). Times are of the processor.
 
 log P(x_hidden | x_seen) is per hidden cell, in nats: of the VAE by `estimate_evidence(..., given=)`, beside the
 likelihood of each column by itself, started from its mean and spread, which knows nothing of the others.
