@@ -44,6 +44,8 @@ from ppl_vae.evidence.prepare import Chunk, Prepared
 from ppl_vae.evidence.reach import Reach, reach
 from ppl_vae.evidence.remedies import importance_with_remedies
 from ppl_vae.evidence.rules import ANSWERS, low_chains
+from ppl_vae.evidence.sequences import is_chain
+from ppl_vae.evidence.smc import sequential_monte_carlo
 from ppl_vae.evidence.weight_sampler import Sampler
 from ppl_vae.utils.progress import progress_bar
 from ppl_vae.utils.report import Array
@@ -66,7 +68,13 @@ OF_SAMPLES = ("log_px", "mcse", "ess", "bias", "draws", "khat", "log_px_psis")
 
 
 def automatic(prepared: Prepared, options: AutoOptions, threads: Threads) -> Evidence:
-    """Estimate log P(x) of each datum by the first method that can be believed: `estimate_evidence(method="auto")`."""
+    """Estimate log P(x) of each datum by the first method that can be believed: `estimate_evidence(method="auto")`.
+
+    Of series whose latent is a chain it is by particle filters: one importance weight of all steps says little there.
+    """
+    filters = options.of_filters()
+    if filters is not None and is_chain(prepared, filters.proposal):
+        return sequential_monte_carlo(prepared, filters, threads)
     try:
         ladder = Ladder(prepared, options, threads)
     except NotClimbableError as problem:

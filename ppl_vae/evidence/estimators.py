@@ -127,6 +127,7 @@ def estimate_evidence(
         method: "auto", "importance", "ais", "sandwich" or "smc". "auto" gives each datum as much work as it needs:
             samples of the guide, then of a mixture fitted to it (Laplace's approximation at each mode), then more, then
             annealing from there; and asks, of data simulated from the model, whether a part of the posterior is missed.
+            Series whose latent is a chain have "smc" at once.
             "importance" is importance sampling alone. "ais" is annealed importance sampling: slower, right also where
             the guide is far from the posterior; continuous or enumerable latents. "sandwich" is "ais", and on data
             simulated from the model bounds from both sides, which say how wrong it may be. "smc" is for series:

@@ -20,6 +20,7 @@ from ppl_vae.utils.threads import check_threads
 
 PROPOSALS = ("guide", "prior", "refined", "laplace")
 DEFENSIVE = 0.1  # the share of the guide in a proposal that is fitted to each datum
+NUM_FILTERS = 8  # of a series, by "auto"
 MOST = 64  # times num_samples: how far a tolerance may raise it, unless told
 
 
@@ -122,6 +123,14 @@ class AutoOptions(ImportanceOptions):
             return max(0.0, float(pd.Timedelta(self.budget).total_seconds())) if isinstance(self.budget, str) else 0.0
         except (ValueError, OverflowError):
             return 0.0
+
+    def of_filters(self) -> "FilterOptions | None":
+        """The same for particle filters; None, where something is asked that they do not have."""
+        plain = self.tolerance is self.max_samples is self.budget is None and self.vectorize == "auto"
+        if not plain or self.num_draws or self.proposal not in ("guide", "prior"):
+            return None
+        shared = {field.name: getattr(self, field.name) for field in fields(Options)}
+        return FilterOptions(**shared, num_filters=NUM_FILTERS)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,19 @@ def _fullest(prepared: Prepared) -> Chunk:
     return found
 
 
+def is_chain(prepared: Prepared, proposal: str) -> bool:
+    """Return whether the latent of a pair is a chain, and x_t depends on nothing but z_t."""
+    try:
+        with seeded(0):
+            sequence = sequence_of(prepared, proposal, next(iter(prepared.chunks(1))), PARTICLES)
+            if isinstance(sequence, Chained) and sequence.chain.num_steps > 1:
+                sequence.check()
+                return True
+    except InputError:
+        pass
+    return False
+
+
 def sequence_of(prepared: Prepared, proposal: str, chunk: Chunk, num_particles: int) -> Sequence:
     """Return particles of a chunk's data, before their first step.
 

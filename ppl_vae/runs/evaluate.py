@@ -106,7 +106,13 @@ def _work(evidence: Evidence | None) -> tuple[bool, int, float]:
     """Return how much was done for an estimate: by which method, with how many samples."""
     if evidence is None:
         return False, 0, 0.0
-    return evidence.method == "auto", evidence.num_samples, float(evidence.diagnostics["draws"].max())
+    draws = evidence.diagnostics.get("draws")  # not of filters, whose samples are filters of so many particles
+    particles = evidence.settings.get("num_samples", 1)
+    return (
+        evidence.method in ("auto", "smc"),
+        int(evidence.num_samples * particles),
+        0.0 if draws is None else float(draws.max()),
+    )
 
 
 def explain(

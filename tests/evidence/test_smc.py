@@ -189,6 +189,21 @@ def test_what_the_guide_knows_needs_no_choice_of_particles():
     assert (evidence.diagnostics["filter_spread"] < 1e-4).all()
 
 
+def test_auto_filters_a_chain():
+    """And answers what is none, or has a guide of all steps at once, as it does other latents."""
+    x = chain_model()(size=3).detach()
+    asked = {"num_samples": 200, **QUIET}
+    filtered = estimate_evidence(chain_model(), chain_guide, x, **asked)
+    check_log_px(filtered.log_px, filtered.mcse, kalman(x), 8)
+    assert filtered.method == "smc" and filtered.settings["num_samples"] == 200
+    np.testing.assert_array_equal(
+        filtered.log_px, estimate_evidence(chain_model(), chain_guide, x, method="smc", **asked).log_px
+    )
+    model = chain_model()
+    assert estimate_evidence(model, MeanField(model), x, **asked).method == "auto"
+    assert estimate_evidence(chain_model(), chain_guide, x, tolerance=1.0, **asked).method == "auto"
+
+
 def test_series_that_are_padded_longer_have_the_same_log_px():
     x = torch.cat([series(), torch.full((N, 4, 3), math.nan)], 1)
     options = dict(method="smc", num_samples=300, num_filters=16, **QUIET)
