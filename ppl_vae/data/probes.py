@@ -241,7 +241,7 @@ def _scored(
 
 
 def _rounding(pair: Pair, args: Args, trace: poutine.Trace, structure: Structure) -> dict[str, Tensor]:
-    """Return how far last digits of latents and data move the log-probability of the first two data at each site."""
+    """Return how far last digits of latents and data move the log-probability of one of the first two, at each site."""
     noise = torch.Generator().manual_seed(0)
 
     def changed(value: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ def _rounding(pair: Pair, args: Args, trace: poutine.Trace, structure: Structure
     base = _scored(pair, two, trace, structure, 0)
     tried = [_scored(pair, two, trace, structure, 0, changed=changed) for _ in range(TRIES)]
     return {
-        name: torch.stack([(one[name] - at).abs().nan_to_num(0.0, 0.0) for one in tried]).amax(0)
+        name: torch.stack([(one[name] - at).abs().nan_to_num(0.0, 0.0) for one in tried]).amax()
         for name, at in base.items()
     }
 
