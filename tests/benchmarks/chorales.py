@@ -1,6 +1,6 @@
 """The deep Markov model on the chorales of J. S. Bach: log P(x) of a time step, beside what others have published.
 
-    python -m tests.benchmarks.chorales train --out runs/chorales --epochs 300
+    python -m tests.benchmarks.chorales train --out runs/chorales --epochs 1000 --warm-up 100 --compile
     python -m tests.benchmarks.chorales evaluate --run runs/chorales --out docs/series.txt
     python -m tests.benchmarks.chorales steps
 
@@ -131,17 +131,17 @@ def main():
     commands = parser.add_subparsers(required=True)
     training = commands.add_parser("train")
     training.add_argument("--out", type=Path, default=Path("runs/chorales"))
-    training.add_argument("--epochs", type=int, default=300)
-    training.add_argument("--warm-up", type=int, default=30)
-    training.add_argument("--learning-rate", type=float, default=1e-3)
+    training.add_argument("--epochs", type=int, default=1000)
+    training.add_argument("--warm-up", type=int, default=100)
+    training.add_argument("--learning-rate", type=float, default=2e-3)
     training.add_argument("--compile", action="store_true")
     training.set_defaults(run=train)
     evaluating = commands.add_parser("evaluate")
     evaluating.add_argument("--run", type=Path, default=Path("runs/chorales"), dest="run_folder")
     evaluating.add_argument("--out", type=Path, default=Path("docs/series.txt"))
-    evaluating.add_argument("--num-samples", type=int, default=200)
+    evaluating.add_argument("--num-samples", type=int, default=500)
     evaluating.add_argument("--num-filters", type=int, default=8)
-    evaluating.add_argument("--planned", type=int, default=300)
+    evaluating.add_argument("--planned", type=int, default=1000)
     evaluating.set_defaults(run=evaluate)
     timing = commands.add_parser("steps")
     timing.add_argument("--rounds", type=int, default=15)
