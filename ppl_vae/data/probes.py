@@ -27,7 +27,7 @@ from ppl_vae.utils.faults import LAYOUT, got, line_now, warn
 from ppl_vae.utils.rng import seeded
 
 ROUNDED = 0.1  # nats of a log-probability that rounding may take: from there on it is said
-TRIES, LAST_DIGITS = 8, 8  # how often numbers are changed, by how many units in their last place, to see what it moves
+TRIES, LAST_DIGITS = 16, 8  # how often numbers are changed, by how many units in their last place, to see what it moves
 
 
 class Drawn(Messenger):
