@@ -120,7 +120,7 @@ def _captured(function: Callable[..., Any], examples: Args, once: bool) -> Funct
             raise CannotCapture("the program draws from Python's or NumPy's generator")
         if (most := _most.get()) is not None and len(graph.graph.nodes) > most:
             raise CannotCapture(
-                f"it is {len(graph.graph.nodes)} operations (a loop of one's own is written out step by step), which take "
+                f"it is {len(graph.graph.nodes)} operations (a loop of one's own is written out), which take "
                 f"minutes to compile; compile=True does"
             )
         held = lift(graph)
