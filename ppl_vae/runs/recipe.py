@@ -64,8 +64,6 @@ SAME_PROGRAMS = {
     "ff9a54aae3c5": "d2fbaa571b46",  # guides/mean_field.py
     "c8a9b2cbdd86": "cbdb7746bce3",  # guides/semi_supervised.py
     "125f8504c281": "d876e5dd3c87",  # models/linear_gaussian.py
-    "6b31ec6e2f0d": "646289065e4f",  # models/deep_markov.py
-    "5cf437caa94e": "0c439f68d280",  # guides/deep_markov.py
 }
 
 
