@@ -19,7 +19,7 @@ from pyro.util import get_rng_state
 from torch import Tensor, fx
 
 from ppl_vae.compilation.loops import ByStep, Loops, refuse_loops
-from ppl_vae.compilation.record import folded, lift, record, sources_forgotten
+from ppl_vae.compilation.record import compiler_options, folded, lift, record, sources_forgotten
 from ppl_vae.compilation.rewrites import choose_products, rewrite
 from ppl_vae.errors import InputError, is_one_of, reason, shown
 from ppl_vae.utils.progress import bars_of_others
@@ -153,7 +153,8 @@ def _by_step(function: Callable[..., Any], examples: Args) -> Function:
             return _as_tuple(call(*(value.contiguous() for value in args)))
 
     try:
-        captured(*examples)
+        with bars_of_others():
+            captured(*examples)
     except Exception as problem:  # a step that cannot be recorded, no compiler, or one that fails
         raise CannotCapture(
             f"a step of its loop over time cannot be compiled ({type(problem).__name__}: {reason(problem)})"
@@ -184,10 +185,7 @@ def _compiled(graph: fx.GraphModule, inputs: Args) -> Function:
         return _known[key]
     try:
         with torch.no_grad(), bars_of_others():
-            # Fallback: draws are made by PyTorch's own generator, as plain Pyro's are. Dynamic: what is compiled for
-            # several threads can be run by one.
-            options = {"fallback_random": True, "cpp.dynamic_threads": torch.get_num_threads() > 1}
-            compiled = inductor(graph, list(inputs), options=options)
+            compiled = inductor(graph, list(inputs), options=compiler_options())
             compiled(*inputs)
     except Exception as problem:  # no compiler, or one that fails
         raise CannotCapture(

@@ -13,7 +13,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppl_vae.compilation.record import lift, record
+from ppl_vae.compilation.record import compiler_options, lift, record
 from ppl_vae.utils.loops import Step, Tensors, steps_by
 
 LEAST = 4  # steps, below which a loop is written out
@@ -78,7 +78,7 @@ def compiled_step(step: Step, example: Tensors) -> Step:
     with torch.random.fork_rng(devices={value.device for value in example if value.is_cuda}):
         graph = record(step, *example)
     held = lift(graph)
-    compiled = torch.compile(graph, fullgraph=True, dynamic=False, options={"fallback_random": True})
+    compiled = torch.compile(graph, fullgraph=True, dynamic=False, options=compiler_options())
     return lambda *args: compiled(*args, *held)
 
 

@@ -105,6 +105,13 @@ def record(function: Callable[..., Any], *examples: Tensor) -> fx.GraphModule:
     return module
 
 
+def compiler_options() -> dict[str, Any]:
+    """Return how records are compiled."""
+    # Fallback: draws are made by PyTorch's own generator, as plain Pyro's are. Dynamic: what is compiled for several
+    # threads can be run by one.
+    return {"fallback_random": True, "cpp.dynamic_threads": torch.get_num_threads() > 1}
+
+
 def without_dead_code(graph: fx.Graph) -> None:
     """Leave out of a graph what nobody uses, but for draws, which move the random generator on."""
     graph.eliminate_dead_code(lambda node: node.is_impure() or _random(node))
