@@ -70,12 +70,12 @@ def is_chain(prepared: Prepared, proposal: str) -> bool:
     try:
         with seeded(0):
             sequence = sequence_of(prepared, proposal, next(iter(prepared.chunks(1))), PARTICLES)
-            if isinstance(sequence, Chained) and sequence.chain.num_steps > 1:
-                sequence.check()
-                return True
+        if not isinstance(sequence, Chained) or sequence.chain.num_steps == 1:
+            return False
+        check_steps(prepared, proposal)
     except InputError:
-        pass
-    return False
+        return False
+    return True
 
 
 def sequence_of(prepared: Prepared, proposal: str, chunk: Chunk, num_particles: int) -> Sequence:

@@ -204,6 +204,13 @@ def test_auto_filters_a_chain():
     assert estimate_evidence(chain_model(), chain_guide, x, tolerance=1.0, **asked).method == "auto"
 
 
+def test_auto_filters_nothing_that_depends_on_the_time():
+    """Also where the first series is too short to show it."""
+    x = chain_model()(size=3).detach()
+    x[0, 2:] = math.nan
+    assert estimate_evidence(of_time, chain_guide, x, num_samples=200, **QUIET).method == "auto"
+
+
 def test_series_that_are_padded_longer_have_the_same_log_px():
     x = torch.cat([series(), torch.full((N, 4, 3), math.nan)], 1)
     options = dict(method="smc", num_samples=300, num_filters=16, **QUIET)
