@@ -22,11 +22,8 @@ class NegativeBinomial(dist.NegativeBinomial):  # type: ignore[misc]
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log P(x) of each number, in nats."""
-        if self._validate_args:
-            self._validate_sample(value)
         r, logits = self.total_count.double(), self.logits.double()
-        log_p = dist.NegativeBinomial(r, logits=logits, validate_args=False).log_prob(value.double())
-        return log_p.to(self.logits.dtype)
+        return _scored(self, dist.NegativeBinomial(r, logits=logits, validate_args=False), value).to(self.logits.dtype)
 
 
 class Poisson(dist.Poisson):
@@ -38,10 +35,7 @@ class Poisson(dist.Poisson):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log P(x) of each number, in nats."""
-        if self._validate_args:
-            self._validate_sample(value)
-        log_p = dist.Poisson(self.rate.double(), validate_args=False).log_prob(value.double())
-        return log_p.to(self.rate.dtype)
+        return _scored(self, dist.Poisson(self.rate.double(), validate_args=False), value).to(self.rate.dtype)
 
 
 class Binomial(dist.Binomial):
@@ -54,11 +48,15 @@ class Binomial(dist.Binomial):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log P(x) of each number, in nats."""
-        if self._validate_args:
-            self._validate_sample(value)
         n, logits = self.total_count.double(), self.logits.double()
-        log_p = dist.Binomial(n, logits=logits, validate_args=False).log_prob(value.double())
-        return log_p.to(self.logits.dtype)
+        return _scored(self, dist.Binomial(n, logits=logits, validate_args=False), value).to(self.logits.dtype)
+
+
+def _scored(distribution: Any, in_double: Any, value: Tensor) -> Tensor:
+    """Return log P of what a distribution takes, by the same one in double precision."""
+    if distribution._validate_args:
+        distribution._validate_sample(value)
+    return torch.as_tensor(in_double.log_prob(value.double()))
 
 
 class ZeroInflated(dist.ZeroInflatedDistribution):
