@@ -13,7 +13,19 @@ from torch import Tensor
 from torch.distributions import constraints
 
 
-class NegativeBinomial(dist.NegativeBinomial):  # type: ignore[misc]
+class _InDouble:
+    """A distribution that checks what it is given, and scores it by the same one in double precision."""
+
+    _validate_args: Any
+    _validate_sample: Any
+
+    def _score(self, in_double: Any, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return torch.as_tensor(in_double.log_prob(value.double()))
+
+
+class NegativeBinomial(_InDouble, dist.NegativeBinomial):  # type: ignore[misc]
     """Pyro's negative binomial.
 
     >>> NegativeBinomial(torch.tensor(1e6), logits=torch.tensor(0.0)).log_prob(torch.tensor(1e6))
@@ -23,10 +35,10 @@ class NegativeBinomial(dist.NegativeBinomial):  # type: ignore[misc]
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log P(x) of each number, in nats."""
         r, logits = self.total_count.double(), self.logits.double()
-        return _scored(self, dist.NegativeBinomial(r, logits=logits, validate_args=False), value).to(self.logits.dtype)
+        return self._score(dist.NegativeBinomial(r, logits=logits, validate_args=False), value).to(self.logits.dtype)
 
 
-class Poisson(dist.Poisson):
+class Poisson(_InDouble, dist.Poisson):
     """Pyro's Poisson distribution.
 
     >>> Poisson(torch.tensor(1e6)).log_prob(torch.tensor(1e6))
@@ -35,10 +47,10 @@ class Poisson(dist.Poisson):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log P(x) of each number, in nats."""
-        return _scored(self, dist.Poisson(self.rate.double(), validate_args=False), value).to(self.rate.dtype)
+        return self._score(dist.Poisson(self.rate.double(), validate_args=False), value).to(self.rate.dtype)
 
 
-class Binomial(dist.Binomial):
+class Binomial(_InDouble, dist.Binomial):
     """A binomial whose total is the same everywhere, so that its support has no dimensions."""
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
@@ -49,14 +61,7 @@ class Binomial(dist.Binomial):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log P(x) of each number, in nats."""
         n, logits = self.total_count.double(), self.logits.double()
-        return _scored(self, dist.Binomial(n, logits=logits, validate_args=False), value).to(self.logits.dtype)
-
-
-def _scored(distribution: Any, in_double: Any, value: Tensor) -> Tensor:
-    """Return log P of what a distribution takes, by the same one in double precision."""
-    if distribution._validate_args:
-        distribution._validate_sample(value)
-    return torch.as_tensor(in_double.log_prob(value.double()))
+        return self._score(dist.Binomial(n, logits=logits, validate_args=False), value).to(self.logits.dtype)
 
 
 class ZeroInflated(dist.ZeroInflatedDistribution):
