@@ -10,3 +10,4 @@ IMAGES = torch.bernoulli(torch.full((6, *SHAPE), 0.5), generator=torch.Generator
 STRINGS = torch.stack([IMAGES, 1 - IMAGES], dim=1)
 LABELS = torch.arange(6) % 3
 QUICK = ["--epochs", "2", "--set", "decoder.hidden=16", "--set", "encoder.hidden=16", "--num-samples", "20"]
+QUICK += ["--method", "importance"]

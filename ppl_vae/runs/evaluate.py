@@ -23,6 +23,8 @@ from ppl_vae.runs.run import Run, load
 from ppl_vae.utils.faults import warn
 from ppl_vae.utils.files import why_not_writable
 
+USUAL = ("auto", "importance")  # methods that answer for a whole test split
+
 
 def evaluate(
     run: Run | str | os.PathLike[str],
@@ -66,7 +68,7 @@ def evaluate(
     evidence = replace(estimated, weights=run.weights)
     joint, given = bool(options.get("joint")), options.get("given") is not None
     whole = data is None and split == "test" and not (num_data or joint or given)
-    usual = whole and method in ("auto", "importance") and evidence.proposal == "guide"
+    usual = whole and method in USUAL and evidence.proposal == "guide"
     what = f"given-{evidence.fingerprint[-8:]}-" if given else "joint-" if joint else ""
     rows = split if data is None else f"new-{fingerprint(source)[-8:]}"
     whose = f"-{what}{'importance' if given else method}-{evidence.proposal}-{rows}-{len(evidence)}"

@@ -26,7 +26,7 @@ from ppl_vae.data.checks import check
 from ppl_vae.data.named import SPLITS
 from ppl_vae.data.schema import Schema
 from ppl_vae.data.sources import Source
-from ppl_vae.errors import InputError, ProgramError, did_you_mean, positive_int
+from ppl_vae.errors import InputError, ProgramError, did_you_mean, is_one_of, positive_int, shown
 from ppl_vae.evidence.evidence import Evidence
 from ppl_vae.fitting.checkpoint import RunFolder
 from ppl_vae.fitting.history import Fit, History
@@ -48,7 +48,7 @@ from ppl_vae.runs.build import (
     written_objective,
 )
 from ppl_vae.runs.compare import SEED, seed_folders
-from ppl_vae.runs.evaluate import evaluate
+from ppl_vae.runs.evaluate import USUAL, evaluate
 from ppl_vae.runs.figures import draw_figures
 from ppl_vae.runs.kinds import PARTS, Choice
 from ppl_vae.runs.recipe import FOR_SPEED, OPTIONS, Recipe, refuse_other_run, taken
@@ -88,6 +88,7 @@ def train(
     seed: int = 0,
     seeds: int | None = None,
     num_samples: int = 1000,
+    method: str = "auto",
     progress: bool | None = None,
     on_data: Callable[[datasets.Data], object] | None = None,
     on_evaluated: Callable[[Run], object] | None = None,
@@ -110,6 +111,8 @@ def train(
         seeds: train so many runs, of seeds seed, seed + 1, and so on, each in its own folder OUT/seed-SEED, so that
             `ppl_vae.compare` knows luck in training; by default one run.
         num_samples: K of the bound check.
+        method: of the bound check, "auto", or "importance", which takes seconds and may leave more data in doubt;
+            `ppl_vae.evaluate` has the others.
         progress: show progress bars; None shows them in a terminal and in a notebook.
         on_data: called with data of a person's own once all has been checked, before any work.
         on_evaluated: called with each run once it is evaluated, before its figures are drawn.
@@ -127,6 +130,9 @@ def train(
         KeyboardInterrupt: after Ctrl-C; the folder is that of a run so far.
     """
     positive_int("num_samples", num_samples)
+    if not is_one_of(method, USUAL):
+        near = did_you_mean(method, USUAL)
+        raise InputError(f"Unknown method {shown(method)}: {near}. By others, evaluate the run once it is trained.")
     asked = _sorted_out(_with_mask_read(settings or {}))
     threads = asked["fit"].get("threads", "auto")
     names = (model, guide, *map(named.get, PARTS), objective, data)
@@ -147,7 +153,7 @@ def train(
             with held(run.path):
                 _fit(run, chosen, asked["fit"], resume=resume, progress=progress, on_data=tell)
                 tell = None
-                evaluate(run, num_samples=num_samples, threads=threads, progress=progress)
+                evaluate(run, method=method, num_samples=num_samples, threads=threads, progress=progress)
                 if on_evaluated is not None:
                     with others_turn():
                         on_evaluated(run)

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from ppl_vae.guides import Conditional, MeanField
+from ppl_vae.guides import LinearGaussian as Posterior
 from ppl_vae.guides import QuantileMap as QuantileGuide
-from ppl_vae.models import CVAE, VAE, QuantileMap
+from ppl_vae.models import CVAE, VAE, LinearGaussian, QuantileMap
 
 import ppl_vae
 from ppl_vae import data, networks, priors
@@ -47,10 +48,10 @@ def results(tmp_path_factory):
     many = ppl_vae.measure_one_to_many(
         conditional, Conditional(conditional), digits.test, num_samples=30, num_data=5, num_answers=2, **quiet
     )
-    curve = QuantileMap(sigma=0.1)
+    curve, linear = QuantileMap(sigma=0.1), LinearGaussian((4,), latent_dim=2)
     settings = {"fit.epochs": 1, "decoder.hidden": (8,), "encoder.hidden": (8,)}
     folder = tmp_path_factory.mktemp("<b>runs & more")
-    run = ppl_vae.train("vae", settings=settings, num_samples=30, out=folder / "r", **quiet)
+    run = ppl_vae.train("vae", settings=settings, method="importance", num_samples=30, out=folder / "r", **quiet)
     return {
         "evidence": evidence,
         "auto evidence": auto,
@@ -62,7 +63,13 @@ def results(tmp_path_factory):
         "doubt": sandwich.doubts()[0] if sandwich.doubts() else "",
         "comparison": ppl_vae.compare({"<b>one & only": evidence, "two": evidence}),
         "difference": ppl_vae.explain_difference(
-            (model, guide), (model, guide), data=few, names=("<b>one & only", "two"), num_samples=30, **quiet
+            (model, guide),
+            (model, guide),
+            data=few,
+            names=("<b>one & only", "two"),
+            method="importance",
+            num_samples=30,
+            **quiet,
         ),
         "gap": ppl_vae.explain_gap(model, guide, few, num_steps=2, num_samples=30, **quiet),
         "latent use": ppl_vae.latent_use(model, guide, few, num_samples=10, **quiet),
@@ -70,7 +77,7 @@ def results(tmp_path_factory):
         "imputation": ppl_vae.impute(model, guide, incomplete, num_samples=30, **quiet),
         "encoding": ppl_vae.encode(model, guide, few, **quiet),
         "scores": ppl_vae.score(run, data=few.x, method="importance", num_samples=30, **quiet),
-        "check_bound": ppl_vae.check_bound(model, guide, few[:3], **quiet),
+        "check_bound": ppl_vae.check_bound(linear, Posterior(linear), linear(size=5).detach(), **quiet),
         "quadrature": quadrature(curve, QuantileGuide(curve), curve(size=5).detach()),
         "one to many": many,
         "answers": many.model.means,

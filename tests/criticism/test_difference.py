@@ -29,6 +29,7 @@ from ppl_vae.conditions import Label
 
 PARTS = ("reconstruction", "latents", "gap")
 QUIET = {"progress": False}
+PLAIN = {"method": "importance"} | QUIET  # where how log P(x) is estimated is not what is tested
 
 
 def exact_parts(model, x, offset, factor):
@@ -127,7 +128,7 @@ def quadrature_parts(x, scale):
 def test_a_nonlinear_pair_against_quadrature():
     x = torch.linspace(-3, 3, 12)
     pairs = [(nonlinear_model(scale), wide_guide) for scale in (0.5, 1.5)]
-    found = explain_difference(*pairs, data=x, num_samples=20_000, names=("flat", "steep"), **QUIET)
+    found = explain_difference(*pairs, data=x, num_samples=20_000, names=("flat", "steep"), **PLAIN)
     before, after = (quadrature_parts(x.double().numpy(), scale) for scale in (0.5, 1.5))
     check_adds_up(found)
     for name in PARTS:
@@ -146,7 +147,7 @@ def test_latents_that_are_summed_out_are_part_of_the_likelihood():
     found = explain_difference(
         (mixture_model, mixture_guide),
         (clusters, no_guide),
-        data=x, num_samples=4000, names=("z", "no z"), **QUIET,
+        data=x, num_samples=4000, names=("z", "no z"), **PLAIN,
     )  # fmt: skip
     check_adds_up(found)
     exact = torch.logsumexp(dist.Normal(MEANS, 1.0).log_prob(x[..., None]).sum(1) + SHARES.log(), -1)
@@ -160,7 +161,7 @@ def test_latents_that_are_summed_out_are_part_of_the_likelihood():
 
 def test_a_pair_against_itself_differs_by_noise_only(two_pairs):
     x, (pair, _), _ = two_pairs
-    found = explain_difference(pair, pair, data=x, num_samples=500, names=("one", "again"), **QUIET)
+    found = explain_difference(pair, pair, data=x, num_samples=500, names=("one", "again"), **PLAIN)
     check_adds_up(found)
     for name in PARTS:
         check_errors(getattr(found, name), 0, found.mcse(name), slack=1e-3)
@@ -171,7 +172,7 @@ def test_a_pair_against_itself_differs_by_noise_only(two_pairs):
 
 def test_what_is_said(two_pairs):
     x, pairs, _ = two_pairs
-    found = explain_difference(*pairs, data=x, num_samples=500, names=("four", "three"), **QUIET)
+    found = explain_difference(*pairs, data=x, num_samples=500, names=("four", "three"), **PLAIN)
     means, text = found.means(), str(found)
     assert f"three is {abs(means['log_px'].value):.2f} nats worse than four" in found.verdict()
     for name, words in (("reconstruction", "reconstruction"), ("latents", "latents (KL)"), ("gap", "gap")):
@@ -206,14 +207,14 @@ def test_doubts_of_either_are_told():
 
 def test_evidence_that_was_made_before_is_taken(two_pairs):
     x, pairs, _ = two_pairs
-    both = [estimate_evidence(*pair, x, num_samples=200, **QUIET) for pair in pairs]
-    found = explain_difference(*pairs, data=x, evidence=both, num_samples=50, **QUIET)
+    both = [estimate_evidence(*pair, x, num_samples=200, **PLAIN) for pair in pairs]
+    found = explain_difference(*pairs, data=x, evidence=both, num_samples=50, **PLAIN)
     np.testing.assert_array_equal(found.log_px, both[1].log_px - both[0].log_px)
     assert found.num_samples == 50
     with pytest.raises(InputError, match="got one on others"):
-        explain_difference(*pairs, data=x + 1, evidence=both, **QUIET)
+        explain_difference(*pairs, data=x + 1, evidence=both, **PLAIN)
     with pytest.raises(InputError, match="evidence of both"):
-        explain_difference(*pairs, data=x, evidence=both[:1], **QUIET)
+        explain_difference(*pairs, data=x, evidence=both[:1], **PLAIN)
     with pytest.raises(InputError, match="does not hold the parts"):
         explain_difference(*both, data=x)
 
@@ -221,16 +222,16 @@ def test_evidence_that_was_made_before_is_taken(two_pairs):
 def test_conditional_models_and_one_without_latents():
     cvae = CVAE(SHAPE, Label(3), priors.StandardNormal(2), **SMALL)
     pair = (cvae, Conditional(cvae))
-    found = explain_difference(pair, pair, data=(IMAGES, LABELS), num_samples=50, names=("a", "b"), **QUIET)
+    found = explain_difference(pair, pair, data=(IMAGES, LABELS), num_samples=50, names=("a", "b"), **PLAIN)
     check_adds_up(found)
     assert found.quantity == "log P(x | y)" and "E_Q log P(x | z)" in str(found)
-    joint = explain_difference(pair, pair, data=(IMAGES, LABELS), num_samples=50, names=("a", "b"), joint=True, **QUIET)
+    joint = explain_difference(pair, pair, data=(IMAGES, LABELS), num_samples=50, names=("a", "b"), joint=True, **PLAIN)
     assert joint.quantity == "log P(x, y)"
     check_adds_up(joint)
     regressor = Regressor(SHAPE, **SMALL)
     exact = explain_difference(
         (regressor, NoLatents(regressor)), (regressor, NoLatents(regressor)),
-        data=(IMAGES,), num_samples=20, names=("a", "b"), **QUIET,
+        data=(IMAGES,), num_samples=20, names=("a", "b"), **PLAIN,
     )  # fmt: skip
     assert exact.b.latents.tolist() == exact.b.gap.tolist() == [0.0] * len(IMAGES)
 
@@ -240,7 +241,7 @@ def test_levels_beside_dequantized_levels(tmp_path):
     settings = {"fit.epochs": 1, "decoder.hidden": (8,), "encoder.hidden": (8,)}
     how = {"levels": ("discretized_logistic", {}), "dequantized": ("gaussian", {"data.dequantize": "uniform"})}
     levels, dequantized = (
-        ppl_vae.train("vae", likelihood=likelihood, settings=settings | more, num_samples=30, out=tmp_path / n, **QUIET)
+        ppl_vae.train("vae", likelihood=likelihood, settings=settings | more, num_samples=30, out=tmp_path / n, **PLAIN)
         for n, (likelihood, more) in how.items()
     )
     found = explain_difference(levels, dequantized, **QUIET)
@@ -265,7 +266,7 @@ def test_data_that_a_model_rules_out_have_no_parts():
             pyro.sample("z", dist.Normal(0.5 * x, 0.1))
 
     x = torch.tensor([0.1, 0.2, -0.3, 50.0])
-    found = explain_difference((normal_model, guide), (bounded, guide), data=x, names=("normal", "uniform"), **QUIET)
+    found = explain_difference((normal_model, guide), (bounded, guide), data=x, names=("normal", "uniform"), **PLAIN)
     assert found.whole.tolist() == [True, True, True, False] and found.part[3] == ""
     assert "1 data are left out of all means" in str(found)
     check_errors((found.reconstruction + found.latents + found.gap)[:3], found.log_px[:3], 0, slack=1e-9)
@@ -288,7 +289,7 @@ def test_what_is_refused(two_pairs):
 
 def test_the_figure(two_pairs):
     x, pairs, _ = two_pairs
-    found = explain_difference(*pairs, data=x, num_samples=50, **QUIET)
+    found = explain_difference(*pairs, data=x, num_samples=50, **PLAIN)
     left, right = plots.difference(found).axes
     assert [bar.get_width() for bar in left.patches] == pytest.approx(
         [m.value for m in reversed(found.means().values())]

@@ -61,8 +61,12 @@ def scales_x(x, z):
 
 ENTRIES = {
     "fit": lambda model, x: ppl_vae.fit(model, guide, x, epochs=1, progress=False),
-    "importance": lambda model, x: ppl_vae.estimate_evidence(model, guide, x, num_samples=5, progress=False),
-    "prior": lambda model, x: ppl_vae.estimate_evidence(model, None, x, method="ais", proposal="prior"),
+    "importance": lambda model, x: ppl_vae.estimate_evidence(
+        model, guide, x, method="importance", num_samples=5, progress=False
+    ),
+    "prior": lambda model, x: ppl_vae.estimate_evidence(
+        model, None, x, method="ais", proposal="prior", num_temperatures=20, num_chains=4
+    ),
 }
 MISTAKES = {
     eleven: r"got \(\d+, 5\) in .* at site 'x' \(.*test_probes.py, line \d+, in eleven: .*Normal has \(\d+, 4\)",

@@ -33,7 +33,7 @@ def uneven(model, most=1.0):
     return guide
 
 
-@pytest.mark.parametrize("chunk_size", [None, 150])
+@pytest.mark.parametrize("chunk_size", [None, 1000])
 def test_samples_are_doubled_where_it_is_needed(linear_gaussian, chunk_size):
     model, x = linear_gaussian
     options = dict(num_samples=50, chunk_size=chunk_size)

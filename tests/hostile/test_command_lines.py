@@ -468,15 +468,15 @@ def in_a_shell(command, **environment):
 @pytest.mark.parametrize(
     ("command", "codes", "said"),
     [
-        ("ppl-vae evaluate v -k 5 | head -1", "0 0", ""),
-        ("ppl-vae evaluate v -k 5 | true", "1 0", ""),
+        ("ppl-vae evaluate v -m importance -k 5 | head -1", "0 0", ""),
+        ("ppl-vae evaluate v -m importance -k 5 | true", "1 0", ""),
         ("ppl-vae parts | true", "1 0", ""),
         ("ppl-vae --help | true", "1 0", ""),
-        ("ppl-vae evaluate v -k 5 2>&-", "0", ""),
+        ("ppl-vae evaluate v -m importance -k 5 2>&-", "0", ""),
         ("ppl-vae evaluate none 2>&-", "2", ""),
-        ("ppl-vae evaluate v -k 5 >&-", "0", ""),
-        ("ppl-vae evaluate v -k 5 2>/dev/full", "0", ""),
-        ("ppl-vae evaluate v -k 5 >/dev/full", "2", "No space left on device"),
+        ("ppl-vae evaluate v -m importance -k 5 >&-", "0", ""),
+        ("ppl-vae evaluate v -m importance -k 5 2>/dev/full", "0", ""),
+        ("ppl-vae evaluate v -m importance -k 5 >/dev/full", "2", "No space left on device"),
     ],
 )
 def test_a_stream_that_is_closed_or_full_costs_no_result(ready, command, codes, said):
@@ -493,6 +493,6 @@ def test_plain_ascii_and_forty_columns(ready):
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = in_a_shell(f"mkdir -p 'n\u00e9'; ppl-vae {' '.join(READY['v'])} --out $'n\\xc3\\xa9/\\xff$a$'", **ascii_only)
     assert done.returncode == 0 and "log P(x)" in done.stdout and "Traceback" not in done.stderr, done.stderr
-    for line in ("--help", "train --help", "parts", "parts likelihood", "evaluate v -k 5", "compare v w"):
+    for line in ("--help", "train --help", "parts", "parts likelihood", "evaluate v -m importance -k 5", "compare v w"):
         done = in_a_shell(f"ppl-vae {line}", COLUMNS="40")
         assert done.returncode == 0 and done.stdout and "Traceback" not in done.stderr, done.stderr

@@ -45,7 +45,7 @@ def test_contract(name):
     ppl_vae.fit(model, guide, batch, epochs=20, learning_rate=0.01, schedule="constant", progress=False)
     for k, v in (pair for m in (model, guide) for pair in m.named_parameters()):
         assert torch.isfinite(v).all() and (v != before[k]).any(), k
-    evidence = ppl_vae.estimate_evidence(model, guide, batch, num_samples=200)
+    evidence = ppl_vae.estimate_evidence(model, guide, batch, method="importance", num_samples=200)
     assert evidence.quantity == "log P(x | y)"
     assert (evidence.gap > -4 * np.hypot(evidence.mcse, evidence.elbo_mcse) - 1e-4).all()
 
@@ -53,7 +53,7 @@ def test_contract(name):
     other_guide = guide_of(other)
     other.load_state_dict(model.state_dict())
     other_guide.load_state_dict(guide.state_dict())
-    again = ppl_vae.estimate_evidence(other, other_guide, batch, num_samples=200)
+    again = ppl_vae.estimate_evidence(other, other_guide, batch, method="importance", num_samples=200)
     np.testing.assert_array_equal(again.log_px, evidence.log_px)
     y = batch[-1]
     assert ppl_vae.sample(model, y=y).shape == (6, *SHAPE)
@@ -199,7 +199,9 @@ def test_a_condition_of_ones_own():
     guide = guides.Conditional(model)
     assert ppl_vae.sample(model, 3).shape == (3, *SHAPE)
     given, joint = (
-        ppl_vae.estimate_evidence(model, guide, (IMAGES, torch.linspace(-3, 3, 6)), num_samples=30, joint=joint).log_px
+        ppl_vae.estimate_evidence(
+            model, guide, (IMAGES, torch.linspace(-3, 3, 6)), method="importance", num_samples=30, joint=joint
+        ).log_px
         for joint in (False, True)
     )
     assert given - joint == pytest.approx(np.full(6, math.log(2 * math.pi)), abs=1e-4)
@@ -317,7 +319,8 @@ def test_with_a_latent_site_it_is_an_estimate():
     model = models.CVAE(SHAPE, Label(3), StandardNormal(2), **SMALL)
     for proposal in ("guide", "prior"):
         guide = guides.Conditional(model) if proposal == "guide" else None
-        evidence = ppl_vae.estimate_evidence(model, guide, (IMAGES, LABELS), num_samples=30, proposal=proposal)
+        how = {"method": "importance", "num_samples": 30, "proposal": proposal}
+        evidence = ppl_vae.estimate_evidence(model, guide, (IMAGES, LABELS), **how)
         assert not evidence.is_exact and evidence.mcse.min() > 0
 
 

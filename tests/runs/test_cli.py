@@ -126,15 +126,24 @@ def test_changed_data_are_another_run_and_paths_travel(run, tmp_path, monkeypatc
 
 def test_a_smaller_estimate_does_not_replace_a_larger(run):
     assert run("train", "vae", *QUICK)[0] == 0
-    run("evaluate", "runs/vae-digits", "-k", 5)
+    run("evaluate", "runs/vae-digits", "-m", "importance", "-k", 5)
     assert ppl_vae.load("runs/vae-digits").evidence.num_samples == 20
-    run("evaluate", "runs/vae-digits", "-k", 30)
+    run("evaluate", "runs/vae-digits", "-m", "importance", "-k", 30)
     assert ppl_vae.load("runs/vae-digits").evidence.num_samples == 30
     Path("runs/vae-digits/evidence.nc").write_bytes(b"broken")
     code, _, err = run("compare", "runs/vae-digits")
     assert code == 2 and "ppl-vae evaluate" in err
-    assert run("evaluate", "runs/vae-digits", "-k", 7)[0] == 0
+    assert run("evaluate", "runs/vae-digits", "-m", "importance", "-k", 7)[0] == 0
     assert ppl_vae.load("runs/vae-digits").evidence.num_samples == 7
+
+
+def test_the_method_of_the_bound_check(run):
+    assert run("train", "vae", *QUICK, "--out", "r", "--method", "importance")[0] == 0
+    assert ppl_vae.load("r").evidence.method == "importance"
+    for wrong in ("ais", "impotance"):
+        code, out, err = run("train", "vae", *QUICK, "--out", "other", "--method", wrong)
+        assert code == 2 and not out and f"Unknown method '{wrong}'" in err
+        assert not Path("other").exists()  # before any work
 
 
 def test_every_method_from_the_command_line(run):

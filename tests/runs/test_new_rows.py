@@ -35,6 +35,7 @@ def runs(tmp_path_factory):
     }.items():
         settings |= {"fit.learning_rate": 0.01, "fit.batch_size": 50, "fit.compile": False}
         options = dict(data=str(folder / "old.npz"), out=folder / name, settings=settings, num_samples=20)
+        options["method"] = "importance"
         found[name] = ppl_vae.train(name, **options, progress=False)
     new, new_y = rows(200, 1)
     np.savez(folder / "new.npz", x=new, y=new_y)

@@ -37,7 +37,7 @@ SMALL = {
     "decoder.hidden": 8, "encoder.hidden": 8, "prior.latent_dim": 2, "fit.epochs": 2, "fit.schedule": "constant",
     "fit.compile": False,
 }  # fmt: skip
-COMMAND = dict(model="vae", settings=SMALL, num_samples=20)
+COMMAND = dict(model="vae", settings=SMALL, num_samples=20, method="importance")
 QUICK = dict(num_samples=5, num_data=3, method="importance", compile=False)
 
 

@@ -20,6 +20,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("same_data")
     np.save(folder / "mine.npy", X)
     command = dict(model="vae", data=str(folder / "mine.npy"), out=folder / "run", settings=SMALL, num_samples=20)
+    command["method"] = "importance"
     return folder / "run", folder / "mine.npy", command, ppl_vae.train(**command).evidence
 
 

@@ -204,14 +204,14 @@ def test_a_new_condition_is_one_class(tmp_path):
 def test_samples_of_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     few = {"networks.hidden": 8, "fit.epochs": 1}
-    run = ppl_vae.train("cvae", settings=few, num_samples=30, out="cvae", progress=False)
+    run = ppl_vae.train("cvae", settings=few, method="importance", num_samples=30, out="cvae", progress=False)
     sample_run(run, label=[7, 3], size=2, out="x.npy")
     assert np.load("x.npy").shape == (2, 2, 1, 8, 8)
     assert sample_run(run, label=7).name == "samples-label7-0.png"
     before = (run.path / "evidence.nc").read_bytes()
-    assert ppl_vae.evaluate(run, num_samples=40, joint=True).quantity == "log P(x, y)"
+    assert ppl_vae.evaluate(run, method="importance", num_samples=40, joint=True).quantity == "log P(x, y)"
     assert (run.path / "evidence.nc").read_bytes() == before
-    assert (run.path / "evidence-joint-auto-guide-test-300.nc").exists()
+    assert (run.path / "evidence-joint-importance-guide-test-300.nc").exists()
 
     grey = ppl_vae.train("next_digit", settings=few, num_samples=2, out="next", progress=False)
     np.save("string.npy", np.full((3, 8, 8), 16.0))

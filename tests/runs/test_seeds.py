@@ -13,7 +13,7 @@ from ppl_vae import InputError, compare
 from ppl_vae.runs.compare import seed_folders
 
 SMALL = {"fit.epochs": 1, "decoder.hidden": (8,), "encoder.hidden": (8,), "prior.latent_dim": 2}
-train = partial(ppl_vae.train, "vae", settings=SMALL, num_samples=30, progress=False)
+train = partial(ppl_vae.train, "vae", settings=SMALL, num_samples=30, method="importance", progress=False)
 
 
 def weights_of(folder):

@@ -283,6 +283,7 @@ def test_a_hundred_labels_of_the_digits(few):
 
 
 QUICK = ["--epochs", "2", "--set", "networks.hidden=16", "--set", "classifier.hidden=16", "-k", "20"]
+QUICK += ["--method", "importance"]
 
 
 def test_the_command_line_chooses_guide_and_objective(run, tmp_path):
