@@ -189,7 +189,7 @@ def test_figures_that_cannot_be_drawn_spoil_nothing(run):
     """A model that needs data to run is fitted and estimated all the same, and the next seed is trained, too."""
     np.save("x.npy", np.random.default_rng(0).integers(0, 2, (60, 4, 4)))
     Path("own.py").write_text(OWN.replace("with self.plate(x, size)", "with self.plate(x, len(x))"))
-    command = ["train", "own.py", "--data", "x.npy", *QUICK[:2], "-k", 30, "--out", "r", "--seeds", 2]
+    command = ["train", "own.py", "--data", "x.npy", *QUICK[:2], *QUICK[-2:], "-k", 30, "--out", "r", "--seeds", 2]
     with pytest.warns(UserWarning, match=r"seed-. is complete but for figures of what it makes: .*own.py, line \d+"):
         code, out, _ = run(*command)
     assert code == 0 and "seed 1: fitted" in out and "2 runs (seeds)" in out
@@ -336,6 +336,7 @@ def test_a_folder_that_cannot_be_written(run):
 
 
 COMMAND = [sys.executable, "-m", "ppl_vae", "train", "vae", "--epochs", "25", "--num-samples", "5", "--seed", "7"]
+COMMAND += ["--method", "importance"]
 SMALLER = ["--set", "decoder.hidden=32", "--set", "encoder.hidden=32", "--resume"]
 
 

@@ -79,6 +79,8 @@ def test_two_trainings_in_one_folder(tmp_path):
             "40",
             "-k",
             "20",
+            "--method",
+            "importance",
             "--set",
             "decoder.hidden=8",
             "--set",

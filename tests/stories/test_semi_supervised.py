@@ -121,7 +121,7 @@ def test_log_px_given_y_alone_and_joint():
         guide.encoder.network.layers[0].weight.mul_(0.3)
         guide.encoder.network.layers[0].bias.copy_(torch.tensor([0.0, 0.0, 0.5, 0.5]))
     for quantity, (given, options, truth) in expected.items():
-        evidence = estimate_evidence(model, guide, given, num_samples=4000, **options)
+        evidence = estimate_evidence(model, guide, given, method="importance", num_samples=4000, **options)
         assert evidence.quantity == quantity
         assert np.median(evidence.mcse) < 0.2  # tight enough to see an error; a datum far out has a larger one
         check_evidence(evidence, truth)
@@ -130,7 +130,7 @@ def test_log_px_given_y_alone_and_joint():
 def test_elbo_of_x_alone_is_the_m2_bound():
     model, guide = linear_pair()
     x = model(size=6).detach()
-    evidence = estimate_evidence(model, guide, x, num_samples=4000)
+    evidence = estimate_evidence(model, guide, x, method="importance", num_samples=4000)
     with torch.no_grad():
         each = torch.stack([m2_bound(model, guide, one) for one in x[:, None]]).numpy()
     check_errors(evidence.elbo, each, evidence.elbo_mcse)
@@ -158,11 +158,11 @@ def test_guide_contract(prior):
     before = {k: v.clone() for m in (model, guide) for k, v in m.named_parameters()}
     fit(model, guide, (x, y), epochs=2, learning_rate=0.01, objective=Classifying(weight=3.0))
     assert all((v != before[k]).any() for m in (model, guide) for k, v in m.named_parameters())
-    evidence = estimate_evidence(model, guide, x, num_samples=100)
+    evidence = estimate_evidence(model, guide, x, method="importance", num_samples=100)
     other, other_guide = make()
     other.load_state_dict(model.state_dict())
     other_guide.load_state_dict(guide.state_dict())
-    again = estimate_evidence(other, other_guide, x, num_samples=100)
+    again = estimate_evidence(other, other_guide, x, method="importance", num_samples=100)
     np.testing.assert_array_equal(again.log_px, evidence.log_px)
     torch.testing.assert_close(guide.classify(x[:, None]).squeeze(1), guide.classify(x))
 
