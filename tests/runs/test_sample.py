@@ -212,6 +212,8 @@ def test_samples_of_a_run(tmp_path, monkeypatch):
     assert ppl_vae.evaluate(run, method="importance", num_samples=40, joint=True).quantity == "log P(x, y)"
     assert (run.path / "evidence.nc").read_bytes() == before
     assert (run.path / "evidence-joint-importance-guide-test-300.nc").exists()
+    ppl_vae.evaluate(run, num_samples=40, num_data=5, joint=True)
+    assert (run.path / "evidence-joint-auto-guide-test-5.nc").exists()
 
     grey = ppl_vae.train("next_digit", settings=few, num_samples=2, out="next", progress=False)
     np.save("string.npy", np.full((3, 8, 8), 16.0))

@@ -81,6 +81,9 @@ def test_a_run_in_memory_is_the_one_in_its_folder(tmp_path):
         assert not getattr(run, role).training
     more = ppl_vae.evaluate(tmp_path / "r", num_samples=30)
     assert run.evidence.num_samples == more.num_samples == 30  # what was held is not believed over the file
+    said = []
+    ppl_vae.evaluate(tmp_path / "r", method="importance", num_samples=50, on_kept=said.append)
+    assert "from more work" in said[0] and run.evidence.method == "auto"  # which no importance sampling replaces
 
 
 def test_a_recipe_says_everything(tmp_path):
