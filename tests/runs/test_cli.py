@@ -137,9 +137,7 @@ def test_a_smaller_estimate_does_not_replace_a_larger(run):
     assert ppl_vae.load("runs/vae-digits").evidence.num_samples == 7
 
 
-def test_the_method_of_the_bound_check(run):
-    assert run("train", "vae", *QUICK, "--out", "r", "--method", "importance")[0] == 0
-    assert ppl_vae.load("r").evidence.method == "importance"
+def test_a_method_that_is_none_of_the_bound_check(run):
     for wrong in ("ais", "impotance"):
         code, out, err = run("train", "vae", *QUICK, "--out", "other", "--method", wrong)
         assert code == 2 and not out and f"Unknown method '{wrong}'" in err
