@@ -84,7 +84,7 @@ def test_a_run_in_memory_is_the_one_in_its_folder(tmp_path):
     said = []
     ppl_vae.evaluate(tmp_path / "r", method="importance", num_samples=50, on_kept=said.append)
     assert "from more work" in said[0] and run.evidence.method == "auto"  # which no importance sampling replaces
-    quick = ppl_vae.train("vae", settings=SMALL, out=tmp_path / "quick", num_samples=20, method="importance")
+    quick = ppl_vae.train("vae", settings=SMALL, out=tmp_path / "quick", num_samples=30, method="importance")
     assert quick.evidence.method == "importance"
 
 
