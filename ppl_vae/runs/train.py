@@ -111,7 +111,7 @@ def train(
         seeds: train so many runs, of seeds seed, seed + 1, and so on, each in its own folder OUT/seed-SEED, so that
             `ppl_vae.compare` knows luck in training; by default one run.
         num_samples: K of the bound check.
-        method: of the bound check, "auto", or "importance", which takes seconds and may leave more data in doubt;
+        method: of the bound check, "auto", or "importance", which is quicker and may leave more data in doubt;
             `ppl_vae.evaluate` has the others.
         progress: show progress bars; None shows them in a terminal and in a notebook.
         on_data: called with data of a person's own once all has been checked, before any work.
